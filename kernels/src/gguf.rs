@@ -1,0 +1,187 @@
+//! GGUF v2/v3: the file format in which people already have their models.
+//!
+//! [`Gguf`] maps (or borrows) a file, checks every count, length and offset
+//! against the bytes that are really there, and then hands out metadata and
+//! tensor bytes. It knows layouts, not numerics: what a tensor *means* is
+//! decided by `model`. Called by `model`, `tokenizer` and the node's `inspect`.
+//!
+//! A hostile file gets a [`GgufError`] and never a panic, an overflow or an
+//! allocation much larger than the file. Format: ggml `docs/gguf.md`.
+
+mod error;
+mod read;
+mod source;
+mod types;
+mod value;
+
+pub use error::GgufError;
+pub use source::Source;
+pub use types::TensorType;
+pub use value::{Array, Value};
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// One tensor's directory entry; its bytes come from [`Gguf::bytes`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Name, such as `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Dimensions; `dims[0]` is the contiguous one (row length, K).
+    pub dims: Vec<u64>,
+    /// Storage type.
+    pub ty: TensorType,
+    /// First byte, counted from the start of the file.
+    pub start: usize,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+impl Tensor {
+    /// Number of elements (checked when the file was read).
+    pub fn elements(&self) -> u64 {
+        self.dims.iter().product()
+    }
+
+    /// Row length (K): the contiguous dimension.
+    pub fn row_len(&self) -> usize {
+        self.dims[0] as usize
+    }
+
+    /// Number of rows: the product of all dimensions but the first.
+    pub fn rows(&self) -> usize {
+        self.dims[1..].iter().product::<u64>() as usize
+    }
+}
+
+/// A checked GGUF file.
+#[derive(Debug)]
+pub struct Gguf {
+    source: Source,
+    version: u32,
+    metadata: BTreeMap<String, Value>,
+    tensors: Vec<Tensor>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Gguf {
+    /// Map a file and read its directory.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        Self::read(Source::map(path)?)
+    }
+
+    /// Read a file that is already in memory.
+    pub fn from_bytes(bytes: impl Into<std::sync::Arc<[u8]>>) -> Result<Self, GgufError> {
+        Self::read(Source::Memory(bytes.into()))
+    }
+
+    fn read(source: Source) -> Result<Self, GgufError> {
+        let directory = read::directory(source.bytes())?;
+        let by_name = directory
+            .tensors
+            .iter()
+            .enumerate()
+            .map(|(i, t)| (t.name.clone(), i))
+            .collect();
+        Ok(Self {
+            source,
+            version: directory.version,
+            metadata: directory.metadata,
+            tensors: directory.tensors,
+            by_name,
+        })
+    }
+
+    /// Format version: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// All metadata, ordered by key.
+    pub fn metadata(&self) -> &BTreeMap<String, Value> {
+        &self.metadata
+    }
+
+    /// All tensors in file order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensor of that name, if the file has it.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.by_name.get(name).map(|i| &self.tensors[*i])
+    }
+
+    /// The bytes of one of this file's tensors.
+    pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        &self.source.bytes()[tensor.start..tensor.start + tensor.len]
+    }
+
+    /// The whole file.
+    pub fn file(&self) -> &[u8] {
+        self.source.bytes()
+    }
+
+    /// A string value.
+    pub fn str(&self, key: &str) -> Result<&str, GgufError> {
+        match self.required(key)? {
+            Value::String(s) => Ok(s),
+            other => Err(wrong(key, "a string", other)),
+        }
+    }
+
+    /// An unsigned integer of any width (signed ones when not negative).
+    pub fn uint(&self, key: &str) -> Result<u64, GgufError> {
+        let value = self.required(key)?;
+        value
+            .as_u64()
+            .ok_or_else(|| wrong(key, "an unsigned integer", value))
+    }
+
+    /// A float (f32 or f64, the latter rounded).
+    pub fn float(&self, key: &str) -> Result<f32, GgufError> {
+        match self.required(key)? {
+            Value::F32(x) => Ok(*x),
+            Value::F64(x) => Ok(*x as f32),
+            other => Err(wrong(key, "a float", other)),
+        }
+    }
+
+    /// A boolean.
+    pub fn bool(&self, key: &str) -> Result<bool, GgufError> {
+        match self.required(key)? {
+            Value::Bool(x) => Ok(*x),
+            other => Err(wrong(key, "a boolean", other)),
+        }
+    }
+
+    /// An array of strings.
+    pub fn strings(&self, key: &str) -> Result<&[String], GgufError> {
+        match self.required(key)? {
+            Value::Array(Array::String(x)) => Ok(x),
+            other => Err(wrong(key, "an array of strings", other)),
+        }
+    }
+
+    /// The value of a key that may be absent.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key)
+    }
+
+    fn required(&self, key: &str) -> Result<&Value, GgufError> {
+        self.metadata.get(key).ok_or_else(|| GgufError::MissingKey {
+            key: key.to_owned(),
+        })
+    }
+}
+
+fn wrong(key: &str, wanted: &'static str, found: &Value) -> GgufError {
+    GgufError::WrongType {
+        key: key.to_owned(),
+        wanted,
+        found: found.type_name(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! Where a file's bytes live: a read-only mapping, or memory.
+
+use super::GgufError;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The bytes of a model file.
+#[derive(Debug)]
+pub enum Source {
+    /// A read-only mapping of a file.
+    Map(memmap2::Mmap),
+    /// Bytes in memory.
+    Memory(Arc<[u8]>),
+}
+
+impl Source {
+    /// Map a file read-only.
+    pub fn map(path: &Path) -> Result<Self, GgufError> {
+        let io = |source| GgufError::Io {
+            path: path.display().to_string(),
+            source,
+        };
+        let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.len() == 0 {
+            return Ok(Self::Memory(Arc::from([])));
+        }
+        // SAFETY: lifetime: the mapping owns itself and outlives the file handle.
+        // Bounds and alignment: memmap2 maps exactly the file's length and is read
+        // as bytes only. The one promise that the system cannot keep for us is that
+        // nobody truncates or rewrites the file while it is mapped; model files are
+        // written once and renamed into place, and the documentation says so.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        Ok(Self::Map(map))
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Memory(bytes) => bytes,
+        }
+    }
+}
