@@ -1,0 +1,179 @@
+//! Integer money: millisatoshi, prices per million units, and exact costs.
+//!
+//! Not a wallet and not a ledger. Every sum is checked: an overflow is an error,
+//! never a wrapped number.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// An amount in millisatoshi (1 sat = 1,000 msat).
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Msat(pub u64);
+
+impl Msat {
+    /// Nothing.
+    pub const ZERO: Msat = Msat(0);
+
+    /// Returns the sum, or `None` on overflow.
+    pub fn checked_add(self, other: Msat) -> Option<Msat> {
+        self.0.checked_add(other.0).map(Msat)
+    }
+
+    /// Returns the sum, clamped at the largest amount.
+    pub fn saturating_add(self, other: Msat) -> Msat {
+        Msat(self.0.saturating_add(other.0))
+    }
+
+    /// Returns the difference, or zero where `other` is larger.
+    pub fn saturating_sub(self, other: Msat) -> Msat {
+        Msat(self.0.saturating_sub(other.0))
+    }
+
+    /// Returns the smaller amount.
+    pub fn min(self, other: Msat) -> Msat {
+        Msat(self.0.min(other.0))
+    }
+
+    /// Returns the larger amount.
+    pub fn max(self, other: Msat) -> Msat {
+        Msat(self.0.max(other.0))
+    }
+}
+
+impl fmt::Display for Msat {
+    /// Shows sats with msat precision: `12.345 sat`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03} sat", self.0 / 1_000, self.0 % 1_000)
+    }
+}
+
+/// What is counted when work is priced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meter {
+    /// A prompt token that had to be computed.
+    InputToken,
+    /// A prompt token served from the host's prefix cache.
+    CachedInputToken,
+    /// A generated token that was delivered.
+    OutputToken,
+    /// One item: an embedding, a rerank pair, a classification.
+    Item,
+    /// One output pixel.
+    Pixel,
+    /// One second of audio or video.
+    Second,
+}
+
+/// A price: msat for one million units of a meter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Price {
+    /// What is counted.
+    pub meter: Meter,
+    /// Msat for one million of them.
+    pub msat_per_million: u64,
+}
+
+/// The prices of one model at one host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Prices(pub Vec<Price>);
+
+impl Prices {
+    /// Prices for a chat model, msat per million tokens.
+    pub fn chat(input: u64, output: u64) -> Self {
+        Prices(vec![
+            Price {
+                meter: Meter::InputToken,
+                msat_per_million: input,
+            },
+            Price {
+                meter: Meter::OutputToken,
+                msat_per_million: output,
+            },
+        ])
+    }
+
+    /// Returns the price of `meter`; an unlisted meter is free.
+    pub fn of(&self, meter: Meter) -> u64 {
+        self.0
+            .iter()
+            .find(|price| price.meter == meter)
+            .map_or(0, |price| price.msat_per_million)
+    }
+
+    /// Returns the exact cost of `counts`, rounded down once at the end.
+    ///
+    /// Both sides compute the cost of running totals with this function, so
+    /// they agree to the msat however the work was cut into invoices.
+    pub fn cost(&self, counts: &Counts) -> Option<Msat> {
+        let sum = [
+            (Meter::InputToken, counts.input_tokens),
+            (Meter::CachedInputToken, counts.cached_input_tokens),
+            (Meter::OutputToken, counts.output_tokens),
+            (Meter::Item, counts.items),
+        ]
+        .into_iter()
+        .try_fold(0u128, |sum, (meter, count)| {
+            let part = u128::from(self.of(meter)).checked_mul(u128::from(count))?;
+            sum.checked_add(part)
+        })?;
+        u64::try_from(sum / 1_000_000).ok().map(Msat)
+    }
+
+    /// Returns the cost, clamped at the largest amount where it would overflow.
+    pub fn cost_or_max(&self, counts: &Counts) -> Msat {
+        self.cost(counts).unwrap_or(Msat(u64::MAX))
+    }
+}
+
+/// Running totals of an order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Prompt tokens computed.
+    pub input_tokens: u64,
+    /// Prompt tokens served from cache.
+    pub cached_input_tokens: u64,
+    /// Generated tokens delivered.
+    pub output_tokens: u64,
+    /// Items delivered.
+    pub items: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sats_are_shown_with_msat_precision() {
+        assert_eq!(Msat(12_345).to_string(), "12.345 sat");
+    }
+
+    #[test]
+    fn an_overflowing_cost_is_none() {
+        let prices = Prices::chat(u64::MAX, u64::MAX);
+        let counts = Counts {
+            input_tokens: u64::MAX,
+            output_tokens: u64::MAX,
+            ..Counts::default()
+        };
+        assert_eq!(prices.cost(&counts), None);
+    }
+
+    proptest! {
+        #[test]
+        fn cost_never_falls_as_tokens_are_added(
+            input in 0u64..1_000_000_000, output in 0u64..1_000_000_000,
+            tokens in 0u64..100_000, more in 0u64..100_000,
+        ) {
+            let prices = Prices::chat(input, output);
+            let fewer = Counts { input_tokens: 7, output_tokens: tokens, ..Counts::default() };
+            let all = Counts { output_tokens: tokens + more, ..fewer };
+            prop_assert!(prices.cost(&fewer).unwrap() <= prices.cost(&all).unwrap());
+        }
+    }
+}
