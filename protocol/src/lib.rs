@@ -4,6 +4,21 @@
 //! IO, no threads, no async: the node's actors and the simulator drive the same
 //! machines. Start reading at `machine`, then `route`.
 
+pub mod bundle;
+pub mod chain;
+pub mod codec;
+pub mod crypto;
+pub mod envelope;
 pub mod ids;
+pub mod limits;
+pub mod machine;
+pub mod mandate;
+pub mod manifest;
 pub mod money;
+pub mod offence;
+pub mod order;
+pub mod quote;
+pub mod refusal;
+pub mod replay;
 pub mod time;
+pub mod work;

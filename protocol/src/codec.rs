@@ -1,0 +1,105 @@
+//! The one wire encoding: bincode 2, standard configuration, bounded, no trailing bytes.
+//!
+//! Not framing: length prefixes belong to the transport port. JSON is used only
+//! inside Nostr events and for people.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// More bytes than this kind of message may have.
+    #[error("message of {bytes} bytes is over the limit of {limit}")]
+    TooLong {
+        /// Size found.
+        bytes: usize,
+        /// Size allowed.
+        limit: usize,
+    },
+    /// The bytes do not decode.
+    #[error("message does not decode: {reason}")]
+    Malformed {
+        /// What the decoder said.
+        reason: String,
+    },
+    /// The message ended before its bytes did.
+    #[error("{bytes} bytes follow the message")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+}
+
+/// The allocation limit inside one decode, so that a short message cannot claim a huge vector.
+const DECODE_LIMIT: usize = 16 << 20;
+
+fn config() -> bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<DECODE_LIMIT>,
+> {
+    bincode::config::standard().with_limit::<DECODE_LIMIT>()
+}
+
+/// Encodes a message; the same value always gives the same bytes.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // Serialising our own types into a Vec cannot fail: no map of unknown length, no IO.
+    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap_or_default()
+}
+
+/// Decodes exactly one message from `bytes`.
+///
+/// # Errors
+/// When it is longer than `limit`, malformed, or followed by anything.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, CodecError> {
+    if bytes.len() > limit {
+        return Err(CodecError::TooLong {
+            bytes: bytes.len(),
+            limit,
+        });
+    }
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config()).map_err(|error| {
+        CodecError::Malformed {
+            reason: error.to_string(),
+        }
+    })?;
+    if used != bytes.len() {
+        return Err(CodecError::Trailing {
+            bytes: bytes.len() - used,
+        });
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        let mut bytes = encode(&7u32);
+        bytes.push(0);
+        assert_eq!(
+            decode::<u32>(&bytes, 100),
+            Err(CodecError::Trailing { bytes: 1 })
+        );
+    }
+
+    #[test]
+    fn a_short_message_cannot_claim_a_huge_vector() {
+        let bytes = [253, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+        assert!(matches!(
+            decode::<Vec<u8>>(&bytes, 100),
+            Err(CodecError::Malformed { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_fail_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<(Vec<String>, Option<u64>)>(&bytes, 100);
+        }
+    }
+}

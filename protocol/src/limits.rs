@@ -1,0 +1,64 @@
+//! Every bound of the protocol, with its unit and its reason.
+//!
+//! Not configuration: an operator may set tighter bounds, never looser ones.
+
+/// Largest frame on an order stream. Bytes. A prompt of 100,000 tokens is about 500 kB of text.
+pub const MAX_ORDER_FRAME_BYTES: usize = 1 << 20;
+/// Largest frame on an audit stream. Bytes. A bundle holds the order, and 36 bytes per token.
+pub const MAX_AUDIT_FRAME_BYTES: usize = 8 << 20;
+/// Most messages in one chat. Beyond it a client is looping, not talking.
+pub const MAX_CHAT_MESSAGES: usize = 1_024;
+/// Most text in one order over all messages. Bytes. Leaves room for the rest of the frame.
+pub const MAX_PROMPT_BYTES: usize = 900 << 10;
+/// Most output tokens that an order may ask for. Bounds the bundle (36 bytes a token).
+pub const MAX_OUTPUT_TOKENS: u32 = 131_072;
+/// Most stop strings. The OpenAI API allows 4; some clients send more.
+pub const MAX_STOP_STRINGS: usize = 16;
+/// Longest stop string. Bytes. It is held back from the stream while it may still match.
+pub const MAX_STOP_BYTES: usize = 256;
+/// Most tokens in one chunk. The host flushes far earlier; this bounds the decoder.
+pub const MAX_CHUNK_TOKENS: usize = 512;
+/// Longest text in one chunk. Bytes. A token is at most a few hundred bytes.
+pub const MAX_CHUNK_TEXT_BYTES: usize = 64 << 10;
+/// Longest BOLT 11 string. Bytes. Ours are about 300; route hints make it longer.
+pub const MAX_BOLT11_BYTES: usize = 4 << 10;
+/// Longest manifest, as JSON in a listing event. Bytes. Relays commonly refuse events above 64 KiB.
+pub const MAX_MANIFEST_BYTES: usize = 48 << 10;
+/// Most models in one manifest. Keeps it under [`MAX_MANIFEST_BYTES`].
+pub const MAX_MODELS: usize = 64;
+/// Most addresses in one manifest; more are never dialled.
+pub const MAX_ADDRESSES: usize = 16;
+/// Longest name, reason or other short human text. Bytes.
+pub const MAX_SHORT_TEXT_BYTES: usize = 1 << 10;
+/// Most extension records in a signed message. None are defined yet.
+pub const MAX_EXTENSIONS: usize = 32;
+/// Largest extension record. Bytes.
+pub const MAX_EXTENSION_BYTES: usize = 4 << 10;
+/// Most authority documents (delegations, mandates) carried by an order. Owner, node, agent, spare.
+pub const MAX_AUTHORITY_DOCUMENTS: usize = 4;
+/// Envelopes older or newer than this are refused. Milliseconds. Five minutes, as NTP-less machines drift.
+pub const ENVELOPE_WINDOW_MS: u64 = 300_000;
+/// Most nonces remembered at once. At the order rate limit this is hours; beyond it new orders are refused.
+pub const MAX_NONCES: usize = 100_000;
+/// Payments of one order that may be in flight at once. LDK allows 50 HTLCs a channel; six streams share it.
+pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;
+/// Most listings remembered. At 48 KiB each this bounds memory; the least recently seen goes first.
+pub const MAX_LISTINGS: usize = 4_096;
+/// Most candidates considered for one order.
+pub const MAX_CANDIDATES: usize = 32;
+/// Most orders of one side at once; an admission limit below it is the operator's to set.
+pub const MAX_ORDERS: usize = 1_024;
+/// Leading zero bits a listing event must have committed to (NIP-13).
+pub const LISTING_POW_REQUIRED_BITS: u8 = 16;
+/// Leading zero bits a host mines for its listing (NIP-13); about a million hashes.
+pub const LISTING_POW_MINED_BITS: u8 = 20;
+/// How often a host publishes its listing again. Milliseconds. Ten minutes, the short end of relay etiquette.
+pub const REPUBLISH_MS: u64 = 600_000;
+/// How long a listing lives. Milliseconds. Twice the republish interval, so that one lost publish is harmless.
+pub const LISTING_TTL_MS: u64 = 2 * REPUBLISH_MS;
+/// Least time between two pulses on a model's topic. Milliseconds.
+pub const PULSE_MIN_MS: u64 = 60_000;
+/// Bundles the validator keeps waiting for a check; the oldest is dropped and said so.
+pub const MAX_PENDING_AUDITS: usize = 64;
+/// Logits whose digest enters the token chain.
+pub const CHAIN_TOP_LOGITS: usize = 64;

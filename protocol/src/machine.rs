@@ -1,0 +1,138 @@
+//! The contract between a pure machine and whoever drives it.
+//!
+//! Not a runtime. The actix driver and the simulator are the two drivers; both
+//! read the clocks once per turn, feed one input, carry out the outbox in
+//! order, and call [`Machine::expire`] no later than [`Machine::deadline`].
+
+use crate::ids::EffectId;
+use crate::time::{Now, Tick};
+use serde::{Deserialize, Serialize};
+
+/// A deterministic state machine: every input is an argument, every output is in `out`.
+pub trait Machine {
+    /// Closed enum: frames, messages of sibling machines, completions, operator commands.
+    type Input;
+    /// Closed enum: the things only a driver can do.
+    type Effect;
+
+    /// Applies one input. `now.tick` never goes backwards.
+    fn handle(&mut self, now: Now, input: Self::Input, out: &mut Outbox<Self::Effect>);
+
+    /// Runs everything due at or before `now`.
+    fn expire(&mut self, now: Now, out: &mut Outbox<Self::Effect>);
+
+    /// Returns when [`Machine::expire`] must next be called.
+    fn deadline(&self) -> Option<Tick>;
+}
+
+/// The effects of one turn, in the order in which they must be carried out.
+///
+/// Nothing behind a persist effect starts before it is durable.
+#[derive(Debug)]
+pub struct Outbox<E> {
+    effects: Vec<E>,
+}
+
+impl<E> Default for Outbox<E> {
+    fn default() -> Self {
+        Outbox {
+            effects: Vec::new(),
+        }
+    }
+}
+
+impl<E> Outbox<E> {
+    /// Appends an effect.
+    pub fn push(&mut self, effect: E) {
+        self.effects.push(effect);
+    }
+
+    /// Takes every effect, oldest first.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, E> {
+        self.effects.drain(..)
+    }
+
+    /// Returns whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.effects.is_empty()
+    }
+}
+
+/// Hands out effect ids; one per machine, so an id is unique per (machine, run).
+#[derive(Debug, Default)]
+pub struct EffectIds {
+    next: u64,
+}
+
+impl EffectIds {
+    /// Returns a fresh id.
+    pub fn fresh(&mut self) -> EffectId {
+        self.next += 1;
+        EffectId(self.next)
+    }
+}
+
+/// The key-value table a record belongs to; each machine owns its tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Table {
+    /// Envelope nonces within the replay window (Inference).
+    Nonces,
+    /// Orders on either side, with their evidence (Inference).
+    Orders,
+    /// Payments we make: the saga (Payment).
+    Outgoing,
+    /// Invoices we issued (Payment).
+    Incoming,
+    /// Append-only accounting entries (Payment).
+    Ledger,
+    /// Credit windows and debts per counterparty (Payment).
+    Credit,
+    /// Verified listings (Discovery).
+    Listings,
+    /// Bundles waiting for a check, and verdicts (Validator).
+    Verdicts,
+    /// First-party history per (host, model) (Reputation).
+    History,
+}
+
+impl Table {
+    /// Every table, in a fixed order.
+    pub const ALL: [Table; 9] = [
+        Table::Nonces,
+        Table::Orders,
+        Table::Outgoing,
+        Table::Incoming,
+        Table::Ledger,
+        Table::Credit,
+        Table::Listings,
+        Table::Verdicts,
+        Table::History,
+    ];
+
+    /// Returns the name under which the table is stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Table::Nonces => "nonces",
+            Table::Orders => "orders",
+            Table::Outgoing => "outgoing",
+            Table::Incoming => "incoming",
+            Table::Ledger => "ledger",
+            Table::Credit => "credit",
+            Table::Listings => "listings",
+            Table::Verdicts => "verdicts",
+            Table::History => "history",
+        }
+    }
+}
+
+/// One write to the machine's durable tables; `value: None` deletes the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Where it belongs.
+    pub table: Table,
+    /// Key within the table; byte order is the order of iteration.
+    pub key: Vec<u8>,
+    /// Encoded value, or `None` to delete.
+    pub value: Option<Vec<u8>>,
+}

@@ -1,0 +1,342 @@
+//! What travels on `/freehold/order/1`.
+//!
+//! Not behaviour: see `order::buyer` and `order::host`. Signed bodies end in
+//! extension records, so that fields can be added.
+
+use crate::chain::ChainedToken;
+use crate::codec::{self, CodecError};
+use crate::crypto::tagged_hash;
+use crate::envelope::{Body, Extension, MessageType, Signed};
+use crate::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
+use crate::limits;
+use crate::manifest::PaymentMode;
+use crate::money::{Counts, Msat, Prices};
+use crate::refusal::{Code, Refusal};
+use crate::time::WallTime;
+use crate::work::Job;
+use serde::{Deserialize, Serialize};
+
+/// Name of the stream protocol.
+pub const PROTOCOL: &str = "/freehold/order/1";
+
+/// How private an order is to be kept; a host may refuse what it cannot give.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Privacy {
+    /// The host reads the prompt and may log it.
+    #[default]
+    Open,
+    /// The host promises to keep nothing. A promise, not a proof.
+    NoLog,
+}
+
+/// The buyer's signed order, addressed to one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Drawn at random by the buyer.
+    pub id: OrderId,
+    /// The model, by digest.
+    pub model: ModelDigest,
+    /// What to compute.
+    pub job: Job,
+    /// The buyer pays no more than this for the order.
+    pub max_cost: Msat,
+    /// How it is paid.
+    pub mode: PaymentMode,
+    /// How private.
+    pub privacy: Privacy,
+    /// Salts the prompt's digest in the receipt, so that a receipt does not reveal a guessable prompt.
+    pub salt: [u8; 16],
+    /// The router it came through.
+    pub via: Option<NodeKey>,
+    /// Delegations and mandates, outermost first.
+    pub authority: Vec<Signed>,
+    /// Extension records.
+    pub extensions: Vec<Extension>,
+}
+
+/// The host's signed answer to an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Digest of the signed order.
+    pub order: Digest,
+    /// The order's id.
+    pub id: OrderId,
+    /// The prompt as counted by the pinned tokenizer.
+    pub input: Counts,
+    /// Msat per million units.
+    pub prices: Prices,
+    /// Unpaid output that the host grants once the entry payment (if any) is settled.
+    pub window: Msat,
+    /// Size of one step of payment.
+    pub quantum: Msat,
+    /// Debt from earlier orders that the first invoice adds.
+    pub carried_debt: Msat,
+    /// What must be paid before prefill; `None` for a known buyer.
+    pub entry: Option<EntryInvoice>,
+    /// Numerics under which the answer can be replayed.
+    pub numerics: Option<String>,
+    /// Digest of the tokenizer.
+    pub tokenizer: Digest,
+    /// Digest of the chat template.
+    pub template: Digest,
+    /// Until when the terms can be accepted.
+    pub expires: WallTime,
+    /// Extension records.
+    pub extensions: Vec<Extension>,
+}
+
+/// The entry payment: the input and at most one quantum of output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryInvoice {
+    /// BOLT 11.
+    pub bolt11: String,
+    /// Its amount.
+    pub msat: Msat,
+}
+
+/// Output, as it is produced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Counts up from 0.
+    pub seq: u32,
+    /// Tokens and their logit digests.
+    pub tokens: Vec<ChainedToken>,
+    /// Text that these tokens complete; bytes of an unfinished character come later.
+    pub text: String,
+    /// Running totals after this chunk.
+    pub totals: Counts,
+    /// Whether this is the last chunk, and why.
+    pub finish: Option<Finish>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model ended it, or a stop string did.
+    Stop,
+    /// The limit on output tokens.
+    Length,
+    /// The buyer stopped it.
+    Stopped,
+}
+
+/// A running receipt: asks for payment of what it covers, and commits to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invoice {
+    /// The order.
+    pub order: OrderId,
+    /// 0 is the entry payment; these count from 1.
+    pub seq: u32,
+    /// BOLT 11, its description hash is [`description_hash`].
+    pub bolt11: String,
+    /// Its amount.
+    pub msat: Msat,
+    /// Totals that are paid for once this invoice is.
+    pub covers: Counts,
+    /// Sum of all invoices up to and with this one.
+    pub invoiced: Msat,
+    /// Head of the token chain at `covers`.
+    pub head: Digest,
+    /// Extension records.
+    pub extensions: Vec<Extension>,
+}
+
+/// The buyer's countersignature of what it paid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paid {
+    /// The order.
+    pub order: OrderId,
+    /// Which invoice.
+    pub seq: u32,
+    /// Its payment hash.
+    pub hash: PaymentHash,
+    /// Head of the token chain that it covers, as the buyer computed it.
+    pub head: Digest,
+    /// Extension records.
+    pub extensions: Vec<Extension>,
+}
+
+/// How an order ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// All output was delivered.
+    Complete,
+    /// The buyer stopped it.
+    Stopped,
+    /// It failed.
+    Failed(Code),
+}
+
+/// One payment of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentEntry {
+    /// Which invoice; 0 is the entry payment.
+    pub seq: u32,
+    /// Its hash.
+    pub hash: PaymentHash,
+    /// Its amount, without routing fees.
+    pub msat: Msat,
+}
+
+/// The host's signed account of the whole order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The order's id.
+    pub id: OrderId,
+    /// Digest of the signed order.
+    pub order: Digest,
+    /// Digest of the signed terms.
+    pub terms: Digest,
+    /// The buyer's order key.
+    pub buyer: NodeKey,
+    /// The host's node key.
+    pub host: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// Its tokenizer.
+    pub tokenizer: Digest,
+    /// Its chat template.
+    pub template: Digest,
+    /// Numerics of the engine; `None`: not replayable.
+    pub numerics: Option<String>,
+    /// Prices applied.
+    pub prices: Prices,
+    /// Salted digest of the prompt tokens.
+    pub prompt: Digest,
+    /// Head of the token chain over everything delivered.
+    pub head: Digest,
+    /// Totals delivered.
+    pub counts: Counts,
+    /// Cost of the totals.
+    pub cost: Msat,
+    /// Payments received.
+    pub payments: Vec<PaymentEntry>,
+    /// Delivered and not paid: a remainder too small to invoice.
+    pub debt: Msat,
+    /// When prefill began.
+    pub started: WallTime,
+    /// When the last token was sent.
+    pub ended: WallTime,
+    /// How it ended.
+    pub status: Status,
+    /// Extension records.
+    pub extensions: Vec<Extension>,
+}
+
+/// The buyer's signature under a receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Countersigned {
+    /// Digest of the signed receipt.
+    pub receipt: Digest,
+    /// Extension records.
+    pub extensions: Vec<Extension>,
+}
+
+macro_rules! bodies {
+    ($($name:ident),*) => {$(
+        impl Body for $name {
+            const TYPE: MessageType = MessageType::$name;
+            const VERSION: u16 = 1;
+        }
+    )*};
+}
+bodies!(Order, Terms, Invoice, Paid, Receipt, Countersigned);
+
+/// One frame of an order stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Frame {
+    /// buyer → host: [`Order`]
+    Order(Signed),
+    /// host → buyer: [`Terms`]
+    Terms(Signed),
+    /// host → buyer: not served, or ended.
+    Refusal(Refusal),
+    /// buyer → host: the terms with this digest are accepted.
+    Accept(Digest),
+    /// host → buyer
+    Chunk(Chunk),
+    /// host → buyer: [`Invoice`]
+    Invoice(Signed),
+    /// buyer → host: [`Paid`]
+    Paid(Signed),
+    /// buyer → host: no more output; what was delivered will be paid.
+    Stop,
+    /// buyer → host: end at once.
+    Cancel,
+    /// host → buyer: [`Receipt`]
+    Receipt(Signed),
+    /// buyer → host: [`Countersigned`]
+    Countersigned(Signed),
+}
+
+impl Frame {
+    /// Encodes the frame, without its length prefix.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// Decodes a frame and checks its bounds.
+    ///
+    /// # Errors
+    /// When it is malformed or over a limit.
+    pub fn decode(bytes: &[u8]) -> Result<Frame, CodecError> {
+        let frame: Frame = codec::decode(bytes, limits::MAX_ORDER_FRAME_BYTES)?;
+        if let Frame::Chunk(chunk) = &frame {
+            bound(chunk.tokens.len(), limits::MAX_CHUNK_TOKENS)?;
+            bound(chunk.text.len(), limits::MAX_CHUNK_TEXT_BYTES)?;
+        }
+        if let Frame::Refusal(refusal) = &frame {
+            bound(refusal.message.len(), limits::MAX_SHORT_TEXT_BYTES)?;
+        }
+        Ok(frame)
+    }
+
+    /// Returns the frame's name, for logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Frame::Order(_) => "order",
+            Frame::Terms(_) => "terms",
+            Frame::Refusal(_) => "refusal",
+            Frame::Accept(_) => "accept",
+            Frame::Chunk(_) => "chunk",
+            Frame::Invoice(_) => "invoice",
+            Frame::Paid(_) => "paid",
+            Frame::Stop => "stop",
+            Frame::Cancel => "cancel",
+            Frame::Receipt(_) => "receipt",
+            Frame::Countersigned(_) => "countersigned",
+        }
+    }
+}
+
+fn bound(found: usize, limit: usize) -> Result<(), CodecError> {
+    if found > limit {
+        Err(CodecError::TooLong {
+            bytes: found,
+            limit,
+        })
+    } else {
+        Ok(())
+    }
+}
+
+/// The description hash of the invoice that covers `covers`: binds it to the order.
+pub fn description_hash(order: &OrderId, seq: u32, covers: &Counts) -> [u8; 32] {
+    tagged_hash(
+        "freehold/invoice/1",
+        &[&order.0, &seq.to_le_bytes(), &codec::encode(covers)],
+    )
+    .0
+}
+
+/// The salted digest of prompt tokens that a receipt carries.
+pub fn prompt_digest(salt: &[u8; 16], tokens: &[u32]) -> Digest {
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .flat_map(|token| token.to_le_bytes())
+        .collect();
+    tagged_hash("freehold/prompt/1", &[salt, &bytes])
+}

@@ -1,0 +1,155 @@
+//! What can be bought: kinds of work and how output tokens are drawn.
+//!
+//! Not prices and not execution. Every number is an integer, so that one request
+//! has one encoding and one digest.
+
+use crate::limits;
+use serde::{Deserialize, Serialize};
+
+/// One message of a chat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// Text.
+    pub content: String,
+}
+
+/// The work itself. Later kinds are added at the end, never in between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// Answer a chat, rendered with the model's own template.
+    Chat {
+        /// The conversation so far.
+        messages: Vec<ChatMessage>,
+    },
+    /// Continue raw text, without a template.
+    Complete {
+        /// The text.
+        prompt: String,
+    },
+    /// Embed each text.
+    Embed {
+        /// The texts.
+        texts: Vec<String>,
+    },
+}
+
+/// How tokens are drawn; thousandths where the field uses fractions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Temperature in thousandths; 0 is greedy.
+    pub temperature_milli: u32,
+    /// Keep the k likeliest; 0 keeps all.
+    pub top_k: u32,
+    /// Nucleus in thousandths; 1,000 keeps all.
+    pub top_p_milli: u32,
+    /// Least probability relative to the likeliest, in thousandths; 0 keeps all.
+    pub min_p_milli: u32,
+    /// Repetition penalty in thousandths; 1,000 is none.
+    pub repetition_penalty_milli: u32,
+}
+
+impl Default for Sampling {
+    /// Temperature 0.7, nucleus 0.95, as most chat clients send.
+    fn default() -> Self {
+        Sampling {
+            temperature_milli: 700,
+            top_k: 0,
+            top_p_milli: 950,
+            min_p_milli: 0,
+            repetition_penalty_milli: 1_000,
+        }
+    }
+}
+
+/// A complete, canonical description of a job: with the model's digest it fixes the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What to do.
+    pub work: Work,
+    /// Most output tokens.
+    pub max_output: u32,
+    /// How to draw them.
+    pub sampling: Sampling,
+    /// Chosen by the buyer; the noise of token n is a function of (seed, n, token id).
+    pub seed: u64,
+    /// Strings that end the answer.
+    pub stop: Vec<String>,
+    /// The date that chat templates may print, `YYYY-MM-DD`; the buyer's, so that a replay sees the same.
+    pub date: String,
+}
+
+/// A job outside the protocol's limits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is {found}, the limit is {limit}: shorten the request")]
+pub struct JobError {
+    /// What is too large.
+    pub what: &'static str,
+    /// Its size.
+    pub found: usize,
+    /// The bound.
+    pub limit: usize,
+}
+
+impl Job {
+    /// Checks the job against the protocol's limits.
+    ///
+    /// # Errors
+    /// The first limit that is passed.
+    pub fn check(&self) -> Result<(), JobError> {
+        let at_most = |what, found, limit| {
+            if found > limit {
+                Err(JobError { what, found, limit })
+            } else {
+                Ok(())
+            }
+        };
+        at_most(
+            "max_output (tokens)",
+            self.max_output as usize,
+            limits::MAX_OUTPUT_TOKENS as usize,
+        )?;
+        at_most(
+            "number of stop strings",
+            self.stop.len(),
+            limits::MAX_STOP_STRINGS,
+        )?;
+        for stop in &self.stop {
+            at_most("a stop string (bytes)", stop.len(), limits::MAX_STOP_BYTES)?;
+        }
+        at_most("the date (bytes)", self.date.len(), 32)?;
+        at_most(
+            "number of messages",
+            self.messages(),
+            limits::MAX_CHAT_MESSAGES,
+        )?;
+        at_most(
+            "the prompt (bytes)",
+            self.text_bytes(),
+            limits::MAX_PROMPT_BYTES,
+        )
+    }
+
+    fn messages(&self) -> usize {
+        match &self.work {
+            Work::Chat { messages } => messages.len(),
+            Work::Complete { .. } => 1,
+            Work::Embed { texts } => texts.len(),
+        }
+    }
+
+    /// Bytes of text in the job: an upper bound of its tokens for byte-level vocabularies,
+    /// before template text.
+    pub fn text_bytes(&self) -> usize {
+        match &self.work {
+            Work::Chat { messages } => messages
+                .iter()
+                .map(|message| message.role.len() + message.content.len())
+                .sum(),
+            Work::Complete { prompt } => prompt.len(),
+            Work::Embed { texts } => texts.iter().map(String::len).sum(),
+        }
+    }
+}
