@@ -13,6 +13,7 @@ mod read;
 mod source;
 mod types;
 mod value;
+pub mod write;
 
 pub use error::GgufError;
 pub use source::Source;

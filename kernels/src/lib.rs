@@ -5,5 +5,7 @@
 //! bounds and alignment.
 
 pub mod gguf;
+pub mod pocket;
 pub mod synthetic;
 pub mod tokenizer;
+pub mod train;
