@@ -1,11 +1,32 @@
 //! The engine: open-weight models from GGUF files, on kernels of our own.
 //!
-//! `gguf` reads files, `tokenizer` turns text into ids and back. Knows nothing of
-//! peers or money. The only crate with unsafe code; each block says lifetime,
-//! bounds and alignment.
+//! ```text
+//! gguf ──► tokenizer ──► model (graph per architecture) ──► runtime (Generation, replay)
+//!                              │                                │
+//!                              └──────► ops (kernels) ◄── pool ─┘
+//! ```
+//! [`Model::open`] loads a file; [`Generation`] makes an answer token by token;
+//! [`replay`] recomputes one from its tokens. Both give the same bits on every
+//! machine: the rules are in NUMERICS.md beside this crate, their name is
+//! [`NUMERICS`]. Knows nothing of peers or money. The only crate with unsafe code;
+//! each block says lifetime, bounds and alignment.
 
+pub mod bench;
+mod cpu;
+pub mod cuda;
 pub mod gguf;
+mod model;
+mod ops;
 pub mod pocket;
+mod pool;
+mod runtime;
 pub mod synthetic;
 pub mod tokenizer;
 pub mod train;
+
+pub use cpu::{CpuFeatures, SimdLevel, cpu_features};
+pub use model::{
+    ChatMessage, Cheat, LoadError, Model, ModelInfo, NUMERICS, OpenOptions, TemplateError,
+};
+pub use runtime::{CancelFlag, EngineError, Finish, Generation, Replayed, Sampling, Step, replay};
+pub use tokenizer::Tokenizer;

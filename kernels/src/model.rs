@@ -1,0 +1,163 @@
+//! A loaded model: weights packed for the kernels, vocabulary, template, identity.
+//!
+//! [`Model`] is cheap to clone and may be used from several threads; its kernels
+//! run on one pool, one operation at a time. It holds no sequence: that is
+//! `runtime::Generation`.
+
+mod error;
+mod forward;
+mod graph;
+mod loader;
+mod qwen3;
+mod template;
+
+pub use error::LoadError;
+pub use template::{ChatMessage, TemplateError};
+
+pub(crate) use forward::{Row, Scratch};
+pub(crate) use graph::Graph;
+
+use crate::cpu::{Simd, SimdLevel};
+use crate::gguf::Gguf;
+use crate::pool::Pool;
+use crate::tokenizer::Tokenizer;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The numerics of every model this crate runs today: NUMERICS.md. Two engines
+/// that name the same numerics give the same bits.
+pub const NUMERICS: &str = "freehold/exact/1";
+
+/// How to open a model.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Threads to compute on; 0 means all that the system gives.
+    pub threads: usize,
+    /// Use at most this instruction level (for tests and comparisons).
+    pub simd: Option<SimdLevel>,
+    /// Damage the model on purpose (for the demonstration of audits).
+    pub cheat: Option<Cheat>,
+}
+
+/// A deliberate fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cheat {
+    /// Flip the sign of one weight after loading. The file, and so every digest in
+    /// [`ModelInfo`], stays that of the honest model.
+    AlterWeight,
+}
+
+/// What a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// `general.name`, or the architecture where the file has no name.
+    pub name: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// The storage type of most weights, such as `Q8_0`.
+    pub quantisation: String,
+    /// Context length in tokens.
+    pub context: u32,
+    /// Vocabulary size.
+    pub vocab: u32,
+    /// Number of weights.
+    pub parameters: u64,
+    /// BLAKE3 of the whole file.
+    pub digest: [u8; 32],
+    /// BLAKE3 of the vocabulary ([`Tokenizer::digest`]).
+    pub tokenizer_digest: [u8; 32],
+    /// BLAKE3 of the chat template's text (of no bytes where there is none).
+    pub template_digest: [u8; 32],
+    /// Name of the numerics, where answers can be replayed.
+    pub numerics: Option<String>,
+}
+
+/// A model ready to compute.
+#[derive(Clone)]
+pub struct Model(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub file: Gguf,
+    pub graph: Graph,
+    pub tokenizer: Tokenizer,
+    pub template: Option<String>,
+    pub info: ModelInfo,
+    pub simd: Simd,
+    pub pool: Pool,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("info", &self.0.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Map and load a GGUF file. The file must not change while it is open.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, LoadError> {
+        loader::load(Gguf::open(path)?, options)
+    }
+
+    /// Load a GGUF file that is in memory.
+    pub fn from_bytes(
+        bytes: impl Into<Arc<[u8]>>,
+        options: &OpenOptions,
+    ) -> Result<Self, LoadError> {
+        loader::load(Gguf::from_bytes(bytes)?, options)
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.0.info
+    }
+
+    /// Its vocabulary.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.0.tokenizer
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.0.pool.threads()
+    }
+
+    /// The instruction level in use.
+    pub fn simd(&self) -> SimdLevel {
+        self.0.simd.level()
+    }
+
+    /// The prompt text that the model's chat template makes of a conversation, up
+    /// to where the assistant's answer begins. `date` is `YYYY-MM-DD`, for
+    /// templates that print today's date.
+    pub fn render_chat(
+        &self,
+        messages: &[ChatMessage],
+        date: &str,
+    ) -> Result<String, TemplateError> {
+        let source = self.0.template.as_deref().ok_or(TemplateError::Missing)?;
+        template::render(source, &self.0.tokenizer, messages, date)
+    }
+
+    /// The tokens of [`Self::render_chat`], special tokens recognised, preceded by
+    /// BOS where the model wants one and the template has not written it.
+    pub fn encode_chat(
+        &self,
+        messages: &[ChatMessage],
+        date: &str,
+    ) -> Result<Vec<u32>, TemplateError> {
+        let text = self.render_chat(messages, date)?;
+        let tokenizer = &self.0.tokenizer;
+        let mut tokens = tokenizer.encode(&text, true);
+        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos()) {
+            if tokens.first() != Some(&bos) {
+                tokens.insert(0, bos);
+            }
+        }
+        Ok(tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests;

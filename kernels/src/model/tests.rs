@@ -1,0 +1,139 @@
+use super::*;
+use crate::gguf::TensorType;
+use crate::synthetic::{Shape, qwen3};
+use proptest::prelude::*;
+
+fn load(bytes: Vec<u8>) -> Result<Model, LoadError> {
+    Model::from_bytes(
+        bytes,
+        &OpenOptions {
+            threads: 1,
+            ..OpenOptions::default()
+        },
+    )
+}
+
+/// Replace every occurrence of `from` (of equal length) in a file.
+fn patch(bytes: &mut [u8], from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    let at: Vec<usize> = (0..bytes.len() - from.len())
+        .filter(|i| bytes[*i..].starts_with(from))
+        .collect();
+    assert!(!at.is_empty());
+    at.into_iter()
+        .for_each(|i| bytes[i..i + to.len()].copy_from_slice(to));
+}
+
+#[test]
+fn a_model_says_what_it_is() {
+    let bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 1);
+    let digest: [u8; 32] = blake3::hash(&bytes).into();
+    let model = load(bytes).unwrap();
+    let info = model.info();
+    assert_eq!(
+        (info.architecture.as_str(), info.quantisation.as_str()),
+        ("qwen3", "Q8_0")
+    );
+    assert_eq!((info.context, info.vocab, info.digest), (512, 320, digest));
+    assert_eq!(info.numerics.as_deref(), Some(NUMERICS));
+}
+
+#[test]
+fn a_chat_becomes_tokens_through_the_models_template() {
+    let model = load(qwen3(&Shape::tiny(), TensorType::Q8_0, 1)).unwrap();
+    let chat = [ChatMessage {
+        role: "user".into(),
+        content: "the".into(),
+    }];
+    let text = model.render_chat(&chat, "2026-11-20").unwrap();
+    assert_eq!(
+        text,
+        "<|im_start|>user\nthe<|im_end|>\n<|im_start|>assistant\n"
+    );
+    let tokens = model.encode_chat(&chat, "2026-11-20").unwrap();
+    assert_eq!(model.tokenizer().decode(&tokens), text.as_bytes());
+    assert_eq!(model.tokenizer().bytes(tokens[0]), b"<|im_start|>");
+    assert!(matches!(
+        model.render_chat(&chat, "today"),
+        Err(TemplateError::Date { .. })
+    ));
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_by_name() {
+    let sample = || qwen3(&Shape::tiny(), TensorType::Q8_0, 1);
+    let mut other = sample();
+    patch(
+        &mut other,
+        b"\x05\0\0\0\0\0\0\0qwen3",
+        b"\x05\0\0\0\0\0\0\0llama",
+    );
+    assert!(matches!(load(other), Err(LoadError::Architecture { .. })));
+    let mut missing = sample();
+    patch(&mut missing, b"blk.1.ffn_up", b"blk.1.ffn_xx");
+    let error = load(missing).unwrap_err().to_string();
+    assert_eq!(error, "tensor \"blk.1.ffn_up.weight\" is missing");
+    let mut heads = sample();
+    patch(
+        &mut heads,
+        b"head_count_kv\x04\0\0\0\x02\0\0\0",
+        b"head_count_kv\x04\0\0\0\x03\0\0\0",
+    );
+    assert!(matches!(load(heads), Err(LoadError::Hyperparameter { .. })));
+    let mut layers = sample();
+    patch(
+        &mut layers,
+        b"block_count\x04\0\0\0\x02\0\0\0",
+        b"block_count\x04\0\0\0\xff\xff\xff\xff",
+    );
+    assert!(matches!(
+        load(layers),
+        Err(LoadError::Hyperparameter { .. })
+    ));
+    let mut width = sample();
+    patch(
+        &mut width,
+        b"embedding_length\x04\0\0\0\x40",
+        b"embedding_length\x04\0\0\0\x20",
+    );
+    assert!(matches!(load(width), Err(LoadError::Shape { .. })));
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_refused() {
+    for (ty, bad) in [
+        (TensorType::F16, &[0, 0x7c][..]),
+        (TensorType::F32, &[0, 0, 0xc0, 0x7f]),
+    ] {
+        let mut bytes = qwen3(&Shape::tiny(), ty, 1);
+        let end = bytes.len() - 64 * 4 - 64;
+        bytes[end..end + bad.len()].copy_from_slice(bad);
+        assert!(
+            matches!(load(bytes), Err(LoadError::NotFinite { .. })),
+            "{ty}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn a_mutated_model_never_panics_the_engine(
+        changes in prop::collection::vec((0usize..14_000, any::<u8>()), 1..6),
+    ) {
+        let mut bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 7);
+        for (at, value) in changes {
+            bytes[at] = value;
+        }
+        if let Ok(model) = load(bytes) {
+            let sampling = crate::Sampling::default();
+            if let Ok(mut generation) = crate::Generation::new(&model, &[1, 2], sampling, 0, 3, &[]) {
+                if generation.prefill(&crate::CancelFlag::new()).is_ok() {
+                    let _ = generation.step();
+                }
+            }
+            let chat = [ChatMessage { role: "user".into(), content: "hi".into() }];
+            let _ = model.encode_chat(&chat, "2026-11-20");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The operations of a transformer, with fixed bits.
+//!
+//! Every function here follows NUMERICS.md: the same bits for any thread count,
+//! batch and instruction level. Loops are plain Rust compiled per level; integer
+//! dots have intrinsics. Called by `model` and `bench`. `reference` (tests only)
+//! holds the slow and obvious versions.
+
+pub(crate) mod attention;
+pub(crate) mod float;
+pub(crate) mod half;
+pub(crate) mod linear;
+pub(crate) mod math;
+pub(crate) mod norm;
+pub(crate) mod q8;
+pub(crate) mod rope;
+pub(crate) mod weights;
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Linear layers: several matrices that share one input, in one parallel job.
+//!
+//! Each output is computed by one thread in the order of NUMERICS.md, so neither
+//! threads nor batch can change it.
+
+use super::weights::{Matrix, Packed};
+use super::{float, q8};
+use crate::cpu::Simd;
+use crate::pool::{Pool, SendPtr};
+
+/// Weight bytes a thread takes at a time when one token is computed: large enough
+/// to amortise the claim, small enough to share out evenly.
+const STREAM_CHUNK: usize = 96 * 1024;
+/// Weight bytes kept in the second-level cache while many tokens pass over them.
+const CACHE_CHUNK: usize = 256 * 1024;
+/// Tokens a float kernel takes at a time.
+const FLOAT_TILE: usize = 8;
+
+/// Inputs of a linear layer: rows of `k` elements, quantised where needed.
+#[derive(Default)]
+pub(crate) struct Input {
+    q8: q8::Acts,
+}
+
+/// One matrix and where its results go: `out` has `tokens * matrix.rows` elements.
+pub(crate) struct Product<'a> {
+    pub matrix: &'a Matrix,
+    pub out: &'a mut [f32],
+}
+
+/// `out[t] = matrix * x[t]` for every product. All matrices have the same `k`, the
+/// row length of `x`.
+pub(crate) fn linear(
+    simd: Simd,
+    pool: &Pool,
+    scratch: &mut Input,
+    x: &[f32],
+    k: usize,
+    products: &mut [Product<'_>],
+) {
+    let tokens = x.len() / k;
+    for p in products.iter() {
+        assert!(p.matrix.k == k && p.out.len() == tokens * p.matrix.rows && x.len() == tokens * k);
+    }
+    if products
+        .iter()
+        .any(|p| matches!(p.matrix.data, Packed::Q8(_)))
+    {
+        scratch.q8.fill(simd, pool, x, k);
+    }
+    let goal = if tokens == 1 {
+        STREAM_CHUNK
+    } else {
+        CACHE_CHUNK
+    };
+    let mut chunks = 0;
+    let plan: Vec<Plan<'_>> = products
+        .iter_mut()
+        .map(|p| {
+            // At least four chunks a thread, where there are that many groups.
+            let even = p.matrix.groups() / (4 * pool.threads());
+            let groups = (goal / p.matrix.group_bytes()).min(even).max(1);
+            let first = chunks;
+            chunks += p.matrix.groups().div_ceil(groups);
+            Plan {
+                matrix: p.matrix,
+                out: SendPtr(p.out.as_mut_ptr()),
+                groups,
+                first,
+            }
+        })
+        .collect();
+    let acts = &scratch.q8;
+    pool.run(chunks, &|chunk| {
+        let i = plan.partition_point(|p| p.first <= chunk) - 1;
+        let plan = &plan[i];
+        let from = (chunk - plan.first) * plan.groups;
+        let to = (from + plan.groups).min(plan.matrix.groups());
+        plan.compute(simd, from, to, x, acts);
+    });
+}
+
+struct Plan<'a> {
+    matrix: &'a Matrix,
+    out: SendPtr<f32>,
+    /// Groups of rows per chunk.
+    groups: usize,
+    /// Number of this matrix's first chunk.
+    first: usize,
+}
+
+impl Plan<'_> {
+    fn compute(&self, simd: Simd, from: usize, to: usize, x: &[f32], acts: &q8::Acts) {
+        let k = self.matrix.k;
+        let mut out = [[0.0; q8::ROWS]; q8::TILE];
+        match &self.matrix.data {
+            Packed::Q8(blocks) => {
+                let n = k / q8::BLOCK;
+                for i in 0..acts.tiles() {
+                    let tile = acts.tile(i);
+                    let out = &mut out[..tile.tokens];
+                    for group in from..to {
+                        q8::tile(simd, &blocks[group * n..(group + 1) * n], tile, out);
+                        self.store(group, i * q8::TILE, out);
+                    }
+                }
+            }
+            Packed::F32(w) => self.floats(from, to, x, |group, x, out| {
+                let size = k * float::ROWS;
+                float::group_f32(simd, &w[group * size..(group + 1) * size], x, k, out);
+            }),
+            Packed::F16(w) => self.floats(from, to, x, |group, x, out| {
+                let size = k * float::ROWS;
+                float::group_f16(simd, &w[group * size..(group + 1) * size], x, k, out);
+            }),
+        }
+    }
+
+    fn floats(
+        &self,
+        from: usize,
+        to: usize,
+        x: &[f32],
+        kernel: impl Fn(usize, &[f32], &mut [[f32; float::ROWS]]),
+    ) {
+        let mut out = [[0.0; float::ROWS]; FLOAT_TILE];
+        for group in from..to {
+            for (i, x) in x.chunks(FLOAT_TILE * self.matrix.k).enumerate() {
+                let out = &mut out[..x.len() / self.matrix.k];
+                kernel(group, x, out);
+                self.store(group, i * FLOAT_TILE, out);
+            }
+        }
+    }
+
+    /// Write the results of one group for tokens `first ..`.
+    fn store(&self, group: usize, first: usize, out: &[[f32; float::ROWS]]) {
+        let rows = self.matrix.rows;
+        let n = float::ROWS.min(rows - group * float::ROWS);
+        for (t, sums) in out.iter().enumerate() {
+            let at = (first + t) * rows + group * float::ROWS;
+            // SAFETY: lifetime: the output slice is borrowed by `linear` for the whole
+            // job. Bounds: `first + t` is below the number of tokens and the group's `n`
+            // rows exist, as asserted there. Every (token, group) is written by one
+            // chunk only. Alignment: f32 in a slice of f32.
+            unsafe {
+                std::ptr::copy_nonoverlapping(sums.as_ptr(), self.out.get().add(at), n);
+            }
+        }
+    }
+}

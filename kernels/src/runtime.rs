@@ -1,0 +1,117 @@
+//! Sequences: cache, generation, replay.
+//!
+//! A [`Generation`] is one order's answer in the making; [`replay`] recomputes one
+//! from its tokens and must give the same bits. The thread that calls them is one
+//! of the computing threads. Called by the inference and validator actors on
+//! threads of their own.
+
+mod cache;
+mod digest;
+mod generation;
+mod replay;
+mod sampling;
+mod stop;
+
+pub use generation::{Finish, Generation, Step};
+pub use replay::{Replayed, replay};
+pub use sampling::Sampling;
+
+pub(crate) use cache::Cache;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Rows computed between two looks at a [`CancelFlag`]: a prompt of any length
+/// stops within the time of this many.
+pub(crate) const CHUNK: usize = 128;
+
+/// Set from any thread to stop a prefill or a replay between two chunks.
+#[derive(Clone, Debug, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// A flag that is not set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stop the work.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work should stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a sequence cannot be computed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Nothing to continue.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A token id outside the vocabulary.
+    #[error("token {token} does not exist: the vocabulary has {vocab}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Vocabulary size.
+        vocab: u32,
+    },
+    /// Prompt and answer do not fit into the context.
+    #[error(
+        "{needed} tokens (prompt and answer) do not fit into the model's context of {context}: shorten the prompt or ask for fewer tokens"
+    )]
+    Context {
+        /// Prompt tokens plus the most output tokens.
+        needed: u64,
+        /// The model's context length.
+        context: u32,
+    },
+    /// A sampling parameter outside its range.
+    #[error("{name} is {value}; it must be {allowed}")]
+    Sampling {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// Too many or too long stop strings.
+    #[error(
+        "{count} stop strings of at most {longest} bytes; at most {max_count} of 1 to {max_bytes} bytes are allowed"
+    )]
+    Stops {
+        /// How many were given.
+        count: usize,
+        /// The longest of them.
+        longest: usize,
+        /// How many are allowed.
+        max_count: usize,
+        /// How long they may be.
+        max_bytes: usize,
+    },
+    /// Stopped by its [`CancelFlag`].
+    #[error("cancelled")]
+    Cancelled,
+    /// The model computed something that is not a number.
+    #[error(
+        "the model's values at position {position} are not finite: the model file is damaged or not usable"
+    )]
+    NotFinite {
+        /// Where.
+        position: u32,
+    },
+    /// `step` after the answer has ended.
+    #[error("the answer has already ended")]
+    Finished,
+    /// `step` before `prefill`.
+    #[error("the prompt has not been computed yet: call prefill first")]
+    NotPrefilled,
+}
+
+#[cfg(test)]
+mod tests;

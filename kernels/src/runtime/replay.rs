@@ -1,0 +1,64 @@
+//! Recomputing an answer from its tokens: what a validator does.
+
+use super::digest::logit_digest;
+use super::generation::{Sequence, check};
+use super::{CHUNK, CancelFlag, EngineError, Sampling};
+use crate::model::Model;
+
+/// Rows of logits held at once: 16 rows of the largest vocabularies are 16 MB.
+const LOGIT_ROWS: usize = 16;
+
+/// What an honest engine would have produced at one place of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// The token that the sampling chooses, given the answer's tokens before it.
+    pub expected_token: u32,
+    /// Digest of the logits it is chosen from.
+    pub logit_digest: [u8; 32],
+}
+
+/// Recompute prompt and answer as one prefill. The result has one entry per answer
+/// token; an honest answer agrees in every token and digest, bit for bit.
+pub fn replay(
+    model: &Model,
+    prompt: &[u32],
+    answer: &[u32],
+    sampling: Sampling,
+    seed: u64,
+    cancel: &CancelFlag,
+) -> Result<Vec<Replayed>, EngineError> {
+    sampling.check()?;
+    check(model, prompt, answer.len() as u64)?;
+    let tokens = [prompt, answer].concat();
+    check(model, &tokens, 0)?;
+    let mut sequence = Sequence::new(&tokens);
+    let mut out = Vec::with_capacity(answer.len());
+    // The last token's own logits were never sampled from.
+    let last = tokens.len() - 1;
+    while sequence.computed < last && !answer.is_empty() {
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let from = sequence.computed;
+        let to = (from + CHUNK).min(last);
+        sequence.compute(&model.0, to)?;
+        // Row i gives the logits for token i + 1.
+        let mut row = from.max(prompt.len() - 1);
+        while row < to {
+            let end = (row + LOGIT_ROWS).min(to);
+            sequence.logits(&model.0, row, end)?;
+            let vocab = model.0.graph.vocab;
+            for (i, logits) in sequence.scratch.logits.chunks_exact_mut(vocab).enumerate() {
+                let logit_digest = logit_digest(logits);
+                let before = &sequence.tokens[..row + i + 1];
+                let expected_token = sampling.choose(logits, before, seed);
+                out.push(Replayed {
+                    expected_token,
+                    logit_digest,
+                });
+            }
+            row = end;
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,319 @@
+//! Choosing a token: penalties, temperature, filters, Gumbel noise.
+//!
+//! The noise is a pure function of (seed, position, token id), so that a choice
+//! can be recomputed alone, in any order and batch. Parameters are integers, so
+//! that a request has one canonical form. Order and rounding: NUMERICS.md.
+
+use super::EngineError;
+use super::digest::largest;
+use crate::ops::math::{exp64, ln64};
+
+/// Tokens that the repetition penalty looks back on.
+const PENALTY_WINDOW: usize = 64;
+
+/// How to choose tokens. The default is greedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Temperature in thousandths, at most 10,000; 0 chooses the largest logit.
+    pub temperature_milli: u32,
+    /// Keep this many largest logits; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the most probable tokens up to this sum, in thousandths; 1000 keeps all.
+    pub top_p_milli: u32,
+    /// Keep tokens at least this probable against the best, in thousandths; 0 keeps
+    /// all.
+    pub min_p_milli: u32,
+    /// Divide (multiply, where negative) the logits of the last 64 tokens by this,
+    /// in thousandths, 100 to 10,000; 1000 leaves them.
+    pub repetition_penalty_milli: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature_milli: 0,
+            top_k: 0,
+            top_p_milli: 1000,
+            min_p_milli: 0,
+            repetition_penalty_milli: 1000,
+        }
+    }
+}
+
+impl Sampling {
+    /// Check every parameter's range.
+    pub fn check(&self) -> Result<(), EngineError> {
+        let check = |name, value, range: std::ops::RangeInclusive<u32>, allowed| match range
+            .contains(&value)
+        {
+            true => Ok(()),
+            false => Err(EngineError::Sampling {
+                name,
+                value,
+                allowed,
+            }),
+        };
+        check(
+            "temperature_milli",
+            self.temperature_milli,
+            0..=10_000,
+            "0 to 10000",
+        )?;
+        check("top_p_milli", self.top_p_milli, 1..=1000, "1 to 1000")?;
+        check("min_p_milli", self.min_p_milli, 0..=1000, "0 to 1000")?;
+        let penalty = self.repetition_penalty_milli;
+        check(
+            "repetition_penalty_milli",
+            penalty,
+            100..=10_000,
+            "100 to 10000",
+        )
+    }
+
+    /// The token that follows `before`. `logits` are finite and are changed.
+    pub(crate) fn choose(&self, logits: &mut [f32], before: &[u32], seed: u64) -> u32 {
+        self.penalise(logits, before);
+        if self.temperature_milli == 0 {
+            return largest(logits, 1).first().copied().unwrap_or(0);
+        }
+        let temperature = self.temperature_milli as f32 / 1000.0;
+        logits.iter_mut().for_each(|l| *l /= temperature);
+        let kept = self.keep(logits);
+        let position = before.len() as u32;
+        match kept {
+            Some(ids) => gumbel(ids.into_iter(), logits, seed, position),
+            None => gumbel(0..logits.len() as u32, logits, seed, position),
+        }
+    }
+
+    fn penalise(&self, logits: &mut [f32], before: &[u32]) {
+        if self.repetition_penalty_milli == 1000 {
+            return;
+        }
+        let penalty = self.repetition_penalty_milli as f32 / 1000.0;
+        let mut recent = before[before.len().saturating_sub(PENALTY_WINDOW)..].to_vec();
+        recent.sort_unstable();
+        recent.dedup();
+        for token in recent {
+            if let Some(l) = logits.get_mut(token as usize) {
+                *l = if *l > 0.0 { *l / penalty } else { *l * penalty };
+            }
+        }
+    }
+
+    /// The ids that top-k, min-p and top-p leave; `None` where all stay.
+    fn keep(&self, logits: &[f32]) -> Option<Vec<u32>> {
+        let all = logits.len();
+        let k = if self.top_k == 0 {
+            all
+        } else {
+            all.min(self.top_k as usize)
+        };
+        if k == all && self.min_p_milli == 0 && self.top_p_milli == 1000 {
+            return None;
+        }
+        let mut kept = largest(logits, k);
+        let best = f64::from(*logits.get(*kept.first()? as usize)?);
+        if self.min_p_milli > 0 {
+            let floor = best + ln64(f64::from(self.min_p_milli) / 1000.0);
+            kept.retain(|id| f64::from(logits[*id as usize]) >= floor);
+        }
+        if self.top_p_milli < 1000 {
+            // exp64 is for arguments above -700; below it adds nothing to the sum.
+            let weight = |id: u32| exp64((f64::from(logits[id as usize]) - best).max(-700.0));
+            let weights: Vec<f64> = kept.iter().map(|id| weight(*id)).collect();
+            let total: f64 = weights.iter().fold(0.0, |sum, w| sum + w);
+            let goal = total * (f64::from(self.top_p_milli) / 1000.0);
+            let mut sum = 0.0;
+            let enough = weights.iter().position(|w| {
+                sum += w;
+                sum >= goal
+            });
+            kept.truncate(enough.map_or(kept.len(), |i| i + 1));
+        }
+        Some(kept)
+    }
+}
+
+/// Above the largest noise there is: -ln(-ln(1 - 2^-25)) = 17.33.
+const MAX_NOISE: f64 = 17.5;
+
+/// The id with the largest logit plus noise; the lower id among equals.
+fn gumbel(ids: impl Iterator<Item = u32>, logits: &[f32], seed: u64, position: u32) -> u32 {
+    let mut best: Option<(f64, u32)> = None;
+    for id in ids {
+        let logit = f64::from(logits[id as usize]);
+        // Noise is costly and cannot lift this one above the best so far.
+        if best.is_some_and(|(b, _)| logit + MAX_NOISE < b) {
+            continue;
+        }
+        let score = logit + noise(seed, position, id);
+        let better = best.is_none_or(|(b, i)| score > b || (score == b && id < i));
+        if better {
+            best = Some((score, id));
+        }
+    }
+    best.map_or(0, |(_, id)| id)
+}
+
+/// Standard Gumbel noise from 24 bits: u = (bits + 1/2) / 2^24, -ln(-ln u).
+fn noise(seed: u64, position: u32, token: u32) -> f64 {
+    let [word, ..] = philox([position, token, 0, 0], [seed as u32, (seed >> 32) as u32]);
+    let u = (f64::from(word >> 8) + 0.5) / 16_777_216.0;
+    -ln64(-ln64(u))
+}
+
+/// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw 2011): a counter-based generator.
+fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    let mul = |a: u32, b: u32| {
+        let product = u64::from(a) * u64::from(b);
+        ((product >> 32) as u32, product as u32)
+    };
+    for _ in 0..10 {
+        let (high0, low0) = mul(0xd251_1f53, counter[0]);
+        let (high1, low1) = mul(0xcd9e_8d57, counter[2]);
+        counter = [
+            high1 ^ counter[1] ^ key[0],
+            low1,
+            high0 ^ counter[3] ^ key[1],
+            low0,
+        ];
+        key = [
+            key[0].wrapping_add(0x9e37_79b9),
+            key[1].wrapping_add(0xbb67_ae85),
+        ];
+    }
+    counter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn philox_gives_the_authors_test_vectors() {
+        assert_eq!(
+            philox([0; 4], [0; 2]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox([u32::MAX; 4], [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
+        assert_eq!(
+            philox(
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0]
+            ),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
+    }
+
+    fn frequencies(sampling: Sampling, logits: &[f32], n: u64) -> Vec<f64> {
+        let mut counts = vec![0.0; logits.len()];
+        for seed in 0..n {
+            let token = sampling.choose(&mut logits.to_vec(), &[0; 7], seed);
+            counts[token as usize] += 1.0 / n as f64;
+        }
+        counts
+    }
+
+    #[test]
+    fn noise_samples_the_softmax_distribution() {
+        let logits = [1.0, 0.0, 2.0, -1.0];
+        let sampling = Sampling {
+            temperature_milli: 1000,
+            ..Sampling::default()
+        };
+        let total: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+        for (l, f) in logits.iter().zip(frequencies(sampling, &logits, 40_000)) {
+            assert!((f64::from(*l).exp() / total - f).abs() < 0.01);
+        }
+    }
+
+    #[test]
+    fn filters_keep_what_they_say() {
+        let logits = [3.0, 2.0, 2.9, -5.0, 0.0];
+        let warm = Sampling {
+            temperature_milli: 2000,
+            ..Sampling::default()
+        };
+        let support = |s: Sampling| -> Vec<usize> {
+            let f = frequencies(s, &logits, 2000);
+            (0..5).filter(|i| f[*i] > 0.0).collect()
+        };
+        assert_eq!(support(Sampling { top_k: 2, ..warm }), [0, 2]);
+        assert_eq!(
+            support(Sampling {
+                min_p_milli: 500,
+                ..warm
+            }),
+            [0, 1, 2]
+        );
+        assert_eq!(
+            support(Sampling {
+                top_p_milli: 1,
+                ..warm
+            }),
+            [0]
+        );
+        assert_eq!(
+            support(Sampling {
+                top_p_milli: 600,
+                ..warm
+            }),
+            [0, 2]
+        );
+        assert_eq!(
+            support(Sampling {
+                temperature_milli: 0,
+                ..warm
+            }),
+            [0]
+        );
+    }
+
+    #[test]
+    fn the_penalty_pushes_recent_tokens_down() {
+        let sampling = Sampling {
+            repetition_penalty_milli: 2000,
+            ..Sampling::default()
+        };
+        assert_eq!(sampling.choose(&mut [3.0, 2.0, -1.0], &[0], 1), 1);
+        assert_eq!(sampling.choose(&mut [-1.0, -1.5, -3.0], &[0], 1), 1);
+        let mut old = vec![0];
+        old.extend([2; PENALTY_WINDOW]);
+        assert_eq!(sampling.choose(&mut [3.0, 2.0, -1.0], &old, 1), 0);
+    }
+
+    #[test]
+    fn bad_parameters_are_named() {
+        let bad = Sampling {
+            top_p_milli: 1001,
+            ..Sampling::default()
+        };
+        assert!(
+            bad.check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("top_p_milli is 1001")
+        );
+        assert!(
+            Sampling {
+                temperature_milli: 10_001,
+                ..Sampling::default()
+            }
+            .check()
+            .is_err()
+        );
+        assert!(
+            Sampling {
+                repetition_penalty_milli: 0,
+                ..Sampling::default()
+            }
+            .check()
+            .is_err()
+        );
+        assert!(Sampling::default().check().is_ok());
+    }
+}
