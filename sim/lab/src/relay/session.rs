@@ -62,18 +62,21 @@ pub(super) async fn serve(hub: Arc<Hub>, socket: WebSocket) {
     }
     loop {
         let goes_on = tokio::select! {
-            message = session.socket.recv() => match message {
-                Some(Ok(message)) => session.received(message).await,
-                Some(Err(_)) | None => Err(Closed),
-            },
-            event = live.recv() => session.forward(event).await,
-            _ = hangups.changed() => return,
+            // In this order: what happened before a client's message reaches
+            // the client before the answer to that message.
+            biased;
             () = stopped(&mut stop) => {
                 // Best effort: the peer may be gone.
                 let close = session.socket.send(Message::Close(None));
                 let _ = timeout(limits::SEND_TIMEOUT, close).await;
                 return;
             }
+            _ = hangups.changed() => return,
+            event = live.recv() => session.forward(event).await,
+            message = session.socket.recv() => match message {
+                Some(Ok(message)) => session.received(message).await,
+                Some(Err(_)) | None => Err(Closed),
+            },
         };
         if goes_on.is_err() {
             return;
