@@ -26,7 +26,7 @@ Trains the small model that ships with freehold.
 /// Steps between two lines of progress.
 const REPORT_EVERY: usize = 20;
 /// Steps between two saves of the state.
-const SAVE_EVERY: usize = 100;
+const SAVE_EVERY: usize = 20;
 /// Rows of the held-out text in the final measure.
 const HELD_OUT_ROWS: usize = 64;
 

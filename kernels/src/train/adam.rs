@@ -1,4 +1,5 @@
-//! AdamW (Loshchilov, Hutter 2019) with a warm-up and a cosine, and clipping by the global norm.
+//! AdamW (Loshchilov, Hutter 2019) with a warm-up, a plateau and a falling cosine, and clipping
+//! by the global norm.
 //!
 //! Every weight is its own chain of operations; the norm is summed over chunks of 4,096
 //! gradients in ascending order, so threads do not show. Called by [`super::run`].
@@ -18,6 +19,8 @@ pub struct Settings {
     pub floor: f32,
     /// Steps of linear warm-up.
     pub warmup: usize,
+    /// Steps at the end over which the rate falls along half a cosine.
+    pub fall: usize,
     /// Decay of the first moment.
     pub beta1: f32,
     /// Decay of the second moment.
@@ -29,12 +32,13 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// A high rate for a small model and few steps; found by short runs on the pocket corpus.
+    /// A high rate and short memories, for a small model and few steps.
     fn default() -> Self {
         Self {
             rate: 3e-3,
             floor: 0.03,
             warmup: 40,
+            fall: 200,
             beta1: 0.9,
             beta2: 0.98,
             decay: 0.05,
@@ -44,15 +48,20 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Learning rate of a step (from 0) of `steps`.
+    /// The step from which on the rate falls; at the earliest the middle of the run.
+    pub fn fall_start(&self, steps: usize) -> usize {
+        steps - self.fall.min(steps / 2)
+    }
+
+    /// Learning rate of a step (from 0) of `steps`: a warm-up, a plateau, and half a cosine
+    /// down over the last `fall` steps. Up to the fall it does not depend on `steps`, so a
+    /// saved run can be made longer.
     pub fn rate_at(&self, step: usize, steps: usize) -> f32 {
-        if step < self.warmup {
-            return self.rate * (step + 1) as f32 / self.warmup as f32;
-        }
-        let left = (steps - self.warmup.min(steps)).max(1);
-        let done = (step - self.warmup) as f32 / left as f32;
-        let (_, cos) = math::sin_cos(done * std::f32::consts::PI);
-        self.rate * (self.floor + (1.0 - self.floor) * 0.5 * (1.0 + cos))
+        let up = ((step + 1) as f32 / self.warmup.max(1) as f32).min(1.0);
+        let start = self.fall_start(steps);
+        let done = step.saturating_sub(start) as f32 / (steps - start).max(1) as f32;
+        let (_, cos) = math::sin_cos(done.min(1.0) * std::f32::consts::PI);
+        self.rate * up * (self.floor + (1.0 - self.floor) * 0.5 * (1.0 + cos))
     }
 }
 
@@ -128,8 +137,9 @@ mod tests {
     fn the_rate_rises_then_falls_to_its_floor() {
         let s = Settings::default();
         assert!(s.rate_at(0, 1000) < s.rate_at(20, 1000));
-        assert!((s.rate_at(s.warmup, 1000) - s.rate).abs() < 1e-6);
-        assert!((s.rate_at(999, 1000) - s.rate * s.floor).abs() < 1e-4);
-        assert!(s.rate_at(500, 1000) > s.rate_at(700, 1000));
+        assert_eq!(s.rate_at(s.warmup, 1000), s.rate);
+        assert_eq!(s.rate_at(700, 1000), s.rate_at(700, 2000));
+        assert!(s.rate_at(900, 1000) > s.rate_at(950, 1000));
+        assert!((s.rate_at(999, 1000) - s.rate * s.floor).abs() < 1e-5);
     }
 }

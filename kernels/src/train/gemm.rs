@@ -56,18 +56,24 @@ pub enum Level {
 }
 
 impl Level {
-    /// The best level of this machine.
-    pub fn detect() -> Self {
+    /// The levels of this machine, the plain one first.
+    pub fn available() -> Vec<Self> {
+        let mut levels = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
             if is_x86_feature_detected!("avx2") {
-                return Self::Avx2;
+                levels.push(Self::Avx2);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                levels.push(Self::Avx512);
             }
         }
-        Self::Portable
+        levels
+    }
+
+    /// The best level of this machine.
+    pub fn detect() -> Self {
+        Self::available().pop().unwrap_or(Self::Portable)
     }
 
     /// Rows and columns of C that one inner loop holds in registers.
@@ -245,14 +251,6 @@ mod tests {
     use crate::train::rng::Rng;
     use proptest::prelude::*;
 
-    fn levels() -> Vec<Level> {
-        match Level::detect() {
-            Level::Avx512 => vec![Level::Portable, Level::Avx2, Level::Avx512],
-            Level::Avx2 => vec![Level::Portable, Level::Avx2],
-            Level::Portable => vec![Level::Portable],
-        }
-    }
-
     proptest! {
         #[test]
         fn every_level_and_layout_gives_the_bits_of_the_written_order(
@@ -277,7 +275,7 @@ mod tests {
             }
             let av = if ta { View::rows(&a, m).t() } else { View::rows(&a, k) };
             let bv = if tb { View::rows(&b, k).t() } else { View::rows(&b, n) };
-            for level in levels() {
+            for level in Level::available() {
                 let mut c = c0.clone();
                 gemm(level, &mut Scratch::default(), (m, n, k), av, bv, &mut c, n, add);
                 prop_assert!(c.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits()), "{level:?}");

@@ -2,12 +2,15 @@
 //!
 //! A row is a sequence of tokens with a mask of the positions whose next token counts. The
 //! parameters are one flat slice in the order of [`Shape::tensors`]; matrices are stored as in
-//! GGUF, one output row after another. The passes themselves are in [`pass`]; attention is in
-//! [`attention`]. Not for serving: there is no cache of keys and values. Called by
+//! GGUF, one output row after another. The passes themselves are in [`pass`] and `layer`;
+//! attention is in [`attention`]. Not for serving: there is no cache of keys and values. Called by
 //! [`super::run`] and by tests.
 
 pub mod attention;
+mod layer;
 pub mod pass;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

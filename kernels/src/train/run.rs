@@ -4,14 +4,17 @@
 //! continued; the continuation gives the same bits as an unbroken run. Called by the `pocket`
 //! binary and by tests.
 
+mod chat;
 mod export;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::thread;
 
 use super::adam::{Adam, Settings};
 use super::bpe::Vocab;
-use super::corpus::{Corpus, Exchange};
+use super::corpus::Corpus;
 use super::gemm::Level;
 use super::net::Shape;
 use super::net::pass::{Row, Worker};
@@ -28,13 +31,6 @@ const STREAM_HELD_OUT: u64 = 4 << 40;
 /// Every n-th step has rows of twice the length and half the number, so that the model also
 /// sees long conversations.
 const LONG_EVERY: usize = 4;
-
-/// System messages that clients like to send.
-const SYSTEM: [&str; 3] = [
-    "You are a helpful assistant.",
-    "Answer briefly.",
-    "You are a friendly assistant.",
-];
 
 /// What is trained, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +55,7 @@ impl Default for Plan {
         Self {
             seed: 1,
             steps: 800,
-            rows: 8,
+            rows: 4,
             tokens: 256,
             vocab: 1536,
             threads: 1,
@@ -108,7 +104,7 @@ impl Run {
             let e = corpus.exchange(&mut Rng::new(plan.seed, STREAM_VOCAB + n));
             texts.extend([e.question, e.answer]);
         }
-        texts.extend(SYSTEM.map(String::from));
+        texts.extend(chat::SYSTEM.map(String::from));
         texts.push("user\nassistant\nsystem\n".into());
         let vocab = Vocab::train(&texts, plan.vocab);
         let shape = shape(vocab.len());
@@ -219,128 +215,5 @@ impl Run {
             count += row.counted();
         }
         loss / count.max(1) as f32
-    }
-
-    /// A conversation cut to `tokens` tokens and one more.
-    fn draw_row(&mut self, stream: u64, tokens: usize) -> Row {
-        let mut rng = Rng::new(self.plan.seed, stream);
-        let mut row = Row::default();
-        if rng.chance(15) {
-            let text = SYSTEM[rng.below(SYSTEM.len())];
-            self.message(&mut row, "system", text, false);
-        }
-        while row.tokens.len() <= tokens {
-            let Exchange { question, answer } = self.corpus.exchange(&mut rng);
-            self.message(&mut row, "user", &question, false);
-            self.message(&mut row, "assistant", &answer, true);
-        }
-        row.tokens.truncate(tokens + 1);
-        row.counts.truncate(tokens + 1);
-        row
-    }
-
-    /// Appends one message in ChatML; with `learn`, its text and its end count as guesses.
-    fn message(&mut self, row: &mut Row, role: &str, text: &str, learn: bool) {
-        row.tokens.push(self.vocab.special(1));
-        self.vocab.encode(&format!("{role}\n"), &mut row.tokens);
-        row.counts.resize(row.tokens.len() - 1, false);
-        self.vocab.encode(text, &mut row.tokens);
-        row.tokens.push(self.vocab.special(2));
-        row.counts.resize(row.tokens.len() - 1, learn);
-        self.vocab.encode("\n", &mut row.tokens);
-        row.counts.resize(row.tokens.len(), false);
-    }
-
-    /// The most likely answer to one question, at most `most` tokens, and their number. Slow:
-    /// every token runs the whole text again.
-    pub fn answer(&mut self, question: &str, most: usize) -> (String, usize) {
-        let mut row = Row::default();
-        self.message(&mut row, "user", question, false);
-        let mut tokens = row.tokens;
-        tokens.push(self.vocab.special(1));
-        self.vocab.encode("assistant\n", &mut tokens);
-        let start = tokens.len();
-        let end = self.vocab.special(2);
-        while tokens.len() - start < most && tokens.len() < self.shape.context {
-            let logits = self.workers[0].next_logits(&self.weights, &tokens);
-            let best =
-                (0..logits.len()).fold(0, |b, i| if logits[i] > logits[b] { i } else { b }) as u32;
-            if best == end {
-                break;
-            }
-            tokens.push(best);
-        }
-        (self.vocab.decode(&tokens[start..]), tokens.len() - start)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    pub(super) fn small(threads: usize) -> Run {
-        let plan = Plan {
-            seed: 3,
-            steps: 6,
-            rows: 4,
-            tokens: 48,
-            vocab: 320,
-            threads,
-        };
-        Run::with_shape(plan, |vocab| Shape {
-            vocab,
-            dim: 32,
-            layers: 2,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 32,
-            ffn: 64,
-            context: 128,
-        })
-    }
-
-    fn bits(run: &Run) -> blake3::Hash {
-        let mut h = blake3::Hasher::new();
-        run.weights().iter().for_each(|x| {
-            h.update(&x.to_le_bytes());
-        });
-        h.finalize()
-    }
-
-    #[test]
-    fn the_thread_count_does_not_show_in_the_weights() {
-        let (mut one, mut three) = (small(1), small(3));
-        for _ in 0..3 {
-            let (a, b) = (one.advance(), three.advance());
-            assert_eq!(a.loss.to_bits(), b.loss.to_bits());
-        }
-        assert_eq!(bits(&one), bits(&three));
-    }
-
-    #[test]
-    fn a_saved_run_continues_with_the_same_bits() {
-        let mut whole = small(1);
-        let mut first = small(1);
-        for _ in 0..2 {
-            whole.advance();
-            first.advance();
-        }
-        let saved = first.save();
-        let mut second = small(1);
-        second.load(&saved).expect("its own state");
-        whole.advance();
-        second.advance();
-        assert_eq!(bits(&whole), bits(&second));
-        assert!(second.load(&saved[1..]).is_err());
-    }
-
-    #[test]
-    fn a_few_steps_lower_the_loss_on_text_not_seen() {
-        let mut run = small(1);
-        let before = run.held_out(4);
-        for _ in 0..6 {
-            run.advance();
-        }
-        assert!(run.held_out(4) < before);
     }
 }

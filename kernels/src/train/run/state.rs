@@ -17,12 +17,14 @@ pub enum StateError {
 }
 
 impl Run {
-    /// Fields of the plan that a continuation must share.
-    fn fingerprint(&self) -> [u64; 6] {
+    /// What a continuation must share. The length of the run is zero as long as the rate
+    /// does not depend on it, so that a run can still be made longer.
+    fn fingerprint(&self, step: usize) -> [u64; 6] {
         let p = &self.plan;
+        let free = step <= self.settings.fall_start(p.steps);
         [
             p.seed,
-            p.steps as u64,
+            if free { 0 } else { p.steps as u64 },
             p.rows as u64,
             p.tokens as u64,
             p.vocab as u64,
@@ -33,7 +35,7 @@ impl Run {
     /// The state between two steps.
     pub fn save(&self) -> Vec<u8> {
         let mut body = Vec::new();
-        self.fingerprint()
+        self.fingerprint(self.step)
             .iter()
             .for_each(|x| body.extend_from_slice(&x.to_le_bytes()));
         body.extend_from_slice(&(self.step as u64).to_le_bytes());
@@ -63,8 +65,8 @@ impl Run {
             .chunks_exact(8)
             .map(|c| c.iter().rev().fold(0, |t, &b| t << 8 | b as u64))
             .collect();
-        let n = self.weights.len();
-        if words[..6] != self.fingerprint() || floats.len() != (2 + 3 * n) * 4 {
+        let (n, step) = (self.weights.len(), words[6] as usize);
+        if words[..6] != self.fingerprint(step) || floats.len() != (2 + 3 * n) * 4 {
             return Err(StateError::OtherPlan);
         }
         let mut floats = floats
@@ -75,7 +77,7 @@ impl Run {
         self.weights = take(n);
         let (m, v) = (take(n), take(n));
         self.adam.restore([powers[0], powers[1]], m, v);
-        self.step = words[6] as usize;
+        self.step = step;
         Ok(())
     }
 }
