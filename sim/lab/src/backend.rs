@@ -22,6 +22,9 @@ use crate::rpc::{RpcAccess, RpcClient, RpcServer};
 /// Pause between two looks at a bitcoind's mempool.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a bitcoind answers to our own `rollback`.
+const CODE_UNKNOWN_METHOD: i64 = -32601;
+
 enum Backend {
     InProcess {
         chain: RegtestChain,
@@ -65,15 +68,8 @@ impl Chain {
         Self { backend, client }.checked().await
     }
 
-    /// The chain itself must say that it is regtest.
     async fn checked(self) -> Result<Self, LabError> {
-        let info = self.client.call("getblockchaininfo", json!([])).await?;
-        let found = info.get("chain").and_then(Value::as_str).unwrap_or("");
-        if found != "regtest" {
-            return Err(LabError::NotRegtest {
-                found: found.to_owned(),
-            });
-        }
+        check_regtest(&self.client).await?;
         Ok(self)
     }
 
@@ -116,11 +112,26 @@ impl Chain {
 #[derive(Clone)]
 pub struct ChainDriver {
     client: RpcClient,
-    /// Ticks on change; absent on bitcoind, which is polled.
+    /// Ticks on change; absent where the chain is another process, which is
+    /// polled.
     changes: Option<watch::Receiver<u64>>,
 }
 
 impl ChainDriver {
+    /// Drives the chain of a lab in another process. It is polled, as bitcoind
+    /// is.
+    ///
+    /// # Errors
+    /// When it does not answer or is not regtest.
+    pub async fn connect(access: RpcAccess) -> Result<Self, LabError> {
+        let client = RpcClient::new(access);
+        check_regtest(&client).await?;
+        Ok(Self {
+            client,
+            changes: None,
+        })
+    }
+
     /// Height of the best block.
     ///
     /// # Errors
@@ -152,11 +163,11 @@ impl ChainDriver {
         if count == 0 {
             return Ok(());
         }
-        if self.changes.is_some() {
-            self.client.call("rollback", json!([count])).await?;
-            return Ok(());
+        match self.client.call("rollback", json!([count])).await {
+            Err(error) if error.code() == Some(CODE_UNKNOWN_METHOD) => {}
+            other => return Ok(other.map(drop)?),
         }
-        // bitcoind: declare the lowest block to go invalid.
+        // A bitcoind: declare the lowest block that goes invalid.
         let first = (self.height().await? + 1).saturating_sub(count);
         let hash = self.client.call("getblockhash", json!([first])).await?;
         self.client.call("invalidateblock", json!([hash])).await?;
@@ -218,6 +229,18 @@ impl ChainDriver {
             }
         }
     }
+}
+
+/// The chain itself must say that it is regtest.
+async fn check_regtest(client: &RpcClient) -> Result<(), LabError> {
+    let info = client.call("getblockchaininfo", json!([])).await?;
+    let found = info.get("chain").and_then(Value::as_str).unwrap_or("");
+    if found == "regtest" {
+        return Ok(());
+    }
+    Err(LabError::NotRegtest {
+        found: found.to_owned(),
+    })
 }
 
 fn read<T: serde::de::DeserializeOwned>(value: Value, method: &'static str) -> Result<T, LabError> {

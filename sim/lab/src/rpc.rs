@@ -28,6 +28,7 @@ use axum::routing::post;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::RngCore;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -48,8 +49,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 const CODE_PARSE: i64 = -32700;
 
 /// Where a chain's RPC listens and what it asks for. These four values are
-/// what `Builder::set_chain_source_bitcoind_rpc` takes, in its order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// what `Builder::set_chain_source_bitcoind_rpc` takes, in its order. It can be
+/// written down for other processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RpcAccess {
     /// Always "127.0.0.1".
     pub host: String,

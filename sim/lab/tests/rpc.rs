@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lab::chain::subsidy_sats;
 use lab::rpc::{RpcClient, RpcClientError};
-use lab::{Chain, RpcAccess};
+use lab::{Chain, ChainDriver, RpcAccess};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -93,7 +93,7 @@ async fn refusals_have_bitcoinds_codes() {
 async fn a_rollback_and_a_longer_branch_reorganise_and_stale_headers_stay() {
     let dir = tempfile::tempdir().unwrap();
     for chain in backends(dir.path()).await {
-        let driver = chain.driver();
+        let driver = ChainDriver::connect(chain.rpc().clone()).await.unwrap();
         let address = lab::chain::regtest_address(ADDRESS).unwrap();
         let old = driver.generate(4, &address).await.unwrap();
         driver.rollback(2).await.unwrap();
