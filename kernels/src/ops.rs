@@ -16,6 +16,6 @@ pub(crate) mod rope;
 pub(crate) mod weights;
 
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;

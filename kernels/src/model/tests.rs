@@ -137,3 +137,59 @@ proptest! {
         }
     }
 }
+
+/// Logits of every position against the f64 reference, as a normalised error.
+fn error_against_reference(bytes: Vec<u8>, tokens: &[u32]) -> f64 {
+    use crate::ops::reference;
+    let truth = reference::qwen3(&Gguf::from_bytes(bytes.clone()).unwrap(), tokens);
+    let model = load(bytes).unwrap();
+    let mut cache = crate::runtime::Cache::default();
+    cache.reserve(&model.0.graph, tokens.len());
+    let rows: Vec<Row> = tokens
+        .iter()
+        .enumerate()
+        .map(|(i, token)| Row {
+            sequence: 0,
+            position: i as u32,
+            token: *token,
+        })
+        .collect();
+    let mut scratch = Scratch::default();
+    model.0.forward(&rows, &mut [&mut cache], &mut scratch);
+    model.0.logits(0, tokens.len(), &mut scratch);
+    let found = scratch.logits.iter().map(|l| f64::from(*l));
+    reference::nmse(truth.iter().copied(), found)
+}
+
+#[test]
+fn logits_agree_with_the_slow_reference() {
+    let tokens: Vec<u32> = (0..150).map(|i| (i * 57 + 11) % 256).collect();
+    let untied = Shape {
+        tied: false,
+        heads: 6,
+        kv_heads: 3,
+        vocab: 300,
+        ..Shape::tiny()
+    };
+    for shape in [Shape::tiny(), untied] {
+        // Keys and values are kept in f16: 1e-6. Eight-bit activations: 1e-3.
+        for (ty, bound) in [
+            (TensorType::F32, 1e-6),
+            (TensorType::F16, 1e-6),
+            (TensorType::Q8_0, 1e-3),
+        ] {
+            let error = error_against_reference(qwen3(&shape, ty, 3), &tokens);
+            assert!(error < bound, "{ty}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn the_pocket_models_logits_agree_with_the_slow_reference() {
+    let model = load(crate::pocket::pocket().to_vec()).unwrap();
+    let tokens = model
+        .tokenizer()
+        .encode("A host is a node that runs an open model.", false);
+    let error = error_against_reference(crate::pocket::pocket().to_vec(), &tokens);
+    assert!(error < 1e-3, "{error:e}");
+}

@@ -1,1 +1,296 @@
+//! Every kernel at every instruction level against the others and the reference.
 
+use super::linear::{Input, Product, linear};
+use super::weights::Matrix;
+use super::{attention, norm, reference, rope};
+use crate::cpu::{Simd, SimdLevel};
+use crate::gguf::TensorType;
+use crate::pool::Pool;
+use ::half::f16;
+use ndarray::{Array2, ArrayView1};
+use proptest::prelude::*;
+
+const LEVELS: [SimdLevel; 3] = [SimdLevel::Portable, SimdLevel::Avx2, SimdLevel::Avx512Vnni];
+const TYPES: [TensorType; 3] = [TensorType::Q8_0, TensorType::F16, TensorType::F32];
+
+/// Deterministic numbers that look like a trained model's: mostly small, with
+/// outliers a hundred times as large, and exact zeros.
+struct Numbers(u64);
+
+impl Numbers {
+    fn bits(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        self.0 >> 33
+    }
+
+    fn real(&mut self) -> f32 {
+        let x = self.bits() as f32 / (1u64 << 31) as f32 * 2.0 - 1.0;
+        match self.bits() % 64 {
+            0 => x * 100.0,
+            1 => 0.0,
+            2 => x * 1e-20,
+            _ => x,
+        }
+    }
+
+    fn reals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.real()).collect()
+    }
+
+    fn weights(&mut self, ty: TensorType, n: usize) -> Vec<u8> {
+        match ty {
+            TensorType::Q8_0 => (0..n / 32)
+                .flat_map(|_| {
+                    // Scales of both signs, some below the normal range of f16.
+                    let d = f16::from_f32(self.real() * 0.01).to_le_bytes();
+                    // All codes, -128 among them, which quantisers do not write.
+                    let codes: Vec<u8> = (0..32).map(|_| self.bits() as u8).collect();
+                    d.into_iter().chain(codes)
+                })
+                .collect(),
+            TensorType::F16 => (0..n)
+                .flat_map(|_| f16::from_f32(self.real()).to_le_bytes())
+                .collect(),
+            _ => (0..n).flat_map(|_| self.real().to_le_bytes()).collect(),
+        }
+    }
+}
+
+fn product(simd: Simd, pool: &Pool, matrix: &Matrix, x: &[f32]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; x.len() / matrix.k * matrix.rows];
+    let mut products = [Product {
+        matrix,
+        out: &mut out,
+    }];
+    linear(
+        simd,
+        pool,
+        &mut Input::default(),
+        x,
+        matrix.k,
+        &mut products,
+    );
+    out
+}
+
+/// All levels, thread counts and batches agree bit for bit; the reference agrees
+/// to rounding.
+fn check_linear(ty: TensorType, k: usize, rows: usize, tokens: usize, seed: u64) {
+    let mut numbers = Numbers(seed);
+    let bytes = numbers.weights(ty, k * rows);
+    let x = numbers.reals(k * tokens);
+    let one = Pool::new(1);
+    let matrix = Matrix::pack(&one, ty, &bytes, k, rows).unwrap();
+    let expected = product(Simd::at_most(SimdLevel::Portable), &one, &matrix, &x);
+    let bits = |y: &[f32]| -> Vec<u32> { y.iter().map(|y| y.to_bits()).collect() };
+    let three = Pool::new(3);
+    for level in LEVELS {
+        let simd = Simd::at_most(level);
+        for pool in [&one, &three] {
+            let found = product(simd, pool, &matrix, &x);
+            assert!(
+                bits(&found) == bits(&expected),
+                "{ty} {level:?} {k}x{rows} m={tokens}"
+            );
+        }
+        for t in [0, tokens / 2, tokens - 1] {
+            let alone = product(simd, &one, &matrix, &x[t * k..(t + 1) * k]);
+            assert!(
+                bits(&alone) == bits(&expected[t * rows..(t + 1) * rows]),
+                "{ty} {level:?}"
+            );
+        }
+    }
+    let w = reference::matrix(ty, &bytes, k);
+    for t in [0, tokens - 1] {
+        let row = &x[t * k..(t + 1) * k];
+        let seen = match ty {
+            TensorType::Q8_0 => reference::quantised(row),
+            _ => row.iter().map(|x| f64::from(*x)).collect(),
+        };
+        let truth = w.dot(&seen);
+        let size = w.mapv(f64::abs).dot(&seen.mapv(f64::abs));
+        for r in 0..rows {
+            // K sums, each rounded relative to a partial sum within `size`.
+            let bound = size[r] * k as f64 * f64::from(f32::EPSILON) + 1e-30;
+            let error = (f64::from(expected[t * rows + r]) - truth[r]).abs();
+            assert!(error <= bound, "{ty} {k}x{rows} row {r}: {error} > {bound}");
+        }
+    }
+}
+
+#[test]
+fn linear_layers_agree_bit_for_bit_and_with_the_reference() {
+    for ty in TYPES {
+        for tokens in [1, 4, 8, 23] {
+            for (k, rows) in [(32, 1), (96, 16), (256, 17), (1024, 40), (3072, 16)] {
+                check_linear(ty, k, rows, tokens, 1);
+            }
+        }
+        check_linear(ty, 128, 48, 512, 2);
+    }
+    // Float weights do not come in blocks.
+    check_linear(TensorType::F32, 33, 5, 9, 3);
+    check_linear(TensorType::F16, 65, 31, 2, 4);
+}
+
+#[test]
+fn eight_bit_activations_cost_little_accuracy() {
+    let mut numbers = Numbers(9);
+    let (k, rows) = (1024, 64);
+    let bytes = numbers.weights(TensorType::Q8_0, k * rows);
+    // A bell curve without outliers, as after a norm.
+    let x: Vec<f32> = (0..k)
+        .map(|_| {
+            (0..6)
+                .map(|_| numbers.bits() as f32 / 2f32.powi(31) - 0.5)
+                .sum()
+        })
+        .collect();
+    let pool = Pool::new(1);
+    let matrix = Matrix::pack(&pool, TensorType::Q8_0, &bytes, k, rows).unwrap();
+    let found = product(Simd::detect(), &pool, &matrix, &x);
+    let wide: ndarray::Array1<f64> = x.iter().map(|x| f64::from(*x)).collect();
+    let truth = reference::matrix(TensorType::Q8_0, &bytes, k).dot(&wide);
+    let error = reference::nmse(truth.into_iter(), found.iter().map(|x| f64::from(*x)));
+    assert!(error < 1e-4, "{error}");
+}
+
+#[test]
+fn an_activation_that_is_not_finite_stays_not_finite_at_every_level() {
+    let mut numbers = Numbers(5);
+    let pool = Pool::new(1);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for ty in TYPES {
+            let bytes = numbers.weights(ty, 64 * 16);
+            let matrix = Matrix::pack(&pool, ty, &bytes, 64, 16).unwrap();
+            let mut x = numbers.reals(64);
+            x[40] = bad;
+            for level in LEVELS {
+                let found = product(Simd::at_most(level), &pool, &matrix, &x);
+                // A zero weight times infinity is NaN; a Q8_0 scale is never skipped.
+                assert!(
+                    found.iter().all(|y| !y.is_finite()),
+                    "{ty} {level:?} {found:?}"
+                );
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn linear_layers_agree_on_any_shape(
+        ty in prop::sample::select(TYPES.to_vec()),
+        blocks in 1usize..12,
+        rows in 1usize..70,
+        tokens in 1usize..30,
+        seed in any::<u64>(),
+    ) {
+        check_linear(ty, blocks * 32, rows, tokens, seed);
+    }
+
+    #[test]
+    fn norms_agree_bit_for_bit_and_with_the_reference(n in 1usize..300, seed in any::<u64>()) {
+        let mut numbers = Numbers(seed);
+        let (x, w) = (numbers.reals(2 * n), numbers.reals(n));
+        let wide = |v: &[f32]| -> Vec<f64> { v.iter().map(|x| f64::from(*x)).collect() };
+        let mut expected = vec![0.0; 2 * n];
+        norm::rms_norm(Simd::at_most(SimdLevel::Portable), &x, &w, 1e-6, &mut expected);
+        for level in LEVELS {
+            let simd = Simd::at_most(level);
+            let mut out = vec![0.0; 2 * n];
+            norm::rms_norm(simd, &x, &w, 1e-6, &mut out);
+            prop_assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+            let mut place = x.clone();
+            norm::rms_norm_in_place(simd, &mut place, &w, 1e-6);
+            prop_assert_eq!(&place, &expected);
+        }
+        let truth = reference::rms_norm(ArrayView1::from(&wide(&x[..n])), &wide(&w), 1e-6);
+        for (t, f) in truth.iter().zip(&expected) {
+            prop_assert!((t - f64::from(*f)).abs() <= 1e-5 * t.abs() + 1e-30);
+        }
+    }
+
+    #[test]
+    fn the_activation_agrees_bit_for_bit_and_with_the_reference(seed in any::<u64>(), n in 1usize..70) {
+        let mut numbers = Numbers(seed);
+        let (gate, up) = (numbers.reals(n), numbers.reals(n));
+        let mut expected = gate.clone();
+        norm::swiglu(Simd::at_most(SimdLevel::Portable), &mut expected, &up);
+        for level in LEVELS {
+            let mut out = gate.clone();
+            norm::swiglu(Simd::at_most(level), &mut out, &up);
+            prop_assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+        for i in 0..n {
+            let (g, u) = (f64::from(gate[i]), f64::from(up[i]));
+            let truth = g / (1.0 + (-g).exp()) * u;
+            prop_assert!((truth - f64::from(expected[i])).abs() <= 1e-5 * truth.abs() + 1e-30);
+        }
+    }
+
+    #[test]
+    fn attention_agrees_bit_for_bit_and_with_the_reference(
+        half in 1usize..70, positions in 1usize..200, seed in any::<u64>(),
+    ) {
+        let dim = 2 * half;
+        let mut numbers = Numbers(seed);
+        let query = numbers.reals(dim);
+        let rows: Vec<(Vec<f32>, Vec<f32>)> = (0..positions)
+            .map(|_| (numbers.reals(dim), numbers.reals(dim)))
+            .collect();
+        let mut tiles = vec![vec![0u16; 2 * dim * attention::TILE]; positions.div_ceil(attention::TILE)];
+        for (p, (k, v)) in rows.iter().enumerate() {
+            attention::store(&mut tiles[p / attention::TILE], p % attention::TILE, k, v);
+        }
+        let run = |simd: Simd| {
+            let mut state = attention::State::new(dim);
+            let mut wide = attention::Wide::default();
+            for (i, tile) in tiles.iter().enumerate() {
+                wide.fill(simd, tile);
+                let seen = (positions - i * attention::TILE).min(attention::TILE);
+                wide.attend(simd, &query, 1.0 / (dim as f32).sqrt(), seen, &mut state);
+            }
+            let mut out = vec![0.0; dim];
+            state.finish(&mut out);
+            out
+        };
+        let expected = run(Simd::at_most(SimdLevel::Portable));
+        for level in LEVELS {
+            let out = run(Simd::at_most(level));
+            prop_assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+        let stored = |x: &f32| f64::from(f16::from_f32(*x));
+        let matrix = |pick: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| {
+            let all: Vec<f64> = rows.iter().flat_map(|r| pick(r).iter().map(stored)).collect();
+            Array2::from_shape_vec((positions, dim), all).unwrap()
+        };
+        let wide: Vec<f64> = query.iter().map(|x| f64::from(*x)).collect();
+        let truth = reference::attend(ArrayView1::from(&wide), &matrix(|r| &r.0), &matrix(|r| &r.1));
+        let error = reference::nmse(truth.iter().copied(), expected.iter().map(|x| f64::from(*x)));
+        prop_assert!(error < 1e-6, "{error}");
+    }
+}
+
+#[test]
+fn rope_turns_pairs_by_their_angle() {
+    let rope = rope::Rope::new(8, 10_000.0);
+    for position in [0, 1, 77, 40_000] {
+        let mut angles = [0.0; 8];
+        rope.angles(position, &mut angles);
+        let mut head = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+        let before = head;
+        rope::rotate(&mut head, &angles);
+        for i in 0..4 {
+            let angle = f64::from(position) * 10_000f64.powf(-(i as f64) / 4.0);
+            let (a, b) = (f64::from(before[i]), f64::from(before[i + 4]));
+            assert!((f64::from(head[i]) - (a * angle.cos() - b * angle.sin())).abs() < 2e-6);
+            assert!((f64::from(head[i + 4]) - (b * angle.cos() + a * angle.sin())).abs() < 2e-6);
+        }
+    }
+}
