@@ -9,6 +9,7 @@ use std::time::Instant;
 use kernels::train::corpus::Corpus;
 use kernels::train::rng::Rng;
 use kernels::train::run::{Plan, Run};
+use kernels::{CancelFlag, ChatMessage, Generation, Model, OpenOptions, Sampling};
 
 const HELP: &str = "\
 Trains the small model that ships with freehold.
@@ -19,8 +20,10 @@ Trains the small model that ships with freehold.
       --threads changes the time, never the result.
   pocket corpus [--seed S] [--count N]
       Prints exchanges of the training text.
-  pocket ask --state FILE [--steps N] [--seed S] QUESTION...
-      Answers questions with the weights of a saved run (slow, for a look).
+  pocket export --state FILE [--steps N] [--seed S] [--out FILE]
+      Writes the model of a saved run as it is.
+  pocket ask [--model FILE] QUESTION...
+      Answers questions with a GGUF file, or with the model in this program.
 ";
 
 /// Steps between two lines of progress.
@@ -29,6 +32,8 @@ const REPORT_EVERY: usize = 20;
 const SAVE_EVERY: usize = 20;
 /// Rows of the held-out text in the final measure.
 const HELD_OUT_ROWS: usize = 64;
+/// Longest answer that `ask` waits for, in tokens.
+const LONGEST: u32 = 400;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -36,6 +41,7 @@ struct Args {
     plan: Plan,
     out: PathBuf,
     state: Option<PathBuf>,
+    model: Option<PathBuf>,
     count: u64,
     rest: Vec<String>,
 }
@@ -45,6 +51,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
         plan: Plan::default(),
         out: "kernels/pocket/pocket.gguf".into(),
         state: None,
+        model: None,
         count: 20,
         rest: Vec::new(),
     };
@@ -62,6 +69,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
         match arg.as_str() {
             "--out" => a.out = value.into(),
             "--state" => a.state = Some(value.into()),
+            "--model" => a.model = Some(value.into()),
             "--steps" => a.plan.steps = number()? as usize,
             "--seed" => a.plan.seed = number()?,
             "--threads" => a.plan.threads = number()? as usize,
@@ -112,10 +120,22 @@ fn train(a: &Args) -> Result<(), Failure> {
             std::fs::rename(&part, path)?;
         }
     }
+    finish(a, &mut run)
+}
+
+fn export(a: &Args) -> Result<(), Failure> {
+    let path = a.state.as_ref().ok_or("export needs --state FILE")?;
+    let mut run = Run::new(a.plan);
+    run.load(&std::fs::read(path)?)?;
+    finish(a, &mut run)
+}
+
+fn finish(a: &Args, run: &mut Run) -> Result<(), Failure> {
     let bytes = run.export();
     std::fs::write(&a.out, &bytes)?;
     println!(
-        "held-out loss {:.4} nats per token",
+        "{} steps, held-out loss {:.4} nats per token",
+        run.done(),
         run.held_out(HELD_OUT_ROWS)
     );
     println!(
@@ -128,16 +148,32 @@ fn train(a: &Args) -> Result<(), Failure> {
 }
 
 fn ask(a: &Args) -> Result<(), Failure> {
-    let path = a.state.as_ref().ok_or("ask needs --state FILE")?;
-    let mut run = Run::new(a.plan);
-    run.load(&std::fs::read(path)?)?;
-    println!(
-        "held-out loss {:.4} nats per token",
-        run.held_out(HELD_OUT_ROWS)
-    );
+    let options = OpenOptions {
+        threads: 1,
+        ..OpenOptions::default()
+    };
+    let model = match &a.model {
+        Some(path) => Model::open(path, &options)?,
+        None => Model::from_bytes(kernels::pocket::pocket(), &options)?,
+    };
     for question in &a.rest {
-        let (answer, tokens) = run.answer(question, 200);
-        println!("> {question}\n{answer}\n({tokens} tokens)\n");
+        let messages = [ChatMessage {
+            role: "user".into(),
+            content: question.clone(),
+        }];
+        // Our template prints no date.
+        let prompt = model.encode_chat(&messages, "")?;
+        let mut answer = Generation::new(&model, &prompt, Sampling::default(), 0, LONGEST, &[])?;
+        answer.prefill(&CancelFlag::new())?;
+        let mut text = String::new();
+        loop {
+            let step = answer.step()?;
+            text.push_str(&step.text);
+            if step.finish.is_some() {
+                break;
+            }
+        }
+        println!("> {question}\n{text}\n({} tokens)\n", answer.answer().len());
     }
     Ok(())
 }
@@ -157,6 +193,7 @@ fn main() {
         .map_err(Failure::from)
         .and_then(|a| match command.as_str() {
             "train" => train(&a),
+            "export" => export(&a),
             "ask" => ask(&a),
             "corpus" => {
                 corpus(&a);

@@ -1,4 +1,4 @@
-//! Conversations as tokens: ChatML for training rows, and a greedy answer for a look.
+//! Conversations as tokens: ChatML for training rows.
 //!
 //! Called by [`super`].
 
@@ -45,25 +45,8 @@ impl Run {
         row.counts.resize(row.tokens.len(), false);
     }
 
-    /// The most likely answer to one question, at most `most` tokens, and their number. Slow:
-    /// every token runs the whole text again.
-    pub fn answer(&mut self, question: &str, most: usize) -> (String, usize) {
-        let mut row = Row::default();
-        self.message(&mut row, "user", question, false);
-        let mut tokens = row.tokens;
-        tokens.push(self.vocab.special(1));
-        self.vocab.encode("assistant\n", &mut tokens);
-        let start = tokens.len();
-        let end = self.vocab.special(2);
-        while tokens.len() - start < most && tokens.len() < self.shape.context {
-            let logits = self.workers[0].next_logits(&self.weights, &tokens);
-            let best =
-                (0..logits.len()).fold(0, |b, i| if logits[i] > logits[b] { i } else { b }) as u32;
-            if best == end {
-                break;
-            }
-            tokens.push(best);
-        }
-        (self.vocab.decode(&tokens[start..]), tokens.len() - start)
+    /// Logits of the token after `tokens`, from the unrounded weights. Slow: for comparisons.
+    pub fn next_logits(&mut self, tokens: &[u32]) -> Vec<f32> {
+        self.workers[0].next_logits(&self.weights, tokens)
     }
 }

@@ -95,6 +95,7 @@ mod tests {
     use super::super::tests::small;
     use crate::gguf::{Gguf, TensorType};
     use crate::tokenizer::Tokenizer;
+    use crate::{CancelFlag, ChatMessage, Generation, Model, OpenOptions, Sampling};
 
     #[test]
     fn the_engine_reads_the_file_and_splits_text_into_the_same_tokens() {
@@ -135,5 +136,36 @@ mod tests {
         let prompt = tokenizer.encode("<|im_start|>user\n<|im_end|>", true);
         assert_eq!(prompt[0], run.vocab.special(1));
         assert_eq!(prompt.last(), Some(&run.vocab.special(2)));
+    }
+
+    #[test]
+    fn the_engine_chooses_what_the_unrounded_weights_prefer() {
+        let mut run = small(1);
+        for _ in 0..6 {
+            run.advance();
+        }
+        let model = Model::from_bytes(run.export(), &OpenOptions::default()).expect("a model");
+        let messages = [ChatMessage {
+            role: "user".into(),
+            content: "What is a relay?".into(),
+        }];
+        let mut tokens = model
+            .encode_chat(&messages, "2026-01-01")
+            .expect("a template");
+        let start = tokens.len();
+        let mut answer = Generation::new(&model, &tokens, Sampling::default(), 0, 40, &[])
+            .expect("within the context");
+        answer.prefill(&CancelFlag::new()).expect("not cancelled");
+        for _ in 0..40 {
+            let logits = run.next_logits(&tokens);
+            let max = logits.iter().copied().fold(f32::MIN, f32::max);
+            let min = logits.iter().copied().fold(f32::MAX, f32::min);
+            let Ok(step) = answer.step() else { break };
+            let lost = max - logits[step.token as usize];
+            // Rounding to Q8_0 may swap near equals, but no more than that.
+            assert!(lost <= 0.02 * (max - min), "{lost} of {min} to {max}");
+            tokens.push(step.token);
+        }
+        assert!(tokens.len() > start);
     }
 }
