@@ -161,8 +161,8 @@ fn ask(a: &Args) -> Result<(), Failure> {
             role: "user".into(),
             content: question.clone(),
         }];
-        // Our template prints no date.
-        let prompt = model.encode_chat(&messages, "")?;
+        // Our template prints no date; the engine wants one all the same.
+        let prompt = model.encode_chat(&messages, "2026-01-01")?;
         let mut answer = Generation::new(&model, &prompt, Sampling::default(), 0, LONGEST, &[])?;
         answer.prefill(&CancelFlag::new())?;
         let mut text = String::new();
