@@ -116,8 +116,10 @@ pub struct Chunk {
 pub enum Finish {
     /// The model ended it, or a stop string did.
     Stop,
-    /// The limit on output tokens.
+    /// The limit on output tokens of the job.
     Length,
+    /// The cap on the cost of the order is used up.
+    Budget,
     /// The buyer stopped it.
     Stopped,
 }

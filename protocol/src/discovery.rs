@@ -1,0 +1,3 @@
+//! The discovery machine: listings in, ranked candidates out.
+
+pub mod io;

@@ -1,0 +1,140 @@
+//! What goes into and comes out of the discovery machine.
+
+#![allow(missing_docs)] // the fields of inputs and effects are named for what they are
+
+use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
+use crate::inference::io::ModelSelector;
+use crate::machine::Record;
+use crate::manifest::{Manifest, Role};
+use crate::reputation::ScoreCard;
+use crate::route::Message;
+use crate::time::WallTime;
+use serde::{Deserialize, Serialize};
+
+/// A load report on a model's gossip topic, or asked for at order time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulse {
+    /// The host.
+    pub host: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// Orders running.
+    pub running: u32,
+    /// Orders waiting.
+    pub queued: u32,
+    /// Orders it can run at once.
+    pub slots: u32,
+    /// When it was sent.
+    pub time: WallTime,
+}
+
+/// What an order needs of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Which model.
+    pub model: ModelSelector,
+    /// Role needed: `Host` for orders, `Validator` for audits.
+    pub role: Role,
+    /// This host or none.
+    pub host: Option<NodeKey>,
+    /// Upper bound of prompt tokens, for ranking by price.
+    pub input_tokens: u64,
+    /// Most output tokens.
+    pub output_tokens: u64,
+}
+
+/// One listed (host, model), for an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRow {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Model of this row.
+    pub model: ModelDigest,
+    /// Relays that served the listing.
+    pub relays: Vec<String>,
+    /// When it was last seen.
+    pub seen: WallTime,
+    /// Latest load report.
+    pub pulse: Option<Pulse>,
+    /// Why it ranks where it does.
+    pub score: ScoreCard,
+}
+
+/// Inputs of the discovery machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A relay served a listing whose event signature, proof of work and expiry were verified.
+    ListingSeen {
+        relay: String,
+        author: NodeKey,
+        created: WallTime,
+        expires: WallTime,
+        manifest: Box<Manifest>,
+    },
+    /// A relay served a verified deletion of `author`'s listing.
+    ListingDeleted { author: NodeKey, at: WallTime },
+    /// A pulse arrived by gossip from the transport key `from`.
+    PulseSeen { from: Option<NodeKey>, pulse: Pulse },
+    /// Local load changed (from Inference).
+    LoadChanged {
+        model: ModelDigest,
+        running: u32,
+        queued: u32,
+        slots: u32,
+    },
+    /// From Inference: who could serve this?
+    Find { request: RequestId, query: Query },
+    /// From Validator: who could check this model?
+    FindValidators { id: EffectId, model: ModelDigest },
+    /// From Reputation: answers [`Message::ScoresWanted`].
+    Scores {
+        ticket: EffectId,
+        cards: Vec<ScoreCard>,
+    },
+    /// Operator: publish this manifest from now on (times are filled in); after a self-test.
+    Announce(Box<Manifest>),
+    /// Operator: take our listing back.
+    Withdraw,
+    /// [`Effect::SelfTest`] is done: `Err` says what is not reachable or not payable.
+    SelfTested {
+        id: EffectId,
+        result: Result<(), String>,
+    },
+    /// [`Effect::Publish`] is done.
+    Published {
+        id: EffectId,
+        accepted: Vec<String>,
+        refused: Vec<(String, String)>,
+    },
+    /// Operator: list what is known.
+    List { id: EffectId },
+}
+
+/// Effects of the discovery machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make durable before anything behind it starts.
+    Persist(Vec<Record>),
+    /// To a sibling machine.
+    Tell(Message),
+    /// Check from outside the order path that we are reachable and payable.
+    SelfTest {
+        id: EffectId,
+        manifest: Box<Manifest>,
+    },
+    /// Publish our listing.
+    Publish {
+        id: EffectId,
+        manifest: Box<Manifest>,
+    },
+    /// Delete our listing.
+    Unpublish,
+    /// Gossip a pulse on its model's topic.
+    SendPulse(Pulse),
+    /// Follow a model's topic.
+    Follow(ModelDigest),
+    /// Answers [`Input::List`].
+    Reply { id: EffectId, hosts: Vec<HostRow> },
+    /// Tell the operator how our own listing fares.
+    Notice(String),
+}

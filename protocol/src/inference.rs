@@ -1,0 +1,3 @@
+//! The inference machine: buys and sells answers, token by token.
+
+pub mod io;

@@ -1,0 +1,311 @@
+//! What goes into and comes out of the inference machine.
+
+#![allow(missing_docs)] // the fields of inputs and effects are named for what they are
+
+use crate::bundle::Bundle;
+use crate::chain::ChainedToken;
+use crate::ids::{
+    Digest, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId, StreamId,
+};
+use crate::machine::Record;
+use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
+use crate::money::{Counts, Msat};
+use crate::order::wire::{Finish, Frame, Privacy, Receipt};
+use crate::refusal::Refusal;
+use crate::reputation::ScoreCard;
+use crate::route::Message;
+use crate::work::Job;
+use serde::{Deserialize, Serialize};
+
+/// Which model a buyer wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelSelector {
+    /// By the name in listings.
+    Name(String),
+    /// By digest.
+    Digest(ModelDigest),
+    /// The best offer of any model.
+    Any,
+}
+
+/// A purchase, as the local client asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuyRequest {
+    /// Numbered by the driver.
+    pub request: RequestId,
+    /// Which model.
+    pub model: ModelSelector,
+    /// What to compute.
+    pub job: Job,
+    /// Spend no more on this order.
+    pub max_cost: Msat,
+    /// How to pay.
+    pub mode: PaymentMode,
+    /// How private.
+    pub privacy: Privacy,
+    /// The budget it is charged to: the CLI, one gateway key, one agent.
+    pub budget: String,
+    /// Buy from this host or not at all.
+    pub host: Option<NodeKey>,
+    /// Wait for [`Input::Confirm`] after the choice was shown.
+    pub confirm: bool,
+    /// Send the evidence to a validator afterwards, always (a sample is checked anyway).
+    pub audit: bool,
+}
+
+/// A host that could serve an order, with the reasons for its rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Its node key.
+    pub host: NodeKey,
+    /// The node that its invoices must pay.
+    pub lightning: crate::ids::LightningId,
+    /// The offer that matched.
+    pub offer: ModelOffer,
+    /// Least invoice.
+    pub quantum: Msat,
+    /// Where to dial.
+    pub addresses: Vec<String>,
+    /// Why it stands where it stands.
+    pub score: ScoreCard,
+}
+
+/// What a host learns from tokenizing the prompt of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptFacts {
+    /// Tokens in the rendered prompt.
+    pub tokens: u64,
+    /// [`crate::order::wire::prompt_digest`] over them.
+    pub digest: Digest,
+}
+
+/// A model that this node serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// As in the manifest.
+    pub offer: ModelOffer,
+    /// Limits per order.
+    pub limits: HostLimits,
+}
+
+/// Whether new orders are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes.
+    Open,
+    /// No: the owner of the machine needs it (idle-only sharing).
+    OwnerActive,
+    /// No: the node is going down; running orders finish.
+    Draining,
+}
+
+/// Inputs of the inference machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The local client buys.
+    Buy(Box<BuyRequest>),
+    /// The local client agrees to what [`BuyerEvent::Chosen`] showed.
+    Confirm(RequestId),
+    /// No more output; what was delivered is paid.
+    Stop(RequestId),
+    /// End at once.
+    Cancel(RequestId),
+    /// The models this node serves from now on.
+    Serve(Vec<Served>),
+    /// Whether new orders are taken from now on.
+    Admit(Admission),
+
+    /// [`Effect::OpenStream`] succeeded.
+    Opened { id: EffectId, stream: StreamId },
+    /// [`Effect::OpenStream`] failed.
+    OpenFailed { id: EffectId, reason: String },
+    /// A peer opened an order stream to us. `peer` is the key its transport proved, if any.
+    Inbound {
+        stream: StreamId,
+        peer: Option<NodeKey>,
+    },
+    /// A frame arrived.
+    Received { stream: StreamId, frame: Box<Frame> },
+    /// Bytes arrived that are no frame.
+    Garbled { stream: StreamId, detail: String },
+    /// The stream ended.
+    Closed { stream: StreamId },
+
+    /// [`Effect::CountPrompt`] is done.
+    Counted {
+        id: EffectId,
+        result: Result<PromptFacts, Refusal>,
+    },
+    /// The engine produced output.
+    Produced {
+        order: OrderId,
+        tokens: Vec<ChainedToken>,
+        text: String,
+        finish: Option<Finish>,
+    },
+    /// The engine gave up.
+    EngineFailed { order: OrderId, reason: String },
+
+    /// From Discovery: who could serve a request, best first.
+    Candidates {
+        request: RequestId,
+        hosts: Vec<Candidate>,
+    },
+    /// From Payment, buyer side: the budget is reserved, or not.
+    Reserved {
+        request: RequestId,
+        result: Result<(), Refusal>,
+    },
+    /// From Payment, buyer side: an invoice's payment is settled.
+    Settled {
+        order: OrderId,
+        seq: u32,
+        hash: PaymentHash,
+        preimage: Preimage,
+        msat: Msat,
+        fee: Msat,
+        ms: u64,
+    },
+    /// From Payment, buyer side: not sent (caps), failed, or of unknown fate (code says which).
+    NotSettled {
+        order: OrderId,
+        seq: u32,
+        refusal: Refusal,
+    },
+    /// From Payment, host side: how far this buyer is trusted.
+    CreditOpened {
+        order: OrderId,
+        window: Msat,
+        prepay: bool,
+        debt: Msat,
+    },
+    /// From Payment, host side: an invoice is ready to be sent.
+    InvoiceMade {
+        order: OrderId,
+        seq: u32,
+        result: Result<(String, PaymentHash), Refusal>,
+    },
+    /// From Payment, host side: an invoice was paid; the window from now on.
+    CreditGranted {
+        order: OrderId,
+        seq: u32,
+        hash: PaymentHash,
+        msat: Msat,
+        window: Msat,
+    },
+}
+
+/// What the local client sees of a purchase, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum BuyerEvent {
+    /// A host was chosen; nothing was sent to it yet.
+    Chosen {
+        /// The choice.
+        candidate: Box<Candidate>,
+        /// The cap on this order.
+        max_cost: Msat,
+        /// How many hosts were considered.
+        considered: u32,
+    },
+    /// The host's terms were accepted.
+    Accepted {
+        /// The order.
+        order: OrderId,
+        /// Prompt tokens, as the host counted them.
+        input: Counts,
+        /// The entry payment, if one is asked for.
+        entry: Option<Msat>,
+        /// Credit window granted.
+        window: Msat,
+        /// One step of payment.
+        quantum: Msat,
+    },
+    /// Output arrived.
+    Output {
+        /// Text.
+        text: String,
+        /// Tokens in this piece.
+        tokens: Vec<u32>,
+        /// Totals so far.
+        totals: Counts,
+        /// Cost so far.
+        cost: Msat,
+    },
+    /// A payment was settled.
+    Paid {
+        /// Which invoice; 0 is the entry payment.
+        seq: u32,
+        /// Its hash.
+        hash: PaymentHash,
+        /// Amount without fee.
+        msat: Msat,
+        /// Routing fee.
+        fee: Msat,
+        /// How long it took, in milliseconds.
+        ms: u64,
+    },
+    /// The order is over.
+    Finished {
+        /// Why output ended.
+        finish: Finish,
+        /// The host's receipt, countersigned by us.
+        receipt: Box<Receipt>,
+    },
+    /// The order failed, or never began. What was paid stays in the ledger.
+    Failed(Refusal),
+}
+
+/// Effects of the inference machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make durable before anything behind it starts.
+    Persist(Vec<Record>),
+    /// To a sibling machine; [`crate::route`] knows which.
+    Tell(Message),
+    /// Dial a host and open an order stream.
+    OpenStream {
+        id: EffectId,
+        host: NodeKey,
+        addresses: Vec<String>,
+    },
+    /// Write a frame.
+    Send { stream: StreamId, frame: Box<Frame> },
+    /// Finish writing and close.
+    Close { stream: StreamId },
+    /// Render and tokenize a prompt.
+    CountPrompt {
+        id: EffectId,
+        model: ModelDigest,
+        job: Box<Job>,
+        salt: [u8; 16],
+    },
+    /// Begin to generate; no token beyond the allowance.
+    StartEngine {
+        order: OrderId,
+        model: ModelDigest,
+        job: Box<Job>,
+        allowed: u64,
+    },
+    /// The engine may produce up to `total` output tokens, counted from the start.
+    AllowTokens { order: OrderId, total: u64 },
+    /// Stop generating within one step. No completion follows.
+    CancelEngine { order: OrderId },
+    /// Show the local client.
+    Deliver {
+        request: RequestId,
+        event: BuyerEvent,
+    },
+}
+
+/// A closed order, for the validator: whether it is checked is the validator's business.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// The request, on the buyer's side.
+    pub request: Option<RequestId>,
+    /// Everything a third party needs.
+    pub bundle: Bundle,
+    /// The user asked for a check.
+    pub audit: bool,
+}

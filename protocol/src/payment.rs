@@ -1,0 +1,3 @@
+//! The payment machine: budgets, the payment saga, credit windows, the ledger.
+
+pub mod io;

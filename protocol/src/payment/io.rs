@@ -1,0 +1,275 @@
+//! What goes into and comes out of the payment machine.
+
+#![allow(missing_docs)] // the fields of inputs and effects are named for what they are
+
+use crate::crypto::InvoiceFacts;
+use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId};
+use crate::machine::Record;
+use crate::money::{Counts, Msat};
+use crate::order::wire::Status;
+use crate::route::Message;
+use crate::time::WallTime;
+use serde::{Deserialize, Serialize};
+
+/// Which side of an order this node is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// We pay.
+    Buyer,
+    /// We are paid.
+    Host,
+}
+
+/// An invoice to pay, checked by the order machine against the order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PayRequest {
+    /// The order.
+    pub order: OrderId,
+    /// Which invoice of it; 0 is the entry payment.
+    pub seq: u32,
+    /// The host.
+    pub host: NodeKey,
+    /// The invoice.
+    pub bolt11: String,
+    /// What it says.
+    pub facts: InvoiceFacts,
+    /// Amount to pay.
+    pub msat: Msat,
+    /// Most for routing.
+    pub max_fee: Msat,
+}
+
+/// What the wallet says of an attempt to pay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PayOutcome {
+    /// Paid.
+    Settled { preimage: Preimage, fee: Msat },
+    /// Not paid, and never will be by this attempt.
+    Failed { reason: String },
+    /// Nobody knows yet: a timeout, a crash, a silent wallet.
+    Unknown,
+}
+
+/// What the wallet says of a hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookupOutcome {
+    /// Paid (outgoing) or received (incoming). The preimage of an incoming one may be withheld.
+    Settled {
+        preimage: Option<Preimage>,
+        msat: Msat,
+        fee: Msat,
+    },
+    /// Still under way.
+    Pending,
+    /// Failed for good.
+    Failed,
+    /// The wallet never heard of it.
+    NotFound,
+    /// The wallet did not answer.
+    Unavailable,
+}
+
+/// Final account of an order on one side, for the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderAccount {
+    /// The order.
+    pub order: OrderId,
+    /// Our side.
+    pub side: Side,
+    /// The other side's key.
+    pub counterparty: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// Totals delivered.
+    pub counts: Counts,
+    /// Cost of the totals.
+    pub cost: Msat,
+    /// How it ended.
+    pub status: Status,
+    /// Digest of the signed receipt.
+    pub receipt: Option<crate::ids::Digest>,
+}
+
+/// Inputs of the payment machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// From Inference, buyer: set `max_cost` of a budget aside, or refuse.
+    Reserve {
+        request: RequestId,
+        budget: String,
+        max_cost: Msat,
+    },
+    /// From Inference, buyer: the request became this order.
+    Bind {
+        request: RequestId,
+        order: OrderId,
+        host: NodeKey,
+    },
+    /// From Inference, buyer: the request is over; what was not spent is free again.
+    Release { request: RequestId },
+    /// From Inference, buyer: pay an invoice.
+    Pay(Box<PayRequest>),
+    /// From Inference, host: how far is this buyer trusted?
+    OpenCredit {
+        order: OrderId,
+        buyer: NodeKey,
+        quantum: Msat,
+    },
+    /// From Inference, host: make an invoice.
+    MakeInvoice {
+        order: OrderId,
+        seq: u32,
+        msat: Msat,
+        description_hash: [u8; 32],
+        expiry_s: u32,
+    },
+    /// From Inference: the order is over on this side. `unpaid` is what the buyer owes (host side).
+    Close {
+        account: Box<OrderAccount>,
+        unpaid: Msat,
+    },
+
+    /// [`Effect::CheckBalance`] is done; `None` where the wallet did not answer.
+    BalanceChecked {
+        id: EffectId,
+        spendable: Option<Msat>,
+    },
+    /// [`Effect::CreateInvoice`] is done.
+    InvoiceCreated {
+        id: EffectId,
+        result: Result<(String, PaymentHash), String>,
+    },
+    /// [`Effect::Pay`] is done.
+    PayDone {
+        id: EffectId,
+        hash: PaymentHash,
+        outcome: PayOutcome,
+    },
+    /// [`Effect::Lookup`] is done.
+    LookedUp {
+        id: EffectId,
+        hash: PaymentHash,
+        outcome: LookupOutcome,
+    },
+    /// The wallet received a payment. Repeated until acknowledged.
+    Received {
+        event: u64,
+        hash: PaymentHash,
+        msat: Msat,
+    },
+    /// The wallet finished a payment of ours. Repeated until acknowledged.
+    Sent {
+        event: u64,
+        hash: PaymentHash,
+        outcome: PayOutcome,
+    },
+    /// An operator asks for the books.
+    Report { id: EffectId },
+}
+
+/// Effects of the payment machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make durable before anything behind it starts.
+    Persist(Vec<Record>),
+    /// To a sibling machine.
+    Tell(Message),
+    /// Ask the wallet what it can spend.
+    CheckBalance { id: EffectId },
+    /// Make an invoice.
+    CreateInvoice {
+        id: EffectId,
+        msat: Msat,
+        description_hash: [u8; 32],
+        expiry_s: u32,
+    },
+    /// Pay. Sent at most once per hash, ever.
+    Pay {
+        id: EffectId,
+        bolt11: String,
+        hash: PaymentHash,
+        msat: Msat,
+        max_fee: Msat,
+    },
+    /// Ask the wallet about a hash.
+    Lookup {
+        id: EffectId,
+        hash: PaymentHash,
+        side: Side,
+    },
+    /// The wallet's event is in our books; it need not be repeated.
+    Acknowledge { event: u64 },
+    /// Answers [`Input::Report`].
+    Reply { id: EffectId, report: Box<Report> },
+}
+
+/// State of one payment or invoice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryState {
+    /// On disk, about to be sent (buyer).
+    Planned,
+    /// Sent, no answer yet (buyer).
+    Sent,
+    /// Fate unknown; looked up until known (buyer).
+    Unknown,
+    /// Settled on either side.
+    Settled,
+    /// Failed for good (buyer).
+    Failed,
+    /// Waiting to be paid (host).
+    Invoiced,
+    /// Never paid (host).
+    Expired,
+}
+
+/// One payment or invoice in the books.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// The order.
+    pub order: OrderId,
+    /// Which invoice of it.
+    pub seq: u32,
+    /// Our side.
+    pub side: Side,
+    /// The other side, where known.
+    pub counterparty: Option<NodeKey>,
+    /// Payment hash.
+    pub hash: PaymentHash,
+    /// Amount without fee.
+    pub msat: Msat,
+    /// Routing fee we paid.
+    pub fee: Msat,
+    /// State.
+    pub state: EntryState,
+    /// Preimage, once we know it.
+    pub preimage: Option<Preimage>,
+    /// First written.
+    pub created: WallTime,
+    /// Last changed.
+    pub changed: WallTime,
+    /// When the invoice expires.
+    pub expires: WallTime,
+    /// Why it is where it is, for a person.
+    pub note: String,
+}
+
+/// The books, for an operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Every payment and invoice, oldest first.
+    pub entries: Vec<LedgerEntry>,
+    /// Closed orders, oldest first.
+    pub orders: Vec<OrderAccount>,
+    /// Sum received.
+    pub earned: Msat,
+    /// Sum paid, without fees.
+    pub spent: Msat,
+    /// Sum of routing fees.
+    pub fees: Msat,
+    /// Debts of buyers to us: remainders too small to invoice.
+    pub owed_to_us: Msat,
+    /// Spent today (UTC) per budget.
+    pub spent_today: Vec<(String, Msat)>,
+}

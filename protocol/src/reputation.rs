@@ -1,0 +1,35 @@
+//! The reputation machine: first-party history in, explained scores out.
+
+pub mod io;
+
+use crate::ids::{ModelDigest, NodeKey};
+use crate::time::WallTime;
+use serde::{Deserialize, Serialize};
+
+/// One term of a score: parts per million of the best possible, times its weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoreTerm {
+    /// `price`, `speed`, `reliability`, `verified`, `stake`.
+    pub name: String,
+    /// 0 to 1,000,000.
+    pub value_ppm: u32,
+    /// 0 to 1,000,000; the weights of a card sum to 1,000,000.
+    pub weight_ppm: u32,
+    /// One short sentence.
+    pub why: String,
+}
+
+/// A score with its explanation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoreCard {
+    /// The host.
+    pub host: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// Weighted sum of the terms, 0 to 1,000,000.
+    pub total_ppm: u32,
+    /// The terms.
+    pub terms: Vec<ScoreTerm>,
+    /// Not to be used before this time, and why.
+    pub cooldown: Option<(WallTime, String)>,
+}

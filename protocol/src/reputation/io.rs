@@ -1,0 +1,73 @@
+//! What goes into and comes out of the reputation machine.
+
+#![allow(missing_docs)] // the fields of inputs and effects are named for what they are
+
+use crate::bundle::{Finding, Tier};
+use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId};
+use crate::machine::Record;
+use crate::offence::Offence;
+use crate::refusal::Code;
+use crate::route::Message;
+
+/// How an order with a host went, seen from our side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The order.
+    pub order: OrderId,
+    /// The host.
+    pub host: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// `None`: it went well.
+    pub failure: Option<Code>,
+    /// From order to first token.
+    pub first_token_ms: Option<u64>,
+    /// Tokens delivered.
+    pub tokens: u64,
+    /// From first to last token.
+    pub stream_ms: u64,
+    /// The host charged no more than it listed.
+    pub price_kept: bool,
+}
+
+/// One (host, model) to be scored, with what its listing says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The host.
+    pub host: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// Expected cost of the order in msat, for the price term.
+    pub expected_cost_msat: u64,
+}
+
+/// Inputs of the reputation machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// From Inference: an order ended.
+    Happened(Outcome),
+    /// From anybody: a peer misbehaved.
+    Offended(Offence),
+    /// From Validator: a verdict on a host.
+    Judged {
+        host: NodeKey,
+        model: ModelDigest,
+        order: OrderId,
+        tier: Tier,
+        finding: Finding,
+    },
+    /// From Discovery: score these, compared with each other.
+    ScoresWanted {
+        ticket: EffectId,
+        subjects: Vec<Subject>,
+    },
+}
+
+/// Effects of the reputation machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make durable before anything behind it starts.
+    Persist(Vec<Record>),
+    /// To a sibling machine; carries score cards.
+    Tell(Message),
+}

@@ -1,0 +1,3 @@
+//! The validator machine: evidence in, signed verdicts out.
+
+pub mod io;

@@ -1,0 +1,90 @@
+//! What goes into and comes out of the validator machine.
+
+#![allow(missing_docs)] // the fields of inputs and effects are named for what they are
+
+use crate::bundle::{AuditFrame, Bundle, Verdict};
+use crate::chain::ChainedToken;
+use crate::envelope::Signed;
+use crate::ids::{Digest, EffectId, ModelDigest, NodeKey, OrderId, StreamId};
+use crate::inference::io::{Candidate, Evidence};
+use crate::machine::Record;
+use crate::route::Message;
+use crate::work::Job;
+
+/// What a replay on our own engine gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// Prompt tokens, as we count them.
+    pub prompt_tokens: u64,
+    /// Salted digest of the prompt tokens.
+    pub prompt: Digest,
+    /// What we would have produced at each position, given the tokens before it.
+    pub expected: Vec<ChainedToken>,
+    /// Our engine's numerics.
+    pub numerics: Option<String>,
+}
+
+/// Inputs of the validator machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// From Inference: an order of ours ended.
+    OrderEnded(Box<Evidence>),
+    /// A peer opened an audit stream and sent this.
+    AuditAsked {
+        stream: StreamId,
+        peer: Option<NodeKey>,
+        frame: Box<AuditFrame>,
+    },
+    /// An audit stream closed.
+    StreamClosed { stream: StreamId },
+    /// [`Effect::Replay`] is done; `Err` says why this node cannot.
+    Replayed {
+        id: EffectId,
+        result: Result<Box<Replay>, String>,
+    },
+    /// From Discovery: answers [`Message::ValidatorsWanted`].
+    Validators { id: EffectId, hosts: Vec<Candidate> },
+    /// [`Effect::AskValidator`] is done.
+    Answered {
+        id: EffectId,
+        result: Result<Signed, String>,
+    },
+    /// Operator: judge this bundle now.
+    Judge { id: EffectId, bundle: Box<Bundle> },
+}
+
+/// Effects of the validator machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make durable before anything behind it starts.
+    Persist(Vec<Record>),
+    /// To a sibling machine.
+    Tell(Message),
+    /// Run prompt and answer through our own engine.
+    Replay {
+        id: EffectId,
+        model: ModelDigest,
+        job: Box<Job>,
+        salt: [u8; 16],
+        tokens: Vec<ChainedToken>,
+    },
+    /// Send a bundle to another node's `/freehold/audit/1` and wait for its verdict.
+    AskValidator {
+        id: EffectId,
+        host: NodeKey,
+        addresses: Vec<String>,
+        bundle: Box<Bundle>,
+    },
+    /// Answer on an audit stream, then close it.
+    Answer {
+        stream: StreamId,
+        frame: Box<AuditFrame>,
+    },
+    /// Show the operator a verdict, ours or another validator's. `Err`: no check was possible.
+    Report {
+        order: OrderId,
+        result: Result<Box<Verdict>, String>,
+    },
+    /// Answers [`Input::Judge`].
+    Reply { id: EffectId, verdict: Box<Verdict> },
+}
