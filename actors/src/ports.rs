@@ -1,0 +1,4 @@
+//! What touches the world: each port is a plain asynchronous API that knows
+//! nothing of actors and machines.
+
+pub mod network;

@@ -1,0 +1,295 @@
+//! The libp2p port: one swarm behind a plain asynchronous API.
+//!
+//! Carries frames between nodes whose keys are proved, announces and finds
+//! providers, and passes gossip. It knows nothing of actors, machines, orders
+//! or money: what frames mean is decided elsewhere, and misbehaviour of peers
+//! is handed on as data. Called by the actors' driver; a process may run
+//! several swarms side by side (a host under its node key, and a buyer under an
+//! ephemeral one that listens nowhere and keeps no lookup table for others).
+//!
+//! One task owns the swarm. Callers hold a [`NetworkHandle`] (cheap to clone)
+//! and one receiver of [`NetworkEvent`]s. Streams do not pass through the task:
+//! once opened, bytes go straight between the caller and the connection.
+//!
+//! When the consumer of events is slow, nothing waits for it: inbound streams
+//! are refused and gossip is dropped, and both are counted in [`Status`].
+//!
+//! Known limits: addresses learnt from the lookup table are dialled as they
+//! are, private ones included; there is no relay, hole punching or local
+//! discovery yet.
+
+pub mod bounds;
+mod error;
+mod frame;
+mod handle;
+mod keys;
+mod protocols;
+mod streams;
+mod swarm;
+mod task;
+
+pub use bounds::{Bounds, Timing};
+pub use error::{Attempt, OpenError, OverlayError, StartError};
+pub use frame::{FrameError, FrameReader, FrameWriter, FramedStream};
+pub use handle::NetworkHandle;
+pub use keys::{Identity, KeyError, node_key_of, peer_id_of};
+pub use libp2p::{Multiaddr, PeerId};
+pub use protocol::ids::NodeKey;
+pub use protocols::Protocol;
+pub use swarm::ReadyTransport;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc;
+
+/// What a node is to the overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Keeps part of the lookup table and tells peers its addresses.
+    Serving,
+    /// Only asks. Tells nobody any address of its own.
+    Client,
+}
+
+/// How to run one swarm.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name of the chain (`regtest`, say): nodes of different networks
+    /// share no table and no gossip.
+    pub network: String,
+    /// See [`Role`].
+    pub role: Role,
+    /// Whether TCP and QUIC are there at all. A node that hides behind an onion
+    /// service sets this to false, for peers are told every listening address.
+    pub ip: bool,
+    /// Where to listen; empty for a client. Port 0 lets the system choose.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses to tell peers in place of the listening ones.
+    pub external: Vec<Multiaddr>,
+    /// Peers to begin with; each address ends in `/p2p/<peer id>`.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Protocols for which inbound streams are taken.
+    pub accept: Vec<Protocol>,
+    /// Time limits.
+    pub timing: Timing,
+    /// Bounds on everything that peers can cause.
+    pub bounds: Bounds,
+}
+
+impl Config {
+    /// A node that serves on `listen` and takes streams of every protocol.
+    pub fn serving(network: &str, listen: Vec<Multiaddr>) -> Self {
+        Self {
+            role: Role::Serving,
+            listen,
+            accept: Protocol::ALL.to_vec(),
+            ..Self::client(network)
+        }
+    }
+
+    /// A node that only dials.
+    pub fn client(network: &str) -> Self {
+        Self {
+            network: network.to_owned(),
+            role: Role::Client,
+            ip: true,
+            listen: Vec::new(),
+            external: Vec::new(),
+            bootstrap: Vec::new(),
+            accept: Vec::new(),
+            timing: Timing::default(),
+            bounds: Bounds::default(),
+        }
+    }
+}
+
+/// What the network tells its owner.
+#[derive(Debug)]
+pub enum NetworkEvent {
+    /// A peer opened a stream; its key is proved.
+    Stream(FramedStream),
+    /// A message on a topic that this node follows. Its author signed it.
+    Gossip {
+        /// The topic.
+        topic: String,
+        /// Who signed it.
+        author: PeerId,
+        /// The author's node key, if it uses one as its identity.
+        node: Option<NodeKey>,
+        /// The neighbour that passed it on.
+        relayed_by: PeerId,
+        /// The message.
+        data: Vec<u8>,
+    },
+    /// A neighbour began to follow a topic.
+    Follows {
+        /// The neighbour.
+        peer: PeerId,
+        /// The topic.
+        topic: String,
+    },
+    /// The first connection to a peer was made.
+    Connected {
+        /// The peer.
+        peer: PeerId,
+        /// Its node key, if it uses one as its identity.
+        node: Option<NodeKey>,
+    },
+    /// The last connection to a peer ended.
+    Disconnected {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A peer broke a rule; judging it is the owner's business.
+    Misbehaved {
+        /// The peer.
+        peer: PeerId,
+        /// Its node key, if it uses one as its identity.
+        node: Option<NodeKey>,
+        /// What it did.
+        kind: Misbehaviour,
+    },
+    /// A listening socket failed after the start.
+    ListenerFailed {
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// Rules that a peer can break below the level of messages. Each is reported
+/// at most once in [`bounds::REPORT_INTERVAL`] per peer where a peer could
+/// cause many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misbehaviour {
+    /// It announced a frame beyond the limit.
+    OversizedFrame {
+        /// The protocol of the stream.
+        protocol: Protocol,
+        /// Announced length, bytes.
+        length: usize,
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// It began a frame and did not complete it in time.
+    SlowFrame {
+        /// The protocol of the stream.
+        protocol: Protocol,
+    },
+    /// It opened more streams than it may have.
+    TooManyStreams {
+        /// Those it had.
+        open: usize,
+    },
+    /// It signs more gossip than anybody needs.
+    GossipFlood {
+        /// Messages within [`bounds::GOSSIP_WINDOW`].
+        messages: u32,
+    },
+    /// After proving its key it sent bytes that are no protocol at all.
+    Garbage {
+        /// What the transport said.
+        detail: String,
+    },
+}
+
+/// A peer that announced a key, and where it may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// The peer. That it announced the key is not proved.
+    pub peer: PeerId,
+    /// Its node key, if it uses one as its identity.
+    pub node: Option<NodeKey>,
+    /// Addresses, each ending in `/p2p/<peer id>`; may be empty.
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// The state of a swarm, for waiting and for display.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Where it listens, each address ending in `/p2p/<peer id>`.
+    pub addresses: Vec<Multiaddr>,
+    /// Connected peers.
+    pub peers: usize,
+    /// Peers in the lookup table.
+    pub table: usize,
+    /// Events that were dropped because the consumer was slow.
+    pub dropped: u64,
+    /// Inbound connections that failed before a key was proved.
+    pub failed_inbound: u64,
+}
+
+/// Starts and owns nothing: see [`Network::start`].
+#[derive(Debug, Clone, Copy)]
+pub struct Network;
+
+impl Network {
+    /// Starts a swarm on the current tokio runtime and returns once every
+    /// address of `config.listen` is listened on.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on, or is malformed.
+    pub async fn start(
+        config: Config,
+        identity: Identity,
+    ) -> Result<(NetworkHandle, mpsc::Receiver<NetworkEvent>), StartError> {
+        Self::start_with(config, identity, None).await
+    }
+
+    /// As [`Network::start`], with a further transport beside TCP and QUIC.
+    ///
+    /// # Errors
+    /// As for [`Network::start`].
+    pub async fn start_with(
+        config: Config,
+        identity: Identity,
+        extra: Option<ReadyTransport>,
+    ) -> Result<(NetworkHandle, mpsc::Receiver<NetworkEvent>), StartError> {
+        task::start(config, identity, extra).await
+    }
+}
+
+/// Where events go, and what becomes of those that do not fit.
+#[derive(Clone)]
+struct Outlet {
+    sender: mpsc::WeakSender<NetworkEvent>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Outlet {
+    /// Streams may use the whole queue. Everything else, which peers can cause
+    /// at will, leaves a quarter of it for them.
+    fn emit(&self, event: NetworkEvent) {
+        let Some(sender) = self.sender.upgrade() else {
+            return;
+        };
+        let spare = match event {
+            NetworkEvent::Stream(_) => 0,
+            _ => sender.max_capacity() / 4,
+        };
+        if sender.capacity() <= spare || sender.try_send(event).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Reports misbehaviour of one peer.
+#[derive(Clone)]
+struct Reporter {
+    outlet: Outlet,
+    peer: PeerId,
+}
+
+impl Reporter {
+    fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    fn report(&self, kind: Misbehaviour) {
+        tracing::debug!(peer = %self.peer, ?kind, "misbehaviour");
+        self.outlet.emit(NetworkEvent::Misbehaved {
+            peer: self.peer,
+            node: node_key_of(&self.peer),
+            kind,
+        });
+    }
+}

@@ -1,0 +1,158 @@
+//! Every bound of the network port in one place: unit, value and reason.
+//!
+//! Not the bounds of the machines (those live in `protocol`). The ones that an
+//! operator or a test may want to change are the defaults of [`Bounds`] and
+//! [`Timing`]; the others are fixed.
+
+use std::time::Duration;
+
+/// Connections in all. A host talks to a few dozen buyers and to its overlay
+/// neighbours; 256 leaves room and costs at most some 256 file descriptors.
+pub const CONNECTIONS: u32 = 256;
+/// Connections in one direction. Below [`CONNECTIONS`], so that strangers who
+/// dial in cannot take the slots that our own dials need (eclipse attacks).
+pub const CONNECTIONS_ONE_WAY: u32 = 192;
+/// Connections to one peer: a TCP and a QUIC one in each direction, which
+/// happens when both sides dial at the same moment.
+pub const CONNECTIONS_PER_PEER: u32 = 4;
+/// Dials under way. Each may hold several sockets for up to the connect timeout.
+pub const PENDING_DIALS: u32 = 32;
+/// Inbound connections that have not proved their key yet.
+pub const PENDING_INBOUND: u32 = 64;
+/// Inbound streams of one peer: a buyer needs one per order; an agent a few.
+pub const INBOUND_STREAMS_PER_PEER: usize = 16;
+/// Inbound streams of all peers: 256 times one unread yamux window (256 KiB)
+/// is 64 MiB, the most that silent readers can make us hold.
+pub const INBOUND_STREAMS: usize = 256;
+/// Opens that wait for a connection to one peer.
+pub const PENDING_OPENS_PER_PEER: usize = 32;
+/// Opens that wait for a connection, in all.
+pub const PENDING_OPENS: usize = 256;
+/// Events that wait for the consumer. Beyond it streams are refused and gossip
+/// is dropped (and counted), since waiting would stall every other peer.
+pub const EVENTS: usize = 256;
+/// Commands that wait for the swarm; callers wait beyond it.
+pub const COMMANDS: usize = 64;
+
+/// Yamux streams of one connection: our streams in both directions plus a dozen
+/// for the overlay protocols. A peer that opens more loses the connection.
+pub const MUXED_STREAMS: usize = 128;
+/// Inbound streams of one connection still agreeing on a protocol; they reach
+/// no limit above before they have.
+pub const NEGOTIATING_STREAMS: usize = 16;
+/// Bytes of one QUIC stream in flight: 8 MiB fills 80 MB/s at 100 ms.
+pub const QUIC_STREAM_WINDOW: u32 = 8 << 20;
+/// Bytes of one QUIC connection in flight: two streams at full window.
+pub const QUIC_CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Addresses taken from one peer's word, and from one `open`.
+pub const ADDRESSES_PER_PEER: usize = 16;
+/// Keys that this node announces: models and roles, not content.
+pub const PROVIDED_KEYS: usize = 256;
+/// Bytes of a key in the table (digests are 32).
+pub const KEY_BYTES: usize = 64;
+/// Keys kept on behalf of other peers.
+pub const STORED_KEYS: usize = 4096;
+/// Lookups under way; each holds a few streams for up to [`LOOKUP_TIMEOUT`].
+pub const LOOKUPS: usize = 32;
+/// Providers that one lookup returns at most.
+pub const PROVIDERS: usize = 64;
+
+/// Bytes of a gossip message with its envelope: a pulse is a few hundred.
+pub const GOSSIP_BYTES: usize = 16 << 10;
+/// Topics that this node follows.
+pub const TOPICS: usize = 64;
+/// Bytes of a topic's name.
+pub const TOPIC_BYTES: usize = 128;
+/// Topics that a neighbour may follow; more are ignored.
+pub const TOPICS_PER_PEER: usize = 128;
+/// Messages of one author in [`GOSSIP_WINDOW`]: a pulse a minute on each of a
+/// host's models, and changes in between.
+pub const GOSSIP_PER_AUTHOR: u32 = 120;
+/// The span over which [`GOSSIP_PER_AUTHOR`] counts.
+pub const GOSSIP_WINDOW: Duration = Duration::from_secs(60);
+/// Authors whose messages are counted at once; beyond it all counts restart.
+pub const GOSSIP_AUTHORS: usize = 4096;
+
+/// One report of the same offence by the same peer in this span, so that a
+/// flood of offences is no flood of events.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// Agreeing on a protocol over an open connection: a few round trips over Tor.
+pub const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(20);
+/// One lookup or announcement in the table.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Provider records are repeated this often, and ...
+pub const PROVIDER_INTERVAL: Duration = Duration::from_secs(20 * 60);
+/// ... die after this long: a host that left is forgotten within the hour.
+pub const PROVIDER_TTL: Duration = Duration::from_secs(60 * 60);
+/// How often a node without any connection dials its bootstrap peers again.
+pub const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(20);
+/// How long a connection without streams is kept.
+pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
+/// Pings tell a silent peer from a dead one; a round trip over Tor may take
+/// many seconds.
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// See [`PING_INTERVAL`].
+pub const PING_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long `start` waits for a listening socket.
+pub const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `shutdown` waits for peers to take the last bytes.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks whether a closed socket is free again.
+pub const PORT_PROBE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The bounds that an operator (or a test) may change.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// See [`CONNECTIONS`].
+    pub connections: u32,
+    /// See [`CONNECTIONS_PER_PEER`].
+    pub connections_per_peer: u32,
+    /// See [`PENDING_DIALS`].
+    pub pending_dials: u32,
+    /// See [`INBOUND_STREAMS`].
+    pub inbound_streams: usize,
+    /// See [`INBOUND_STREAMS_PER_PEER`].
+    pub inbound_streams_per_peer: usize,
+    /// See [`EVENTS`].
+    pub events: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: CONNECTIONS,
+            connections_per_peer: CONNECTIONS_PER_PEER,
+            pending_dials: PENDING_DIALS,
+            inbound_streams: INBOUND_STREAMS,
+            inbound_streams_per_peer: INBOUND_STREAMS_PER_PEER,
+            events: EVENTS,
+        }
+    }
+}
+
+/// The time limits that an operator (or a test) may change.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// From the first packet to a proved key. Raise it to 60 s over Tor.
+    pub connect: Duration,
+    /// A stream on which nothing moves either way for this long is reset.
+    /// `None`: never.
+    pub idle: Option<Duration>,
+    /// From the first byte of a frame to its last, when reading.
+    pub frame: Duration,
+    /// The same when writing: a peer that does not take a frame in this time
+    /// is gone or hostile.
+    pub write: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            idle: Some(Duration::from_secs(180)),
+            frame: Duration::from_secs(120),
+            write: Duration::from_secs(60),
+        }
+    }
+}

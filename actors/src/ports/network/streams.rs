@@ -1,0 +1,181 @@
+//! The swarm behaviour that carries raw streams for named protocols.
+//!
+//! Counts inbound streams per peer and in all, refuses what is beyond the
+//! bounds, and hands the rest out with a slot that is given back when the
+//! stream is dropped. Outbound: asks a connection for a stream and answers the
+//! caller. It neither dials (the task does) nor looks into a stream.
+
+mod handler;
+
+use super::{OpenError, PeerId, Protocol};
+use handler::{Handler, Inbound};
+use libp2p::Multiaddr;
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, Stream, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::oneshot;
+
+/// A caller's wish for a stream, and where to send it.
+#[derive(Debug)]
+pub struct OpenRequest {
+    pub protocol: Protocol,
+    pub reply: oneshot::Sender<Result<Stream, OpenError>>,
+}
+
+impl OpenRequest {
+    pub(super) fn answer(self, outcome: Result<Stream, OpenError>) {
+        // The caller may have given up; then the stream is dropped and so reset.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+/// What happened on some connection.
+#[derive(Debug)]
+pub(super) enum Event {
+    Opened {
+        peer: PeerId,
+        protocol: Protocol,
+        stream: Stream,
+        slot: Slot,
+    },
+    /// The peer has as many streams as it may have.
+    TooMany { peer: PeerId, open: usize },
+    /// All peers together have.
+    Full { peer: PeerId },
+}
+
+/// Inbound streams in use.
+#[derive(Debug, Default)]
+struct InUse {
+    total: usize,
+    by_peer: BTreeMap<PeerId, usize>,
+}
+
+/// One inbound stream's place; dropping it frees the place.
+#[derive(Debug)]
+pub(super) struct Slot {
+    peer: PeerId,
+    in_use: Arc<Mutex<InUse>>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut in_use = self.in_use.lock();
+        in_use.total = in_use.total.saturating_sub(1);
+        if let Some(count) = in_use.by_peer.get_mut(&self.peer) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                in_use.by_peer.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// See the head of the file.
+pub(super) struct Behaviour {
+    accepted: Arc<[Protocol]>,
+    per_peer: usize,
+    total: usize,
+    in_use: Arc<Mutex<InUse>>,
+    queue: VecDeque<ToSwarm<Event, OpenRequest>>,
+}
+
+impl Behaviour {
+    pub(super) fn new(accepted: &[Protocol], per_peer: usize, total: usize) -> Self {
+        Self {
+            accepted: accepted.into(),
+            per_peer,
+            total,
+            in_use: Arc::default(),
+            queue: VecDeque::new(),
+        }
+    }
+
+    /// Asks any connection to `peer` for a stream. If there is none any more,
+    /// the request is dropped and its caller sees that.
+    pub(super) fn open(&mut self, peer: PeerId, request: OpenRequest) {
+        self.queue.push_back(ToSwarm::NotifyHandler {
+            peer_id: peer,
+            handler: NotifyHandler::Any,
+            event: request,
+        });
+    }
+
+    fn admit(&self, peer: PeerId) -> Result<Slot, Event> {
+        let mut in_use = self.in_use.lock();
+        let open = in_use.by_peer.get(&peer).copied().unwrap_or(0);
+        if open >= self.per_peer {
+            return Err(Event::TooMany { peer, open });
+        }
+        if in_use.total >= self.total {
+            return Err(Event::Full { peer });
+        }
+        in_use.total += 1;
+        in_use.by_peer.insert(peer, open + 1);
+        Ok(Slot {
+            peer,
+            in_use: self.in_use.clone(),
+        })
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(self.accepted.clone()))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(self.accepted.clone()))
+    }
+
+    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        _: ConnectionId,
+        Inbound { protocol, stream }: THandlerOutEvent<Self>,
+    ) {
+        let event = match self.admit(peer) {
+            Ok(slot) => Event::Opened {
+                peer,
+                protocol,
+                stream,
+                slot,
+            },
+            Err(refusal) => refusal,
+        };
+        self.queue.push_back(ToSwarm::GenerateEvent(event));
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
+        // Filled only by calls after which the swarm polls again: no waker needed.
+        match self.queue.pop_front() {
+            Some(next) => Poll::Ready(next),
+            None => Poll::Pending,
+        }
+    }
+}

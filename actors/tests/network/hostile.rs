@@ -1,0 +1,249 @@
+//! Peers that break rules: the node reports them, resets, and serves the others.
+
+use super::*;
+use actors::ports::network::{FrameError, Misbehaviour, NodeKey};
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::core::transport::{DialOpts as DialOptions, PortUse, Transport as _};
+use libp2p::core::upgrade::{OutboundConnectionUpgrade as _, Version};
+use libp2p::swarm::{Swarm, SwarmEvent, dial_opts::DialOpts};
+use libp2p::{PeerId, StreamProtocol, identity, noise, tcp, yamux};
+use libp2p_stream as raw;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// A peer that speaks libp2p but no frames: raw streams to `host`.
+async fn raw_streams(
+    host: &NetworkHandle,
+    protocol: Protocol,
+    count: usize,
+) -> (Vec<libp2p::Stream>, tokio::task::JoinHandle<()>) {
+    let key = identity::Keypair::generate_ed25519();
+    let transport = tcp::tokio::Transport::default()
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(&key).unwrap())
+        .multiplex(yamux::Config::default())
+        .boxed();
+    let settings = libp2p::swarm::Config::with_tokio_executor();
+    let me = key.public().to_peer_id();
+    let mut swarm = Swarm::new(transport, raw::Behaviour::new(), me, settings);
+    let mut control = swarm.behaviour().new_control();
+    let dial = DialOpts::peer_id(host.peer_id())
+        .addresses(host.local_addresses())
+        .build();
+    swarm.dial(dial).unwrap();
+    within(async {
+        while !matches!(
+            futures::StreamExt::select_next_some(&mut swarm).await,
+            SwarmEvent::ConnectionEstablished { .. }
+        ) {}
+    })
+    .await;
+    let running = tokio::spawn(async move {
+        loop {
+            futures::StreamExt::select_next_some(&mut swarm).await;
+        }
+    });
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let name = StreamProtocol::new(protocol.name());
+        let stream = within(control.open_stream(host.peer_id(), name))
+            .await
+            .unwrap();
+        streams.push(stream);
+    }
+    (streams, running)
+}
+
+async fn misbehaviour(events: &mut Events) -> (PeerId, Option<NodeKey>, Misbehaviour) {
+    event(events, |event| match event {
+        NetworkEvent::Misbehaved { peer, node, kind } => Some((peer, node, kind)),
+        _ => None,
+    })
+    .await
+}
+
+async fn still_serves(host: &NetworkHandle, events: &mut Events) {
+    let (buyer, _buyer_events) = client().await;
+    let mut near = open(&buyer, host, Protocol::Order).await;
+    near.send(b"still there?").await.unwrap();
+    let mut far = loop {
+        let stream = inbound(events).await;
+        if stream.peer == buyer.peer_id() {
+            break stream;
+        }
+    };
+    assert_eq!(within(far.next()).await, Ok(Some(b"still there?".to_vec())));
+}
+
+#[tokio::test]
+async fn an_oversized_frame_is_refused_reported_and_reset() {
+    let (host, mut events) = server(20, TCP).await;
+    let (mut streams, _running) = raw_streams(&host, Protocol::Order, 1).await;
+    let length = Protocol::Order.frame_limit() + 1;
+    streams[0]
+        .write_all(&(length as u32).to_be_bytes())
+        .await
+        .unwrap();
+    streams[0].flush().await.unwrap();
+    let mut far = inbound(&mut events).await;
+    let error = within(far.next()).await.unwrap_err();
+    assert!(matches!(error, FrameError::Oversized { .. }), "{error}");
+    let (peer, _, kind) = misbehaviour(&mut events).await;
+    assert_eq!(peer, far.peer);
+    assert!(matches!(kind, Misbehaviour::OversizedFrame { length: l, .. } if l == length));
+    // The offender sees the end of its stream at once.
+    let mut rest = Vec::new();
+    let read = within(streams[0].read_to_end(&mut rest)).await;
+    assert!(read.is_err() || rest.is_empty());
+    still_serves(&host, &mut events).await;
+}
+
+#[tokio::test]
+async fn a_truncated_frame_is_told_from_an_end() {
+    let (host, mut events) = server(21, TCP).await;
+    let (mut streams, _running) = raw_streams(&host, Protocol::Order, 1).await;
+    streams[0].write_all(&[0, 0, 0, 10, 1, 2, 3]).await.unwrap();
+    streams[0].close().await.unwrap();
+    let mut far = inbound(&mut events).await;
+    let error = within(far.next()).await.unwrap_err();
+    assert_eq!(
+        error,
+        FrameError::Truncated {
+            received: 3,
+            expected: 10
+        }
+    );
+}
+
+#[tokio::test]
+async fn streams_beyond_the_limit_are_refused_and_freed_slots_serve_again() {
+    let mut config = Config::serving("regtest", vec![TCP.parse().unwrap()]);
+    config.bounds.inbound_streams_per_peer = 2;
+    let (host, mut events) = start(config, secret(22)).await;
+    let (buyer, _buyer_events) = client().await;
+    let mut near = Vec::new();
+    let mut far = Vec::new();
+    for _ in 0..2 {
+        near.push(open(&buyer, &host, Protocol::Order).await);
+        far.push(inbound(&mut events).await);
+    }
+    let mut third = open(&buyer, &host, Protocol::Order).await;
+    assert!(matches!(
+        within(third.next()).await,
+        Err(FrameError::Lost { .. })
+    ));
+    let (peer, node, kind) = misbehaviour(&mut events).await;
+    assert_eq!((peer, node), (buyer.peer_id(), None));
+    assert_eq!(kind, Misbehaviour::TooManyStreams { open: 2 });
+    // Others are not affected, and a slot that was given back is good again.
+    still_serves(&host, &mut events).await;
+    far.pop();
+    let mut again = open(&buyer, &host, Protocol::Order).await;
+    again.send(b"again").await.unwrap();
+    let mut served = inbound(&mut events).await;
+    assert_eq!(within(served.next()).await, Ok(Some(b"again".to_vec())));
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_ended_by_the_idle_limit_and_a_drip_by_the_frame_limit() {
+    let mut config = Config::serving("regtest", vec![TCP.parse().unwrap()]);
+    config.timing.idle = Some(Duration::from_millis(200));
+    config.timing.frame = Duration::from_millis(300);
+    let (host, mut events) = start(config, secret(23)).await;
+    let (mut streams, _running) = raw_streams(&host, Protocol::Order, 2).await;
+    streams[1].write_all(&[0, 0]).await.unwrap();
+    streams[1].flush().await.unwrap();
+    let mut errors = Vec::new();
+    for _ in 0..2 {
+        errors.push(within(inbound(&mut events).await.next()).await.unwrap_err());
+    }
+    let idle = |error: &FrameError| matches!(error, FrameError::Idle { .. });
+    let slow = |error: &FrameError| matches!(error, FrameError::SlowFrame { .. });
+    assert!(
+        errors.iter().any(idle) && errors.iter().any(slow),
+        "{errors:?}"
+    );
+    let (_, _, kind) = misbehaviour(&mut events).await;
+    assert_eq!(
+        kind,
+        Misbehaviour::SlowFrame {
+            protocol: Protocol::Order
+        }
+    );
+}
+
+#[tokio::test]
+async fn garbage_on_the_sockets_does_no_harm() {
+    let listen = vec![TCP.parse().unwrap(), QUIC.parse().unwrap()];
+    let (host, mut events) = start(Config::serving("regtest", listen), secret(24)).await;
+    let mut sent = 0;
+    for address in host.local_addresses() {
+        let text = address.to_string();
+        let port: u16 = text.split('/').nth(4).unwrap().parse().unwrap();
+        if text.contains("/tcp/") {
+            for junk in [&[0xff; 4096][..], b"GET / HTTP/1.1\r\n\r\n", b""] {
+                let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port))
+                    .await
+                    .unwrap();
+                let _ = socket.write_all(junk).await;
+                let _ = socket.shutdown().await;
+                let mut answer = Vec::new();
+                // Closed by the other side, whatever it says before.
+                let _ = within(socket.read_to_end(&mut answer)).await;
+                sent += 1;
+            }
+        } else {
+            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            for byte in 0..50u8 {
+                socket
+                    .send_to(&[byte; 1200], ("127.0.0.1", port))
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+    let mut status = host.status();
+    within(status.wait_for(|status| status.failed_inbound >= sent))
+        .await
+        .unwrap();
+    still_serves(&host, &mut events).await;
+}
+
+/// One line of the protocol negotiation (multistream-select): its length and itself.
+fn line(text: &str) -> Vec<u8> {
+    let mut line = vec![text.len() as u8 + 1];
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'\n');
+    line
+}
+
+#[tokio::test]
+async fn garbage_after_the_handshake_is_reported_with_the_peers_id() {
+    let (host, mut events) = server(25, TCP).await;
+    let key = identity::Keypair::generate_ed25519();
+    let options = DialOptions {
+        role: libp2p::core::Endpoint::Dialer,
+        port_use: PortUse::New,
+    };
+    let mut transport = tcp::tokio::Transport::default();
+    let address = host.local_addresses().remove(0);
+    let mut socket = within(transport.dial(address, options).unwrap())
+        .await
+        .unwrap();
+    let asked = [line("/multistream/1.0.0"), line("/noise")].concat();
+    socket.write_all(&asked).await.unwrap();
+    let mut agreed = vec![0; asked.len()];
+    within(socket.read_exact(&mut agreed)).await.unwrap();
+    assert_eq!(agreed, asked);
+    let noise = noise::Config::new(&key).unwrap();
+    let (_, mut secure) = within(noise.upgrade_outbound(socket, "/noise"))
+        .await
+        .unwrap();
+    let asked = [line("/multistream/1.0.0"), line("/yamux/1.0.0")].concat();
+    secure.write_all(&asked).await.unwrap();
+    secure.write_all(&[0xff; 64]).await.unwrap();
+    secure.flush().await.unwrap();
+    let (peer, _, kind) = misbehaviour(&mut events).await;
+    assert_eq!(peer, key.public().to_peer_id());
+    assert!(matches!(kind, Misbehaviour::Garbage { .. }), "{kind:?}");
+    still_serves(&host, &mut events).await;
+}
