@@ -1,3 +1,739 @@
 //! The inference machine: buys and sells answers, token by token.
+//!
+//! Owns every order of this node on both sides ([`crate::order`]), admits or
+//! refuses strangers' orders, keeps the queue, and turns credit into allowances
+//! for the engine. Never sees a preimage before Payment does and never moves
+//! money: it asks Payment, which may refuse.
+//!
+//! # Inputs and effects
+//! See [`io`]. Frames come in decoded; what does not decode comes in as
+//! [`io::Input::Garbled`].
+//!
+//! # Invariants
+//! - An envelope is acted upon once; its nonce is durable before the first effect.
+//! - At most `concurrent_orders` of a model run and `queued_orders` wait.
+//! - A stream belongs to one order; frames on unknown streams are dropped.
+//!
+//! # Crash recovery
+//! Orders found open in storage are closed as `Failed(Interrupted)` on both
+//! sides; their payments are Payment's to resolve. The replay window is rebuilt.
 
+pub mod context;
 pub mod io;
+
+use crate::crypto::Crypto;
+use crate::ids::{ModelDigest, OrderId, RequestId, StreamId};
+use crate::limits;
+use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
+use crate::money::Msat;
+use crate::offence::{Offence, OffenceKind};
+use crate::order::buyer::BuyerOrder;
+use crate::order::host::{HostOrder, State as HostState};
+use crate::order::wire::{Countersigned, Frame, Order, Paid, Status};
+use crate::payment::io::OrderAccount;
+use crate::refusal::{Code, Refusal};
+use crate::replay::ReplayWindow;
+use crate::route::Message;
+use crate::time::{Now, Tick};
+use context::{Config, Ctx, OrderRecord};
+use io::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, VecDeque};
+
+/// How long a fresh inbound stream may stay silent. Milliseconds. An order fits one round trip.
+const FRESH_STREAM_MS: u64 = 15_000;
+/// Fresh inbound streams kept at once; beyond it the oldest is closed.
+const MAX_FRESH_STREAMS: usize = 64;
+/// How often forgotten nonces are swept. Milliseconds.
+const SWEEP_MS: u64 = 60_000;
+/// Suggested wait when all slots are taken. Milliseconds. A typical answer takes this long.
+const BUSY_RETRY_MS: u64 = 10_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Fresh { until: Tick },
+    Buyer(RequestId),
+    Host(OrderId),
+}
+
+/// The machine; see the module's documentation.
+pub struct Inference {
+    crypto: Box<dyn Crypto>,
+    config: Config,
+    rng: ChaCha8Rng,
+    ids: EffectIds,
+    replay: ReplayWindow,
+    buyers: BTreeMap<RequestId, BuyerOrder>,
+    hosts: BTreeMap<OrderId, HostOrder>,
+    queue: VecDeque<OrderId>,
+    streams: BTreeMap<StreamId, Use>,
+    served: BTreeMap<ModelDigest, Served>,
+    loads: BTreeMap<ModelDigest, (u32, u32)>,
+    admission: Admission,
+    sweep: Tick,
+    interrupted: Vec<(OrderId, OrderRecord)>,
+}
+
+impl Inference {
+    /// Makes a machine with no history.
+    pub fn new(config: Config, crypto: Box<dyn Crypto>, seed: [u8; 32]) -> Self {
+        Inference {
+            crypto,
+            config,
+            rng: ChaCha8Rng::from_seed(seed),
+            ids: EffectIds::default(),
+            replay: ReplayWindow::default(),
+            buyers: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            queue: VecDeque::new(),
+            streams: BTreeMap::new(),
+            served: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            admission: Admission::Open,
+            sweep: Tick(0),
+            interrupted: Vec::new(),
+        }
+    }
+
+    /// Rebuilds the machine from its records ([`Table::Nonces`], [`Table::Orders`]).
+    /// The seed must differ from that of the run before, or nonces would repeat.
+    pub fn recover(
+        config: Config,
+        crypto: Box<dyn Crypto>,
+        seed: [u8; 32],
+        records: impl Iterator<Item = Record>,
+        _now: Now,
+    ) -> Self {
+        let mut machine = Self::new(config, crypto, seed);
+        for record in records {
+            let Some(value) = &record.value else { continue };
+            match record.table {
+                Table::Nonces => machine.replay.restore(&record.key, value),
+                Table::Orders => machine.restore_order(&record.key, value),
+                _ => {}
+            }
+        }
+        machine
+    }
+
+    fn restore_order(&mut self, key: &[u8], value: &[u8]) {
+        if let Some((id, record)) = OrderRecord::from_record(key, value)
+            && record.status.is_none()
+        {
+            self.interrupted.push((id, record));
+        }
+    }
+
+    /// Orders running or waiting, both sides: for a clean shutdown.
+    pub fn active(&self) -> usize {
+        self.buyers.len() + self.hosts.len()
+    }
+
+    /// Delivered and unpaid output over all orders we serve: for the simulator's checkers.
+    pub fn unpaid_by_order(&self) -> impl Iterator<Item = (OrderId, Msat)> + '_ {
+        self.hosts.iter().map(|(id, order)| (*id, order.unpaid()))
+    }
+
+    fn with<R>(
+        &mut self,
+        now: Now,
+        out: &mut Outbox<Effect>,
+        run: impl FnOnce(&mut Parts<'_>, &mut Ctx<'_>) -> R,
+    ) -> R {
+        let mut ctx = Ctx {
+            crypto: self.crypto.as_ref(),
+            config: &self.config,
+            now,
+            rng: &mut self.rng,
+            ids: &mut self.ids,
+            out,
+        };
+        let mut parts = Parts {
+            replay: &mut self.replay,
+            buyers: &mut self.buyers,
+            hosts: &mut self.hosts,
+            streams: &mut self.streams,
+            served: &self.served,
+            admission: self.admission,
+        };
+        run(&mut parts, &mut ctx)
+    }
+
+    fn close_interrupted(&mut self, out: &mut Outbox<Effect>) {
+        for (id, mut record) in std::mem::take(&mut self.interrupted) {
+            let status = Status::Failed(Code::Interrupted);
+            record.status = Some(status);
+            out.push(Effect::Persist(vec![record.to_record(&id)]));
+            out.push(Effect::Tell(Message::CloseOrder {
+                account: Box::new(OrderAccount {
+                    order: id,
+                    side: record.side,
+                    counterparty: record.counterparty,
+                    model: record.model,
+                    counts: record.counts,
+                    cost: record.cost,
+                    status,
+                    receipt: None,
+                }),
+                // What was paid is known to Payment alone; a crash of ours is no debt of the buyer's.
+                unpaid: Msat::ZERO,
+            }));
+        }
+    }
+
+    /// Drops what is over, starts what may run, reports the load. After every turn.
+    fn settle(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        self.close_interrupted(out);
+        self.buyers.retain(|_, order| !order.is_over());
+        self.hosts.retain(|_, order| order.state != HostState::Over);
+        let (buyers, hosts) = (&self.buyers, &self.hosts);
+        self.streams.retain(|_, used| match used {
+            Use::Fresh { .. } => true,
+            Use::Buyer(request) => buyers.contains_key(request),
+            Use::Host(order) => hosts.contains_key(order),
+        });
+        self.queue.retain(|id| {
+            hosts
+                .get(id)
+                .is_some_and(|order| order.state == HostState::Queued)
+        });
+        for (id, order) in &self.hosts {
+            if order.state == HostState::Queued && !self.queue.contains(id) {
+                self.queue.push_back(*id);
+            }
+        }
+        self.start_queued(now, out);
+        self.report_load(out);
+    }
+
+    fn running(&self, model: &ModelDigest) -> u32 {
+        let running =
+            |order: &&HostOrder| order.model() == *model && order.state == HostState::Running;
+        u32::try_from(self.hosts.values().filter(running).count()).unwrap_or(u32::MAX)
+    }
+
+    fn start_queued(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        for _ in 0..self.queue.len() {
+            let Some(id) = self.queue.pop_front() else {
+                break;
+            };
+            let Some(model) = self.hosts.get(&id).map(HostOrder::model) else {
+                continue;
+            };
+            let slots = self
+                .served
+                .get(&model)
+                .map_or(0, |served| served.limits.concurrent_orders);
+            if self.running(&model) >= slots {
+                self.queue.push_back(id);
+                continue;
+            }
+            self.with(now, out, |parts, ctx| {
+                if let Some(order) = parts.hosts.get_mut(&id) {
+                    order.start(ctx);
+                }
+            });
+        }
+    }
+
+    fn report_load(&mut self, out: &mut Outbox<Effect>) {
+        for (model, served) in &self.served {
+            let running = self.running(model);
+            let of_model = self
+                .hosts
+                .values()
+                .filter(|order| order.model() == *model)
+                .count();
+            let queued = u32::try_from(of_model)
+                .unwrap_or(u32::MAX)
+                .saturating_sub(running);
+            if self.loads.get(model) != Some(&(running, queued)) {
+                self.loads.insert(*model, (running, queued));
+                out.push(Effect::Tell(Message::LoadChanged {
+                    model: *model,
+                    running,
+                    queued,
+                    slots: served.limits.concurrent_orders,
+                }));
+            }
+        }
+    }
+
+    fn inbound(&mut self, stream: StreamId, now: Now, out: &mut Outbox<Effect>) {
+        let mut fresh = self
+            .streams
+            .iter()
+            .filter(|(_, used)| matches!(used, Use::Fresh { .. }));
+        if fresh.clone().count() >= MAX_FRESH_STREAMS
+            && let Some(oldest) = fresh.next().map(|(id, _)| *id)
+        {
+            self.streams.remove(&oldest);
+            out.push(Effect::Close { stream: oldest });
+        }
+        self.streams.insert(
+            stream,
+            Use::Fresh {
+                until: now.tick.after_ms(FRESH_STREAM_MS),
+            },
+        );
+    }
+
+    fn buy(&mut self, request: BuyRequest, now: Now, out: &mut Outbox<Effect>) {
+        let id = request.request;
+        if let Err(error) = request.job.check() {
+            let refusal = Refusal::new(Code::BadOrder, error.to_string());
+            return out.push(Effect::Deliver {
+                request: id,
+                event: BuyerEvent::Failed(refusal),
+            });
+        }
+        if self.buyers.len() >= limits::MAX_ORDERS || self.buyers.contains_key(&id) {
+            let refusal = Refusal::new(Code::Busy, "too many purchases at once on this node");
+            return out.push(Effect::Deliver {
+                request: id,
+                event: BuyerEvent::Failed(refusal),
+            });
+        }
+        self.with(now, out, |parts, ctx| {
+            let order = BuyerOrder::open(request, ctx);
+            parts.buyers.insert(id, order);
+        });
+    }
+
+    fn route_input(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
+        match input {
+            Input::Buy(request) => self.buy(*request, now, out),
+            Input::Serve(served) => {
+                self.served = served
+                    .into_iter()
+                    .map(|model| (model.offer.digest, model))
+                    .collect();
+            }
+            Input::Admit(admission) => self.admission = admission,
+            Input::Inbound { stream, .. } => self.inbound(stream, now, out),
+            other => self.with(now, out, |parts, ctx| parts.dispatch(other, ctx)),
+        }
+    }
+}
+
+impl Machine for Inference {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
+        self.route_input(now, input, out);
+        self.settle(now, out);
+    }
+
+    fn expire(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        self.with(now, out, |parts, ctx| parts.expire(ctx));
+        if self.sweep <= now.tick {
+            self.sweep = now.tick.after_ms(SWEEP_MS);
+            let forgotten = self.replay.prune(now.wall);
+            if !forgotten.is_empty() {
+                out.push(Effect::Persist(forgotten));
+            }
+        }
+        self.settle(now, out);
+    }
+
+    fn deadline(&self) -> Option<Tick> {
+        let buyers = self.buyers.values().filter_map(BuyerOrder::deadline);
+        let hosts = self.hosts.values().filter_map(HostOrder::deadline);
+        let fresh = self.streams.values().filter_map(|used| match used {
+            Use::Fresh { until } => Some(*until),
+            _ => None,
+        });
+        let sweep = (!self.replay.is_empty() || !self.interrupted.is_empty()).then_some(self.sweep);
+        buyers.chain(hosts).chain(fresh).chain(sweep).min()
+    }
+}
+
+/// The machine's own parts, borrowed beside the context.
+struct Parts<'a> {
+    replay: &'a mut ReplayWindow,
+    buyers: &'a mut BTreeMap<RequestId, BuyerOrder>,
+    hosts: &'a mut BTreeMap<OrderId, HostOrder>,
+    streams: &'a mut BTreeMap<StreamId, Use>,
+    served: &'a BTreeMap<ModelDigest, Served>,
+    admission: Admission,
+}
+
+impl Parts<'_> {
+    fn buyer_of(&mut self, order: OrderId) -> Option<&mut BuyerOrder> {
+        self.buyers
+            .values_mut()
+            .find(|buyer| buyer.order() == Some(order))
+    }
+
+    fn dispatch(&mut self, input: Input, ctx: &mut Ctx<'_>) {
+        match input {
+            Input::Confirm(request) => self.buyer(request, |buyer| buyer.confirm(ctx)),
+            Input::Stop(request) => self.buyer(request, |buyer| buyer.stop(ctx)),
+            Input::Cancel(request) => self.buyer(request, |buyer| buyer.cancel(ctx)),
+            Input::Candidates { request, hosts } => {
+                self.buyer(request, |buyer| buyer.found(hosts, ctx))
+            }
+            Input::Reserved { request, result } => {
+                self.buyer(request, |buyer| buyer.reserved(result, ctx))
+            }
+            Input::Opened { id, stream } => self.opened(id, stream, ctx),
+            Input::OpenFailed { id, reason } => {
+                if let Some(buyer) = self
+                    .buyers
+                    .values_mut()
+                    .find(|buyer| buyer.dialing() == Some(id))
+                {
+                    buyer.open_failed(&reason, ctx);
+                }
+            }
+            Input::Received { stream, frame } => self.received(stream, *frame, ctx),
+            Input::Garbled { stream, detail } => self.garbled(stream, detail, ctx),
+            Input::Closed { stream } => self.closed(stream, ctx),
+            Input::Settled {
+                order,
+                seq,
+                fee,
+                ms,
+                ..
+            } => {
+                if let Some(buyer) = self.buyer_of(order) {
+                    buyer.settled(seq, fee, ms, ctx);
+                }
+            }
+            Input::NotSettled { order, refusal, .. } => {
+                if let Some(buyer) = self.buyer_of(order) {
+                    buyer.not_settled(refusal, ctx);
+                }
+            }
+            other => self.dispatch_host(other, ctx),
+        }
+    }
+
+    fn dispatch_host(&mut self, input: Input, ctx: &mut Ctx<'_>) {
+        match input {
+            Input::Counted { id, result } => {
+                let counting = |order: &&mut HostOrder| order.state == HostState::Counting(id);
+                if let Some(order) = self.hosts.values_mut().find(counting) {
+                    let limit = self
+                        .served
+                        .get(&order.model())
+                        .map_or(0, |served| served.limits.prompt_tokens);
+                    order.counted(result, limit, ctx);
+                }
+            }
+            Input::Produced {
+                order,
+                tokens,
+                text,
+                finish,
+            } => {
+                self.host(order, |host| host.produced(&tokens, text, finish, ctx));
+            }
+            Input::EngineFailed { order, reason } => {
+                self.host(order, |host| host.engine_failed(&reason, ctx))
+            }
+            Input::CreditOpened {
+                order,
+                window,
+                prepay,
+                debt,
+            } => {
+                self.host(order, |host| host.credit_opened(window, prepay, debt, ctx));
+            }
+            Input::InvoiceMade { order, seq, result } => {
+                self.host(order, |host| host.invoice_made(seq, result, ctx));
+            }
+            Input::CreditGranted {
+                order,
+                seq,
+                msat,
+                window,
+                ..
+            } => {
+                self.host(order, |host| host.credited(seq, msat, window, ctx));
+            }
+            _ => {}
+        }
+    }
+
+    fn buyer(&mut self, request: RequestId, run: impl FnOnce(&mut BuyerOrder)) {
+        if let Some(buyer) = self.buyers.get_mut(&request) {
+            run(buyer);
+        }
+    }
+
+    fn host(&mut self, order: OrderId, run: impl FnOnce(&mut HostOrder)) {
+        if let Some(host) = self.hosts.get_mut(&order) {
+            run(host);
+        }
+    }
+
+    fn opened(&mut self, id: crate::ids::EffectId, stream: StreamId, ctx: &mut Ctx<'_>) {
+        let dialing = self
+            .buyers
+            .iter_mut()
+            .find(|(_, buyer)| buyer.dialing() == Some(id));
+        match dialing {
+            Some((request, buyer)) => {
+                self.streams.insert(stream, Use::Buyer(*request));
+                buyer.opened(stream, ctx);
+            }
+            // The purchase gave up while the dial went on.
+            None => ctx.close(stream),
+        }
+    }
+
+    fn received(&mut self, stream: StreamId, frame: Frame, ctx: &mut Ctx<'_>) {
+        match (self.streams.get(&stream).copied(), frame) {
+            (Some(Use::Buyer(request)), frame) => self.on_buyer_stream(request, stream, frame, ctx),
+            (Some(Use::Host(order)), frame) => self.host_frame(order, frame, ctx),
+            (Some(Use::Fresh { .. }), Frame::Order(signed)) => self.order(stream, signed, ctx),
+            (Some(Use::Fresh { .. }), frame) => {
+                let message = format!("a stream begins with an order, not with {}", frame.name());
+                self.refuse(stream, Refusal::new(Code::ProtocolViolation, message), ctx);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn on_buyer_stream(
+        &mut self,
+        request: RequestId,
+        stream: StreamId,
+        frame: Frame,
+        ctx: &mut Ctx<'_>,
+    ) {
+        // A stream of an earlier attempt of the same purchase is history.
+        self.buyer(request, |buyer| {
+            if buyer.stream() == Some(stream) {
+                buyer.received(frame, ctx);
+            }
+        });
+    }
+
+    fn refuse(&mut self, stream: StreamId, refusal: Refusal, ctx: &mut Ctx<'_>) {
+        self.streams.remove(&stream);
+        ctx.send(stream, Frame::Refusal(refusal));
+        ctx.close(stream);
+    }
+
+    fn order(&mut self, stream: StreamId, signed: crate::envelope::Signed, ctx: &mut Ctx<'_>) {
+        let opened = match signed.open::<Order>(
+            ctx.crypto,
+            ctx.config.network,
+            &ctx.crypto.key(),
+            ctx.now.wall,
+        ) {
+            Ok(opened) => opened,
+            Err(error) => {
+                return self.refuse(
+                    stream,
+                    Refusal::new(Code::BadEnvelope, error.to_string()),
+                    ctx,
+                );
+            }
+        };
+        let nonce = match self.replay.admit(&opened.envelope, ctx.now.wall) {
+            Ok(record) => record,
+            Err(error) => {
+                ctx.offence(
+                    opened.envelope.from,
+                    opened.body.id,
+                    OffenceKind::Replay,
+                    "sent an envelope twice",
+                );
+                return self.refuse(
+                    stream,
+                    Refusal::new(Code::BadEnvelope, error.to_string()),
+                    ctx,
+                );
+            }
+        };
+        ctx.out.push(Effect::Persist(vec![nonce]));
+        match self.admit(&opened.body) {
+            Err(refusal) => self.refuse(stream, refusal, ctx),
+            Ok(offer) => {
+                let id = opened.body.id;
+                self.streams.insert(stream, Use::Host(id));
+                self.hosts
+                    .insert(id, HostOrder::open(stream, signed, opened, offer, ctx));
+            }
+        }
+    }
+
+    fn admit(&self, order: &Order) -> Result<crate::manifest::ModelOffer, Refusal> {
+        match self.admission {
+            Admission::Open => {}
+            Admission::OwnerActive => {
+                return Err(Refusal::new(
+                    Code::OwnerActive,
+                    "the owner of this machine needs it",
+                ));
+            }
+            Admission::Draining => {
+                return Err(Refusal::new(
+                    Code::ShuttingDown,
+                    "this host is shutting down",
+                ));
+            }
+        }
+        order
+            .job
+            .check()
+            .map_err(|error| Refusal::new(Code::BadOrder, error.to_string()))?;
+        let served = self
+            .served
+            .get(&order.model)
+            .ok_or_else(|| Refusal::new(Code::UnknownModel, "this model is not served here"))?;
+        if order.mode != crate::manifest::PaymentMode::Metered {
+            return Err(Refusal::new(
+                Code::ModeUnsupported,
+                "this host is paid while tokens stream",
+            ));
+        }
+        if !matches!(
+            order.job.work,
+            crate::work::Work::Chat { .. } | crate::work::Work::Complete { .. }
+        ) {
+            return Err(Refusal::new(
+                Code::BadOrder,
+                "this host answers chats and completions",
+            ));
+        }
+        if order.job.max_output == 0 || order.job.max_output > served.limits.output_tokens {
+            let message = format!(
+                "max_output is {}, this host allows 1 to {}",
+                order.job.max_output, served.limits.output_tokens
+            );
+            return Err(Refusal::new(Code::TooLong, message));
+        }
+        if self.hosts.contains_key(&order.id) {
+            return Err(Refusal::new(
+                Code::BadOrder,
+                "an order with this id is under way",
+            ));
+        }
+        let room = served
+            .limits
+            .concurrent_orders
+            .saturating_add(served.limits.queued_orders);
+        let taken = self
+            .hosts
+            .values()
+            .filter(|host| host.model() == order.model)
+            .count();
+        if taken >= room as usize || self.hosts.len() >= limits::MAX_ORDERS {
+            let mut refusal = Refusal::new(Code::Busy, "all slots and the queue are full");
+            refusal.retry_after_ms = Some(BUSY_RETRY_MS);
+            return Err(refusal);
+        }
+        Ok(served.offer.clone())
+    }
+
+    fn host_frame(&mut self, order: OrderId, frame: Frame, ctx: &mut Ctx<'_>) {
+        let Some(host) = self.hosts.get_mut(&order) else {
+            return;
+        };
+        match frame {
+            Frame::Accept(terms) => host.accept(terms, ctx),
+            Frame::Paid(signed) => {
+                match signed.open::<Paid>(
+                    ctx.crypto,
+                    ctx.config.network,
+                    &ctx.crypto.key(),
+                    ctx.now.wall,
+                ) {
+                    Ok(paid) => host.paid_frame(signed, &paid, ctx),
+                    Err(error) => {
+                        host.fail(Refusal::new(Code::BadEnvelope, error.to_string()), ctx)
+                    }
+                }
+            }
+            Frame::Countersigned(signed) => {
+                match signed.open::<Countersigned>(
+                    ctx.crypto,
+                    ctx.config.network,
+                    &ctx.crypto.key(),
+                    ctx.now.wall,
+                ) {
+                    Ok(opened) => {
+                        host.countersigned(
+                            signed,
+                            &opened.body.receipt,
+                            &opened.envelope.from,
+                            ctx,
+                        );
+                    }
+                    Err(error) => {
+                        host.fail(Refusal::new(Code::BadEnvelope, error.to_string()), ctx)
+                    }
+                }
+            }
+            Frame::Stop => host.stop(ctx),
+            Frame::Cancel => host.abandon(Code::Cancelled, ctx),
+            other => {
+                let message = format!("a buyer does not send a {} frame now", other.name());
+                ctx.offence(host.buyer(), order, OffenceKind::UnexpectedFrame, &message);
+                host.fail(Refusal::new(Code::ProtocolViolation, message), ctx);
+            }
+        }
+    }
+
+    fn garbled(&mut self, stream: StreamId, detail: String, ctx: &mut Ctx<'_>) {
+        match self.streams.get(&stream).copied() {
+            Some(Use::Buyer(request)) => self.buyer(request, |buyer| buyer.garbled(detail, ctx)),
+            Some(Use::Host(order)) => self.host(order, |host| {
+                ctx.tell(Message::Offended(Offence {
+                    by: host.buyer(),
+                    order: Some(order),
+                    kind: OffenceKind::MalformedFrame,
+                    detail: detail.clone(),
+                }));
+                host.fail(Refusal::new(Code::ProtocolViolation, detail), ctx);
+            }),
+            Some(Use::Fresh { .. }) => {
+                self.refuse(stream, Refusal::new(Code::ProtocolViolation, detail), ctx);
+            }
+            None => {}
+        }
+    }
+
+    fn closed(&mut self, stream: StreamId, ctx: &mut Ctx<'_>) {
+        match self.streams.remove(&stream) {
+            Some(Use::Buyer(request)) => self.buyer(request, |buyer| {
+                if buyer.stream() == Some(stream) {
+                    buyer.closed(ctx);
+                }
+            }),
+            Some(Use::Host(order)) => self.host(order, |host| {
+                host.stream = None;
+                host.abandon(Code::Disconnected, ctx);
+            }),
+            Some(Use::Fresh { .. }) | None => {}
+        }
+    }
+
+    fn expire(&mut self, ctx: &mut Ctx<'_>) {
+        for buyer in self.buyers.values_mut() {
+            buyer.expire(ctx);
+        }
+        for host in self.hosts.values_mut() {
+            if host.deadline().is_some() {
+                host.expire(ctx);
+            }
+        }
+        let late = |used: &Use| matches!(used, Use::Fresh { until } if *until <= ctx.now.tick);
+        let silent: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|(_, used)| late(used))
+            .map(|(id, _)| *id)
+            .collect();
+        for stream in silent {
+            self.streams.remove(&stream);
+            ctx.close(stream);
+        }
+    }
+}

@@ -2,4 +2,6 @@
 //!
 //! Driven by the inference machine on both sides.
 
+pub mod buyer;
+pub mod host;
 pub mod wire;

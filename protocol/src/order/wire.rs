@@ -247,6 +247,9 @@ macro_rules! bodies {
 }
 bodies!(Order, Terms, Invoice, Paid, Receipt, Countersigned);
 
+/// The digest of the signed terms that a buyer accepts.
+pub type Accept = Digest;
+
 /// One frame of an order stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {
@@ -257,7 +260,7 @@ pub enum Frame {
     /// host → buyer: not served, or ended.
     Refusal(Refusal),
     /// buyer → host: the terms with this digest are accepted.
-    Accept(Digest),
+    Accept(Accept),
     /// host → buyer
     Chunk(Chunk),
     /// host → buyer: [`Invoice`]

@@ -1,0 +1,1024 @@
+//! One purchase on the buyer's side: choose, order, check, pay, receipt.
+//!
+//! Not budgets (Payment sets money aside and refuses what breaks a cap) and not
+//! ranking (Discovery and Reputation do). This machine believes nothing that it
+//! can check: every invoice is held against what was delivered, every receipt
+//! against the evidence.
+//!
+//! # States
+//! `Reserving → Finding → [Confirming →] Dialing → Ordered → Streaming → Over`;
+//! before any money moved, a host that is busy or unreachable is followed by the
+//! next candidate.
+//!
+//! # Invariants
+//! - The sum of payments asked of Payment never exceeds the larger of the entry
+//!   payment and the cost of what was delivered, and never `max_cost`.
+//! - A payment is asked for once per invoice; a failed one ends the order, an
+//!   unknown one is never replaced.
+
+use super::wire::{
+    self, Chunk, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt, Status, Terms,
+};
+use crate::chain::{ChainedToken, TokenChain};
+use crate::crypto::InvoiceFacts;
+use crate::envelope::{EnvelopeError, Opened, Signed};
+use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
+use crate::inference::context::{Ctx, OrderRecord};
+use crate::inference::io::{BuyRequest, BuyerEvent, Candidate, Effect, Evidence};
+use crate::limits;
+use crate::manifest::Role;
+use crate::money::{Counts, Msat};
+use crate::offence::OffenceKind;
+use crate::payment::io::{OrderAccount, PayRequest, Side};
+use crate::refusal::{Code, Refusal};
+use crate::reputation::io::Outcome;
+use crate::route::Message;
+use crate::time::{Tick, WallTime};
+use rand::RngCore;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Bytes of template text that a host may add per message before its input count is doubted.
+const TEMPLATE_TOKENS_PER_MESSAGE: u64 = 64;
+/// The same for the template as a whole: some models come with a long default system prompt.
+const TEMPLATE_TOKENS: u64 = 1_024;
+/// Longest life that an invoice must still have when it arrives. Milliseconds. A payment needs a moment.
+const MIN_INVOICE_LIFE_MS: u64 = 5_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Reserving,
+    Finding,
+    Confirming,
+    Dialing(EffectId),
+    Ordered,
+    Streaming,
+    Over,
+}
+
+#[derive(Debug)]
+struct Bill {
+    hash: PaymentHash,
+    msat: Msat,
+    head: Digest,
+    settled: bool,
+}
+
+/// The order under way with one host.
+#[derive(Debug)]
+struct Deal {
+    id: OrderId,
+    candidate: Candidate,
+    stream: Option<StreamId>,
+    signed: Signed,
+    started: WallTime,
+    sent: Tick,
+    terms: Option<(Signed, Terms)>,
+    chain: TokenChain,
+    heads: Vec<Digest>,
+    tokens: Vec<ChainedToken>,
+    text: String,
+    counts: Counts,
+    next_chunk: u32,
+    bills: BTreeMap<u32, Bill>,
+    asked: Msat,
+    invoices: Vec<Signed>,
+    finish: Option<Finish>,
+    first_token_ms: Option<u64>,
+    stream_ms: u64,
+    receipt: Option<Signed>,
+    countersigned: Option<Signed>,
+    price_kept: bool,
+}
+
+/// One purchase.
+#[derive(Debug)]
+pub struct BuyerOrder {
+    request: BuyRequest,
+    state: State,
+    candidates: VecDeque<Candidate>,
+    considered: u32,
+    attempts: u32,
+    last_refusal: Option<Refusal>,
+    deal: Option<Deal>,
+    deadline: Tick,
+}
+
+impl BuyerOrder {
+    /// Begins a purchase: sets the money aside first.
+    pub fn open(request: BuyRequest, ctx: &mut Ctx<'_>) -> Self {
+        ctx.tell(Message::Reserve {
+            request: request.request,
+            budget: request.budget.clone(),
+            max_cost: request.max_cost,
+        });
+        BuyerOrder {
+            request,
+            state: State::Reserving,
+            candidates: VecDeque::new(),
+            considered: 0,
+            attempts: 0,
+            last_refusal: None,
+            deal: None,
+            deadline: ctx.now.tick.after_ms(ctx.config.terms_timeout_ms),
+        }
+    }
+
+    /// Whether nothing more will happen.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    /// When [`BuyerOrder::expire`] must run.
+    pub fn deadline(&self) -> Option<Tick> {
+        (!matches!(self.state, State::Over | State::Confirming)).then_some(self.deadline)
+    }
+
+    /// The order under way, if there is one.
+    pub fn order(&self) -> Option<OrderId> {
+        self.deal.as_ref().map(|deal| deal.id)
+    }
+
+    /// The stream of the order under way.
+    pub fn stream(&self) -> Option<StreamId> {
+        self.deal.as_ref().and_then(|deal| deal.stream)
+    }
+
+    /// The dial under way.
+    pub fn dialing(&self) -> Option<EffectId> {
+        match self.state {
+            State::Dialing(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Payment set the money aside, or refused.
+    pub fn reserved(&mut self, result: Result<(), Refusal>, ctx: &mut Ctx<'_>) {
+        if self.state != State::Reserving {
+            return;
+        }
+        if let Err(refusal) = result {
+            return self.fail(refusal, ctx);
+        }
+        self.state = State::Finding;
+        self.deadline = ctx.now.tick.after_ms(ctx.config.terms_timeout_ms);
+        ctx.tell(Message::CandidatesWanted {
+            request: self.request.request,
+            query: crate::discovery::io::Query {
+                model: self.request.model.clone(),
+                role: Role::Host,
+                host: self.request.host,
+                input_tokens: self.request.job.text_bytes() as u64 / 4,
+                output_tokens: u64::from(self.request.job.max_output),
+            },
+        });
+    }
+
+    /// Discovery answered.
+    pub fn found(&mut self, hosts: Vec<Candidate>, ctx: &mut Ctx<'_>) {
+        if self.state != State::Finding {
+            return;
+        }
+        self.considered = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+        self.candidates = hosts.into_iter().take(limits::MAX_CANDIDATES).collect();
+        self.next_candidate(ctx);
+    }
+
+    fn next_candidate(&mut self, ctx: &mut Ctx<'_>) {
+        self.deal = None;
+        let spent = self.attempts >= ctx.config.max_attempts;
+        let Some(candidate) = self.candidates.front().filter(|_| !spent).cloned() else {
+            let refusal = self
+                .last_refusal
+                .take()
+                .unwrap_or_else(|| Refusal::new(Code::NoHost, "no listed host offers this model"));
+            return self.fail(refusal, ctx);
+        };
+        ctx.deliver(
+            self.request.request,
+            BuyerEvent::Chosen {
+                candidate: Box::new(candidate),
+                max_cost: self.request.max_cost,
+                considered: self.considered,
+            },
+        );
+        if self.request.confirm {
+            self.state = State::Confirming;
+        } else {
+            self.dial(ctx);
+        }
+    }
+
+    /// The client agreed to the choice shown.
+    pub fn confirm(&mut self, ctx: &mut Ctx<'_>) {
+        if self.state == State::Confirming {
+            self.dial(ctx);
+        }
+    }
+
+    fn dial(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(candidate) = self.candidates.pop_front() else {
+            return;
+        };
+        self.attempts += 1;
+        let mut id = [0; 16];
+        ctx.rng.fill_bytes(&mut id);
+        let mut salt = [0; 16];
+        ctx.rng.fill_bytes(&mut salt);
+        let order = Order {
+            id: OrderId(id),
+            model: candidate.offer.digest,
+            job: self.request.job.clone(),
+            max_cost: self.request.max_cost,
+            mode: self.request.mode,
+            privacy: self.request.privacy,
+            salt,
+            via: None,
+            authority: Vec::new(),
+            extensions: Vec::new(),
+        };
+        let signed = ctx.seal(candidate.host, &order);
+        let effect = ctx.fresh();
+        ctx.tell(Message::Bind {
+            request: self.request.request,
+            order: order.id,
+            host: candidate.host,
+        });
+        ctx.out.push(Effect::OpenStream {
+            id: effect,
+            host: candidate.host,
+            addresses: candidate.addresses.clone(),
+        });
+        self.state = State::Dialing(effect);
+        self.deadline = ctx.now.tick.after_ms(ctx.config.dial_timeout_ms);
+        self.deal = Some(Deal {
+            id: order.id,
+            candidate,
+            stream: None,
+            chain: TokenChain::new(&signed.digest(), &Digest([0; 32])),
+            signed,
+            started: ctx.now.wall,
+            sent: ctx.now.tick,
+            terms: None,
+            heads: Vec::new(),
+            tokens: Vec::new(),
+            text: String::new(),
+            counts: Counts::default(),
+            next_chunk: 0,
+            bills: BTreeMap::new(),
+            asked: Msat::ZERO,
+            invoices: Vec::new(),
+            finish: None,
+            first_token_ms: None,
+            stream_ms: 0,
+            receipt: None,
+            countersigned: None,
+            price_kept: true,
+        });
+    }
+
+    /// The stream is open: order.
+    pub fn opened(&mut self, stream: StreamId, ctx: &mut Ctx<'_>) {
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        deal.stream = Some(stream);
+        deal.sent = ctx.now.tick;
+        deal.started = ctx.now.wall;
+        let signed = deal.signed.clone();
+        self.state = State::Ordered;
+        self.deadline = ctx.now.tick.after_ms(ctx.config.terms_timeout_ms);
+        ctx.send(stream, Frame::Order(signed));
+    }
+
+    /// The host could not be reached.
+    pub fn open_failed(&mut self, reason: &str, ctx: &mut Ctx<'_>) {
+        if let Some(deal) = &self.deal {
+            ctx.offence(
+                deal.candidate.host,
+                deal.id,
+                OffenceKind::GhostListing,
+                reason,
+            );
+        }
+        self.give_up(
+            Refusal::new(
+                Code::Disconnected,
+                format!("the host cannot be reached: {reason}"),
+            ),
+            ctx,
+        );
+    }
+
+    /// Ends this deal; tries the next candidate where no money moved.
+    fn give_up(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
+        let untouched = self.deal.as_ref().is_none_or(|deal| deal.bills.is_empty());
+        let elsewhere = refusal.code.is_retryable()
+            || matches!(
+                refusal.code,
+                Code::UnknownModel
+                    | Code::ShuttingDown
+                    | Code::EngineFailed
+                    | Code::ProtocolViolation
+            );
+        if untouched && elsewhere && !self.candidates.is_empty() {
+            self.close_deal(Status::Failed(refusal.code), ctx);
+            self.last_refusal = Some(refusal);
+            return self.next_candidate(ctx);
+        }
+        self.fail(refusal, ctx);
+    }
+
+    /// A frame of the host arrived.
+    pub fn received(&mut self, frame: Frame, ctx: &mut Ctx<'_>) {
+        match (self.state, frame) {
+            (State::Ordered, Frame::Terms(signed)) => self.terms(signed, ctx),
+            (State::Ordered | State::Streaming, Frame::Refusal(refusal)) => {
+                self.give_up(refusal, ctx)
+            }
+            (State::Streaming, Frame::Chunk(chunk)) => self.chunk(chunk, ctx),
+            (State::Streaming, Frame::Invoice(signed)) => self.invoice(signed, ctx),
+            (State::Streaming, Frame::Receipt(signed)) => self.receipt(signed, ctx),
+            (State::Over, _) => {}
+            (_, frame) => self.violation(
+                OffenceKind::UnexpectedFrame,
+                format!("the host sent a {} frame out of turn", frame.name()),
+                ctx,
+            ),
+        }
+    }
+
+    /// Bytes that are no frame.
+    pub fn garbled(&mut self, detail: String, ctx: &mut Ctx<'_>) {
+        self.violation(OffenceKind::MalformedFrame, detail, ctx);
+    }
+
+    fn read<T: crate::envelope::Body>(
+        &self,
+        signed: &Signed,
+        ctx: &Ctx<'_>,
+    ) -> Result<Opened<T>, EnvelopeError> {
+        let opened = signed.open::<T>(
+            ctx.crypto,
+            ctx.config.network,
+            &ctx.crypto.key(),
+            ctx.now.wall,
+        )?;
+        match &self.deal {
+            Some(deal) if deal.candidate.host == opened.envelope.from => Ok(opened),
+            _ => Err(EnvelopeError::BadSignature {
+                from: opened.envelope.from,
+            }),
+        }
+    }
+
+    fn terms(&mut self, signed: Signed, ctx: &mut Ctx<'_>) {
+        let opened = match self.read::<Terms>(&signed, ctx) {
+            Ok(opened) => opened,
+            Err(error) => return self.violation(OffenceKind::BadSignature, error.to_string(), ctx),
+        };
+        let terms = opened.body;
+        if let Err((kind, detail)) = self.check_terms(&terms, ctx) {
+            return self.violation(kind, detail, ctx);
+        }
+        let entry = match self.check_entry(&terms, ctx) {
+            Ok(entry) => entry,
+            Err(detail) => return self.violation(OffenceKind::WrongInvoice, detail, ctx),
+        };
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        let (Some(stream), digest) = (deal.stream, signed.digest()) else {
+            return;
+        };
+        deal.chain = TokenChain::new(&deal.signed.digest(), &digest);
+        deal.heads = vec![deal.chain.head()];
+        deal.counts = terms.input;
+        deal.asked = entry.as_ref().map_or(Msat::ZERO, |(_, msat, _)| *msat);
+        deal.terms = Some((signed, terms.clone()));
+        let order = deal.id;
+        self.state = State::Streaming;
+        self.deadline = ctx.now.tick.after_ms(ctx.config.first_token_timeout_ms);
+        self.persist(None, ctx);
+        ctx.deliver(
+            self.request.request,
+            BuyerEvent::Accepted {
+                order,
+                input: terms.input,
+                entry: entry.as_ref().map(|(_, msat, _)| *msat),
+                window: terms.window,
+                quantum: terms.quantum,
+            },
+        );
+        ctx.send(stream, Frame::Accept(digest));
+        if let Some((bolt11, msat, facts)) = entry {
+            self.pay(0, bolt11, facts, msat, ctx);
+        }
+    }
+
+    fn check_terms(&self, terms: &Terms, ctx: &Ctx<'_>) -> Result<(), (OffenceKind, String)> {
+        let Some(deal) = &self.deal else {
+            return Ok(());
+        };
+        let wrong = |kind, detail: &str| Err((kind, detail.to_owned()));
+        if terms.id != deal.id || terms.order != deal.signed.digest() {
+            return wrong(OffenceKind::WrongReceipt, "terms of another order");
+        }
+        if terms.expires < ctx.now.wall {
+            return wrong(OffenceKind::Replay, "terms that have expired");
+        }
+        if terms.numerics != deal.candidate.offer.numerics
+            || terms.tokenizer != deal.candidate.offer.tokenizer
+            || terms.template != deal.candidate.offer.template
+        {
+            return wrong(
+                OffenceKind::WrongReceipt,
+                "tokenizer, template or numerics other than listed",
+            );
+        }
+        let listed = &deal.candidate.offer.prices;
+        let dearer = terms
+            .prices
+            .0
+            .iter()
+            .any(|price| price.msat_per_million > listed.of(price.meter));
+        if dearer {
+            return wrong(OffenceKind::PriceAboveListing, "prices above the listing");
+        }
+        let job = &self.request.job;
+        let messages = match &job.work {
+            crate::work::Work::Chat { messages } => messages.len() as u64,
+            _ => 1,
+        };
+        let plausible =
+            job.text_bytes() as u64 + messages * TEMPLATE_TOKENS_PER_MESSAGE + TEMPLATE_TOKENS;
+        if terms.input.input_tokens > plausible || terms.input.output_tokens != 0 {
+            return Err((
+                OffenceKind::WrongCount,
+                format!(
+                    "{} input tokens claimed for at most {plausible}",
+                    terms.input.input_tokens
+                ),
+            ));
+        }
+        // A debt beyond one quantum cannot come from a remainder too small to pay.
+        if terms.carried_debt > terms.quantum.max(deal.candidate.quantum) {
+            return wrong(
+                OffenceKind::WrongInvoice,
+                "a carried debt larger than one quantum",
+            );
+        }
+        Ok(())
+    }
+
+    fn check_entry(
+        &self,
+        terms: &Terms,
+        ctx: &Ctx<'_>,
+    ) -> Result<Option<(String, Msat, InvoiceFacts)>, String> {
+        let Some(entry) = &terms.entry else {
+            return Ok(None);
+        };
+        let input = terms.prices.cost_or_max(&terms.input);
+        let most = input
+            .saturating_add(terms.quantum)
+            .saturating_add(terms.carried_debt);
+        if entry.msat > most || terms.quantum > self.quantum().max(Msat(1_000_000)) {
+            return Err(format!(
+                "an entry payment of {} where {most} is the most",
+                entry.msat
+            ));
+        }
+        if entry.msat > self.request.max_cost {
+            return Err(format!(
+                "an entry payment of {} above the cap of {}",
+                entry.msat, self.request.max_cost
+            ));
+        }
+        let facts = self.check_bolt11(&entry.bolt11, entry.msat, 0, &terms.input, ctx)?;
+        Ok(Some((entry.bolt11.clone(), entry.msat, facts)))
+    }
+
+    fn quantum(&self) -> Msat {
+        self.deal
+            .as_ref()
+            .map_or(Msat::ZERO, |deal| deal.candidate.quantum)
+    }
+
+    fn check_bolt11(
+        &self,
+        bolt11: &str,
+        msat: Msat,
+        seq: u32,
+        covers: &Counts,
+        ctx: &Ctx<'_>,
+    ) -> Result<InvoiceFacts, String> {
+        let Some(deal) = &self.deal else {
+            return Err("no order".to_owned());
+        };
+        let facts = ctx
+            .crypto
+            .read_invoice(bolt11)
+            .map_err(|error| error.to_string())?;
+        if facts.payee != deal.candidate.lightning {
+            return Err(
+                "an invoice that pays another Lightning node than the listing names".to_owned(),
+            );
+        }
+        if facts.msat != Some(msat) {
+            return Err("an invoice of another amount than stated".to_owned());
+        }
+        if facts.description_hash != Some(wire::description_hash(&deal.id, seq, covers)) {
+            return Err("an invoice that is not bound to this order".to_owned());
+        }
+        if facts.expires < ctx.now.wall.after_ms(MIN_INVOICE_LIFE_MS) {
+            return Err("an invoice that is about to expire".to_owned());
+        }
+        if deal.bills.values().any(|bill| bill.hash == facts.hash) {
+            return Err("a second invoice with the same payment hash".to_owned());
+        }
+        Ok(facts)
+    }
+
+    fn pay(
+        &mut self,
+        seq: u32,
+        bolt11: String,
+        facts: InvoiceFacts,
+        msat: Msat,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        deal.bills.insert(
+            seq,
+            Bill {
+                hash: facts.hash,
+                msat,
+                head: deal.chain.head(),
+                settled: false,
+            },
+        );
+        ctx.tell(Message::Pay(Box::new(PayRequest {
+            order: deal.id,
+            seq,
+            host: deal.candidate.host,
+            bolt11,
+            facts,
+            msat,
+            max_fee: ctx.config.max_fee(msat),
+        })));
+    }
+
+    fn chunk(&mut self, chunk: Chunk, ctx: &mut Ctx<'_>) {
+        if let Err(detail) = self.check_chunk(&chunk) {
+            return self.violation(OffenceKind::WrongCount, detail, ctx);
+        }
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        for token in &chunk.tokens {
+            deal.chain.push(token);
+            deal.heads.push(deal.chain.head());
+        }
+        deal.tokens.extend_from_slice(&chunk.tokens);
+        deal.text.push_str(&chunk.text);
+        deal.counts = chunk.totals;
+        deal.next_chunk += 1;
+        deal.finish = chunk.finish.or(deal.finish);
+        let since = ctx.now.tick.ms_since(deal.sent);
+        let first = *deal.first_token_ms.get_or_insert(since);
+        deal.stream_ms = since.saturating_sub(first);
+        let cost = deal.terms.as_ref().map_or(Msat::ZERO, |(_, terms)| {
+            terms.prices.cost_or_max(&deal.counts)
+        });
+        self.deadline = ctx.now.tick.after_ms(ctx.config.idle_timeout_ms);
+        ctx.deliver(
+            self.request.request,
+            BuyerEvent::Output {
+                text: chunk.text,
+                tokens: chunk.tokens.iter().map(|token| token.id).collect(),
+                totals: chunk.totals,
+                cost,
+            },
+        );
+    }
+
+    fn check_chunk(&self, chunk: &Chunk) -> Result<(), String> {
+        let Some(deal) = &self.deal else {
+            return Ok(());
+        };
+        let expected = Counts {
+            output_tokens: deal.counts.output_tokens + chunk.tokens.len() as u64,
+            ..deal.counts
+        };
+        if deal.finish.is_some() {
+            return Err("output after its end".to_owned());
+        }
+        if chunk.seq != deal.next_chunk {
+            return Err(format!(
+                "chunk {} where {} was due",
+                chunk.seq, deal.next_chunk
+            ));
+        }
+        if chunk.totals != expected {
+            return Err(format!(
+                "totals of {} output tokens where {} were delivered",
+                chunk.totals.output_tokens, expected.output_tokens
+            ));
+        }
+        if expected.output_tokens > u64::from(self.request.job.max_output) {
+            return Err("more output than was ordered".to_owned());
+        }
+        Ok(())
+    }
+
+    fn invoice(&mut self, signed: Signed, ctx: &mut Ctx<'_>) {
+        let invoice = match self.read::<Invoice>(&signed, ctx) {
+            Ok(opened) => opened.body,
+            Err(error) => return self.violation(OffenceKind::BadSignature, error.to_string(), ctx),
+        };
+        let facts = match self.check_invoice(&invoice, ctx) {
+            Ok(facts) => facts,
+            Err(detail) => return self.violation(OffenceKind::WrongInvoice, detail, ctx),
+        };
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        deal.asked = invoice.invoiced;
+        deal.invoices.push(signed);
+        self.deadline = ctx.now.tick.after_ms(ctx.config.idle_timeout_ms);
+        self.persist(None, ctx);
+        self.pay(invoice.seq, invoice.bolt11, facts, invoice.msat, ctx);
+        if let Some(bill) = self
+            .deal
+            .as_mut()
+            .and_then(|deal| deal.bills.get_mut(&invoice.seq))
+        {
+            bill.head = invoice.head;
+        }
+    }
+
+    fn check_invoice(&self, invoice: &Invoice, ctx: &Ctx<'_>) -> Result<InvoiceFacts, String> {
+        let (Some(deal), Some((_, terms))) = (
+            &self.deal,
+            self.deal.as_ref().and_then(|deal| deal.terms.as_ref()),
+        ) else {
+            return Err("an invoice before terms".to_owned());
+        };
+        if invoice.order != deal.id {
+            return Err("an invoice of another order".to_owned());
+        }
+        if deal
+            .bills
+            .keys()
+            .next_back()
+            .is_some_and(|last| invoice.seq <= *last)
+            || invoice.seq == 0
+        {
+            return Err(format!("invoice {} out of order", invoice.seq));
+        }
+        let covered = usize::try_from(invoice.covers.output_tokens).unwrap_or(usize::MAX);
+        let expected = Counts {
+            output_tokens: invoice.covers.output_tokens,
+            ..deal.counts
+        };
+        if invoice.covers != expected || covered >= deal.heads.len() {
+            return Err("an invoice for more than was delivered".to_owned());
+        }
+        if deal.heads.get(covered) != Some(&invoice.head) {
+            return Err("an invoice whose chain head is not that of what was delivered".to_owned());
+        }
+        if Some(invoice.invoiced) != deal.asked.checked_add(invoice.msat) {
+            return Err("invoices that do not add up".to_owned());
+        }
+        let due = terms
+            .prices
+            .cost_or_max(&invoice.covers)
+            .saturating_add(terms.carried_debt);
+        if invoice.invoiced > due {
+            return Err(format!("{} invoiced where {due} is due", invoice.invoiced));
+        }
+        if invoice.invoiced > self.request.max_cost {
+            return Err(format!(
+                "{} invoiced, the cap is {}",
+                invoice.invoiced, self.request.max_cost
+            ));
+        }
+        if deal.bills.values().filter(|bill| !bill.settled).count()
+            >= limits::MAX_PAYMENTS_IN_FLIGHT
+        {
+            return Err("too many unpaid invoices at once".to_owned());
+        }
+        self.check_bolt11(
+            &invoice.bolt11,
+            invoice.msat,
+            invoice.seq,
+            &invoice.covers,
+            ctx,
+        )
+    }
+
+    /// Payment settled an invoice.
+    pub fn settled(&mut self, seq: u32, fee: Msat, ms: u64, ctx: &mut Ctx<'_>) {
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        let (order, host) = (deal.id, deal.candidate.host);
+        let Some(bill) = deal.bills.get_mut(&seq).filter(|bill| !bill.settled) else {
+            return;
+        };
+        bill.settled = true;
+        let (hash, msat, head) = (bill.hash, bill.msat, bill.head);
+        if let Some(stream) = deal.stream {
+            let paid = Paid {
+                order,
+                seq,
+                hash,
+                head,
+                extensions: Vec::new(),
+            };
+            let signed = ctx.seal(host, &paid);
+            ctx.send(stream, Frame::Paid(signed));
+        }
+        ctx.deliver(
+            self.request.request,
+            BuyerEvent::Paid {
+                seq,
+                hash,
+                msat,
+                fee,
+                ms,
+            },
+        );
+    }
+
+    /// Payment did not settle an invoice.
+    pub fn not_settled(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
+        if refusal.code == Code::PaymentUnknown {
+            // Never replaced: the order goes on for as long as the window lasts.
+            return;
+        }
+        if let Some(stream) = self.stream() {
+            ctx.send(stream, Frame::Cancel);
+        }
+        self.fail(refusal, ctx);
+    }
+
+    fn receipt(&mut self, signed: Signed, ctx: &mut Ctx<'_>) {
+        let opened = match self.read::<Receipt>(&signed, ctx) {
+            Ok(opened) => opened,
+            Err(error) => return self.violation(OffenceKind::BadSignature, error.to_string(), ctx),
+        };
+        if let Err(detail) = self.check_receipt(&opened.body, ctx) {
+            return self.violation(OffenceKind::WrongReceipt, detail, ctx);
+        }
+        let (Some(deal), receipt) = (self.deal.as_mut(), opened.body) else {
+            return;
+        };
+        let Some(stream) = deal.stream else { return };
+        let host = deal.candidate.host;
+        let body = wire::Countersigned {
+            receipt: signed.digest(),
+            extensions: Vec::new(),
+        };
+        let countersigned = ctx.seal(host, &body);
+        deal.receipt = Some(signed);
+        deal.countersigned = Some(countersigned.clone());
+        let finish = deal.finish.unwrap_or(Finish::Stop);
+        let status = receipt.status;
+        self.persist(Some(status), ctx);
+        ctx.send(stream, Frame::Countersigned(countersigned));
+        self.close_deal(status, ctx);
+        self.state = State::Over;
+        ctx.tell(Message::Release {
+            request: self.request.request,
+        });
+        ctx.deliver(
+            self.request.request,
+            BuyerEvent::Finished {
+                finish,
+                receipt: Box::new(receipt),
+            },
+        );
+    }
+
+    fn check_receipt(&self, receipt: &Receipt, ctx: &Ctx<'_>) -> Result<(), String> {
+        let (Some(deal), Some((terms_signed, terms))) = (
+            &self.deal,
+            self.deal.as_ref().and_then(|deal| deal.terms.as_ref()),
+        ) else {
+            return Err("a receipt before terms".to_owned());
+        };
+        let cost = terms.prices.cost_or_max(&deal.counts);
+        let settled = deal.bills.values().filter(|bill| bill.settled);
+        let paid = settled.fold(Msat::ZERO, |sum, bill| sum.saturating_add(bill.msat));
+        let received = receipt
+            .payments
+            .iter()
+            .fold(Msat::ZERO, |sum, entry| sum.saturating_add(entry.msat));
+        let known = |entry: &PaymentEntry| {
+            deal.bills
+                .get(&entry.seq)
+                .is_some_and(|bill| bill.hash == entry.hash && bill.msat == entry.msat)
+        };
+        let due = cost.saturating_add(terms.carried_debt);
+        let checks = [
+            (
+                receipt.id == deal.id && receipt.order == deal.signed.digest(),
+                "order",
+            ),
+            (receipt.terms == terms_signed.digest(), "terms"),
+            (
+                receipt.host == deal.candidate.host && receipt.buyer == ctx.crypto.key(),
+                "keys",
+            ),
+            (receipt.model == deal.candidate.offer.digest, "model"),
+            (
+                receipt.tokenizer == terms.tokenizer && receipt.template == terms.template,
+                "tokenizer",
+            ),
+            (receipt.numerics == terms.numerics, "numerics"),
+            (receipt.prices == terms.prices, "prices"),
+            (receipt.counts == deal.counts, "token counts"),
+            (receipt.head == deal.chain.head(), "chain head"),
+            (receipt.cost == cost, "cost"),
+            // The host may know of a settled payment before our wallet says so, never the reverse.
+            (
+                receipt.payments.iter().all(known) && received >= paid,
+                "payments",
+            ),
+            (receipt.debt == due.saturating_sub(received), "debt"),
+        ];
+        match checks.iter().find(|(ok, _)| !ok) {
+            Some((_, what)) => Err(format!("a receipt whose {what} disagree with the evidence")),
+            None => Ok(()),
+        }
+    }
+
+    /// The client wants no more output.
+    pub fn stop(&mut self, ctx: &mut Ctx<'_>) {
+        match (self.state, self.stream()) {
+            (State::Streaming, Some(stream)) => ctx.send(stream, Frame::Stop),
+            (State::Over, _) => {}
+            _ => self.fail(
+                Refusal::new(Code::Cancelled, "stopped before output began"),
+                ctx,
+            ),
+        }
+    }
+
+    /// The client wants nothing more at all.
+    pub fn cancel(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(stream) = self.stream() {
+            ctx.send(stream, Frame::Cancel);
+        }
+        self.fail(Refusal::new(Code::Cancelled, "cancelled"), ctx);
+    }
+
+    /// The stream ended.
+    pub fn closed(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(deal) = self.deal.as_mut() {
+            deal.stream = None;
+        }
+        self.give_up(Refusal::new(Code::Disconnected, "the host went away"), ctx);
+    }
+
+    /// Runs what is due.
+    pub fn expire(&mut self, ctx: &mut Ctx<'_>) {
+        if self
+            .deadline()
+            .is_none_or(|deadline| deadline > ctx.now.tick)
+        {
+            return;
+        }
+        let what = match self.state {
+            State::Reserving => "the wallet did not answer in time",
+            State::Finding => "no candidates were found in time",
+            State::Dialing(_) => "the host could not be reached in time",
+            State::Ordered => "the host sent no terms in time",
+            _ => "the host fell silent",
+        };
+        if let Some(stream) = self.stream() {
+            ctx.send(stream, Frame::Cancel);
+        }
+        self.give_up(Refusal::new(Code::Timeout, what), ctx);
+    }
+
+    fn violation(&mut self, kind: OffenceKind, detail: String, ctx: &mut Ctx<'_>) {
+        if self.state == State::Over {
+            return;
+        }
+        if let Some(deal) = self.deal.as_mut() {
+            deal.price_kept &= kind != OffenceKind::PriceAboveListing;
+            ctx.offence(deal.candidate.host, deal.id, kind, &detail);
+            if let Some(stream) = deal.stream {
+                ctx.send(stream, Frame::Cancel);
+            }
+        }
+        let refusal = Refusal::new(
+            Code::ProtocolViolation,
+            format!("the host broke the protocol: {detail}"),
+        );
+        self.give_up(refusal, ctx);
+    }
+
+    fn fail(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
+        if self.state == State::Over {
+            return;
+        }
+        self.close_deal(Status::Failed(refusal.code), ctx);
+        self.state = State::Over;
+        ctx.tell(Message::Release {
+            request: self.request.request,
+        });
+        ctx.deliver(self.request.request, BuyerEvent::Failed(refusal));
+    }
+
+    /// Books and evidence of the deal that ends.
+    fn close_deal(&mut self, status: Status, ctx: &mut Ctx<'_>) {
+        let Some(deal) = &self.deal else { return };
+        let began = deal.terms.is_some();
+        if began && deal.receipt.is_none() {
+            self.persist(Some(status), ctx);
+        }
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        if let Some(stream) = deal.stream.take() {
+            ctx.close(stream);
+        }
+        let failure = match status {
+            Status::Failed(code) => Some(code),
+            _ => None,
+        };
+        if failure.is_none_or(Code::is_hosts_fault) {
+            ctx.tell(Message::Happened(Outcome {
+                order: deal.id,
+                host: deal.candidate.host,
+                model: deal.candidate.offer.digest,
+                failure,
+                first_token_ms: deal.first_token_ms,
+                tokens: deal.counts.output_tokens,
+                stream_ms: deal.stream_ms,
+                price_kept: deal.price_kept,
+            }));
+        }
+        if !began {
+            return;
+        }
+        let cost = deal.terms.as_ref().map_or(Msat::ZERO, |(_, terms)| {
+            terms.prices.cost_or_max(&deal.counts)
+        });
+        ctx.tell(Message::CloseOrder {
+            account: Box::new(OrderAccount {
+                order: deal.id,
+                side: Side::Buyer,
+                counterparty: deal.candidate.host,
+                model: deal.candidate.offer.digest,
+                counts: deal.counts,
+                cost,
+                status,
+                receipt: deal.receipt.as_ref().map(Signed::digest),
+            }),
+            unpaid: Msat::ZERO,
+        });
+        let audit = self.request.audit;
+        let request = Some(self.request.request);
+        if let Some(bundle) = self.record(Some(status)).and_then(|record| record.bundle()) {
+            ctx.tell(Message::OrderEnded(Box::new(Evidence {
+                request,
+                bundle,
+                audit,
+            })));
+        }
+    }
+
+    fn record(&self, status: Option<Status>) -> Option<OrderRecord> {
+        let deal = self.deal.as_ref()?;
+        let (terms_signed, terms) = deal.terms.as_ref()?;
+        Some(OrderRecord {
+            side: Side::Buyer,
+            counterparty: deal.candidate.host,
+            model: deal.candidate.offer.digest,
+            order: deal.signed.clone(),
+            terms: Some(terms_signed.clone()),
+            tokens: deal.tokens.clone(),
+            text: deal.text.clone(),
+            invoices: deal.invoices.clone(),
+            paid: Vec::new(),
+            receipt: deal.receipt.clone(),
+            countersigned: deal.countersigned.clone(),
+            counts: deal.counts,
+            cost: terms.prices.cost_or_max(&deal.counts),
+            status,
+            started: deal.started,
+        })
+    }
+
+    fn persist(&self, status: Option<Status>, ctx: &mut Ctx<'_>) {
+        if let (Some(record), Some(deal)) = (self.record(status), &self.deal) {
+            ctx.persist_order(&deal.id, &record);
+        }
+    }
+}

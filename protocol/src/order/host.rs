@@ -1,0 +1,814 @@
+//! One order on the host's side: terms, credit, output, invoices, receipt.
+//!
+//! Not admission (which orders are taken, and when they may run): that is the
+//! inference machine's, which owns these. Not the ledger: that is Payment's.
+//!
+//! # States
+//! `Counting → Crediting → [MakingEntry →] Offered → Queued → Running → Settling
+//! → AwaitingCountersign → Over`
+//!
+//! # Invariants
+//! - Delivered and unpaid output never exceeds the credit window: the engine's
+//!   allowance is derived from `paid + window` and nothing else.
+//! - No prefill before the entry payment is settled, where one is asked for.
+//! - An invoice covers only what was sent before it on the same stream.
+//! - The sum of invoices never exceeds the larger of the entry and the cost of
+//!   what was delivered, and never the buyer's `max_cost`.
+
+use super::wire::{
+    self, Accept, Chunk, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt,
+    Status, Terms,
+};
+use crate::chain::{ChainedToken, TokenChain};
+use crate::envelope::{Opened, Signed};
+use crate::ids::{Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
+use crate::inference::context::{Ctx, OrderRecord};
+use crate::inference::io::{Effect, PromptFacts};
+use crate::limits;
+use crate::manifest::ModelOffer;
+use crate::money::{Counts, Meter, Msat};
+use crate::offence::OffenceKind;
+use crate::payment::io::{OrderAccount, Side};
+use crate::refusal::{Code, Refusal};
+use crate::route::Message;
+use crate::time::{Tick, WallTime};
+use std::collections::BTreeMap;
+
+/// How long a buyer may take to countersign. Milliseconds. The receipt stands without it.
+const COUNTERSIGN_TIMEOUT_MS: u64 = 10_000;
+
+/// Where the order stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The engine counts the prompt.
+    Counting(EffectId),
+    /// Payment looks up the buyer's credit.
+    Crediting,
+    /// Payment makes the entry invoice.
+    MakingEntry,
+    /// Terms are out.
+    Offered,
+    /// Waits for a slot.
+    Queued,
+    /// The engine produces.
+    Running,
+    /// All output is sent; payments are outstanding.
+    Settling,
+    /// The receipt is out.
+    AwaitingCountersign,
+    /// Nothing more to do.
+    Over,
+}
+
+#[derive(Debug)]
+struct Issued {
+    msat: Msat,
+    covers: Counts,
+    head: Digest,
+    invoiced: Msat,
+    hash: Option<PaymentHash>,
+    settled: bool,
+}
+
+/// One order on the host's side.
+#[derive(Debug)]
+pub struct HostOrder {
+    /// Its stream; `None` once it is gone.
+    pub stream: Option<StreamId>,
+    /// Where it stands.
+    pub state: State,
+    signed: Signed,
+    order: Opened<Order>,
+    offer: ModelOffer,
+    prompt: PromptFacts,
+    terms: Option<(Signed, Terms)>,
+    accepted: bool,
+    chain: TokenChain,
+    counts: Counts,
+    window: Msat,
+    carried: Msat,
+    paid: Msat,
+    invoiced: Msat,
+    issued: BTreeMap<u32, Issued>,
+    invoices: Vec<Signed>,
+    countersigned_payments: Vec<Signed>,
+    allowed: u64,
+    finish: Option<Finish>,
+    next_chunk: u32,
+    receipt: Option<Signed>,
+    started: WallTime,
+    ended: WallTime,
+    deadline: Tick,
+}
+
+impl HostOrder {
+    /// Takes an order that was admitted, and has its prompt counted.
+    pub fn open(
+        stream: StreamId,
+        signed: Signed,
+        order: Opened<Order>,
+        offer: ModelOffer,
+        ctx: &mut Ctx<'_>,
+    ) -> Self {
+        let id = ctx.fresh();
+        ctx.out.push(Effect::CountPrompt {
+            id,
+            model: order.body.model,
+            job: Box::new(order.body.job.clone()),
+            salt: order.body.salt,
+        });
+        HostOrder {
+            stream: Some(stream),
+            state: State::Counting(id),
+            chain: TokenChain::new(&order.digest, &Digest([0; 32])),
+            signed,
+            order,
+            offer,
+            prompt: PromptFacts {
+                tokens: 0,
+                digest: Digest([0; 32]),
+            },
+            terms: None,
+            accepted: false,
+            counts: Counts::default(),
+            window: Msat::ZERO,
+            carried: Msat::ZERO,
+            paid: Msat::ZERO,
+            invoiced: Msat::ZERO,
+            issued: BTreeMap::new(),
+            invoices: Vec::new(),
+            countersigned_payments: Vec::new(),
+            allowed: 0,
+            finish: None,
+            next_chunk: 0,
+            receipt: None,
+            started: ctx.now.wall,
+            ended: ctx.now.wall,
+            deadline: ctx.now.tick.after_ms(ctx.config.terms_ttl_ms),
+        }
+    }
+
+    /// The order's id.
+    pub fn id(&self) -> OrderId {
+        self.order.body.id
+    }
+
+    /// The model.
+    pub fn model(&self) -> crate::ids::ModelDigest {
+        self.order.body.model
+    }
+
+    /// The buyer's order key.
+    pub fn buyer(&self) -> NodeKey {
+        self.order.envelope.from
+    }
+
+    /// When [`HostOrder::expire`] must run.
+    pub fn deadline(&self) -> Option<Tick> {
+        (!matches!(self.state, State::Over | State::Queued)).then_some(self.deadline)
+    }
+
+    /// Delivered and unpaid, carried debt included.
+    pub fn unpaid(&self) -> Msat {
+        self.due().saturating_sub(self.paid)
+    }
+
+    fn due(&self) -> Msat {
+        // Before any output nothing is owed: the entry payment comes first.
+        if self.counts.output_tokens == 0 && self.started_running() == 0 {
+            return Msat::ZERO;
+        }
+        self.offer
+            .prices
+            .cost_or_max(&self.counts)
+            .saturating_add(self.carried)
+    }
+
+    fn started_running(&self) -> u8 {
+        u8::from(matches!(
+            self.state,
+            State::Running | State::Settling | State::AwaitingCountersign
+        ))
+    }
+
+    /// The engine counted the prompt.
+    pub fn counted(
+        &mut self,
+        result: Result<PromptFacts, Refusal>,
+        max_prompt: u32,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let facts = match result {
+            Ok(facts) => facts,
+            Err(refusal) => return self.refuse(refusal, ctx),
+        };
+        let total = facts
+            .tokens
+            .saturating_add(u64::from(self.order.body.job.max_output));
+        if facts.tokens > u64::from(max_prompt) || total > u64::from(self.offer.context) {
+            let message = format!(
+                "prompt of {} tokens and {} of output do not fit: the context is {}, the longest prompt {}",
+                facts.tokens, self.order.body.job.max_output, self.offer.context, max_prompt
+            );
+            return self.refuse(Refusal::new(Code::TooLong, message), ctx);
+        }
+        self.prompt = facts;
+        self.counts = Counts {
+            input_tokens: facts.tokens,
+            ..Counts::default()
+        };
+        self.state = State::Crediting;
+        ctx.tell(Message::OpenCredit {
+            order: self.id(),
+            buyer: self.buyer(),
+            quantum: ctx.config.quantum,
+        });
+    }
+
+    /// Payment told how far the buyer is trusted.
+    pub fn credit_opened(&mut self, window: Msat, prepay: bool, debt: Msat, ctx: &mut Ctx<'_>) {
+        if self.state != State::Crediting {
+            return;
+        }
+        self.window = window;
+        self.carried = debt;
+        let ceiling = Counts {
+            output_tokens: u64::from(self.order.body.job.max_output),
+            ..self.counts
+        };
+        let input = self.offer.prices.cost_or_max(&self.counts);
+        let most = self.offer.prices.cost_or_max(&ceiling);
+        let output = most.saturating_sub(input).min(ctx.config.quantum);
+        let entry = input.saturating_add(output).saturating_add(debt);
+        if entry > self.order.body.max_cost {
+            let message = format!(
+                "the entry payment is {entry}, the order's cap is {}",
+                self.order.body.max_cost
+            );
+            return self.refuse(Refusal::new(Code::CapTooLow, message), ctx);
+        }
+        if !prepay || entry == Msat::ZERO {
+            return self.offer_terms(None, ctx);
+        }
+        self.state = State::MakingEntry;
+        self.invoiced = entry;
+        self.make_invoice(0, entry, ctx);
+    }
+
+    fn make_invoice(&mut self, seq: u32, msat: Msat, ctx: &mut Ctx<'_>) {
+        let covers = self.counts;
+        self.issued.insert(
+            seq,
+            Issued {
+                msat,
+                covers,
+                head: self.chain.head(),
+                invoiced: self.invoiced,
+                hash: None,
+                settled: false,
+            },
+        );
+        ctx.tell(Message::MakeInvoice {
+            order: self.id(),
+            seq,
+            msat,
+            description_hash: wire::description_hash(&self.id(), seq, &covers),
+            expiry_s: ctx.config.invoice_expiry_s,
+        });
+    }
+
+    /// Payment made an invoice, or could not.
+    pub fn invoice_made(
+        &mut self,
+        seq: u32,
+        result: Result<(String, PaymentHash), Refusal>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let (bolt11, hash) = match result {
+            Ok(made) => made,
+            Err(refusal) => return self.fail(refusal, ctx),
+        };
+        let Some(issued) = self.issued.get_mut(&seq) else {
+            return;
+        };
+        issued.hash = Some(hash);
+        if seq == 0 {
+            let entry = EntryInvoice {
+                bolt11,
+                msat: issued.msat,
+            };
+            if self.state == State::MakingEntry {
+                self.offer_terms(Some(entry), ctx);
+            }
+            return;
+        }
+        let invoice = Invoice {
+            order: self.order.body.id,
+            seq,
+            bolt11,
+            msat: issued.msat,
+            covers: issued.covers,
+            invoiced: issued.invoiced,
+            head: issued.head,
+            extensions: Vec::new(),
+        };
+        let Some(stream) = self.stream else { return };
+        let signed = ctx.seal(self.buyer(), &invoice);
+        self.invoices.push(signed.clone());
+        self.persist(ctx, None);
+        ctx.send(stream, Frame::Invoice(signed));
+    }
+
+    fn offer_terms(&mut self, entry: Option<EntryInvoice>, ctx: &mut Ctx<'_>) {
+        let terms = Terms {
+            order: self.order.digest,
+            id: self.id(),
+            input: self.counts,
+            prices: self.offer.prices.clone(),
+            window: self.window,
+            quantum: ctx.config.quantum,
+            carried_debt: self.carried,
+            entry,
+            numerics: self.offer.numerics.clone(),
+            tokenizer: self.offer.tokenizer,
+            template: self.offer.template,
+            expires: ctx.now.wall.after_ms(ctx.config.terms_ttl_ms),
+            extensions: Vec::new(),
+        };
+        let signed = ctx.seal(self.buyer(), &terms);
+        self.chain = TokenChain::new(&self.order.digest, &signed.digest());
+        self.terms = Some((signed.clone(), terms));
+        self.state = State::Offered;
+        self.deadline = ctx.now.tick.after_ms(ctx.config.terms_ttl_ms);
+        self.persist(ctx, None);
+        if let Some(stream) = self.stream {
+            ctx.send(stream, Frame::Terms(signed));
+        }
+    }
+
+    /// The buyer accepted terms.
+    pub fn accept(&mut self, terms: Accept, ctx: &mut Ctx<'_>) {
+        let matches = self
+            .terms
+            .as_ref()
+            .is_some_and(|(signed, _)| signed.digest() == terms);
+        if self.state != State::Offered || self.accepted || !matches {
+            return self.violation("an Accept that does not fit the terms", ctx);
+        }
+        self.accepted = true;
+        self.queue_if_ready();
+    }
+
+    fn queue_if_ready(&mut self) {
+        let entry_paid = self.issued.get(&0).is_none_or(|entry| entry.settled);
+        if self.state == State::Offered && self.accepted && entry_paid {
+            self.state = State::Queued;
+        }
+    }
+
+    /// A slot is free: begin.
+    pub fn start(&mut self, ctx: &mut Ctx<'_>) {
+        self.state = State::Running;
+        self.started = ctx.now.wall;
+        self.allowed = self.allowance();
+        self.touch(ctx);
+        ctx.out.push(Effect::StartEngine {
+            order: self.id(),
+            model: self.model(),
+            job: Box::new(self.order.body.job.clone()),
+            allowed: self.allowed,
+        });
+    }
+
+    fn touch(&mut self, ctx: &Ctx<'_>) {
+        self.deadline = ctx.now.tick.after_ms(ctx.config.pay_timeout_ms);
+    }
+
+    /// Output tokens that `paid + window` and the order's cap allow in total.
+    fn allowance(&self) -> u64 {
+        let credit = self
+            .paid
+            .saturating_add(self.window)
+            .saturating_sub(self.carried);
+        self.affordable(credit).min(self.most_output())
+    }
+
+    /// Output tokens that the job and the buyer's cap allow.
+    fn most_output(&self) -> u64 {
+        let cap = self.order.body.max_cost.saturating_sub(self.carried);
+        self.affordable(cap)
+            .min(u64::from(self.order.body.job.max_output))
+    }
+
+    /// Largest n with cost(input + n output tokens) <= `credit`.
+    fn affordable(&self, credit: Msat) -> u64 {
+        let prices = &self.offer.prices;
+        let per_token = u128::from(prices.of(Meter::OutputToken));
+        if per_token == 0 {
+            return u64::MAX;
+        }
+        let input = u128::from(prices.of(Meter::InputToken)) * u128::from(self.counts.input_tokens);
+        let room = ((u128::from(credit.0) + 1) * 1_000_000 - 1).saturating_sub(input);
+        u64::try_from(room / per_token).unwrap_or(u64::MAX)
+    }
+
+    /// The engine produced output.
+    pub fn produced(
+        &mut self,
+        tokens: &[ChainedToken],
+        text: String,
+        finish: Option<Finish>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        if self.state != State::Running {
+            return;
+        }
+        for token in tokens {
+            self.chain.push(token);
+        }
+        self.counts.output_tokens += tokens.len() as u64;
+        self.touch(ctx);
+        let capped = self.counts.output_tokens >= self.most_output();
+        let job_done = self.counts.output_tokens >= u64::from(self.order.body.job.max_output);
+        let finish = finish.or(match (capped, job_done) {
+            (_, true) => Some(Finish::Length),
+            (true, false) => Some(Finish::Budget),
+            _ => None,
+        });
+        let chunk = Chunk {
+            seq: self.next_chunk,
+            tokens: tokens.to_vec(),
+            text,
+            totals: self.counts,
+            finish,
+        };
+        self.next_chunk += 1;
+        if let Some(stream) = self.stream {
+            ctx.send(stream, Frame::Chunk(chunk));
+        }
+        match finish {
+            Some(finish) => {
+                if finish == Finish::Budget {
+                    ctx.out.push(Effect::CancelEngine { order: self.id() });
+                }
+                self.finish_output(finish, ctx);
+            }
+            None => self.invoice_if_due(ctx),
+        }
+    }
+
+    fn outstanding(&self) -> usize {
+        self.issued
+            .values()
+            .filter(|issued| !issued.settled)
+            .count()
+    }
+
+    fn invoice_if_due(&mut self, ctx: &mut Ctx<'_>) {
+        let half = Msat(self.window.0 / 2);
+        let step = half.max(ctx.config.quantum);
+        let open = self.due().saturating_sub(self.invoiced);
+        if open >= step && self.outstanding() < limits::MAX_PAYMENTS_IN_FLIGHT {
+            self.invoice(open, ctx);
+        }
+    }
+
+    fn invoice(&mut self, msat: Msat, ctx: &mut Ctx<'_>) {
+        let seq = self
+            .issued
+            .keys()
+            .next_back()
+            .map_or(1, |last| last.saturating_add(1))
+            .max(1);
+        self.invoiced = self.invoiced.saturating_add(msat);
+        self.make_invoice(seq, msat, ctx);
+    }
+
+    fn finish_output(&mut self, finish: Finish, ctx: &mut Ctx<'_>) {
+        self.finish = Some(finish);
+        self.ended = ctx.now.wall;
+        self.state = State::Settling;
+        self.touch(ctx);
+        let open = self.due().saturating_sub(self.invoiced);
+        if open >= ctx.config.min_invoice.max(Msat(1)) {
+            self.invoice(open, ctx);
+        }
+        self.settle_if_done(ctx);
+    }
+
+    /// Payment received a payment for invoice `seq`.
+    pub fn credited(&mut self, seq: u32, msat: Msat, window: Msat, ctx: &mut Ctx<'_>) {
+        let Some(issued) = self.issued.get_mut(&seq) else {
+            return;
+        };
+        if issued.settled {
+            return;
+        }
+        issued.settled = true;
+        self.paid = self.paid.saturating_add(msat);
+        self.window = window;
+        self.touch(ctx);
+        match self.state {
+            State::Offered => self.queue_if_ready(),
+            State::Running => {
+                let allowed = self.allowance();
+                if allowed > self.allowed {
+                    self.allowed = allowed;
+                    ctx.out.push(Effect::AllowTokens {
+                        order: self.id(),
+                        total: allowed,
+                    });
+                }
+                self.invoice_if_due(ctx);
+            }
+            State::Settling => self.settle_if_done(ctx),
+            _ => {}
+        }
+    }
+
+    fn settle_if_done(&mut self, ctx: &mut Ctx<'_>) {
+        if self.state == State::Settling && self.outstanding() == 0 {
+            let status = match self.finish {
+                Some(Finish::Stopped) => Status::Stopped,
+                _ => Status::Complete,
+            };
+            self.issue_receipt(status, ctx);
+        }
+    }
+
+    fn issue_receipt(&mut self, status: Status, ctx: &mut Ctx<'_>) {
+        let Some((terms, _)) = &self.terms else {
+            return self.over(status, ctx);
+        };
+        let receipt = Receipt {
+            id: self.id(),
+            order: self.order.digest,
+            terms: terms.digest(),
+            buyer: self.buyer(),
+            host: ctx.crypto.key(),
+            model: self.model(),
+            tokenizer: self.offer.tokenizer,
+            template: self.offer.template,
+            numerics: self.offer.numerics.clone(),
+            prices: self.offer.prices.clone(),
+            prompt: self.prompt.digest,
+            head: self.chain.head(),
+            counts: self.counts,
+            cost: self.offer.prices.cost_or_max(&self.counts),
+            payments: self.payments(),
+            debt: self.unpaid(),
+            started: self.started,
+            ended: self.ended,
+            status,
+            extensions: Vec::new(),
+        };
+        let signed = ctx.seal(self.buyer(), &receipt);
+        self.receipt = Some(signed.clone());
+        self.persist(ctx, Some(status));
+        match self.stream {
+            Some(stream) => {
+                self.state = State::AwaitingCountersign;
+                self.deadline = ctx.now.tick.after_ms(COUNTERSIGN_TIMEOUT_MS);
+                ctx.send(stream, Frame::Receipt(signed));
+            }
+            None => self.over(status, ctx),
+        }
+    }
+
+    fn payments(&self) -> Vec<PaymentEntry> {
+        self.issued
+            .iter()
+            .filter(|(_, issued)| issued.settled)
+            .filter_map(|(seq, issued)| {
+                Some(PaymentEntry {
+                    seq: *seq,
+                    hash: issued.hash?,
+                    msat: issued.msat,
+                })
+            })
+            .collect()
+    }
+
+    fn status(&self) -> Status {
+        match self.finish {
+            Some(Finish::Stopped) => Status::Stopped,
+            _ => Status::Complete,
+        }
+    }
+
+    /// The buyer countersigned what it paid.
+    pub fn paid_frame(&mut self, signed: Signed, paid: &Opened<Paid>, ctx: &mut Ctx<'_>) {
+        let fits = self.issued.get(&paid.body.seq).is_some_and(|issued| {
+            issued.hash == Some(paid.body.hash)
+                && (paid.body.seq == 0 || issued.head == paid.body.head)
+        });
+        if paid.envelope.from != self.buyer() || paid.body.order != self.id() || !fits {
+            return self.violation("a Paid frame that fits no invoice", ctx);
+        }
+        if self.countersigned_payments.len() < self.issued.len() {
+            self.countersigned_payments.push(signed);
+        }
+    }
+
+    /// The buyer countersigned the receipt.
+    pub fn countersigned(
+        &mut self,
+        signed: Signed,
+        receipt: &Digest,
+        from: &NodeKey,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let matches = self
+            .receipt
+            .as_ref()
+            .is_some_and(|own| own.digest() == *receipt);
+        if self.state != State::AwaitingCountersign || !matches || *from != self.buyer() {
+            return self.violation("a countersignature that fits no receipt", ctx);
+        }
+        let status = self.status();
+        let mut record = self.record(Some(status));
+        record.countersigned = Some(signed);
+        ctx.persist_order(&self.id(), &record);
+        self.over(status, ctx);
+    }
+
+    /// The buyer wants no more output.
+    pub fn stop(&mut self, ctx: &mut Ctx<'_>) {
+        match self.state {
+            State::Running => {
+                ctx.out.push(Effect::CancelEngine { order: self.id() });
+                let chunk = Chunk {
+                    seq: self.next_chunk,
+                    tokens: Vec::new(),
+                    text: String::new(),
+                    totals: self.counts,
+                    finish: Some(Finish::Stopped),
+                };
+                self.next_chunk += 1;
+                if let Some(stream) = self.stream {
+                    ctx.send(stream, Frame::Chunk(chunk));
+                }
+                self.finish_output(Finish::Stopped, ctx);
+            }
+            State::Settling | State::AwaitingCountersign | State::Over => {}
+            _ => self.fail(
+                Refusal::new(Code::Cancelled, "stopped before output began"),
+                ctx,
+            ),
+        }
+    }
+
+    /// The buyer is gone or cancelled; nothing more is sent or expected.
+    pub fn abandon(&mut self, code: Code, ctx: &mut Ctx<'_>) {
+        if self.state == State::AwaitingCountersign {
+            let status = self.status();
+            return self.over(status, ctx);
+        }
+        self.end(code, ctx);
+    }
+
+    /// Ends the order and tells the buyer why.
+    pub fn fail(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
+        let code = refusal.code;
+        if let Some(stream) = self.stream {
+            ctx.send(stream, Frame::Refusal(refusal));
+        }
+        self.end(code, ctx);
+    }
+
+    fn refuse(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
+        self.fail(refusal, ctx);
+    }
+
+    fn violation(&mut self, detail: &str, ctx: &mut Ctx<'_>) {
+        ctx.offence(
+            self.buyer(),
+            self.id(),
+            OffenceKind::UnexpectedFrame,
+            detail,
+        );
+        self.fail(Refusal::new(Code::ProtocolViolation, detail), ctx);
+    }
+
+    fn end(&mut self, code: Code, ctx: &mut Ctx<'_>) {
+        if matches!(self.state, State::Running) {
+            ctx.out.push(Effect::CancelEngine { order: self.id() });
+        }
+        if self.unpaid() > Msat::ZERO && self.counts.output_tokens > 0 {
+            ctx.offence(
+                self.buyer(),
+                self.id(),
+                OffenceKind::NotPaid,
+                "left delivered output unpaid",
+            );
+        }
+        let status = Status::Failed(code);
+        self.ended = ctx.now.wall;
+        if self.terms.is_some() {
+            self.persist(ctx, Some(status));
+        }
+        self.over(status, ctx);
+    }
+
+    fn over(&mut self, status: Status, ctx: &mut Ctx<'_>) {
+        if self.state == State::Over {
+            return;
+        }
+        let unpaid = if self.counts.output_tokens > 0 {
+            self.unpaid()
+        } else {
+            self.carried
+        };
+        let ran = self.counts.output_tokens > 0 || self.paid > Msat::ZERO;
+        self.state = State::Over;
+        if let Some(stream) = self.stream.take() {
+            ctx.close(stream);
+        }
+        let counts = if ran { self.counts } else { Counts::default() };
+        ctx.tell(Message::CloseOrder {
+            account: Box::new(OrderAccount {
+                order: self.id(),
+                side: Side::Host,
+                counterparty: self.buyer(),
+                model: self.model(),
+                counts,
+                cost: self.offer.prices.cost_or_max(&counts),
+                status,
+                receipt: self.receipt.as_ref().map(Signed::digest),
+            }),
+            unpaid,
+        });
+    }
+
+    /// The engine gave up.
+    pub fn engine_failed(&mut self, reason: &str, ctx: &mut Ctx<'_>) {
+        if self.state == State::Running {
+            self.state = State::Settling; // nothing to cancel any more
+            self.fail(Refusal::new(Code::EngineFailed, reason), ctx);
+        }
+    }
+
+    /// Runs what is due.
+    pub fn expire(&mut self, ctx: &mut Ctx<'_>) {
+        if self.deadline > ctx.now.tick {
+            return;
+        }
+        match self.state {
+            State::AwaitingCountersign => {
+                let status = self.status();
+                self.over(status, ctx);
+            }
+            // Still entitled to produce: the engine is slow, the buyer is not late.
+            State::Running
+                if self.outstanding() == 0 && self.counts.output_tokens < self.allowed =>
+            {
+                self.touch(ctx);
+            }
+            State::Running | State::Settling => {
+                self.fail(
+                    Refusal::new(Code::NotPaid, "an invoice was not paid in time"),
+                    ctx,
+                );
+            }
+            State::Offered => {
+                let what = if self.accepted {
+                    "the entry payment did not arrive"
+                } else {
+                    "the terms were not accepted"
+                };
+                self.fail(Refusal::new(Code::NotPaid, format!("{what} in time")), ctx);
+            }
+            State::Counting(_) | State::Crediting | State::MakingEntry => {
+                self.fail(
+                    Refusal::new(Code::Timeout, "terms could not be made in time"),
+                    ctx,
+                );
+            }
+            State::Queued | State::Over => {}
+        }
+    }
+
+    fn record(&self, status: Option<Status>) -> OrderRecord {
+        OrderRecord {
+            side: Side::Host,
+            counterparty: self.buyer(),
+            model: self.model(),
+            order: self.signed.clone(),
+            terms: self.terms.as_ref().map(|(signed, _)| signed.clone()),
+            tokens: Vec::new(),
+            text: String::new(),
+            invoices: self.invoices.clone(),
+            paid: self.countersigned_payments.clone(),
+            receipt: self.receipt.clone(),
+            countersigned: None,
+            counts: self.counts,
+            cost: self.offer.prices.cost_or_max(&self.counts),
+            status,
+            started: self.started,
+        }
+    }
+
+    fn persist(&self, ctx: &mut Ctx<'_>, status: Option<Status>) {
+        ctx.persist_order(&self.id(), &self.record(status));
+    }
+}
