@@ -2,3 +2,4 @@
 //! nothing of actors and machines.
 
 pub mod network;
+pub mod relay;

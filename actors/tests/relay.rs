@@ -1,0 +1,14 @@
+//! The Nostr port against real websocket relays.
+//!
+//! `exchange` holds for any relay: it runs against the lab's, or against the one named by
+//! `FREEHOLD_RELAY_URL` (see `tests/thirdparty/nostr_relay.sh`). `faults` needs the lab
+//! relay's switches, `hostile` a relay that is scripted line by line; both are local.
+
+#[path = "relay/exchange.rs"]
+mod exchange;
+#[path = "relay/faults.rs"]
+mod faults;
+#[path = "relay/hostile.rs"]
+mod hostile;
+#[path = "relay/support.rs"]
+mod support;
