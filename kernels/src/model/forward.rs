@@ -8,7 +8,7 @@
 use super::Inner;
 use super::graph::Layer;
 use crate::gguf::TensorType;
-use crate::ops::attention::{self, State, TILE, Wide};
+use crate::ops::attention::{self, Queries, TILE, Wide};
 use crate::ops::half::widen_one;
 use crate::ops::linear::{Input, Product, linear};
 use crate::ops::{norm, rope};
@@ -241,35 +241,32 @@ impl Inner {
         pool_run(&self.pool, runs.len() * g.kv_heads, |chunk| {
             let (from, to) = runs[chunk / g.kv_heads];
             let head = chunk % g.kv_heads;
-            let rows_here = &rows[from..to];
-            let mut states = vec![State::new(dim); rows_here.len() * group];
+            let rows = &rows[from..to];
+            let of = |row: usize, h: usize| ((from + row) * g.heads + head * group + h) * dim;
+            let gathered = (0..rows.len())
+                .flat_map(|row| q[of(row, 0)..of(row, 0) + group * dim].iter().copied());
+            let mut queries = Queries::new(dim, gathered.collect());
             let mut wide = Wide::default();
-            let last = rows_here.last().map_or(0, |r| r.position as usize);
+            let mut seen = vec![0; rows.len() * group];
+            let last = rows.last().map_or(0, |r| r.position as usize);
             for tile in 0..=last / TILE {
                 wide.fill(
                     self.simd,
-                    caches[rows_here[0].sequence].tile(g, layer, head, tile),
+                    caches[rows[0].sequence].tile(g, layer, head, tile),
                 );
-                for (i, row) in rows_here.iter().enumerate() {
-                    let position = row.position as usize;
-                    if position < tile * TILE {
-                        continue;
-                    }
-                    let seen = (position - tile * TILE + 1).min(TILE);
-                    for h in 0..group {
-                        let at = ((from + i) * g.heads + head * group + h) * dim;
-                        let state = &mut states[i * group + h];
-                        wide.attend(self.simd, &q[at..at + dim], scale, seen, state);
-                    }
+                for (row, seen) in rows.iter().zip(seen.chunks_exact_mut(group)) {
+                    let positions = row.position as usize + 1;
+                    seen.fill(positions.saturating_sub(tile * TILE).min(TILE));
                 }
+                queries.attend(self.simd, &wide, scale, &seen);
             }
-            for (n, state) in states.iter().enumerate() {
-                let at = ((from + n / group) * g.heads + head * group + n % group) * dim;
-                // SAFETY: lifetime: `out` is borrowed for this whole function. Bounds: row
-                // `from + n / group` and head below `heads` of a buffer of rows x heads x
+            for n in 0..rows.len() * group {
+                let at = of(n / group, n % group);
+                // SAFETY: lifetime: `out` is borrowed for this whole function. Bounds: a
+                // row of the batch and a head below `heads` of a buffer of rows x heads x
                 // dim. Each (row, head) belongs to one chunk. Alignment: f32 in f32.
                 let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(at), dim) };
-                state.finish(out);
+                queries.finish(n, out);
             }
         });
     }

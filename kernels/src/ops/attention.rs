@@ -27,33 +27,6 @@ pub(crate) fn store(tile: &mut [u16], slot: usize, key: &[f32], value: &[f32]) {
     }
 }
 
-/// Running softmax of one query head.
-#[derive(Clone)]
-pub(crate) struct State {
-    max: f32,
-    sum: f32,
-    out: Vec<f32>,
-}
-
-impl State {
-    /// Nothing seen yet.
-    pub fn new(dim: usize) -> Self {
-        Self {
-            max: f32::NEG_INFINITY,
-            sum: 0.0,
-            out: vec![0.0; dim],
-        }
-    }
-
-    /// The attention's result.
-    pub fn finish(&self, out: &mut [f32]) {
-        let inverse = 1.0 / self.sum;
-        out.iter_mut()
-            .zip(&self.out)
-            .for_each(|(o, x)| *o = x * inverse);
-    }
-}
-
 /// A tile widened to f32, shared by all queries that look at it.
 #[derive(Default)]
 pub(crate) struct Wide(Vec<f32>);
@@ -64,51 +37,168 @@ impl Wide {
         self.0.resize(tile.len(), 0.0);
         widen(simd, tile, &mut self.0);
     }
+}
 
-    /// Let one query see the first `seen` positions of the tile.
-    pub fn attend(&self, simd: Simd, query: &[f32], scale: f32, seen: usize, state: &mut State) {
-        attend(simd, &self.0, query, scale, seen, state);
+/// Queries of one KV head, by ascending position, with their running softmax.
+pub(crate) struct Queries {
+    dim: usize,
+    /// `[n][dim]`.
+    queries: Vec<f32>,
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    /// `[n][dim]`.
+    out: Vec<f32>,
+    /// Scores, then weights, of the tile in hand.
+    weights: Vec<[f32; TILE]>,
+}
+
+impl Queries {
+    /// Queries of `dim` elements, one after the other; nothing seen yet.
+    pub fn new(dim: usize, queries: Vec<f32>) -> Self {
+        let n = queries.len() / dim;
+        Self {
+            dim,
+            max: vec![f32::NEG_INFINITY; n],
+            sum: vec![0.0; n],
+            out: vec![0.0; queries.len()],
+            weights: vec![[0.0; TILE]; n],
+            queries,
+        }
+    }
+
+    /// Let each query see the first `seen` positions of a tile. `seen` does not
+    /// decrease from query to query; only the first ones may be 0.
+    pub fn attend(&mut self, simd: Simd, wide: &Wide, scale: f32, seen: &[usize]) {
+        attend(simd, self, &wide.0, scale, seen);
+    }
+
+    /// One query's result.
+    pub fn finish(&self, query: usize, out: &mut [f32]) {
+        let inverse = 1.0 / self.sum[query];
+        let from = &self.out[query * self.dim..(query + 1) * self.dim];
+        out.iter_mut().zip(from).for_each(|(o, x)| *o = x * inverse);
     }
 }
 
-#[inline(always)]
-fn attend_body(wide: &[f32], query: &[f32], scale: f32, seen: usize, state: &mut State) {
-    let (keys, values) = wide.split_at(query.len() * TILE);
-    let mut weights = [0.0; TILE];
-    scores(keys, query, &mut weights);
-    let mut max = state.max;
-    for w in &mut weights[..seen] {
-        *w *= scale;
-        max = if *w > max { *w } else { max };
-    }
-    for w in &mut weights {
-        *w = exp(*w - max);
-    }
-    // Positions not yet seen weigh nothing; adding +0 changes no sum.
-    weights[seen..].fill(0.0);
-    let correction = exp(state.max - max);
-    state.max = max;
-    state.sum = state.sum * correction + total(&weights);
-    for o in &mut state.out {
-        *o *= correction;
-    }
-    weigh(values, &weights[..seen], &mut state.out);
-}
+/// Lanes in hand: with two queries, four or eight accumulators, enough to hide the
+/// latency of an addition and few enough for sixteen registers.
+const LANES: usize = 32;
 
-/// `scores[p] = sum over i of query[i] * keys[i][p]`, i ascending.
 #[inline(always)]
-fn scores(keys: &[f32], query: &[f32], scores: &mut [f32; TILE]) {
-    // Two halves, so that the accumulators fit into sixteen registers.
-    const HALF: usize = TILE / 2;
-    for half in 0..2 {
-        let mut sums = [0.0; HALF];
-        for (keys, q) in keys.as_chunks::<TILE>().0.iter().zip(query) {
-            for p in 0..HALF {
-                sums[p] += q * keys[half * HALF + p];
+fn attend_body(all: &mut Queries, wide: &[f32], scale: f32, seen: &[usize]) {
+    let dim = all.dim;
+    let first = seen.iter().take_while(|s| **s == 0).count();
+    let (keys, values) = wide.split_at(dim * TILE);
+    let seen = &seen[first..];
+    let weights = &mut all.weights[first..];
+    // Half a tile of keys stays in the first-level cache while all queries pass.
+    for half in 0..TILE / LANES {
+        for (q, w) in all.queries[first * dim..]
+            .chunks(2 * dim)
+            .zip(weights.chunks_mut(2))
+        {
+            score(keys, q, dim, half * LANES, w);
+        }
+    }
+    let out = &mut all.out[first * dim..];
+    for (i, weights) in weights.iter_mut().enumerate() {
+        let (max, sum) = (&mut all.max[first + i], &mut all.sum[first + i]);
+        soften(
+            weights,
+            scale,
+            seen[i],
+            max,
+            sum,
+            &mut out[i * dim..(i + 1) * dim],
+        );
+    }
+    let chunks = dim / LANES;
+    for c in 0..chunks {
+        for ((w, s), out) in weights
+            .chunks(2)
+            .zip(seen.chunks(2))
+            .zip(out.chunks_mut(2 * dim))
+        {
+            weigh(values, w, s, dim, c * LANES, out);
+        }
+    }
+    for i in chunks * LANES..dim {
+        for ((w, s), out) in weights.iter().zip(seen).zip(out.chunks_mut(dim)) {
+            for p in 0..*s {
+                out[i] += w[p] * values[p * dim + i];
             }
         }
-        scores[half * HALF..(half + 1) * HALF].copy_from_slice(&sums);
     }
+}
+
+/// `scores[p] = sum over i of query[i] * keys[i][p]`, i ascending, for the lanes
+/// from `lane` and one or two queries.
+#[inline(always)]
+fn score(keys: &[f32], q: &[f32], dim: usize, lane: usize, scores: &mut [[f32; TILE]]) {
+    let row = |i: usize| {
+        let row = &keys[i * TILE + lane..i * TILE + lane + LANES];
+        row.first_chunk::<LANES>().unwrap_or(&[0.0; LANES])
+    };
+    let (mut first, mut second) = ([0.0; LANES], [0.0; LANES]);
+    if let [one, two] = scores {
+        for ((i, q0), q1) in q[..dim].iter().enumerate().zip(&q[dim..]) {
+            let k = row(i);
+            for p in 0..LANES {
+                first[p] += q0 * k[p];
+                second[p] += q1 * k[p];
+            }
+        }
+        one[lane..lane + LANES].copy_from_slice(&first);
+        two[lane..lane + LANES].copy_from_slice(&second);
+    } else if let [one] = scores {
+        for (i, q0) in q.iter().enumerate() {
+            let k = row(i);
+            for p in 0..LANES {
+                first[p] += q0 * k[p];
+            }
+        }
+        one[lane..lane + LANES].copy_from_slice(&first);
+    }
+}
+
+/// Scores to weights, with the online softmax update of one query.
+#[inline(always)]
+fn soften(
+    weights: &mut [f32; TILE],
+    scale: f32,
+    seen: usize,
+    max: &mut f32,
+    sum: &mut f32,
+    out: &mut [f32],
+) {
+    for w in weights.iter_mut() {
+        *w *= scale;
+    }
+    // Positions not yet seen: exp(-infinity) is +0, which changes no sum.
+    weights[seen..].fill(f32::NEG_INFINITY);
+    let larger = largest(weights, *max);
+    for w in weights.iter_mut() {
+        *w = exp(*w - larger);
+    }
+    let correction = exp(*max - larger);
+    *max = larger;
+    *sum = *sum * correction + total(weights);
+    for o in out {
+        *o *= correction;
+    }
+}
+
+/// The largest of `first` and the scores; of numbers, so in any order.
+#[inline(always)]
+fn largest(scores: &[f32; TILE], first: f32) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [first; 16];
+    for chunk in scores.as_chunks::<16>().0 {
+        for i in 0..16 {
+            lanes[i] = larger(lanes[i], chunk[i]);
+        }
+    }
+    lanes.into_iter().fold(first, larger)
 }
 
 /// Sixteen strided partial sums, then the tree.
@@ -123,32 +213,47 @@ fn total(weights: &[f32; TILE]) -> f32 {
     tree(sums)
 }
 
-/// `out[i] += weights[p] * values[p][i]`, p ascending.
+/// `out[i] += weights[p] * values[p][i]`, p ascending, for the lanes from `lane` and
+/// one or two queries. Positions that a query has not seen are left out, not added
+/// with weight zero: -0 + 0 would change a bit.
 #[inline(always)]
-fn weigh(values: &[f32], weights: &[f32], out: &mut [f32]) {
-    const LANES: usize = 32;
-    let dim = out.len();
-    let (chunks, tail) = out.as_chunks_mut::<LANES>();
-    for (c, out) in chunks.iter_mut().enumerate() {
-        let mut sums = *out;
-        for (p, w) in weights.iter().enumerate() {
-            let Some(v) = values[p * dim + c * LANES..].first_chunk::<LANES>() else {
-                break;
-            };
+fn weigh(
+    values: &[f32],
+    weights: &[[f32; TILE]],
+    seen: &[usize],
+    dim: usize,
+    lane: usize,
+    out: &mut [f32],
+) {
+    let row = |p: usize| {
+        values[p * dim + lane..]
+            .first_chunk::<LANES>()
+            .unwrap_or(&[0.0; LANES])
+    };
+    let take = |out: &[f32]| *out[lane..].first_chunk::<LANES>().unwrap_or(&[0.0; LANES]);
+    let both = if seen.len() == 2 { seen[0] } else { 0 };
+    let last = seen.len() - 1;
+    let mut tail = take(&out[last * dim..]);
+    if both > 0 {
+        let mut sums = take(out);
+        for ((p, w0), w1) in weights[0][..both].iter().enumerate().zip(&weights[1]) {
+            let v = row(p);
             for i in 0..LANES {
-                sums[i] += w * v[i];
+                sums[i] += w0 * v[i];
+                tail[i] += w1 * v[i];
             }
         }
-        *out = sums;
+        out[lane..lane + LANES].copy_from_slice(&sums);
     }
-    let first = dim - tail.len();
-    for (i, out) in tail.iter_mut().enumerate() {
-        for (p, w) in weights.iter().enumerate() {
-            *out += w * values[p * dim + first + i];
+    for (p, w) in weights[last][..seen[last]].iter().enumerate().skip(both) {
+        let v = row(p);
+        for i in 0..LANES {
+            tail[i] += w * v[i];
         }
     }
+    out[last * dim + lane..last * dim + lane + LANES].copy_from_slice(&tail);
 }
 
 versions! {
-    fn attend(wide: &[f32], query: &[f32], scale: f32, seen: usize, state: &mut State) = attend_body;
+    fn attend(all: &mut Queries, wide: &[f32], scale: f32, seen: &[usize]) = attend_body;
 }

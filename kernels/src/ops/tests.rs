@@ -240,31 +240,48 @@ proptest! {
     ) {
         let dim = 2 * half;
         let mut numbers = Numbers(seed);
-        let query = numbers.reals(dim);
+        // Five queries at the last positions, as in a batch; the last one is checked
+        // against the reference, each of them against a batch of its own.
+        let n = positions.min(5);
+        let query = numbers.reals(n * dim);
         let rows: Vec<(Vec<f32>, Vec<f32>)> = (0..positions)
             .map(|_| (numbers.reals(dim), numbers.reals(dim)))
             .collect();
-        let mut tiles = vec![vec![0u16; 2 * dim * attention::TILE]; positions.div_ceil(attention::TILE)];
+        let mut tiles =
+            vec![vec![0u16; 2 * dim * attention::TILE]; positions.div_ceil(attention::TILE)];
         for (p, (k, v)) in rows.iter().enumerate() {
             attention::store(&mut tiles[p / attention::TILE], p % attention::TILE, k, v);
         }
-        let run = |simd: Simd| {
-            let mut state = attention::State::new(dim);
+        let run = |simd: Simd, from: usize, to: usize| {
+            let mut queries = attention::Queries::new(dim, query[from * dim..to * dim].to_vec());
             let mut wide = attention::Wide::default();
             for (i, tile) in tiles.iter().enumerate() {
                 wide.fill(simd, tile);
-                let seen = (positions - i * attention::TILE).min(attention::TILE);
-                wide.attend(simd, &query, 1.0 / (dim as f32).sqrt(), seen, &mut state);
+                let seen: Vec<usize> = (from..to)
+                    .map(|q| {
+                        let visible = positions - n + q + 1;
+                        visible.saturating_sub(i * attention::TILE).min(attention::TILE)
+                    })
+                    .collect();
+                queries.attend(simd, &wide, 1.0 / (dim as f32).sqrt(), &seen);
             }
-            let mut out = vec![0.0; dim];
-            state.finish(&mut out);
+            let mut out = vec![0.0; (to - from) * dim];
+            for (q, out) in out.chunks_mut(dim).enumerate() {
+                queries.finish(q, out);
+            }
             out
         };
-        let expected = run(Simd::at_most(SimdLevel::Portable));
+        let expected = run(Simd::at_most(SimdLevel::Portable), 0, n);
         for level in LEVELS {
-            let out = run(Simd::at_most(level));
+            let out = run(Simd::at_most(level), 0, n);
             prop_assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+            for q in 0..n {
+                let alone = run(Simd::at_most(level), q, q + 1);
+                let batch = &expected[q * dim..(q + 1) * dim];
+                prop_assert!(alone.iter().zip(batch).all(|(a, b)| a.to_bits() == b.to_bits()));
+            }
         }
+        let (query, expected) = (&query[(n - 1) * dim..], &expected[(n - 1) * dim..]);
         let stored = |x: &f32| f64::from(f16::from_f32(*x));
         let matrix = |pick: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| {
             let all: Vec<f64> = rows.iter().flat_map(|r| pick(r).iter().map(stored)).collect();
