@@ -1,3 +1,300 @@
-//! The payment machine: budgets, the payment saga, credit windows, the ledger.
+//! The payment machine: budgets, the payment saga, invoices, credit windows, the ledger.
+//!
+//! Decides who may be paid, how much, and how far a buyer is trusted; never sees
+//! text, never holds a balance for anybody. Driven by the payment actor and by
+//! the simulator; Inference asks, the wallet answers.
+//!
+//! - States: of one payment, see `saga`; of one invoice, see `incoming`.
+//! - Inputs and effects: [`io`].
+//! - Invariants: one [`io::Effect::Pay`] per payment hash, ever; no payment beyond
+//!   what was reserved for its request, nor beyond the day's and the key's limit,
+//!   fees included; a wallet event is acknowledged behind the `Persist` that books
+//!   it; a payment of unknown fate is looked up, never replaced.
+//! - Crash recovery: everything open is found in [`Table::Ledger`] and looked up at
+//!   the first [`Machine::expire`]; reservations end with the run, as do the
+//!   requests that they belong to.
+//!
+//! # Tables
+//! Every value is one version byte (1) and the bincode of the named type.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `Ledger` | row number, 8 bytes big-endian | [`ledger::Row`] |
+//! | `Outgoing` | payment hash, while its fate is open | row number, fee limit |
+//! | `Incoming` | payment hash, while the invoice is open | row number, quantum |
+//! | `Credit` | `b` + buyer key | window, debt, settlements, time of the last one |
+//! | `Credit` | `o` + order id, while it carries a debt | buyer, quantum, debt carried |
 
+mod budget;
+mod credit;
+mod incoming;
 pub mod io;
+pub mod ledger;
+mod saga;
+mod turn;
+
+#[cfg(test)]
+mod tests;
+
+use crate::ids::{EffectId, PaymentHash};
+use crate::limits;
+use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
+use crate::money::Msat;
+use crate::time::{Now, Tick};
+use budget::Budgets;
+use credit::Credits;
+use incoming::{Invoice, Making};
+use io::{Effect, Input, OrderAccount, Report, Side};
+use ledger::Ledger;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use saga::Saga;
+use std::collections::BTreeMap;
+use turn::{Job, Timers, Turn};
+
+/// What the owner of the node allows, and how patient it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Most for one order, without routing fees.
+    pub per_order: Msat,
+    /// Most for one UTC day over all budgets, routing fees included.
+    pub per_day: Msat,
+    /// Most for one UTC day per budget name, fees included; a name not listed has only `per_day`.
+    pub per_key: BTreeMap<String, Msat>,
+    /// Payments of one order under way at once; never more than [`limits::MAX_PAYMENTS_IN_FLIGHT`].
+    pub max_in_flight_per_order: usize,
+    /// How long the wallet may take over a payment before its fate counts as unknown. Milliseconds.
+    pub pay_timeout_ms: u64,
+    /// How long the wallet may take over a balance or an invoice. Milliseconds.
+    pub wallet_timeout_ms: u64,
+    /// Pause before the first look-up of an unknown payment; doubles each time. Milliseconds.
+    pub lookup_first_ms: u64,
+    /// Longest pause between two look-ups. Milliseconds.
+    pub lookup_max_ms: u64,
+    /// How long after an invoice's expiry "never heard of it" is believed. Milliseconds.
+    pub unknown_grace_ms: u64,
+    /// An invoice settled later than this after it was made is late. Milliseconds.
+    pub late_ms: u64,
+    /// Largest credit window of one buyer; at least two quanta are granted whatever it says.
+    pub window_cap: Msat,
+    /// A buyer that leaves more than this unpaid is a stranger again.
+    pub tolerated_debt: Msat,
+    /// What a key never seen before may use before its first payment is due.
+    pub free_quota: Msat,
+}
+
+impl Default for Config {
+    /// Limits of a careful owner; `freehold.toml` overrides them.
+    fn default() -> Self {
+        Config {
+            per_order: Msat(1_000_000),
+            per_day: Msat(10_000_000),
+            per_key: BTreeMap::new(),
+            max_in_flight_per_order: limits::MAX_PAYMENTS_IN_FLIGHT,
+            // Wallets behind NWC have a tail of over a minute; a direct channel takes 65 ms.
+            pay_timeout_ms: 60_000,
+            wallet_timeout_ms: 30_000,
+            lookup_first_ms: 1_000,
+            lookup_max_ms: 60_000,
+            // Long enough for a wallet that writes its history in batches.
+            unknown_grace_ms: 600_000,
+            late_ms: 30_000,
+            // 64 default quanta: 256 tokens at 250 msat, eight seconds at 30 tokens a second.
+            window_cap: Msat(64_000),
+            // One default quantum: what cannot be invoiced is smaller.
+            tolerated_debt: Msat(1_000),
+            free_quota: Msat::ZERO,
+        }
+    }
+}
+
+/// The machine. See the module's head for its invariants.
+pub struct Payment {
+    config: Config,
+    ids: EffectIds,
+    rng: ChaCha8Rng,
+    timers: Timers,
+    ledger: Ledger,
+    budgets: Budgets,
+    credits: Credits,
+    sagas: BTreeMap<PaymentHash, Saga>,
+    making: BTreeMap<EffectId, Making>,
+    invoices: BTreeMap<PaymentHash, Invoice>,
+}
+
+impl Payment {
+    /// Starts with empty books. `seed` spreads look-ups in time, nothing else.
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        Payment {
+            config,
+            ids: EffectIds::default(),
+            rng: ChaCha8Rng::from_seed(seed),
+            timers: Timers::default(),
+            ledger: Ledger::default(),
+            budgets: Budgets::default(),
+            credits: Credits::default(),
+            sagas: BTreeMap::new(),
+            making: BTreeMap::new(),
+            invoices: BTreeMap::new(),
+        }
+    }
+
+    /// Rebuilds the books from storage; what is open is looked up at the first `expire`.
+    ///
+    /// A record that does not decode is skipped and noted in the report.
+    pub fn recover(
+        config: Config,
+        seed: [u8; 32],
+        records: impl Iterator<Item = Record>,
+        now: Now,
+    ) -> Self {
+        let mut machine = Payment::new(config, seed);
+        let mut fee_limits = BTreeMap::new();
+        let mut quanta = BTreeMap::new();
+        for record in records {
+            let Some(value) = &record.value else { continue };
+            let read = match record.table {
+                Table::Ledger => machine.ledger.load(&record.key, value),
+                Table::Credit => machine.credits.load(&record.key, value),
+                Table::Outgoing => turn::load_extra(&record.key, value, &mut fee_limits),
+                Table::Incoming => turn::load_extra(&record.key, value, &mut quanta),
+                _ => Ok(()),
+            };
+            if let Err(error) = read {
+                machine.ledger.complain(now, &record, &error);
+            }
+        }
+        machine.resume(now, &fee_limits, &quanta);
+        machine
+    }
+
+    /// Returns the books.
+    pub fn report(&self, now: Now) -> Report {
+        let mut report = self.ledger.report();
+        report.owed_to_us = self.credits.owed();
+        report.spent_today = self.budgets.spent_on(budget::day(now.wall));
+        report
+    }
+
+    fn resume(
+        &mut self,
+        now: Now,
+        fee_limits: &BTreeMap<PaymentHash, Msat>,
+        quanta: &BTreeMap<PaymentHash, Msat>,
+    ) {
+        for (budget, entry) in self.ledger.paid() {
+            let day = budget::day(entry.created);
+            self.budgets
+                .spend(day, budget, entry.msat.saturating_add(entry.fee));
+        }
+        for (row, budget, entry) in self.ledger.open() {
+            match entry.side {
+                Side::Buyer => {
+                    let fee = fee_limits.get(&entry.hash).copied().unwrap_or_default();
+                    self.resume_saga(now, row, budget, &entry, fee);
+                }
+                Side::Host => {
+                    let quantum = quanta.get(&entry.hash).copied().unwrap_or_default();
+                    self.resume_invoice(now, row, &entry, quantum);
+                }
+            }
+        }
+        self.ledger.trim();
+    }
+
+    fn close(&mut self, turn: &mut Turn, account: OrderAccount, unpaid: Msat) {
+        let received = self.ledger.received_for(&account.order);
+        if account.side == Side::Host && !self.ledger.is_closed(Side::Host, &account.order) {
+            self.credits
+                .close(turn, &self.config, &account, unpaid, received);
+        }
+        self.ledger.close(turn, account);
+    }
+
+    /// Between one and one and an eighth times `ms`, at least one: spreads what would collide.
+    fn spread(&mut self, ms: u64) -> u64 {
+        let extra = (ms / 8).saturating_mul(u64::from(self.rng.next_u32())) >> 32;
+        ms.saturating_add(extra).max(1)
+    }
+}
+
+impl Machine for Payment {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
+        let mut turn = Turn::new(now);
+        let turn_ref = &mut turn;
+        match input {
+            Input::Reserve {
+                request,
+                budget,
+                max_cost,
+            } => self.reserve(turn_ref, request, budget, max_cost),
+            Input::Bind {
+                request,
+                order,
+                host,
+            } => self.budgets.bind(request, order, host),
+            Input::Release { request } => self.release(request),
+            Input::Pay(request) => self.pay(turn_ref, &request),
+            Input::OpenCredit {
+                order,
+                buyer,
+                quantum,
+            } => self
+                .credits
+                .open(turn_ref, &self.config, order, buyer, quantum),
+            Input::MakeInvoice {
+                order,
+                seq,
+                msat,
+                description_hash,
+                expiry_s,
+            } => {
+                let making = Making::new(now, order, seq, msat, expiry_s);
+                self.make_invoice(turn_ref, making, description_hash, expiry_s);
+            }
+            Input::Close { account, unpaid } => self.close(turn_ref, *account, unpaid),
+            Input::BalanceChecked { id, spendable } => {
+                self.balance_checked(turn_ref, id, spendable);
+            }
+            Input::InvoiceCreated { id, result } => self.invoice_created(turn_ref, id, result),
+            Input::PayDone { hash, outcome, .. } => {
+                self.learn(turn_ref, &hash, outcome.into());
+            }
+            Input::LookedUp { id, hash, outcome } => self.looked_up(turn_ref, id, hash, outcome),
+            Input::Received { event, hash, msat } => self.received(turn_ref, event, hash, msat),
+            Input::Sent {
+                event,
+                hash,
+                outcome,
+            } => self.sent(turn_ref, event, &hash, outcome),
+            Input::Report { id } => {
+                let report = Box::new(self.report(now));
+                turn_ref.then(Effect::Reply { id, report });
+            }
+        }
+        turn.finish(out);
+    }
+
+    fn expire(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let mut turn = Turn::new(now);
+        for job in self.timers.due(now.tick) {
+            match job {
+                Job::Outgoing(hash) => self.look_after(&mut turn, hash),
+                Job::Incoming(hash) => self.look_in(&mut turn, hash),
+                Job::Balance(id) => self.balance_checked(&mut turn, id, None),
+                Job::Invoice(id) => {
+                    let reason = "the wallet did not answer in time".to_owned();
+                    self.invoice_created(&mut turn, id, Err(reason));
+                }
+            }
+        }
+        turn.finish(out);
+    }
+
+    fn deadline(&self) -> Option<Tick> {
+        self.timers.next()
+    }
+}

@@ -124,7 +124,9 @@ pub enum Input {
         description_hash: [u8; 32],
         expiry_s: u32,
     },
-    /// From Inference: the order is over on this side. `unpaid` is what the buyer owes (host side).
+    /// From Inference: the order is over on this side. `unpaid` is all that the buyer owes
+    /// (host side), what is left of the debt in [`Message::CreditOpened`] included. Sent for
+    /// every order that [`Input::OpenCredit`] asked about, also when nothing was delivered.
     Close {
         account: Box<OrderAccount>,
         unpaid: Msat,
@@ -270,6 +272,22 @@ pub struct Report {
     pub fees: Msat,
     /// Debts of buyers to us: remainders too small to invoice.
     pub owed_to_us: Msat,
-    /// Spent today (UTC) per budget.
+    /// Spent today (UTC) per budget, routing fees included.
     pub spent_today: Vec<(String, Msat)>,
+    /// Money and records that belong to no order, oldest first.
+    #[serde(default)]
+    pub notes: Vec<Note>,
+}
+
+/// Something the books must say that is no payment of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// When it was seen.
+    pub at: WallTime,
+    /// The payment hash, where it is about one.
+    pub hash: Option<PaymentHash>,
+    /// The amount, where it is about one.
+    pub msat: Msat,
+    /// What happened, for a person.
+    pub text: String,
 }

@@ -1,0 +1,433 @@
+//! Budgets: what is set aside, what is under way, what is spent, and what that leaves.
+//!
+//! Not persistent by itself: spending is found again in the ledger, and a
+//! reservation ends with the run that made it. A payment counts against the UTC
+//! day in which it was planned, with its fee limit while it is under way and its
+//! true fee afterwards; what is set aside and not yet used counts against today.
+//! Called by [`Payment`] alone.
+
+use super::io::{Effect, PayRequest};
+use super::turn::{Job, Turn};
+use super::{Config, Payment};
+use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash, RequestId};
+use crate::limits;
+use crate::money::Msat;
+use crate::refusal::{Code, Refusal};
+use crate::route::Message;
+use crate::time::WallTime;
+use std::collections::BTreeMap;
+
+/// Milliseconds of a day; UTC has no others that matter here.
+pub(super) const DAY_MS: u64 = 86_400_000;
+
+/// Days of spending remembered: enough for a clock that was set wrong and back.
+const DAYS_KEPT: u64 = 40;
+
+/// Returns the UTC day of a time, counted from 1970.
+pub(super) fn day(time: WallTime) -> u64 {
+    time.0 / DAY_MS
+}
+
+/// Money set aside for a request.
+#[derive(Debug)]
+struct Reservation {
+    budget: String,
+    max_cost: Msat,
+    /// Settled and under way, without fees.
+    used: Msat,
+    /// The balance check that must end before it counts as granted.
+    check: Option<EffectId>,
+    orders: BTreeMap<OrderId, Bound>,
+}
+
+/// An order that a request became.
+#[derive(Debug)]
+struct Bound {
+    host: NodeKey,
+    /// Invoices paid or under way, by number.
+    seqs: BTreeMap<u32, PaymentHash>,
+    in_flight: usize,
+}
+
+/// What a payment may use.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Leave {
+    /// The budget it is charged to.
+    pub budget: String,
+    /// Its fee limit: as asked for, or what the day has left.
+    pub max_fee: Msat,
+}
+
+/// A payment under way, as the budgets see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hold {
+    /// The order.
+    pub order: OrderId,
+    /// Which invoice.
+    pub seq: u32,
+    /// The budget it is charged to.
+    pub budget: String,
+    /// The UTC day it is charged to.
+    pub day: u64,
+    /// Amount.
+    pub msat: Msat,
+    /// Fee limit.
+    pub max_fee: Msat,
+}
+
+/// All reservations and sums.
+#[derive(Debug, Default)]
+pub(super) struct Budgets {
+    reservations: BTreeMap<RequestId, Reservation>,
+    checks: BTreeMap<EffectId, RequestId>,
+    requests: BTreeMap<OrderId, RequestId>,
+    held: BTreeMap<(u64, String), Msat>,
+    spent: BTreeMap<(u64, String), Msat>,
+}
+
+impl Budgets {
+    /// A request became an order. Ignored where nothing was reserved.
+    pub fn bind(&mut self, request: RequestId, order: OrderId, host: NodeKey) {
+        if let Some(reservation) = self.reservations.get_mut(&request)
+            && !self.requests.contains_key(&order)
+        {
+            self.requests.insert(order, request);
+            let seqs = BTreeMap::new();
+            let in_flight = 0;
+            let bound = Bound {
+                host,
+                seqs,
+                in_flight,
+            };
+            reservation.orders.insert(order, bound);
+        }
+    }
+
+    /// Checks every cap for a payment.
+    pub fn allow(&self, config: &Config, today: u64, pay: &PayRequest) -> Result<Leave, Refusal> {
+        let found = self.requests.get(&pay.order).and_then(|request| {
+            let reservation = self.reservations.get(request)?;
+            Some((reservation, reservation.orders.get(&pay.order)?))
+        });
+        let Some((reservation, bound)) = found else {
+            return Err(Refusal::new(
+                Code::BudgetExhausted,
+                format!("nothing is set aside for order {}", pay.order.short()),
+            ));
+        };
+        self.allow_invoice(config, reservation, bound, pay)?;
+        let budget = reservation.budget.clone();
+        let left = self.left(config, today, &budget);
+        // What is set aside is already in `left`; only the fee comes on top.
+        if left.over {
+            return Err(left.refusal(pay.msat, "this payment takes"));
+        }
+        let max_fee = pay.max_fee.min(left.msat);
+        Ok(Leave { budget, max_fee })
+    }
+
+    fn allow_invoice(
+        &self,
+        config: &Config,
+        reservation: &Reservation,
+        bound: &Bound,
+        pay: &PayRequest,
+    ) -> Result<(), Refusal> {
+        if bound.host != pay.host {
+            let text = "the invoice is not from the host that the order was bound to";
+            return Err(Refusal::new(Code::ProtocolViolation, text));
+        }
+        if bound.seqs.contains_key(&pay.seq) {
+            let text = format!(
+                "invoice {} of this order is paid or under way, and is never paid by another",
+                pay.seq
+            );
+            return Err(Refusal::new(Code::PaymentUnknown, text));
+        }
+        let in_flight = config
+            .max_in_flight_per_order
+            .min(limits::MAX_PAYMENTS_IN_FLIGHT);
+        if bound.in_flight >= in_flight {
+            let text =
+                format!("{in_flight} payments of this order are under way, which is the most");
+            return Err(Refusal::new(Code::Busy, text));
+        }
+        let used = reservation.used.checked_add(pay.msat);
+        if used.is_none_or(|used| used > reservation.max_cost) {
+            let text = format!(
+                "{} more would pass the cap of {} for this order, of which {} are paid or under way",
+                pay.msat, reservation.max_cost, reservation.used
+            );
+            return Err(Refusal::new(Code::CapTooLow, text));
+        }
+        Ok(())
+    }
+
+    /// A payment allowed before is under way.
+    pub fn hold(&mut self, hold: &Hold, hash: PaymentHash) {
+        add(&mut self.held, hold, hold.msat.saturating_add(hold.max_fee));
+        if let Some((used, bound)) = self.order(&hold.order) {
+            *used = used.saturating_add(hold.msat);
+            bound.seqs.insert(hold.seq, hash);
+            bound.in_flight += 1;
+        }
+    }
+
+    /// A payment under way ended: it cost `paid` with fees, or nothing.
+    pub fn end(&mut self, hold: &Hold, paid: Option<Msat>) {
+        let key = (hold.day, hold.budget.clone());
+        if let Some(held) = self.held.get_mut(&key) {
+            *held = held.saturating_sub(hold.msat.saturating_add(hold.max_fee));
+            if *held == Msat::ZERO {
+                self.held.remove(&key);
+            }
+        }
+        if let Some((used, bound)) = self.order(&hold.order) {
+            bound.in_flight = bound.in_flight.saturating_sub(1);
+            if paid.is_none() {
+                *used = used.saturating_sub(hold.msat);
+                bound.seqs.remove(&hold.seq);
+            }
+        }
+        if let Some(paid) = paid {
+            self.spend(hold.day, hold.budget.clone(), paid);
+        }
+    }
+
+    /// A payment that had failed was paid after all.
+    pub fn revive(&mut self, hold: &Hold, hash: PaymentHash, paid: Msat) {
+        if let Some((used, bound)) = self.order(&hold.order) {
+            *used = used.saturating_add(hold.msat);
+            bound.seqs.insert(hold.seq, hash);
+        }
+        self.spend(hold.day, hold.budget.clone(), paid);
+    }
+
+    /// Counts a payment that is settled.
+    pub fn spend(&mut self, day: u64, budget: String, paid: Msat) {
+        let sum = self.spent.entry((day, budget)).or_default();
+        *sum = sum.saturating_add(paid);
+        let newest = self.spent.last_key_value().map_or(0, |((day, _), _)| *day);
+        let oldest = (newest.saturating_sub(DAYS_KEPT), String::new());
+        self.spent = self.spent.split_off(&oldest);
+    }
+
+    /// Returns what every budget spent on a day, by name.
+    pub fn spent_on(&self, today: u64) -> Vec<(String, Msat)> {
+        self.spent
+            .iter()
+            .filter(|((day, _), _)| *day == today)
+            .map(|((_, budget), sum)| (budget.clone(), *sum))
+            .collect()
+    }
+
+    /// Holds for a payment found in the ledger at start.
+    pub fn resume(&mut self, hold: &Hold) {
+        add(&mut self.held, hold, hold.msat.saturating_add(hold.max_fee));
+    }
+
+    fn order(&mut self, order: &OrderId) -> Option<(&mut Msat, &mut Bound)> {
+        let request = self.requests.get(order)?;
+        let Reservation { used, orders, .. } = self.reservations.get_mut(request)?;
+        Some((used, orders.get_mut(order)?))
+    }
+
+    /// Returns what today leaves of the day's limit and of the budget's own.
+    fn left(&self, config: &Config, today: u64, budget: &str) -> Left {
+        let day = Left::of("the day", config.per_day, self.taken(today, None));
+        match config.per_key.get(budget) {
+            Some(limit) => {
+                let name = format!("budget \"{budget}\"");
+                let key = Left::of(&name, *limit, self.taken(today, Some(budget)));
+                if key.over || (!day.over && key.msat < day.msat) {
+                    key
+                } else {
+                    day
+                }
+            }
+            None => day,
+        }
+    }
+
+    /// Spent, under way and set aside, of one budget or of all.
+    fn taken(&self, today: u64, budget: Option<&str>) -> Taken {
+        let matches = |name: &str| budget.is_none_or(|budget| budget == name);
+        let sum = |sums: &BTreeMap<(u64, String), Msat>| {
+            sums.iter()
+                .filter(|((day, name), _)| *day == today && matches(name))
+                .fold(Msat::ZERO, |sum, (_, part)| sum.saturating_add(*part))
+        };
+        let reserved = self
+            .reservations
+            .values()
+            .filter(|reservation| matches(&reservation.budget))
+            .map(|reservation| reservation.max_cost.saturating_sub(reservation.used))
+            .fold(Msat::ZERO, Msat::saturating_add);
+        Taken {
+            spent: sum(&self.spent),
+            reserved: reserved.saturating_add(sum(&self.held)),
+        }
+    }
+}
+
+/// What counts against a limit.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    spent: Msat,
+    reserved: Msat,
+}
+
+/// What a limit leaves.
+#[derive(Debug)]
+struct Left {
+    name: String,
+    limit: Msat,
+    taken: Taken,
+    msat: Msat,
+    over: bool,
+}
+
+impl Left {
+    fn of(name: &str, limit: Msat, taken: Taken) -> Left {
+        let sum = taken.spent.saturating_add(taken.reserved);
+        Left {
+            name: name.to_owned(),
+            limit,
+            taken,
+            msat: limit.saturating_sub(sum),
+            over: sum > limit,
+        }
+    }
+
+    fn refusal(&self, wanted: Msat, what: &str) -> Refusal {
+        let Taken { spent, reserved } = self.taken;
+        let text = format!(
+            "{what} {wanted}, and {} of the limit of {} for {} are left: {spent} spent today, {reserved} set aside",
+            self.msat, self.limit, self.name
+        );
+        Refusal::new(Code::BudgetExhausted, text)
+    }
+}
+
+fn add(sums: &mut BTreeMap<(u64, String), Msat>, hold: &Hold, part: Msat) {
+    let sum = sums.entry((hold.day, hold.budget.clone())).or_default();
+    *sum = sum.saturating_add(part);
+}
+
+impl Payment {
+    /// Sets money aside if the limits allow, and asks the wallet whether it is there.
+    pub(super) fn reserve(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        budget: String,
+        max_cost: Msat,
+    ) {
+        if let Some(known) = self.budgets.reservations.get(&request) {
+            // Asked twice: one answer is on its way, or is given again.
+            if known.check.is_none() {
+                let result = Ok(());
+                turn.tell(Message::Reserved { request, result });
+            }
+            return;
+        }
+        if let Err(refusal) = self.may_reserve(turn.now.wall, &budget, max_cost) {
+            let result = Err(refusal);
+            turn.tell(Message::Reserved { request, result });
+            return;
+        }
+        let id = self.ids.fresh();
+        let timeout = turn.now.tick.after_ms(self.config.wallet_timeout_ms);
+        self.timers.set(Job::Balance(id), timeout);
+        self.budgets.checks.insert(id, request);
+        let reservation = Reservation {
+            budget,
+            max_cost,
+            used: Msat::ZERO,
+            check: Some(id),
+            orders: BTreeMap::new(),
+        };
+        self.budgets.reservations.insert(request, reservation);
+        turn.then(Effect::CheckBalance { id });
+    }
+
+    fn may_reserve(&self, wall: WallTime, budget: &str, max_cost: Msat) -> Result<(), Refusal> {
+        if max_cost == Msat::ZERO {
+            let text = "a cap of 0.000 sat pays for nothing";
+            return Err(Refusal::new(Code::CapTooLow, text));
+        }
+        if max_cost > self.config.per_order {
+            let text = format!(
+                "this order may cost up to {max_cost}, and the limit for one order is {}",
+                self.config.per_order
+            );
+            return Err(Refusal::new(Code::BudgetExhausted, text));
+        }
+        if self.budgets.reservations.len() >= limits::MAX_ORDERS {
+            let text = format!("{} orders are open, which is the most", limits::MAX_ORDERS);
+            return Err(Refusal::new(Code::Busy, text));
+        }
+        let left = self.budgets.left(&self.config, day(wall), budget);
+        if left.over || max_cost > left.msat {
+            let mut refusal = left.refusal(max_cost, "this order may cost up to");
+            refusal.retry_after_ms = Some(DAY_MS - wall.0 % DAY_MS);
+            return Err(refusal);
+        }
+        Ok(())
+    }
+
+    /// The wallet said what it can spend, or did not answer in time.
+    pub(super) fn balance_checked(
+        &mut self,
+        turn: &mut Turn,
+        id: EffectId,
+        spendable: Option<Msat>,
+    ) {
+        self.timers.clear(Job::Balance(id));
+        let Some(request) = self.budgets.checks.remove(&id) else {
+            return; // Released, or given up.
+        };
+        let wanted = self
+            .budgets
+            .reservations
+            .values()
+            .map(|held| held.max_cost.saturating_sub(held.used))
+            .fold(Msat::ZERO, Msat::saturating_add);
+        let Some(reservation) = self.budgets.reservations.get_mut(&request) else {
+            return;
+        };
+        let max_cost = reservation.max_cost;
+        let problem = match spendable {
+            Some(spendable) if spendable >= wanted => None,
+            Some(spendable) => Some(format!(
+                "the wallet can spend {spendable}, and this order may cost up to {max_cost} (all open orders together {wanted})"
+            )),
+            None => Some("the wallet did not say what it can spend".to_owned()),
+        };
+        let result = match problem {
+            None => {
+                reservation.check = None;
+                Ok(())
+            }
+            Some(text) => {
+                self.budgets.reservations.remove(&request);
+                Err(Refusal::new(Code::WalletCannotPay, text))
+            }
+        };
+        turn.tell(Message::Reserved { request, result });
+    }
+
+    /// The request is over: what was not spent is free again. Payments under way stay counted.
+    pub(super) fn release(&mut self, request: RequestId) {
+        let Some(reservation) = self.budgets.reservations.remove(&request) else {
+            return;
+        };
+        if let Some(id) = reservation.check {
+            self.budgets.checks.remove(&id);
+            self.timers.clear(Job::Balance(id));
+        }
+        for order in reservation.orders.keys() {
+            self.budgets.requests.remove(order);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The books: one row per payment, invoice, closed order and oddity.
+//!
+//! Not a report for people: `freehold ledger` formats [`Report`]. Rows are
+//! appended, an entry's row is rewritten as its state changes, none is deleted
+//! from storage. In memory are at most [`MAX_ROWS`] rows that are done (the
+//! oldest leave first) and every open one; totals are over all rows ever.
+
+use super::io::{EntryState, LedgerEntry, Note, OrderAccount, Report, Side};
+use super::turn::{self, RecordError, Turn};
+use crate::ids::{OrderId, PaymentHash};
+use crate::machine::{Record, Table};
+use crate::money::Msat;
+use crate::time::Now;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Rows kept in memory once they are done: about 6 MB, and a month of 500 payments a day.
+pub const MAX_ROWS: usize = 16_384;
+
+/// Hashes remembered after their rows have left: about 20 MB. An older hash can return only
+/// in a new invoice that its host signed again, so it is a new purchase at a known price.
+pub const MAX_HASHES: usize = 262_144;
+
+/// One row of [`Table::Ledger`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Row {
+    /// A payment or an invoice; `budget` is empty for an invoice.
+    Entry {
+        /// The entry.
+        entry: LedgerEntry,
+        /// The budget it is charged to.
+        budget: String,
+    },
+    /// A closed order.
+    Account(OrderAccount),
+    /// Money or records that belong to no order.
+    Note(Note),
+}
+
+impl Row {
+    /// Reads a stored value of [`Table::Ledger`], for exports.
+    ///
+    /// # Errors
+    /// When it is of another version or does not decode.
+    pub fn decode(value: &[u8]) -> Result<Row, RecordError> {
+        turn::decode(value)
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self, Row::Entry { entry, .. } if !is_done(entry.state))
+    }
+}
+
+fn is_done(state: EntryState) -> bool {
+    matches!(
+        state,
+        EntryState::Settled | EntryState::Failed | EntryState::Expired
+    )
+}
+
+/// Rows, totals and the index by hash.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    rows: BTreeMap<u64, Row>,
+    next: u64,
+    by_hash: BTreeMap<(Side, PaymentHash), u64>,
+    hashes: VecDeque<(Side, PaymentHash)>,
+    closed: BTreeMap<(Side, OrderId), u64>,
+    earned: Msat,
+    spent: Msat,
+    fees: Msat,
+}
+
+impl Ledger {
+    /// Appends an entry and writes it.
+    pub fn append(&mut self, turn: &mut Turn, entry: LedgerEntry, budget: &str) -> u64 {
+        let budget = budget.to_owned();
+        self.push(turn, Row::Entry { entry, budget })
+    }
+
+    /// Appends a note and writes it.
+    pub fn note(&mut self, turn: &mut Turn, note: Note) {
+        self.push(turn, Row::Note(note));
+    }
+
+    /// Appends a closed order, or corrects the row of one that was closed before.
+    pub fn close(&mut self, turn: &mut Turn, account: OrderAccount) {
+        match self.closed.get(&(account.side, account.order)).copied() {
+            Some(row) => {
+                turn.put(Table::Ledger, &key(row), &Row::Account(account.clone()));
+                self.rows.insert(row, Row::Account(account));
+            }
+            None => {
+                self.push(turn, Row::Account(account));
+            }
+        }
+    }
+
+    /// Returns whether this side of the order was closed before.
+    pub fn is_closed(&self, side: Side, order: &OrderId) -> bool {
+        self.closed.contains_key(&(side, *order))
+    }
+
+    /// Returns whether this hash was ever an entry of this side.
+    pub fn knows(&self, side: Side, hash: &PaymentHash) -> bool {
+        self.by_hash.contains_key(&(side, *hash))
+    }
+
+    /// Finds the entry of a hash, if its row is in memory.
+    pub fn find(&self, side: Side, hash: &PaymentHash) -> Option<(u64, &LedgerEntry, &str)> {
+        let row = *self.by_hash.get(&(side, *hash))?;
+        match self.rows.get(&row)? {
+            Row::Entry { entry, budget } => Some((row, entry, budget)),
+            _ => None,
+        }
+    }
+
+    /// Changes an entry, keeps the totals, and writes it where `turn` is given.
+    ///
+    /// Without a turn the change is one that storage need not know: see `saga`.
+    pub fn change(
+        &mut self,
+        turn: Option<&mut Turn>,
+        row: u64,
+        change: impl FnOnce(&mut LedgerEntry),
+    ) {
+        let Some(Row::Entry { entry, .. }) = self.rows.get_mut(&row) else {
+            return;
+        };
+        let before = entry.clone();
+        change(entry);
+        let after = entry.clone();
+        if let Some(turn) = turn
+            && let Some(stored) = self.rows.get(&row)
+        {
+            turn.put(Table::Ledger, &key(row), stored);
+        }
+        self.count(&before, false);
+        self.count(&after, true);
+        self.trim();
+    }
+
+    /// Returns what was received for an order so far, as far as its rows are in memory.
+    pub fn received_for(&self, order: &OrderId) -> Msat {
+        self.entries()
+            .filter(|(_, _, entry)| {
+                entry.order == *order
+                    && entry.side == Side::Host
+                    && entry.state == EntryState::Settled
+            })
+            .fold(Msat::ZERO, |sum, (_, _, entry)| {
+                sum.saturating_add(entry.msat)
+            })
+    }
+
+    /// Returns what can be told from the rows alone.
+    pub fn report(&self) -> Report {
+        let mut report = Report {
+            earned: self.earned,
+            spent: self.spent,
+            fees: self.fees,
+            ..Report::default()
+        };
+        for row in self.rows.values() {
+            match row {
+                Row::Entry { entry, .. } => report.entries.push(entry.clone()),
+                Row::Account(account) => report.orders.push(account.clone()),
+                Row::Note(note) => report.notes.push(note.clone()),
+            }
+        }
+        report
+    }
+
+    /// Loads one stored row.
+    pub fn load(&mut self, at: &[u8], value: &[u8]) -> Result<(), RecordError> {
+        let bytes = <[u8; 8]>::try_from(at).map_err(|_| RecordError::Key { bytes: at.len() })?;
+        let row = u64::from_be_bytes(bytes);
+        self.next = self.next.max(row.saturating_add(1));
+        let value = Row::decode(value)?;
+        self.insert(row, value);
+        Ok(())
+    }
+
+    /// Notes a record that could not be read; in memory only, so that it is said at every start.
+    pub fn complain(&mut self, now: Now, record: &Record, error: &RecordError) {
+        let table = record.table.name();
+        let note = Note {
+            at: now.wall,
+            hash: None,
+            msat: Msat::ZERO,
+            text: format!("a record of table {table} was not read: {error}"),
+        };
+        let row = self.next;
+        self.next = self.next.saturating_add(1);
+        self.rows.insert(row, Row::Note(note));
+    }
+
+    /// Returns every open entry with its row and budget.
+    pub fn open(&self) -> Vec<(u64, String, LedgerEntry)> {
+        self.entries()
+            .filter(|(_, _, entry)| !is_done(entry.state))
+            .map(|(row, budget, entry)| (row, budget.to_owned(), entry.clone()))
+            .collect()
+    }
+
+    /// Returns every settled payment of ours with its budget.
+    pub fn paid(&self) -> Vec<(String, LedgerEntry)> {
+        self.entries()
+            .filter(|(_, _, entry)| entry.side == Side::Buyer && entry.state == EntryState::Settled)
+            .map(|(_, budget, entry)| (budget.to_owned(), entry.clone()))
+            .collect()
+    }
+
+    /// Lets the oldest finished rows and hashes go from memory until the bounds hold.
+    pub fn trim(&mut self) {
+        while self.rows.len() > MAX_ROWS {
+            let Some(row) = self
+                .rows
+                .iter()
+                .find(|(_, value)| !value.is_open())
+                .map(|(row, _)| *row)
+            else {
+                break;
+            };
+            if let Some(Row::Account(account)) = self.rows.remove(&row) {
+                self.closed.remove(&(account.side, account.order));
+            }
+        }
+        while self.hashes.len() > MAX_HASHES {
+            if let Some(hash) = self.hashes.pop_front() {
+                self.by_hash.remove(&hash);
+            }
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (u64, &str, &LedgerEntry)> {
+        self.rows.iter().filter_map(|(row, value)| match value {
+            Row::Entry { entry, budget } => Some((*row, budget.as_str(), entry)),
+            _ => None,
+        })
+    }
+
+    fn push(&mut self, turn: &mut Turn, value: Row) -> u64 {
+        let row = self.next;
+        self.next = self.next.saturating_add(1);
+        turn.put(Table::Ledger, &key(row), &value);
+        self.insert(row, value);
+        self.trim();
+        row
+    }
+
+    fn insert(&mut self, row: u64, value: Row) {
+        match &value {
+            Row::Entry { entry, .. } => {
+                self.by_hash.insert((entry.side, entry.hash), row);
+                self.hashes.push_back((entry.side, entry.hash));
+                let entry = entry.clone();
+                self.count(&entry, true);
+            }
+            Row::Account(account) => {
+                self.closed.insert((account.side, account.order), row);
+            }
+            Row::Note(_) => {}
+        }
+        self.rows.insert(row, value);
+    }
+
+    fn count(&mut self, entry: &LedgerEntry, add: bool) {
+        if entry.state != EntryState::Settled {
+            return;
+        }
+        let apply = |sum: &mut Msat, part: Msat| {
+            *sum = if add {
+                sum.saturating_add(part)
+            } else {
+                sum.saturating_sub(part)
+            };
+        };
+        match entry.side {
+            Side::Host => apply(&mut self.earned, entry.msat),
+            Side::Buyer => {
+                apply(&mut self.spent, entry.msat);
+                apply(&mut self.fees, entry.fee);
+            }
+        }
+    }
+}
+
+fn key(row: u64) -> [u8; 8] {
+    row.to_be_bytes()
+}

@@ -1,0 +1,423 @@
+//! The saga of one payment that we make, from plan to certainty.
+//!
+//! Not the wallet, and not the choice whom to pay. One payment per hash, ever;
+//! its fate is asked for as long as it takes.
+//!
+//! # States
+//! ```text
+//! Planned -> Sent -> Settled
+//!                 -> Failed
+//!                 -> Unknown -> (look-up, with back-off) -> Settled
+//!                                                        -> Failed
+//! ```
+//! `Planned` is on disk, with the hash, before the wallet is asked. `Sent` is in
+//! memory only: on disk, `Planned` already means "may have been sent", so another
+//! write would only cost the stream a disk flush per payment.
+//!
+//! # Failures
+//! | what happens | what follows |
+//! |---|---|
+//! | the wallet fails the payment | `Failed`; what was held is free again |
+//! | the wallet does not know, or says nothing for `pay_timeout_ms` | `Unknown`; Inference is told, and the hash is looked up |
+//! | look-up: pending, or no answer | asked again, at twice the pause |
+//! | look-up: settled, preimage withheld | asked again: without it nothing is proved |
+//! | look-up: never heard of it | believed only of a question asked after the invoice's expiry and `unknown_grace_ms`: the wallet may write late |
+//! | a result comes twice, or after a look-up | nothing more is told; the event is acknowledged |
+//! | "settled" after "failed" | `Settled`: money moved, so the books follow |
+//! | "failed" after "settled" | ignored |
+//! | an invoice with a known hash | refused; nothing is sent |
+//!
+//! # Crash
+//! | crash | found at restart | what follows |
+//! |---|---|---|
+//! | before `Planned` is durable | nothing | the wallet was not asked |
+//! | between the write and the wallet's start | `Planned` | looked up; `Failed` once expired and never heard of |
+//! | while the wallet pays, or before its result is written | `Planned` or `Unknown` | looked up; the wallet repeats its event too |
+//! | after the result is written, before it is told | the result | the books are right; the request ended with the run |
+//! | after the result is written, before the acknowledgement | the result | the event comes again and is acknowledged |
+
+use super::Payment;
+use super::budget::{self, Hold};
+use super::io::{Effect, EntryState, LedgerEntry, LookupOutcome, PayOutcome, PayRequest, Side};
+use super::turn::{Extra, Job, Turn};
+use crate::ids::{EffectId, PaymentHash, Preimage};
+use crate::limits;
+use crate::machine::Table;
+use crate::money::Msat;
+use crate::refusal::{Code, Refusal};
+use crate::route::Message;
+use crate::time::{Now, Tick, WallTime};
+
+/// Payments of open fate at once, over all orders.
+const MAX_OPEN: usize = limits::MAX_ORDERS * limits::MAX_PAYMENTS_IN_FLIGHT;
+
+/// What is remembered of a payment whose fate is open; its entry is in the ledger.
+#[derive(Debug)]
+pub(super) struct Saga {
+    hold: Hold,
+    /// When the wallet was asked, if that was in this run.
+    began: Option<Tick>,
+    pause_ms: u64,
+    /// The last look-up and when it was asked.
+    asked: Option<(EffectId, WallTime)>,
+}
+
+/// What was learned of a payment.
+#[derive(Debug)]
+pub(super) enum News {
+    /// It was paid.
+    Settled { preimage: Preimage, fee: Msat },
+    /// It was not, and will not be.
+    Failed { reason: String },
+    /// Nobody knows.
+    Unknown { reason: String },
+}
+
+impl From<PayOutcome> for News {
+    fn from(outcome: PayOutcome) -> News {
+        match outcome {
+            PayOutcome::Settled { preimage, fee } => News::Settled { preimage, fee },
+            PayOutcome::Failed { reason } => News::Failed { reason },
+            PayOutcome::Unknown => News::Unknown {
+                reason: "the wallet does not know yet".to_owned(),
+            },
+        }
+    }
+}
+
+/// The whole transition table; `None`: nothing changes.
+fn next(state: EntryState, news: &News) -> Option<EntryState> {
+    use EntryState as S;
+    match (state, news) {
+        (S::Settled, _) => None,
+        (S::Planned | S::Sent | S::Unknown | S::Failed, News::Settled { .. }) => Some(S::Settled),
+        (S::Planned | S::Sent | S::Unknown, News::Failed { .. }) => Some(S::Failed),
+        (S::Planned | S::Sent, News::Unknown { .. }) => Some(S::Unknown),
+        _ => None,
+    }
+}
+
+impl Payment {
+    /// Pays an invoice, or says why not. The same invoice of the same order asked again is ignored.
+    pub(super) fn pay(&mut self, turn: &mut Turn, pay: &PayRequest) {
+        let hash = pay.facts.hash;
+        if let Some((_, entry, _)) = self.ledger.find(Side::Buyer, &hash)
+            && entry.order == pay.order
+            && entry.seq == pay.seq
+        {
+            return;
+        }
+        let today = budget::day(turn.now.wall);
+        let leave = self
+            .may_pay(turn.now, pay)
+            .and_then(|()| self.budgets.allow(&self.config, today, pay));
+        match leave {
+            Ok(leave) => {
+                let hold = Hold {
+                    order: pay.order,
+                    seq: pay.seq,
+                    budget: leave.budget,
+                    day: today,
+                    msat: pay.msat,
+                    max_fee: leave.max_fee,
+                };
+                self.begin(turn, pay, hold);
+            }
+            Err(refusal) => turn.tell(Message::NotSettled {
+                order: pay.order,
+                seq: pay.seq,
+                refusal,
+            }),
+        }
+    }
+
+    fn may_pay(&self, now: Now, pay: &PayRequest) -> Result<(), Refusal> {
+        let problem = if self.ledger.knows(Side::Buyer, &pay.facts.hash) {
+            "an invoice with this payment hash was paid or tried before".to_owned()
+        } else if pay.msat == Msat::ZERO {
+            "the invoice asks for nothing".to_owned()
+        } else if pay.facts.msat.is_some_and(|msat| msat != pay.msat) {
+            let says = pay.facts.msat.unwrap_or_default();
+            format!("the invoice says {says}, the order {}", pay.msat)
+        } else if pay.facts.expires <= now.wall {
+            "the invoice had expired when it was to be paid".to_owned()
+        } else if self.sagas.len() >= MAX_OPEN {
+            format!("{MAX_OPEN} payments are under way, which is the most")
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::new(Code::PaymentFailed, problem))
+    }
+
+    fn begin(&mut self, turn: &mut Turn, pay: &PayRequest, hold: Hold) {
+        let hash = pay.facts.hash;
+        let entry = LedgerEntry {
+            order: pay.order,
+            seq: pay.seq,
+            side: Side::Buyer,
+            counterparty: Some(pay.host),
+            hash,
+            msat: pay.msat,
+            fee: Msat::ZERO,
+            state: EntryState::Planned,
+            preimage: None,
+            created: turn.now.wall,
+            changed: turn.now.wall,
+            expires: pay.facts.expires,
+            note: String::new(),
+        };
+        let row = self.ledger.append(turn, entry, &hold.budget);
+        let msat = hold.max_fee;
+        turn.put(Table::Outgoing, &hash.0, &Extra { row, msat });
+        turn.then(Effect::Pay {
+            id: self.ids.fresh(),
+            bolt11: pay.bolt11.clone(),
+            hash,
+            msat: pay.msat,
+            max_fee: hold.max_fee,
+        });
+        self.ledger
+            .change(None, row, |entry| entry.state = EntryState::Sent);
+        self.budgets.hold(&hold, hash);
+        let saga = Saga {
+            hold,
+            began: Some(turn.now.tick),
+            pause_ms: self.config.lookup_first_ms,
+            asked: None,
+        };
+        self.sagas.insert(hash, saga);
+        let timeout = turn.now.tick.after_ms(self.config.pay_timeout_ms.max(1));
+        self.timers.set(Job::Outgoing(hash), timeout);
+    }
+
+    /// Takes up a payment found in the ledger at start. It is never sent again.
+    pub(super) fn resume_saga(
+        &mut self,
+        now: Now,
+        row: u64,
+        budget: String,
+        entry: &LedgerEntry,
+        max_fee: Msat,
+    ) {
+        let hold = Hold {
+            order: entry.order,
+            seq: entry.seq,
+            budget,
+            day: budget::day(entry.created),
+            msat: entry.msat,
+            max_fee,
+        };
+        self.budgets.resume(&hold);
+        self.ledger.change(None, row, |entry| {
+            entry.state = EntryState::Unknown;
+            entry.note = "under way when the node stopped; being looked up".to_owned();
+        });
+        let saga = Saga {
+            hold,
+            began: None,
+            pause_ms: self.config.lookup_first_ms,
+            asked: None,
+        };
+        self.sagas.insert(entry.hash, saga);
+        self.timers.set(Job::Outgoing(entry.hash), now.tick);
+    }
+
+    /// The wallet's event for a payment of ours, or for one that is none of the books'.
+    ///
+    /// Both are acknowledged; only the former is written.
+    pub(super) fn sent(
+        &mut self,
+        turn: &mut Turn,
+        event: u64,
+        hash: &PaymentHash,
+        outcome: PayOutcome,
+    ) {
+        let known = self.ledger.find(Side::Buyer, hash).map(|(row, ..)| row);
+        if !self.learn(turn, hash, outcome.into())
+            && let Some(row) = known
+        {
+            // Written again, so that the acknowledgement is behind what it answers.
+            self.ledger.change(Some(&mut *turn), row, |_| ());
+        }
+        turn.then(Effect::Acknowledge { event });
+    }
+
+    /// Time to ask the wallet; a payment that it was silent about becomes unknown first.
+    pub(super) fn look_after(&mut self, turn: &mut Turn, hash: PaymentHash) {
+        let waited = self.config.pay_timeout_ms;
+        let reason = format!("the wallet gave no result for {} s", waited / 1_000);
+        self.learn(turn, &hash, News::Unknown { reason });
+        let id = self.ids.fresh();
+        let Some(saga) = self.sagas.get_mut(&hash) else {
+            return;
+        };
+        saga.asked = Some((id, turn.now.wall));
+        let pause = saga.pause_ms;
+        saga.pause_ms = pause.saturating_mul(2).min(self.config.lookup_max_ms);
+        let pause = self.spread(pause);
+        self.timers
+            .set(Job::Outgoing(hash), turn.now.tick.after_ms(pause));
+        let side = Side::Buyer;
+        turn.then(Effect::Lookup { id, hash, side });
+    }
+
+    /// The wallet answered a look-up, of either side.
+    pub(super) fn looked_up(
+        &mut self,
+        turn: &mut Turn,
+        id: EffectId,
+        hash: PaymentHash,
+        outcome: LookupOutcome,
+    ) {
+        let ours = self.sagas.get(&hash).map(|saga| saga.asked);
+        let is_last =
+            |asked: Option<(EffectId, WallTime)>| asked.is_some_and(|(last, _)| last == id);
+        match ours {
+            Some(asked) if is_last(asked) || !self.invoices.contains_key(&hash) => {
+                let asked = asked.filter(|_| is_last(asked)).map(|(_, at)| at);
+                self.found_outgoing(turn, &hash, asked, outcome);
+            }
+            _ => self.found_incoming(turn, id, hash, outcome),
+        }
+    }
+
+    fn found_outgoing(
+        &mut self,
+        turn: &mut Turn,
+        hash: &PaymentHash,
+        asked: Option<WallTime>,
+        outcome: LookupOutcome,
+    ) {
+        let Some((_, entry, _)) = self.ledger.find(Side::Buyer, hash) else {
+            return;
+        };
+        let believed = entry.expires.after_ms(self.config.unknown_grace_ms);
+        let news = match outcome {
+            LookupOutcome::Settled {
+                preimage: Some(preimage),
+                fee,
+                ..
+            } => News::Settled { preimage, fee },
+            LookupOutcome::Failed => News::Failed {
+                reason: "the wallet says that it failed".to_owned(),
+            },
+            LookupOutcome::NotFound if asked.is_some_and(|asked| asked > believed) => {
+                News::Failed {
+                    reason: "the invoice has expired and the wallet never heard of it".to_owned(),
+                }
+            }
+            // Pending, not found yet, no answer, or paid without a proof: asked again.
+            _ => return,
+        };
+        self.learn(turn, hash, news);
+    }
+
+    /// Moves the saga of `hash` on, books it, and tells Inference. Returns whether anything changed.
+    pub(super) fn learn(&mut self, turn: &mut Turn, hash: &PaymentHash, news: News) -> bool {
+        let Some((row, before, budget)) = self.ledger.find(Side::Buyer, hash) else {
+            return false; // Not a payment of an order: the wallet's own command line, say.
+        };
+        let Some(state) = next(before.state, &news) else {
+            return false;
+        };
+        let (before, budget) = (before.clone(), budget.to_owned());
+        let wall = turn.now.wall;
+        self.ledger.change(Some(&mut *turn), row, |entry| {
+            entry.state = state;
+            entry.changed = wall;
+            match &news {
+                News::Settled { preimage, fee } => {
+                    entry.preimage = Some(*preimage);
+                    entry.fee = *fee;
+                    entry.note = String::new();
+                }
+                News::Failed { reason } | News::Unknown { reason } => entry.note = clip(reason),
+            }
+        });
+        match news {
+            News::Settled { preimage, fee } => {
+                self.settle(turn, &before, budget, preimage, fee);
+            }
+            News::Failed { reason } => {
+                if let Some(saga) = self.forget(turn, hash) {
+                    self.budgets.end(&saga.hold, None);
+                }
+                let text = format!("the payment of {} failed: {}", before.msat, clip(&reason));
+                not_settled(turn, &before, Code::PaymentFailed, text);
+            }
+            News::Unknown { reason } => {
+                let pause = self.spread(self.config.lookup_first_ms);
+                let at = turn.now.tick.after_ms(pause);
+                self.timers.set(Job::Outgoing(*hash), at);
+                let text = format!(
+                    "the fate of {} is not known: {}",
+                    before.msat,
+                    clip(&reason)
+                );
+                not_settled(turn, &before, Code::PaymentUnknown, text);
+            }
+        }
+        true
+    }
+
+    fn settle(
+        &mut self,
+        turn: &mut Turn,
+        before: &LedgerEntry,
+        budget: String,
+        preimage: Preimage,
+        fee: Msat,
+    ) {
+        let paid = before.msat.saturating_add(fee);
+        let mut ms = turn.now.wall.ms_since(before.created);
+        match self.forget(turn, &before.hash) {
+            Some(saga) => {
+                if let Some(began) = saga.began {
+                    ms = turn.now.tick.ms_since(began);
+                }
+                self.budgets.end(&saga.hold, Some(paid));
+            }
+            None => {
+                let hold = Hold {
+                    order: before.order,
+                    seq: before.seq,
+                    budget,
+                    day: budget::day(before.created),
+                    msat: before.msat,
+                    max_fee: Msat::ZERO,
+                };
+                self.budgets.revive(&hold, before.hash, paid);
+            }
+        }
+        turn.tell(Message::Settled {
+            order: before.order,
+            seq: before.seq,
+            hash: before.hash,
+            preimage,
+            msat: before.msat,
+            fee,
+            ms,
+        });
+    }
+
+    fn forget(&mut self, turn: &mut Turn, hash: &PaymentHash) -> Option<Saga> {
+        self.timers.clear(Job::Outgoing(*hash));
+        let saga = self.sagas.remove(hash)?;
+        turn.delete(Table::Outgoing, &hash.0);
+        Some(saga)
+    }
+}
+
+fn not_settled(turn: &mut Turn, entry: &LedgerEntry, code: Code, text: String) {
+    turn.tell(Message::NotSettled {
+        order: entry.order,
+        seq: entry.seq,
+        refusal: Refusal::new(code, text),
+    });
+}
+
+/// Bounds a wallet's own words before they enter the books.
+fn clip(text: &str) -> String {
+    const MOST: usize = 300;
+    text.chars().take(MOST).collect()
+}

@@ -1,0 +1,284 @@
+//! The rules of the paying side, one test each.
+
+use super::*;
+
+fn limits(per_order: u64, per_day: u64) -> Config {
+    Config {
+        per_order: Msat(per_order),
+        per_day: Msat(per_day),
+        ..Config::default()
+    }
+}
+
+#[test]
+fn what_is_set_aside_counts_against_the_day_until_it_is_released() {
+    let mut rig = Rig::new(limits(100_000, 150_000));
+    assert_eq!(rig.reserve(1, "cli", 100_000, Some(1_000_000)), Ok(()));
+    let refusal = rig.reserve(2, "cli", 100_000, Some(1_000_000)).unwrap_err();
+    assert_eq!(refusal.code, Code::BudgetExhausted);
+    assert!(
+        refusal.message.contains("50.000 sat"),
+        "{}",
+        refusal.message
+    );
+    assert_eq!(refusal.retry_after_ms, Some(DAY_MS / 2));
+    rig.give(Input::Release {
+        request: RequestId(1),
+    });
+    assert_eq!(rig.reserve(3, "cli", 100_000, Some(1_000_000)), Ok(()));
+}
+
+#[test]
+fn a_key_has_a_limit_of_its_own() {
+    let mut config = limits(100_000, 1_000_000);
+    config.per_key.insert("agent".to_owned(), Msat(30_000));
+    let mut rig = Rig::new(config);
+    let refusal = rig
+        .reserve(1, "agent", 30_001, Some(1_000_000))
+        .unwrap_err();
+    assert_eq!(refusal.code, Code::BudgetExhausted);
+    assert!(refusal.message.contains("\"agent\""), "{}", refusal.message);
+    assert_eq!(rig.reserve(2, "agent", 30_000, Some(1_000_000)), Ok(()));
+    assert_eq!(rig.reserve(3, "cli", 100_000, Some(1_000_000)), Ok(()));
+}
+
+#[test]
+fn an_order_above_its_limit_or_above_the_wallet_is_refused_with_figures() {
+    let mut rig = Rig::new(limits(100_000, 1_000_000));
+    let code = |result: Result<(), Refusal>| result.unwrap_err().code;
+    assert_eq!(code(rig.reserve(1, "cli", 0, None)), Code::CapTooLow);
+    assert_eq!(
+        code(rig.reserve(2, "cli", 100_001, None)),
+        Code::BudgetExhausted
+    );
+    let refusal = rig.reserve(3, "cli", 9_000, Some(8_999)).unwrap_err();
+    assert_eq!(refusal.code, Code::WalletCannotPay);
+    assert!(refusal.message.contains("8.999 sat"), "{}", refusal.message);
+    assert_eq!(
+        code(rig.reserve(4, "cli", 9_000, None)),
+        Code::WalletCannotPay
+    );
+}
+
+#[test]
+fn a_wallet_that_never_answers_refuses_the_reservation() {
+    let mut rig = Rig::new(Config::default());
+    let effects = rig.give(Input::Reserve {
+        request: RequestId(1),
+        budget: "cli".to_owned(),
+        max_cost: Msat(1_000),
+    });
+    assert!(matches!(effects[..], [Effect::CheckBalance { .. }]));
+    let effects = rig.wait(30_000);
+    assert!(matches!(
+        &effects[..],
+        [Effect::Tell(Message::Reserved { result: Err(refusal), .. })] if refusal.code == Code::WalletCannotPay
+    ));
+    assert_eq!(rig.machine.deadline(), None);
+}
+
+#[test]
+fn the_plan_is_written_before_the_wallet_is_asked() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    let effects = rig.turn(Some(Input::Pay(Box::new(pay))));
+    assert!(matches!(
+        &effects[..],
+        [Effect::Persist(_), Effect::Pay { .. }]
+    ));
+}
+
+#[test]
+fn no_payment_passes_the_cap_of_its_order_and_a_failed_one_frees_it() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 10_000);
+    let pay = |rig: &mut Rig, seq, msat| {
+        let pay = invoice(rig, 1, seq, u64::from(seq) + 1, msat);
+        rig.give(Input::Pay(Box::new(pay)))
+    };
+    assert_eq!(pays(&pay(&mut rig, 0, 6_000)), 1);
+    assert_eq!(refused(&pay(&mut rig, 1, 4_001)), Code::CapTooLow);
+    assert_eq!(pays(&pay(&mut rig, 1, 4_000)), 1);
+    let reason = "no route".to_owned();
+    let effects = rig.sent(1, hash(1), PayOutcome::Failed { reason });
+    assert_eq!(refused(&effects), Code::PaymentFailed);
+    assert_eq!(pays(&pay(&mut rig, 2, 6_001)), 0);
+    assert_eq!(pays(&pay(&mut rig, 3, 6_000)), 1);
+}
+
+#[test]
+fn at_most_eight_payments_of_an_order_are_under_way() {
+    let mut rig = Rig::new(Config {
+        max_in_flight_per_order: 100,
+        ..Config::default()
+    });
+    rig.reserved(1, 100_000);
+    for seq in 0..8 {
+        let pay = invoice(&rig, 1, seq, u64::from(seq), 1_000);
+        assert_eq!(pays(&rig.give(Input::Pay(Box::new(pay)))), 1);
+    }
+    let ninth = invoice(&rig, 1, 8, 8, 1_000);
+    assert_eq!(
+        refused(&rig.give(Input::Pay(Box::new(ninth.clone())))),
+        Code::Busy
+    );
+    rig.sent(1, hash(0), settled(0));
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(ninth)))), 1);
+}
+
+#[test]
+fn the_fee_limit_shrinks_to_what_the_day_has_left() {
+    let mut rig = Rig::new(limits(10_000, 10_020));
+    rig.reserved(1, 10_000);
+    let pay = invoice(&rig, 1, 0, 1, 10_000);
+    let effects = rig.give(Input::Pay(Box::new(pay)));
+    assert!(matches!(
+        &effects[..],
+        [Effect::Pay {
+            max_fee: Msat(20),
+            ..
+        }]
+    ));
+}
+
+#[test]
+fn one_payment_per_hash_whatever_order_asks() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    rig.reserved(2, 100_000);
+    let first = invoice(&rig, 1, 0, 1, 1_000);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(first.clone())))), 1);
+    assert_eq!(rig.give(Input::Pay(Box::new(first.clone()))), vec![]);
+    let other = invoice(&rig, 2, 0, 1, 1_000);
+    assert_eq!(
+        refused(&rig.give(Input::Pay(Box::new(other.clone())))),
+        Code::PaymentFailed
+    );
+    let reason = "no route".to_owned();
+    rig.sent(1, hash(1), PayOutcome::Failed { reason });
+    rig.restart();
+    rig.reserved(2, 100_000);
+    assert_eq!(
+        refused(&rig.give(Input::Pay(Box::new(other)))),
+        Code::PaymentFailed
+    );
+}
+
+#[test]
+fn an_unknown_payment_is_never_replaced_by_another_invoice() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    assert_eq!(
+        refused(&rig.sent(1, hash(1), PayOutcome::Unknown)),
+        Code::PaymentUnknown
+    );
+    let replacement = invoice(&rig, 1, 0, 2, 1_000);
+    assert_eq!(
+        refused(&rig.give(Input::Pay(Box::new(replacement)))),
+        Code::PaymentUnknown
+    );
+}
+
+#[test]
+fn a_silent_wallet_makes_a_payment_unknown_and_a_look_up_settles_it_once() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let effects = rig.wait(60_000);
+    assert_eq!(refused(&effects), Code::PaymentUnknown);
+    let found = LookupOutcome::Settled {
+        preimage: Some(Preimage([9; 32])),
+        msat: Msat(1_000),
+        fee: Msat(3),
+    };
+    let effects = rig.looked_up(lookup_id(&effects), hash(1), found);
+    assert_eq!(told_settled(&effects), 1);
+    let effects = rig.sent(5, hash(1), settled(3));
+    assert_eq!(effects, vec![Effect::Acknowledge { event: 5 }]);
+    let report = rig.report();
+    assert_eq!((report.spent, report.fees), (Msat(1_000), Msat(3)));
+    assert_eq!(report.spent_today, vec![("cli".to_owned(), Msat(1_003))]);
+}
+
+#[test]
+fn never_heard_of_is_believed_only_after_expiry_and_grace() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    let believed = pay.facts.expires.after_ms(rig.config.unknown_grace_ms);
+    rig.give(Input::Pay(Box::new(pay)));
+    let mut effects = rig.wait(60_000);
+    while rig.now.wall <= believed {
+        let id = lookup_id(&effects);
+        assert_eq!(rig.looked_up(id, hash(1), LookupOutcome::NotFound), vec![]);
+        assert_eq!(rig.state(Side::Buyer, hash(1)), EntryState::Unknown);
+        effects = rig.wait(70_000);
+    }
+    let effects = rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::NotFound);
+    assert_eq!(refused(&effects), Code::PaymentFailed);
+    assert_eq!(rig.machine.deadline(), None);
+}
+
+#[test]
+fn money_that_moved_after_a_failure_is_booked() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let reason = "gave up".to_owned();
+    rig.sent(1, hash(1), PayOutcome::Failed { reason });
+    assert_eq!(told_settled(&rig.sent(2, hash(1), settled(0))), 1);
+    assert_eq!(rig.report().spent, Msat(1_000));
+}
+
+#[test]
+fn after_a_crash_a_plan_is_looked_up_and_not_paid_again() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    let effects = rig.turn(Some(Input::Pay(Box::new(pay))));
+    rig.store(&effects[..1]);
+    rig.restart();
+    assert_eq!(rig.machine.deadline(), Some(rig.now.tick));
+    let effects = rig.wait(0);
+    assert!(matches!(
+        &effects[..],
+        [Effect::Lookup {
+            side: Side::Buyer,
+            ..
+        }]
+    ));
+}
+
+#[test]
+fn what_was_spent_today_survives_a_restart_and_ends_with_the_day() {
+    let mut rig = Rig::new(limits(100_000, 100_000));
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 60_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    rig.sent(1, hash(1), settled(10));
+    rig.restart();
+    let refusal = rig.reserve(2, "cli", 39_991, Some(1_000_000)).unwrap_err();
+    assert!(
+        refusal.message.contains("60.010 sat spent"),
+        "{}",
+        refusal.message
+    );
+    assert_eq!(rig.reserve(3, "cli", 39_990, Some(1_000_000)), Ok(()));
+    rig.give(Input::Release {
+        request: RequestId(3),
+    });
+    rig.pass(DAY_MS / 2);
+    assert_eq!(rig.reserve(4, "cli", 100_000, Some(1_000_000)), Ok(()));
+}
+
+#[test]
+fn a_payment_outside_of_any_order_is_acknowledged() {
+    let mut rig = Rig::new(Config::default());
+    let effects = rig.sent(4, hash(1), settled(0));
+    assert_eq!(effects, vec![Effect::Acknowledge { event: 4 }]);
+}

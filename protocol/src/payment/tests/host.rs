@@ -1,0 +1,291 @@
+//! The rules of the side that is paid, one test each.
+
+use super::*;
+
+const QUANTUM: u64 = 1_000;
+
+fn open(rig: &mut Rig, n: u64, buyer: u8) -> (u64, bool, u64) {
+    let effects = rig.give(Input::OpenCredit {
+        order: order(n),
+        buyer: key(buyer),
+        quantum: Msat(QUANTUM),
+    });
+    match effects[..] {
+        [
+            Effect::Tell(Message::CreditOpened {
+                window,
+                prepay,
+                debt,
+                ..
+            }),
+        ] => (window.0, prepay, debt.0),
+        _ => panic!("no answer: {effects:?}"),
+    }
+}
+
+fn make(rig: &mut Rig, n: u64, seq: u32, h: u64, msat: u64) {
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(n),
+        seq,
+        msat: Msat(msat),
+        description_hash: [0; 32],
+        expiry_s: 600,
+    });
+    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
+        panic!("no invoice asked for: {effects:?}")
+    };
+    let result = Ok((format!("lnbcrt-{h}"), hash(h)));
+    let effects = rig.turn(Some(Input::InvoiceCreated { id, result }));
+    assert!(matches!(
+        &effects[..],
+        [
+            Effect::Persist(_),
+            Effect::Tell(Message::InvoiceMade { result: Ok(_), .. })
+        ]
+    ));
+    rig.store(&effects);
+}
+
+/// Makes invoice `h` of order `n` and pays it `ms` later; returns the window.
+fn paid(rig: &mut Rig, n: u64, h: u64, msat: u64, ms: u64) -> u64 {
+    make(rig, n, u32::try_from(h).unwrap(), h, msat);
+    rig.pass(ms);
+    let effects = rig.received(h, hash(h), msat);
+    granted(&effects).expect("credit is granted")
+}
+
+fn granted(effects: &[Effect]) -> Option<u64> {
+    match effects {
+        [
+            Effect::Tell(Message::CreditGranted { window, .. }),
+            Effect::Acknowledge { .. },
+        ] => Some(window.0),
+        [Effect::Acknowledge { .. }] => None,
+        other => panic!("not acknowledged: {other:?}"),
+    }
+}
+
+fn close(rig: &mut Rig, n: u64, buyer: u8, cost: u64, unpaid: u64) {
+    rig.give(Input::Close {
+        account: account(n, Side::Host, key(buyer), cost),
+        unpaid: Msat(unpaid),
+    });
+}
+
+#[test]
+fn a_stranger_prepays_and_the_window_opens_doubles_and_stops_at_the_cap() {
+    let mut rig = Rig::new(Config {
+        window_cap: Msat(7_000),
+        ..Config::default()
+    });
+    assert_eq!(open(&mut rig, 1, 5), (0, true, 0));
+    let windows: Vec<u64> = (1..5).map(|h| paid(&mut rig, 1, h, 1_000, 50)).collect();
+    assert_eq!(windows, [2_000, 4_000, 7_000, 7_000]);
+    close(&mut rig, 1, 5, 4_000, 0);
+    assert_eq!(open(&mut rig, 2, 5), (7_000, false, 0));
+    assert_eq!(open(&mut rig, 3, 6), (0, true, 0));
+}
+
+#[test]
+fn a_late_payment_halves_the_window() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    for h in 1..4 {
+        paid(&mut rig, 1, h, 1_000, 50);
+    }
+    assert_eq!(paid(&mut rig, 1, 4, 1_000, 30_001), 4_000);
+    assert_eq!(paid(&mut rig, 1, 5, 1_000, 30_001), 2_000);
+    assert_eq!(paid(&mut rig, 1, 6, 1_000, 30_001), 2_000);
+}
+
+#[test]
+fn trust_is_remembered_over_a_restart_and_fades_by_the_day() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    for h in 1..4 {
+        paid(&mut rig, 1, h, 1_000, 50);
+    }
+    close(&mut rig, 1, 5, 3_000, 0);
+    rig.restart();
+    assert_eq!(open(&mut rig, 2, 5), (8_000, false, 0));
+    close(&mut rig, 2, 5, 0, 0);
+    rig.pass(2 * DAY_MS);
+    assert_eq!(open(&mut rig, 3, 5), (2_000, false, 0));
+    close(&mut rig, 3, 5, 0, 0);
+    rig.pass(DAY_MS);
+    assert_eq!(open(&mut rig, 4, 5), (0, true, 0));
+}
+
+#[test]
+fn open_orders_of_a_buyer_share_its_window() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    for h in 1..4 {
+        paid(&mut rig, 1, h, 1_000, 50);
+    }
+    assert_eq!(open(&mut rig, 2, 5), (0, true, 0));
+    close(&mut rig, 1, 5, 3_000, 0);
+    assert_eq!(open(&mut rig, 3, 5), (8_000, false, 0));
+}
+
+#[test]
+fn a_debt_goes_into_one_next_order_and_is_gone_only_when_paid() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    close(&mut rig, 1, 5, 1_700, 700);
+    assert_eq!(rig.report().owed_to_us, Msat(700));
+    assert_eq!(open(&mut rig, 2, 5), (2_000, false, 700));
+    assert_eq!(open(&mut rig, 3, 5), (0, true, 0));
+    rig.restart();
+    close(&mut rig, 2, 5, 0, 700);
+    assert_eq!(rig.report().owed_to_us, Msat(700));
+    assert_eq!(open(&mut rig, 4, 5), (2_000, false, 700));
+    paid(&mut rig, 4, 2, 1_700, 50);
+    close(&mut rig, 4, 5, 1_000, 0);
+    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
+}
+
+#[test]
+fn a_buyer_that_leaves_too_much_unpaid_is_a_stranger_with_a_debt() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    close(&mut rig, 1, 5, 2_001, 1_001);
+    assert_eq!(open(&mut rig, 2, 5), (0, true, 1_001));
+    assert_eq!(paid(&mut rig, 2, 2, 2_001, 50), 2_000);
+    close(&mut rig, 2, 5, 1_000, 0);
+    assert_eq!(open(&mut rig, 3, 5), (2_000, false, 0));
+}
+
+#[test]
+fn a_payment_that_comes_after_the_end_pays_the_debt_it_left() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_500);
+    close(&mut rig, 1, 5, 1_500, 1_500);
+    assert_eq!(rig.report().owed_to_us, Msat(1_500));
+    rig.received(1, hash(1), 1_500);
+    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
+}
+
+#[test]
+fn a_payment_booked_before_the_end_is_not_claimed_again() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    rig.restart();
+    close(&mut rig, 1, 5, 1_200, 1_200);
+    assert_eq!(rig.report().owed_to_us, Msat(200));
+    close(&mut rig, 1, 5, 1_200, 1_200);
+    assert_eq!(rig.report().owed_to_us, Msat(200));
+}
+
+#[test]
+fn a_free_quota_is_given_once() {
+    let mut rig = Rig::new(Config {
+        free_quota: Msat(500),
+        ..Config::default()
+    });
+    assert_eq!(open(&mut rig, 1, 5), (500, false, 0));
+    close(&mut rig, 1, 5, 500, 0);
+    assert_eq!(open(&mut rig, 2, 5), (0, true, 0));
+}
+
+#[test]
+fn a_second_payment_to_a_hash_is_noted_and_not_credited() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    assert_eq!(granted(&rig.received(9, hash(1), 1_000)), None);
+    let report = rig.report();
+    assert_eq!(report.earned, Msat(1_000));
+    assert!(report.entries[0].note.contains("again"));
+}
+
+#[test]
+fn money_for_no_invoice_is_written_before_it_is_acknowledged() {
+    let mut rig = Rig::new(Config::default());
+    let effects = rig.turn(Some(Input::Received {
+        event: 3,
+        hash: hash(8),
+        msat: Msat(5_000),
+    }));
+    assert!(matches!(
+        &effects[..],
+        [Effect::Persist(_), Effect::Acknowledge { event: 3 }]
+    ));
+    let report = rig.report();
+    assert_eq!((report.earned, report.notes.len()), (Msat::ZERO, 1));
+}
+
+#[test]
+fn an_invoice_that_cannot_be_made_is_said_so_and_a_late_one_is_dropped() {
+    let mut rig = Rig::new(Config::default());
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(1),
+        seq: 0,
+        msat: Msat(1_000),
+        description_hash: [0; 32],
+        expiry_s: 600,
+    });
+    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
+        panic!("no invoice asked for: {effects:?}")
+    };
+    let effects = rig.wait(30_000);
+    assert!(matches!(
+        &effects[..],
+        [Effect::Tell(Message::InvoiceMade { result: Err(refusal), .. })] if refusal.code == Code::NoInvoice
+    ));
+    let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
+    assert_eq!(rig.give(Input::InvoiceCreated { id, result }), vec![]);
+}
+
+#[test]
+fn an_unpaid_invoice_expires_only_after_the_wallet_was_asked() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_000);
+    let effects = rig.wait(1_200_001);
+    assert_eq!(rig.state(Side::Host, hash(1)), EntryState::Invoiced);
+    rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::Unavailable);
+    assert_eq!(rig.state(Side::Host, hash(1)), EntryState::Invoiced);
+    let effects = rig.wait(10_000);
+    rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::Pending);
+    assert_eq!(rig.state(Side::Host, hash(1)), EntryState::Expired);
+    assert_eq!(rig.machine.deadline(), None);
+    assert!(granted(&rig.received(1, hash(1), 1_000)).is_some());
+    assert_eq!(rig.report().earned, Msat(1_000));
+}
+
+#[test]
+fn an_invoice_paid_while_the_host_was_down_is_found_at_restart() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_000);
+    rig.restart();
+    let effects = rig.wait(0);
+    let found = LookupOutcome::Settled {
+        preimage: None,
+        msat: Msat(1_000),
+        fee: Msat::ZERO,
+    };
+    let effects = rig.looked_up(lookup_id(&effects), hash(1), found);
+    assert!(matches!(
+        &effects[..],
+        [Effect::Tell(Message::CreditGranted {
+            window: Msat(2_000),
+            ..
+        })]
+    ));
+    assert_eq!(granted(&rig.received(1, hash(1), 1_000)), None);
+}
+
+#[test]
+fn a_record_of_a_later_release_is_skipped_and_said_so() {
+    let mut rig = Rig::new(Config::default());
+    rig.disk.insert((Table::Ledger, vec![0; 8]), vec![2, 0]);
+    rig.restart();
+    let notes: Vec<_> = rig.report().notes;
+    assert!(notes[0].text.contains("version"), "{}", notes[0].text);
+}
