@@ -415,3 +415,6 @@ fn check_bounds(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,23 @@
-//! The protocol on one open connection: NIP-01 messages, AUTH (NIP-42), pings.
+//! One open connection: what goes out, what comes in, pings, silence.
+//!
+//! What the relay says is understood in `incoming`, AUTH (NIP-42) is done in `auth`.
 //!
 //! Not the connection's making or mending (`task`), and not the tables of what is asked
 //! and offered (`subscriptions`, `outbox`). What goes to the receiver is queued here and
 //! sent as it has room; until then the socket is not read, but commands and pings go on.
 
+mod auth;
+mod incoming;
+
+use self::auth::Auth;
 use super::outbox::Outcome;
-use super::reason::{Reason, ReasonKind, clean};
-use super::signer::{public_key, sign_event};
+use super::reason::{Reason, clean};
 use super::status::Deed;
-use super::subscriptions::{AfterClose, Fit};
+use super::subscriptions::AfterClose;
 use super::task::{Command, Relay, Shared, stopped};
-use super::{DisconnectReason, Event, EventId, RelayEvent, RelayOffence, RelayStream};
+use super::{DisconnectReason, RelayEvent, RelayOffence, RelayStream};
 use futures::{SinkExt, StreamExt};
-use nostr::event::{FinalizeUnsignedEvent, IntoEventBuilder};
-use nostr::message::{ClientMessage, RelayMessage, SubscriptionId};
-use nostr::nips::nip42::ClientAuthentication;
+use nostr::message::{ClientMessage, SubscriptionId};
 use nostr::types::time::Timestamp;
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -22,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// An open websocket.
@@ -34,12 +37,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time a polite goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest AUTH challenge answered, in bytes; real ones are under 100.
-const MAX_CHALLENGE_BYTES: usize = 512;
-
-/// AUTH events signed on one connection: a relay must not make us sign for ever.
-const MAX_AUTHS: u32 = 4;
-
 /// How long everything waits for AUTH where the relay's document asks for it: a relay
 /// that then sends no challenge is asked without.
 const AUTH_WAIT: Duration = Duration::from_secs(5);
@@ -50,20 +47,6 @@ const MAX_MESSAGES_PER_SEC: u32 = 1_500;
 
 /// What can happen after a step.
 type Step = Result<(), DisconnectReason>;
-
-#[derive(Debug, PartialEq, Eq)]
-enum Auth {
-    /// Nobody asked.
-    Idle,
-    /// Wanted, but the relay's challenge has not come yet.
-    Wanted,
-    /// Sent; its OK is awaited.
-    Sent(EventId),
-    /// The relay took it.
-    Done,
-    /// The relay refused it, or there is no key.
-    Failed,
-}
 
 /// What a session was woken by.
 enum Woken {
@@ -292,197 +275,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn text(&mut self, text: Utf8Bytes) -> Step {
-        let Ok(message) = RelayMessage::from_json(text.as_bytes()) else {
-            return match is_extension(&text) {
-                true => Ok(()),
-                false => self.offence(RelayOffence::Malformed),
-            };
-        };
-        match message {
-            RelayMessage::Event {
-                subscription_id,
-                event,
-            } => self.event(subscription_id.as_str(), event.into_owned()),
-            RelayMessage::EndOfStoredEvents(id) => {
-                if let Some(subscription) = self.relay.subscriptions.eose(id.as_str()) {
-                    self.relay.status.lock().note(Deed::Served);
-                    let url = self.relay.url.clone();
-                    self.ready.push_back(RelayEvent::Eose { url, subscription });
-                }
-                Ok(())
-            }
-            RelayMessage::Ok {
-                event_id,
-                status,
-                message,
-            } => self.answer(event_id, status, &message).await,
-            RelayMessage::Closed {
-                subscription_id,
-                message,
-            } => self.closed(subscription_id.as_str(), &message).await,
-            RelayMessage::Notice(text) => {
-                let url = self.relay.url.clone();
-                let text = clean(&text);
-                self.ready.push_back(RelayEvent::Notice { url, text });
-                Ok(())
-            }
-            RelayMessage::Auth { challenge } => self.challenge(challenge.into_owned()).await,
-            // Not asked for: COUNT (NIP-45) and set reconciliation (NIP-77).
-            _ => Ok(()),
-        }
-    }
-
-    /// Judges an event: cheap checks first, the signature last.
-    fn event(&mut self, wire_id: &str, event: Event) -> Step {
-        let limits = &self.shared.config.limits;
-        let Some(subscription) = self.relay.subscriptions.by_wire_id(wire_id) else {
-            // One that was just ended may still be answered.
-            return match self.relay.subscriptions.was_ours(wire_id) {
-                true => Ok(()),
-                false => self.offence(RelayOffence::UnknownSubscription),
-            };
-        };
-        match subscription.judge(&event, limits) {
-            Fit::Wanted => {}
-            Fit::NotMatched => return self.offence(RelayOffence::NotMatched),
-            Fit::Flood => return self.offence(RelayOffence::Flood),
-        }
-        let (id, generation) = (subscription.id.clone(), subscription.generation);
-        let key = (generation, event.id.to_bytes());
-        if self.shared.seen.lock().touch(&key) {
-            return Ok(());
-        }
-        // Only verified ids enter the memory: a forgery must not hide the genuine event.
-        if event.verify().is_err() {
-            return self.offence(RelayOffence::Forged);
-        }
-        if self.shared.seen.lock().insert(key) {
-            self.relay.status.lock().events += 1;
-            self.ready.push_back(RelayEvent::Event {
-                url: self.relay.url.clone(),
-                subscription: id,
-                event: Box::new(event),
-            });
-        }
-        Ok(())
-    }
-
-    async fn answer(&mut self, id: EventId, accepted: bool, message: &str) -> Step {
-        let reason = Reason::parse(message);
-        if self.auth == Auth::Sent(id) {
-            return self.auth_answered(accepted, reason);
-        }
-        if accepted || reason.kind == ReasonKind::Duplicate {
-            if self.relay.outbox.finish(&id, Outcome::Accepted) {
-                self.relay.status.lock().note(Deed::Served);
-            }
-            return Ok(());
-        }
-        if reason.kind == ReasonKind::AuthRequired && self.relay.outbox.needs_auth(&id) {
-            return self.authenticate().await;
-        }
-        self.relay.outbox.finish(&id, Outcome::Refused(reason));
-        Ok(())
-    }
-
-    async fn closed(&mut self, wire_id: &str, message: &str) -> Step {
-        let reason = Reason::parse(message);
-        let wants_auth = reason.kind == ReasonKind::AuthRequired
-            && !matches!(self.auth, Auth::Done | Auth::Failed);
-        let next = match wants_auth {
-            true => AfterClose::NeedsAuth,
-            false if reason.is_retryable() => AfterClose::Retry,
-            false => AfterClose::GiveUp,
-        };
-        if wants_auth {
-            self.relay
-                .subscriptions
-                .closed(wire_id, next, Instant::now());
-            return self.authenticate().await;
-        }
-        self.subscription_closed(wire_id, next, reason);
-        Ok(())
-    }
-
-    fn subscription_closed(&mut self, wire_id: &str, next: AfterClose, reason: Reason) {
-        let now = Instant::now();
-        if let Some(subscription) = self.relay.subscriptions.closed(wire_id, next, now) {
-            let url = self.relay.url.clone();
-            self.ready.push_back(RelayEvent::Closed {
-                url,
-                subscription,
-                reason,
-            });
-        }
-    }
-
-    async fn challenge(&mut self, challenge: String) -> Step {
-        if challenge.is_empty() || challenge.len() > MAX_CHALLENGE_BYTES {
-            return self.offence(RelayOffence::Malformed);
-        }
-        self.challenge = Some(challenge);
-        match self.auth {
-            Auth::Wanted => self.authenticate().await,
-            _ => Ok(()),
-        }
-    }
-
-    /// Signs the relay's challenge, if there is one, and a key, and it was not refused yet.
-    async fn authenticate(&mut self) -> Step {
-        if matches!(self.auth, Auth::Sent(_)) {
-            return Ok(());
-        }
-        let Some(signer) = self.shared.config.auth.clone() else {
-            let text = "auth-required: the relay wants a key; configure one or use another relay";
-            return self.auth_answered(false, Reason::parse(text));
-        };
-        if self.auth == Auth::Failed || self.auths >= MAX_AUTHS {
-            let text = "auth-required: the relay does not take this key's AUTH";
-            return self.auth_answered(false, Reason::parse(text));
-        }
-        let Some(challenge) = self.challenge.take() else {
-            self.auth = Auth::Wanted;
-            return Ok(());
-        };
-        self.auths += 1;
-        let signed = public_key(&*signer).and_then(|author| {
-            let auth = ClientAuthentication::new(challenge, self.relay.relay_url.clone());
-            sign_event(
-                auth.into_event_builder().finalize_unsigned(author),
-                &*signer,
-            )
-        });
-        match signed {
-            Ok(event) => {
-                self.auth = Auth::Sent(event.id);
-                self.send(ClientMessage::Auth(Cow::Owned(event))).await
-            }
-            Err(error) => self.auth_answered(false, Reason::local(error.to_string())),
-        }
-    }
-
-    fn auth_answered(&mut self, accepted: bool, reason: Reason) -> Step {
-        let relay = &mut *self.relay;
-        if accepted {
-            self.auth = Auth::Done;
-            relay.subscriptions.auth_succeeded(Instant::now());
-            relay.outbox.auth_succeeded();
-            return Ok(());
-        }
-        self.auth = Auth::Failed;
-        relay.outbox.auth_failed(&reason);
-        for subscription in relay.subscriptions.auth_failed() {
-            let (url, reason) = (relay.url.clone(), reason.clone());
-            self.ready.push_back(RelayEvent::Closed {
-                url,
-                subscription,
-                reason,
-            });
-        }
-        Ok(())
-    }
-
     fn offence(&mut self, kind: RelayOffence) -> Step {
         tracing::debug!(relay = %self.relay.url, ?kind, "relay misbehaved");
         self.relay.status.lock().note(Deed::Offended);
@@ -523,14 +315,6 @@ fn written(result: Result<Result<(), WsError>, tokio::time::error::Elapsed>) -> 
     sent.map_err(|error| DisconnectReason::Broken {
         error: clean(&error.to_string()),
     })
-}
-
-/// Tells a message of some extension, which is passed over, from garbage.
-fn is_extension(text: &str) -> bool {
-    const KNOWN: [&str; 6] = ["EVENT", "EOSE", "OK", "CLOSED", "NOTICE", "AUTH"];
-    let parsed = serde_json::from_str::<Vec<serde_json::Value>>(text);
-    let verb = parsed.ok().and_then(|parts| parts.into_iter().next());
-    verb.is_some_and(|verb| verb.as_str().is_some_and(|verb| !KNOWN.contains(&verb)))
 }
 
 fn now_secs() -> u64 {
