@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -124,6 +124,45 @@ struct Wire {
 
 type Shared = Arc<Mutex<Wire>>;
 
+/// All streams of one swarm, so that its end is theirs: a stream that somebody
+/// merely holds would keep the UDP socket of its QUIC connection open.
+#[derive(Clone, Default)]
+pub(super) struct Registry(Arc<Mutex<Registered>>);
+
+#[derive(Default)]
+struct Registered {
+    wires: Vec<Weak<Mutex<Wire>>>,
+    closed: bool,
+}
+
+impl Registry {
+    fn register(&self, wire: &Shared) {
+        let mut registered = self.0.lock();
+        if registered.closed {
+            drop(registered);
+            reset(wire);
+            return;
+        }
+        // Bounded by twice the streams alive: the dead go before it grows.
+        if registered.wires.len() == registered.wires.capacity() {
+            registered.wires.retain(|wire| wire.strong_count() > 0);
+        }
+        registered.wires.push(Arc::downgrade(wire));
+    }
+
+    /// Resets every stream, and those that are still to come.
+    pub(super) fn close(&self) {
+        let wires = {
+            let mut registered = self.0.lock();
+            registered.closed = true;
+            std::mem::take(&mut registered.wires)
+        };
+        for wire in wires.iter().filter_map(Weak::upgrade) {
+            reset(&wire);
+        }
+    }
+}
+
 fn reset(wire: &Shared) {
     let (stream, wakers) = {
         let mut wire = wire.lock();
@@ -136,7 +175,7 @@ fn reset(wire: &Shared) {
 }
 
 fn was_reset() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "reset by this side")
+    io::Error::new(io::ErrorKind::ConnectionReset, "reset on this side")
 }
 
 /// A stream of frames to one peer.
@@ -163,6 +202,7 @@ impl FramedStream {
         protocol: Protocol,
         timing: &Timing,
         reporter: Reporter,
+        registry: &Registry,
         slot: Option<Box<dyn Send>>,
     ) -> Self {
         let wire = Arc::new(Mutex::new(Wire {
@@ -172,6 +212,7 @@ impl FramedStream {
             last_moved: Instant::now(),
             _slot: slot,
         }));
+        registry.register(&wire);
         let peer = reporter.peer();
         Self {
             peer,

@@ -1,6 +1,7 @@
 //! The callers' side of a swarm: commands out, answers back.
 
 use super::bounds::{ADDRESSES_PER_PEER, GOSSIP_BYTES, KEY_BYTES, PROVIDERS, TOPIC_BYTES, Timing};
+use super::frame::Registry;
 use super::streams::OpenRequest;
 use super::task::Command;
 use super::{
@@ -21,6 +22,7 @@ pub struct NetworkHandle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) status: watch::Receiver<Status>,
     pub(super) outlet: Outlet,
+    pub(super) registry: Registry,
 }
 
 impl std::fmt::Debug for NetworkHandle {
@@ -87,12 +89,13 @@ impl NetworkHandle {
             outlet: self.outlet.clone(),
             peer,
         };
-        let stream = Box::new(stream);
+        let (stream, timing) = (Box::new(stream), &self.timing);
         Ok(FramedStream::new(
             stream,
             protocol,
-            &self.timing,
+            timing,
             reporter,
+            &self.registry,
             None,
         ))
     }

@@ -10,6 +10,7 @@ mod overlay;
 mod policing;
 
 use super::bounds::*;
+use super::frame::Registry;
 use super::handle::peer_of;
 use super::streams::{self, OpenRequest};
 use super::swarm::{self, Behaviour, BehaviourEvent, Tasks};
@@ -78,6 +79,7 @@ struct Task {
     config: Config,
     table_protocol: StreamProtocol,
     outlet: Outlet,
+    registry: Registry,
     status: watch::Sender<Status>,
     /// Listeners that have not reported an address yet.
     starting: HashMap<ListenerId, Multiaddr>,
@@ -110,6 +112,7 @@ pub(super) async fn start(
     let (sender, commands) = mpsc::channel(COMMANDS);
     let (status, watching) = watch::channel(Status::default());
     let (ready, started) = oneshot::channel();
+    let registry = Registry::default();
     let outlet = Outlet {
         sender: events.downgrade(),
         dropped: Arc::default(),
@@ -120,11 +123,13 @@ pub(super) async fn start(
         commands: sender,
         status: watching,
         outlet: outlet.clone(),
+        registry: registry.clone(),
     };
     let mut task = Task {
         table_protocol: swarm::table_protocol(&config)?,
         swarm,
         outlet,
+        registry,
         status,
         starting,
         ready: Some(ready),
@@ -220,6 +225,7 @@ impl Task {
             }
         })
         .await;
+        self.registry.close();
         drop(self.swarm);
         ends.stop.send_replace(true);
         while ends.ended.recv().await.is_some() {}
@@ -375,7 +381,14 @@ impl Task {
                 };
                 let timing = &self.config.timing;
                 let slot: Option<Box<dyn Send>> = Some(Box::new(slot));
-                let stream = FramedStream::new(Box::new(stream), protocol, timing, reporter, slot);
+                let stream = FramedStream::new(
+                    Box::new(stream),
+                    protocol,
+                    timing,
+                    reporter,
+                    &self.registry,
+                    slot,
+                );
                 self.outlet.emit(NetworkEvent::Stream(stream));
             }
             streams::Event::TooMany { peer, open } => {

@@ -87,7 +87,15 @@ fn framed(script: Script, protocol: Protocol) -> (FramedStream, Events) {
         write: WRITE,
         ..Timing::default()
     };
-    let stream = FramedStream::new(Box::new(script), protocol, &timing, reporter, None);
+    let registry = Registry::default();
+    let stream = FramedStream::new(
+        Box::new(script),
+        protocol,
+        &timing,
+        reporter,
+        &registry,
+        None,
+    );
     (stream, (sender, receiver))
 }
 
@@ -322,5 +330,41 @@ fn reading_can_be_cancelled_without_losing_bytes() {
                 .is_err()
         );
         assert_eq!(reader.progress(), (1, 2));
+    });
+}
+
+#[test]
+fn closing_the_registry_ends_the_streams_alive_and_those_to_come() {
+    run(async {
+        let registry = Registry::default();
+        let (sender, _receiver) = mpsc::channel(1);
+        let outlet = Outlet {
+            sender: sender.downgrade(),
+            dropped: Arc::default(),
+        };
+        let make = || {
+            let peer = PeerId::random();
+            let outlet = outlet.clone();
+            let reporter = Reporter { outlet, peer };
+            let script = Box::new(Script {
+                silent_at_end: true,
+                ..Script::default()
+            });
+            let timing = Timing::default();
+            FramedStream::new(script, Protocol::Order, &timing, reporter, &registry, None)
+        };
+        for _ in 0..100 {
+            drop(make());
+        }
+        assert!(registry.0.lock().wires.len() < 10);
+        let mut alive = make();
+        let waiting = alive.next();
+        let closing = async { registry.close() };
+        let (outcome, ()) = tokio::join!(waiting, closing);
+        assert!(matches!(outcome, Err(FrameError::Lost { .. })));
+        assert!(matches!(
+            make().send(b"x").await,
+            Err(FrameError::Lost { .. })
+        ));
     });
 }
