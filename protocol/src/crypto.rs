@@ -9,6 +9,10 @@ use crate::time::WallTime;
 use secp256k1::{Keypair, Message, Secp256k1, XOnlyPublicKey};
 use serde::{Deserialize, Serialize};
 
+pub mod lightning;
+
+pub use lightning::verify_lightning_message;
+
 /// What a BOLT 11 invoice says, read and signature-checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvoiceFacts {
@@ -45,6 +49,10 @@ pub trait Crypto: Send {
     /// # Errors
     /// When it does not parse or its signature is wrong.
     fn read_invoice(&self, bolt11: &str) -> Result<InvoiceFacts, InvoiceError>;
+    /// Returns whether a Lightning node signed `message`; a simulator may override it.
+    fn verify_lightning(&self, key: &LightningId, message: &str, signature: &str) -> bool {
+        verify_lightning_message(key, message, signature)
+    }
 }
 
 /// The real scheme: BIP340 over secp256k1, BOLT 11 through `lightning-invoice`.

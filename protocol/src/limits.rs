@@ -62,3 +62,13 @@ pub const PULSE_MIN_MS: u64 = 60_000;
 pub const MAX_PENDING_AUDITS: usize = 64;
 /// Logits whose digest enters the token chain.
 pub const CHAIN_TOP_LOGITS: usize = 64;
+/// Most histories that reputation keeps, per (host, model) and per host. A few hundred bytes each.
+pub const MAX_HISTORIES: usize = 8_192;
+/// Most questions of siblings that discovery has open at once; each is answered in a turn or two.
+pub const MAX_TICKETS: usize = 256;
+/// Relays remembered per listing, for an operator's table.
+pub const MAX_LISTING_RELAYS: usize = 16;
+/// Most model topics followed. Gossip of models that nobody here asks for is not wanted.
+pub const MAX_TOPICS: usize = 64;
+/// Most verdicts kept. At about 300 bytes each.
+pub const MAX_VERDICTS: usize = 4_096;

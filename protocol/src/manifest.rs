@@ -95,7 +95,7 @@ pub struct Manifest {
     pub node: NodeKey,
     /// The node that its invoices pay.
     pub lightning: LightningId,
-    /// Signature of the Lightning node key over the node key, as the wallet makes it (zbase32 text).
+    /// Signature of the Lightning node key over [`lightning_statement`], as the wallet makes it (zbase32 text).
     pub lightning_proof: String,
     /// Roles enabled.
     pub roles: Vec<Role>,
@@ -148,6 +148,12 @@ pub enum ManifestError {
     /// The payload names a key other than its signer.
     #[error("manifest of one key is signed by another")]
     WrongSigner,
+}
+
+/// What a Lightning node signs to say that it is paid for `node` on `network`:
+/// the text of [`Manifest::lightning_proof`].
+pub fn lightning_statement(node: &NodeKey, network: Network) -> String {
+    format!("freehold node key {node} on {}", network.name())
 }
 
 impl Manifest {

@@ -1,6 +1,14 @@
 //! The reputation machine: first-party history in, explained scores out.
 
+pub mod book;
+pub mod decay;
+pub mod history;
 pub mod io;
+pub mod machine;
+pub mod score;
+
+pub use machine::{Config, Reputation};
+pub use score::Weights;
 
 use crate::ids::{ModelDigest, NodeKey};
 use crate::time::WallTime;

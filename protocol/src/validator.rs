@@ -1,3 +1,14 @@
 //! The validator machine: evidence in, signed verdicts out.
 
+pub mod bookkeeping;
+pub mod compare;
 pub mod io;
+pub mod machine;
+pub mod second;
+pub mod store;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use bookkeeping::{Facts, bookkeeping};
+pub use machine::{Config, Validator};

@@ -1,0 +1,350 @@
+//! The discovery machine.
+//!
+//! # States
+//! A book of listings; open tickets (questions put to Reputation); our own
+//! listing with a state of its own (see [`super::announce`]).
+//!
+//! # Inputs and effects
+//! See [`super::io`].
+//!
+//! # Invariants
+//! - Nothing is answered from a listing that expired, is for another network, or
+//!   whose Lightning node did not sign the node key.
+//! - Every `Find`, `FindValidators` and `List` is answered exactly once, with or
+//!   without scores.
+//! - This node is never its own candidate.
+//! - Listings, tickets, topics, relays and pulses are bounded.
+//!
+//! # Crash recovery
+//! Listings come back from [`Table::Listings`](crate::machine::Table); tickets
+//! and our own announcement do not: the operator announces again at start.
+
+use super::announce::Own;
+use super::find::{self, Match};
+use super::io::{Effect, HostRow, Input, Query};
+use super::listings::{Listing, Listings};
+use crate::crypto::Crypto;
+use crate::envelope::Network;
+use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
+use crate::limits;
+use crate::machine::{EffectIds, Machine, Outbox, Record};
+use crate::manifest::Manifest;
+use crate::reputation::ScoreCard;
+use crate::reputation::io::Subject;
+use crate::route::Message;
+use crate::time::{Now, Tick, WallTime};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How often expired listings are swept out. Milliseconds. They are never used meanwhile.
+const SWEEP_MS: u64 = 60_000;
+
+/// What the operator may set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Listings for any other network are ignored.
+    pub network: Network,
+    /// Most listings kept, at most [`limits::MAX_LISTINGS`].
+    pub max_listings: usize,
+    /// How long Reputation may take before an answer goes out unscored. Milliseconds.
+    pub ticket_ms: u64,
+}
+
+impl Config {
+    /// The usual settings for a network.
+    pub fn new(network: Network) -> Self {
+        Config {
+            network,
+            max_listings: limits::MAX_LISTINGS,
+            ticket_ms: 2_000,
+        }
+    }
+}
+
+/// What is answered once the scores are there.
+#[derive(Debug)]
+enum Ticket {
+    Find {
+        request: RequestId,
+        found: Vec<Match>,
+        pinned: bool,
+    },
+    List {
+        id: EffectId,
+        rows: Vec<HostRow>,
+    },
+}
+
+/// Listings in, ranked candidates out.
+pub struct Discovery {
+    config: Config,
+    crypto: Box<dyn Crypto>,
+    key: NodeKey,
+    rng: ChaCha8Rng,
+    ids: EffectIds,
+    listings: Listings,
+    tickets: BTreeMap<EffectId, (Tick, Ticket)>,
+    topics: BTreeSet<ModelDigest>,
+    own: Option<Own>,
+    sweep: Tick,
+}
+
+impl Discovery {
+    /// Starts knowing nobody.
+    pub fn new(config: Config, crypto: Box<dyn Crypto>, seed: [u8; 32]) -> Self {
+        Discovery {
+            listings: Listings::new(config.max_listings.min(limits::MAX_LISTINGS)),
+            key: crypto.key(),
+            config,
+            crypto,
+            rng: ChaCha8Rng::from_seed(seed),
+            ids: EffectIds::default(),
+            tickets: BTreeMap::new(),
+            topics: BTreeSet::new(),
+            own: None,
+            sweep: Tick(0),
+        }
+    }
+
+    /// Starts from stored listings; those that expired meanwhile are left out.
+    pub fn recover(
+        config: Config,
+        crypto: Box<dyn Crypto>,
+        seed: [u8; 32],
+        records: impl Iterator<Item = Record>,
+        now: Now,
+    ) -> Self {
+        let mut machine = Discovery::new(config, crypto, seed);
+        for record in records {
+            machine.listings.restore(&record, now.wall);
+        }
+        machine.sweep = now.tick;
+        machine
+    }
+
+    /// Returns how many listings are kept.
+    pub fn listed(&self) -> usize {
+        self.listings.len()
+    }
+
+    fn find(&mut self, now: Now, request: RequestId, query: &Query, out: &mut Outbox<Effect>) {
+        let found = find::matches(&self.listings, query, &self.key, now);
+        for one in &found {
+            self.follow(one.candidate.offer.digest, out);
+        }
+        let subjects: Vec<Subject> = found.iter().map(Match::subject).collect();
+        let ticket = Ticket::Find {
+            request,
+            found,
+            pinned: query.host.is_some(),
+        };
+        self.ask(now, ticket, subjects, out);
+    }
+
+    fn list(&mut self, now: Now, id: EffectId, out: &mut Outbox<Effect>) {
+        let (rows, subjects) = find::rows(&self.listings, now).into_iter().unzip();
+        self.ask(now, Ticket::List { id, rows }, subjects, out);
+    }
+
+    /// Puts a question to Reputation, unless there is nobody to ask about.
+    fn ask(&mut self, now: Now, ticket: Ticket, subjects: Vec<Subject>, out: &mut Outbox<Effect>) {
+        if subjects.is_empty() || self.tickets.len() >= limits::MAX_TICKETS {
+            return answer(ticket, Vec::new(), now.wall, out);
+        }
+        let id = self.ids.fresh();
+        let until = now.tick.after_ms(self.config.ticket_ms);
+        self.tickets.insert(id, (until, ticket));
+        out.push(Effect::Tell(Message::ScoresWanted {
+            ticket: id,
+            subjects,
+        }));
+    }
+
+    fn follow(&mut self, model: ModelDigest, out: &mut Outbox<Effect>) {
+        if self.topics.len() < limits::MAX_TOPICS && self.topics.insert(model) {
+            out.push(Effect::Follow(model));
+        }
+    }
+
+    fn announce(&mut self, now: Now, manifest: Manifest, out: &mut Outbox<Effect>) {
+        let mut dated = manifest.clone();
+        dated.created = now.wall;
+        dated.expires = now.wall.after_ms(limits::LISTING_TTL_MS);
+        let wrong = match dated.check(&self.key, now.wall) {
+            _ if dated.network != self.config.network => Some(format!(
+                "it is for {}, this node is on {}: correct `network` in freehold.toml",
+                dated.network.name(),
+                self.config.network.name()
+            )),
+            Err(error) => Some(format!("{error}: correct [host] in freehold.toml")),
+            Ok(()) => None,
+        };
+        if let Some(wrong) = wrong {
+            out.push(Effect::Notice(format!("Not listed: {wrong}.")));
+            return;
+        }
+        for model in &manifest.models {
+            self.follow(model.digest, out);
+        }
+        let before = self.own.take();
+        self.own = Some(Own::new(manifest, before, now, &mut self.ids, out));
+    }
+
+    fn saw(
+        &mut self,
+        now: Now,
+        relay: &str,
+        author: NodeKey,
+        listing: Listing,
+        out: &mut Outbox<Effect>,
+    ) {
+        if listing.manifest.node != author {
+            return;
+        }
+        let (crypto, network) = (self.crypto.as_ref(), self.config.network);
+        let records = self.listings.saw(crypto, network, now.wall, relay, listing);
+        persist(records, out);
+        if self.sweep <= now.tick {
+            self.sweep = now.tick.after_ms(SWEEP_MS);
+        }
+    }
+}
+
+fn persist(records: Vec<Record>, out: &mut Outbox<Effect>) {
+    if !records.is_empty() {
+        out.push(Effect::Persist(records));
+    }
+}
+
+fn answer(ticket: Ticket, cards: Vec<ScoreCard>, now: WallTime, out: &mut Outbox<Effect>) {
+    match ticket {
+        Ticket::Find {
+            request,
+            found,
+            pinned,
+        } => {
+            let hosts = find::ranked(found, cards, pinned, now);
+            out.push(Effect::Tell(Message::CandidatesFound { request, hosts }));
+        }
+        Ticket::List { id, rows } => {
+            // The cards come in the order of the rows; a card of another row is not shown.
+            let mut cards = cards.into_iter();
+            let hosts = rows
+                .into_iter()
+                .map(|mut row| {
+                    if let Some(card) = cards.next()
+                        && card.host == row.manifest.node
+                        && card.model == row.model
+                    {
+                        row.score = card;
+                    }
+                    row
+                })
+                .collect();
+            out.push(Effect::Reply { id, hosts });
+        }
+    }
+}
+
+impl Machine for Discovery {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
+        match input {
+            Input::ListingSeen {
+                relay,
+                author,
+                created,
+                expires,
+                manifest,
+            } => {
+                let listing = Listing {
+                    manifest: *manifest,
+                    created,
+                    expires,
+                    relays: Vec::new(),
+                    seen: now.wall,
+                };
+                self.saw(now, &relay, author, listing, out);
+            }
+            Input::ListingDeleted { author, at } => {
+                persist(self.listings.deleted(author, at, now.wall), out);
+            }
+            Input::PulseSeen { from, pulse } => self.listings.pulsed(from, pulse, now),
+            Input::LoadChanged {
+                model,
+                running,
+                queued,
+                slots,
+            } => {
+                if let Some(own) = &mut self.own {
+                    own.load(now, self.key, model, (running, queued, slots), out);
+                }
+            }
+            Input::Find { request, query } => self.find(now, request, &query, out),
+            Input::FindValidators { id, model } => {
+                let hosts = find::validators(&self.listings, &model, &self.key, now);
+                out.push(Effect::Tell(Message::ValidatorsFound { id, hosts }));
+            }
+            Input::Scores { ticket, cards } => {
+                if let Some((_, ticket)) = self.tickets.remove(&ticket) {
+                    answer(ticket, cards, now.wall, out);
+                }
+            }
+            Input::Announce(manifest) => self.announce(now, *manifest, out),
+            Input::Withdraw => {
+                if let Some(own) = self.own.take() {
+                    own.withdraw(out);
+                }
+            }
+            Input::SelfTested { id, result } => {
+                if let Some(own) = &mut self.own {
+                    own.tested(now, id, result, &mut self.ids, out);
+                }
+            }
+            Input::Published {
+                id,
+                accepted,
+                refused,
+            } => match &mut self.own {
+                Some(own) => own.published(now, id, &accepted, &refused, &mut self.rng, out),
+                // Taken back while it was on its way.
+                None => out.push(Effect::Unpublish),
+            },
+            Input::List { id } => self.list(now, id, out),
+        }
+    }
+
+    fn expire(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let due: Vec<EffectId> = self
+            .tickets
+            .iter()
+            .filter(|(_, (until, _))| *until <= now.tick)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            if let Some((_, ticket)) = self.tickets.remove(&id) {
+                answer(ticket, Vec::new(), now.wall, out);
+            }
+        }
+        if !self.listings.is_empty() && self.sweep <= now.tick {
+            persist(self.listings.sweep(now), out);
+            self.sweep = now.tick.after_ms(SWEEP_MS);
+        }
+        if let Some(own) = &mut self.own {
+            own.expire(now, self.key, &mut self.ids, out);
+        }
+    }
+
+    fn deadline(&self) -> Option<Tick> {
+        let tickets = self.tickets.values().map(|(until, _)| *until);
+        let sweep = (!self.listings.is_empty()).then_some(self.sweep);
+        let own = self.own.as_ref().map(Own::deadline);
+        tickets.chain(sweep).chain(own).min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! Our own listing and load.
+
+use super::*;
+
+fn own_manifest() -> Manifest {
+    manifest(scheme().key(), 500, Now::default())
+}
+
+fn test_id(effects: &[Effect]) -> Option<EffectId> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::SelfTest { id, .. } => Some(*id),
+        _ => None,
+    })
+}
+
+fn publication(effects: &[Effect]) -> Option<(EffectId, Manifest)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Publish { id, manifest } => Some((*id, manifest.as_ref().clone())),
+        _ => None,
+    })
+}
+
+fn notices(effects: &[Effect]) -> Vec<String> {
+    let text = |effect: &Effect| match effect {
+        Effect::Notice(text) => Some(text.clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(text).collect()
+}
+
+fn announce(machine: &mut Discovery, now: Now) -> EffectId {
+    let effects = feed(machine, now, Input::Announce(Box::new(own_manifest())));
+    assert!(
+        publication(&effects).is_none(),
+        "never before the self-test"
+    );
+    test_id(&effects).unwrap()
+}
+
+fn publish(machine: &mut Discovery, now: Now, id: EffectId) -> Manifest {
+    let effects = feed(machine, now, Input::SelfTested { id, result: Ok(()) });
+    let (id, manifest) = publication(&effects).unwrap();
+    let accepted = vec!["ws://one".to_owned()];
+    let input = Input::Published {
+        id,
+        accepted,
+        refused: Vec::new(),
+    };
+    feed(machine, now, input);
+    manifest
+}
+
+#[test]
+fn a_listing_is_published_after_the_self_test_and_again_before_it_expires() {
+    let mut machine = machine();
+    let id = announce(&mut machine, at(0));
+    let first = publish(&mut machine, at(1_000), id);
+    assert_eq!(first.created, at(1_000).wall);
+    assert_eq!(first.expires, at(1_000 + limits::LISTING_TTL_MS).wall);
+    let due = machine.deadline().unwrap();
+    let due_ms = due.0 / 1_000_000;
+    assert!(due_ms <= 1_000 + limits::REPUBLISH_MS);
+    assert!(due_ms >= limits::REPUBLISH_MS * 9 / 10);
+    let effects = wake(&mut machine, at(due_ms + 1));
+    let second = publish(&mut machine, at(due_ms + 2), test_id(&effects).unwrap());
+    assert!(second.created > first.created && second.created < first.expires);
+}
+
+#[test]
+fn a_failed_self_test_is_explained_and_repeated_ever_more_slowly() {
+    let mut machine = machine();
+    let mut id = announce(&mut machine, at(0));
+    let (mut now, mut pauses) = (0, Vec::new());
+    for _ in 0..9 {
+        let result = Err("port 4001 is closed".to_owned());
+        let effects = feed(&mut machine, at(now), Input::SelfTested { id, result });
+        let notice = notices(&effects).remove(0);
+        assert!(notice.contains("port 4001 is closed") && notice.contains("freehold.toml"));
+        assert!(publication(&effects).is_none());
+        let next = machine.deadline().unwrap().0 / 1_000_000;
+        pauses.push(next - now);
+        now = next;
+        id = test_id(&wake(&mut machine, at(now))).unwrap();
+    }
+    let expected = [5, 10, 20, 40, 80, 160, 320, 600, 600].map(|s| s * 1_000);
+    assert_eq!(pauses, expected);
+}
+
+#[test]
+fn a_host_that_became_unreachable_takes_its_listing_back() {
+    let mut machine = machine();
+    let id = announce(&mut machine, at(0));
+    publish(&mut machine, at(0), id);
+    let due = machine.deadline().unwrap().0 / 1_000_000;
+    let id = test_id(&wake(&mut machine, at(due))).unwrap();
+    let result = Err("no inbound capacity".to_owned());
+    let effects = feed(&mut machine, at(due), Input::SelfTested { id, result });
+    assert!(effects.contains(&Effect::Unpublish));
+}
+
+#[test]
+fn relays_that_refuse_are_named_and_tried_again() {
+    let mut machine = machine();
+    let id = announce(&mut machine, at(0));
+    let effects = feed(
+        &mut machine,
+        at(0),
+        Input::SelfTested { id, result: Ok(()) },
+    );
+    let (id, _) = publication(&effects).unwrap();
+    let refused = vec![("ws://one".to_owned(), "pow: 16 bits needed".to_owned())];
+    let input = Input::Published {
+        id,
+        accepted: Vec::new(),
+        refused,
+    };
+    let notice = notices(&feed(&mut machine, at(0), input)).remove(0);
+    assert!(notice.contains("ws://one: pow: 16 bits needed"));
+    assert!(test_id(&wake(&mut machine, at(5_000))).is_some());
+}
+
+#[test]
+fn steps_that_never_end_are_tried_again() {
+    let mut machine = machine();
+    announce(&mut machine, at(0));
+    let effects = wake(&mut machine, at(120_000));
+    assert!(notices(&effects)[0].contains("no answer in time"));
+    let id = test_id(&wake(&mut machine, at(125_000))).unwrap();
+    feed(
+        &mut machine,
+        at(125_000),
+        Input::SelfTested { id, result: Ok(()) },
+    );
+    let effects = wake(&mut machine, at(245_000));
+    assert_eq!(notices(&effects).len(), 1);
+    let due = machine.deadline().unwrap().0 / 1_000_000;
+    assert!(test_id(&wake(&mut machine, at(due))).is_some());
+}
+
+#[test]
+fn withdrawing_deletes_the_listing_even_one_that_is_on_its_way() {
+    let mut machine = machine();
+    let id = announce(&mut machine, at(0));
+    let effects = feed(
+        &mut machine,
+        at(0),
+        Input::SelfTested { id, result: Ok(()) },
+    );
+    let (id, _) = publication(&effects).unwrap();
+    assert!(feed(&mut machine, at(1), Input::Withdraw).contains(&Effect::Unpublish));
+    let accepted = vec!["ws://one".to_owned()];
+    let late = Input::Published {
+        id,
+        accepted,
+        refused: Vec::new(),
+    };
+    assert_eq!(feed(&mut machine, at(2), late), [Effect::Unpublish]);
+    assert!(machine.deadline().is_none());
+}
+
+#[test]
+fn a_manifest_of_another_key_or_network_is_not_announced() {
+    let mut machine = machine();
+    let wrong = [
+        manifest(key(9), 500, at(0)),
+        Manifest {
+            network: Network::Signet,
+            ..own_manifest()
+        },
+    ];
+    for manifest in wrong {
+        let effects = feed(&mut machine, at(0), Input::Announce(Box::new(manifest)));
+        assert_eq!(notices(&effects).len(), 1);
+        assert_eq!(effects.len(), 1);
+    }
+}
+
+#[test]
+fn load_is_told_on_change_and_at_most_once_a_minute() {
+    let mut machine = machine();
+    let id = announce(&mut machine, at(0));
+    publish(&mut machine, at(0), id);
+    let load = |running| Input::LoadChanged {
+        model: MODEL,
+        running,
+        queued: 0,
+        slots: 2,
+    };
+    let sent = |effects: Vec<Effect>| {
+        let running = |effect: &Effect| match effect {
+            Effect::SendPulse(pulse) => Some(pulse.running),
+            _ => None,
+        };
+        effects.iter().filter_map(running).collect::<Vec<_>>()
+    };
+    assert_eq!(sent(feed(&mut machine, at(1), load(1))), [1]);
+    assert!(sent(feed(&mut machine, at(2), load(1))).is_empty());
+    assert!(sent(feed(&mut machine, at(3), load(2))).is_empty());
+    assert!(sent(feed(&mut machine, at(4), load(0))).is_empty());
+    assert_eq!(machine.deadline(), Some(at(60_001).tick));
+    assert_eq!(
+        sent(wake(&mut machine, at(60_001))),
+        [0],
+        "the latest figure"
+    );
+    let other = Input::LoadChanged {
+        model: ModelDigest([1; 32]),
+        running: 1,
+        queued: 0,
+        slots: 1,
+    };
+    assert!(sent(feed(&mut machine, at(200_000), other)).is_empty());
+}
+
+#[test]
+fn load_before_the_listing_is_told_once_listed() {
+    let mut machine = machine();
+    let id = announce(&mut machine, at(0));
+    let load = Input::LoadChanged {
+        model: MODEL,
+        running: 1,
+        queued: 0,
+        slots: 2,
+    };
+    assert!(feed(&mut machine, at(1), load).is_empty());
+    publish(&mut machine, at(2), id);
+    let effects = wake(&mut machine, at(3));
+    assert!(matches!(
+        effects[..],
+        [Effect::SendPulse(Pulse { running: 1, .. })]
+    ));
+}

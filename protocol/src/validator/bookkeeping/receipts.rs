@@ -1,0 +1,129 @@
+//! The receipt against order, terms, token chain and invoices.
+
+use super::invoices::counts;
+use super::{Bound, Case, Trouble, doubt, lie};
+use crate::envelope::Opened;
+use crate::money::Msat;
+use crate::order::wire::Receipt;
+
+/// Checks a receipt. One that does not commit to this order and these terms proves nothing.
+pub(super) fn check(
+    case: &Case<'_>,
+    receipt: &Opened<Receipt>,
+    bound: &[Bound],
+) -> Result<(), Trouble> {
+    let body = &receipt.body;
+    if receipt.envelope.from != case.terms.envelope.from {
+        return Err(doubt("the receipt is signed by another key than the terms"));
+    }
+    if body.order != case.order.digest || body.terms != case.terms.digest {
+        return Err(doubt("the receipt commits to another order or other terms"));
+    }
+    names(case, body)?;
+    counts(case, &body.counts, "the receipt")?;
+    chain(case, body, bound)?;
+    money(case, body, bound)
+}
+
+/// What the receipt repeats of order and terms.
+fn names(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
+    let (order, terms) = (&case.order.body, &case.terms.body);
+    let checks = [
+        (receipt.id == order.id, "another order's id"),
+        (receipt.buyer == case.order.envelope.from, "another buyer"),
+        (receipt.host == case.terms.envelope.from, "another host"),
+        (receipt.model == order.model, "another model than ordered"),
+        (
+            receipt.tokenizer == terms.tokenizer,
+            "another tokenizer than the terms",
+        ),
+        (
+            receipt.template == terms.template,
+            "another template than the terms",
+        ),
+        (
+            receipt.numerics == terms.numerics,
+            "other numerics than the terms",
+        ),
+        (
+            receipt.prices == terms.prices,
+            "other prices than the terms",
+        ),
+    ];
+    match checks.iter().find(|(agrees, _)| !agrees) {
+        Some((_, what)) => Err(lie(format!("the receipt names {what}"))),
+        None => Ok(()),
+    }
+}
+
+/// The signed head commits to a number of tokens; so do the counts.
+fn chain(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trouble> {
+    let counted = receipt.counts.output_tokens;
+    if let Some(tokens) = case.index.get(&receipt.head) {
+        if *tokens != counted {
+            return Err(lie(format!(
+                "the receipt counts {counted} tokens, its chain head commits to {tokens}"
+            )));
+        }
+        return match bound.iter().find(|invoice| invoice.tokens > counted) {
+            Some(invoice) => Err(lie(format!(
+                "the receipt counts {counted} tokens, invoice {} of the same host {}",
+                invoice.body.seq, invoice.tokens
+            ))),
+            None => Ok(()),
+        };
+    }
+    // The head fits no prefix of the tokens. Where an invoice vouches for as many
+    // tokens as the receipt counts, the tokens are proved and the receipt is false.
+    let vouched = bound.iter().find(|invoice| invoice.tokens >= counted);
+    match vouched {
+        Some(invoice) => Err(lie(format!(
+            "receipt and invoice {} of the same host sign different chain heads for {counted} tokens",
+            invoice.body.seq
+        ))),
+        None => Err(doubt(format!(
+            "the receipt's chain head is none of these {} tokens: a wrong head or altered tokens",
+            case.heads.len().saturating_sub(1)
+        ))),
+    }
+}
+
+fn money(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trouble> {
+    let cost = receipt
+        .prices
+        .cost(&receipt.counts)
+        .ok_or_else(|| doubt("the cost by these prices is beyond any amount"))?;
+    if receipt.cost != cost {
+        return Err(lie(format!(
+            "the receipt says {}, its counts and prices make {cost}",
+            receipt.cost
+        )));
+    }
+    let paid = receipt
+        .payments
+        .iter()
+        .try_fold(Msat::ZERO, |sum, payment| sum.checked_add(payment.msat))
+        .ok_or_else(|| doubt("the payments are beyond any amount"))?;
+    let owed = cost
+        .saturating_add(case.terms.body.carried_debt)
+        .saturating_sub(paid);
+    if receipt.debt > owed {
+        return Err(lie(format!(
+            "the receipt claims a debt of {}, by its own figures it is {owed}",
+            receipt.debt
+        )));
+    }
+    // A payer may send more than asked, never less: a wallet does not take it.
+    let short = receipt.payments.iter().find(|payment| {
+        bound
+            .iter()
+            .any(|invoice| invoice.body.seq == payment.seq && payment.msat < invoice.body.msat)
+    });
+    match short {
+        Some(payment) => Err(lie(format!(
+            "the receipt books {} for invoice {}, which asked for more",
+            payment.msat, payment.seq
+        ))),
+        None => Ok(()),
+    }
+}

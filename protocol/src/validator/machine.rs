@@ -1,0 +1,545 @@
+//! The validator machine.
+//!
+//! # States of a job
+//! `Replaying → [Seeking → Asking →] done`, each with a deadline. Bookkeeping
+//! takes no state: it is done at once.
+//!
+//! # Inputs and effects
+//! See [`super::io`].
+//!
+//! # Invariants
+//! - Every order of ours gets a bookkeeping check; a sample, and every one that
+//!   the user asked for, a replay where the engine can.
+//! - A host is convicted only by what it signed itself, or by a replay under
+//!   equal numerics.
+//! - A prompt leaves this machine only where the user asked for the check, or
+//!   [`Config::share_sampled`] says so.
+//! - Jobs are bounded; strangers get at most half of them, one peer at most
+//!   [`MAX_PER_PEER`].
+//!
+//! # Crash recovery
+//! Verdicts are durable before they are shown or sent. A job under way is lost
+//! with the process: its order was checked by bookkeeping, and the stream of a
+//! stranger is gone with it.
+
+use super::bookkeeping::{Facts, Label, bookkeeping, label};
+use super::io::{Effect, Input, Replay};
+use super::store::Store;
+use super::{compare, second};
+use crate::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
+use crate::crypto::Crypto;
+use crate::envelope::{Network, Signed};
+use crate::ids::{EffectId, NodeKey, StreamId};
+use crate::inference::io::{Candidate, Evidence};
+use crate::limits;
+use crate::machine::{EffectIds, Machine, Outbox, Record};
+use crate::route::Message;
+use crate::time::{Now, Tick, WallTime};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+
+mod serve;
+
+/// Most checks that one peer may have waiting.
+pub const MAX_PER_PEER: usize = 4;
+/// How long Discovery may take to name validators. Milliseconds.
+const SEEK_MS: u64 = 10_000;
+
+/// What the operator may set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Evidence for any other network is inconclusive.
+    pub network: Network,
+    /// How many of our orders are replayed, per million. Publish it: it deters.
+    pub sample_ppm: u32,
+    /// This node has an engine that can replay.
+    pub can_replay: bool,
+    /// Serve `/freehold/audit/1`.
+    pub serve: bool,
+    /// The user agrees that sampled bundles, with their prompts, go to another validator.
+    pub share_sampled: bool,
+    /// How long a replay may take. Milliseconds.
+    pub replay_ms: u64,
+    /// How long another validator may take. Milliseconds.
+    pub ask_ms: u64,
+    /// Most verdicts kept.
+    pub max_verdicts: usize,
+}
+
+impl Config {
+    /// The usual settings for a network: five orders in a hundred, and nothing leaves the machine unasked.
+    pub fn new(network: Network) -> Self {
+        Config {
+            network,
+            sample_ppm: 50_000,
+            can_replay: false,
+            serve: false,
+            share_sampled: false,
+            replay_ms: 600_000,
+            ask_ms: 900_000,
+            max_verdicts: limits::MAX_VERDICTS,
+        }
+    }
+}
+
+/// Why a bundle is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// We bought it. `audit`: the user asked for the check.
+    Own { audit: bool },
+    /// A peer asks.
+    Audit {
+        stream: StreamId,
+        peer: Option<NodeKey>,
+    },
+    /// The operator asks.
+    Judge { id: EffectId },
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Our engine works on it.
+    Replaying(Box<Facts>),
+    /// Discovery looks for a validator.
+    Seeking {
+        own: Box<Verdict>,
+        numerics: Option<String>,
+    },
+    /// Another validator works on it.
+    Asking {
+        own: Box<Verdict>,
+        validator: NodeKey,
+    },
+}
+
+#[derive(Debug)]
+struct Job {
+    origin: Origin,
+    bundle: Box<Bundle>,
+    label: Label,
+    stage: Stage,
+    until: Tick,
+}
+
+/// Evidence in, verdicts out.
+pub struct Validator {
+    config: Config,
+    crypto: Box<dyn Crypto>,
+    rng: ChaCha8Rng,
+    ids: EffectIds,
+    jobs: BTreeMap<EffectId, Job>,
+    store: Store,
+}
+
+/// What a check came to.
+struct Outcome {
+    tier: Tier,
+    finding: Finding,
+    tokens: u64,
+    numerics: Option<String>,
+}
+
+impl Outcome {
+    fn bookkeeping(finding: Finding) -> Self {
+        Outcome {
+            tier: Tier::Bookkeeping,
+            finding,
+            tokens: 0,
+            numerics: None,
+        }
+    }
+}
+
+impl Validator {
+    /// Starts without verdicts.
+    pub fn new(config: Config, crypto: Box<dyn Crypto>, seed: [u8; 32]) -> Self {
+        Validator {
+            store: Store::new(config.max_verdicts),
+            config,
+            crypto,
+            rng: ChaCha8Rng::from_seed(seed),
+            ids: EffectIds::default(),
+            jobs: BTreeMap::new(),
+        }
+    }
+
+    /// Starts from stored verdicts.
+    pub fn recover(
+        config: Config,
+        crypto: Box<dyn Crypto>,
+        seed: [u8; 32],
+        records: impl Iterator<Item = Record>,
+        _now: Now,
+    ) -> Self {
+        let mut machine = Validator::new(config, crypto, seed);
+        for record in records {
+            machine.store.restore(&record);
+        }
+        machine
+    }
+
+    /// Returns how many checks are under way.
+    pub fn pending(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Returns how many verdicts are kept.
+    pub fn verdicts(&self) -> usize {
+        self.store.len()
+    }
+
+    fn ended(&mut self, now: Now, evidence: Evidence, out: &mut Outbox<Effect>) {
+        let label = label(&evidence.bundle);
+        // Orders that we served: the buyer checks them.
+        if evidence.request.is_none() || label.host == self.crypto.key() {
+            return;
+        }
+        // Drawn for every order, so that the draw does not depend on what is in it.
+        let sampled = self.rng.gen_range(0..1_000_000) < self.config.sample_ppm;
+        let origin = Origin::Own {
+            audit: evidence.audit,
+        };
+        let deep = evidence.audit || sampled;
+        self.begin(now, origin, Box::new(evidence.bundle), deep, out);
+    }
+
+    /// Checks the books, then replays if `deep` and possible.
+    fn begin(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        bundle: Box<Bundle>,
+        deep: bool,
+        out: &mut Outbox<Effect>,
+    ) {
+        let checked = bookkeeping(&bundle, self.crypto.as_ref(), self.config.network);
+        let facts = match checked {
+            Ok(facts) => facts,
+            Err(finding) => {
+                let label = label(&bundle);
+                let outcome = Outcome::bookkeeping(finding);
+                return self.conclude(now, origin, bundle, label, (outcome, None), out);
+            }
+        };
+        let can = self.config.can_replay && facts.numerics.is_some() && !facts.tokens.is_empty();
+        let room = self.jobs.len() < limits::MAX_PENDING_AUDITS;
+        if deep && can && room {
+            return self.replay(now, origin, bundle, facts, out);
+        }
+        let (label, numerics) = (facts.label, facts.numerics);
+        let outcome = Outcome::bookkeeping(Finding::Honest);
+        if deep {
+            self.conclude(now, origin, bundle, label, (outcome, numerics), out);
+        } else {
+            let verdict = self.verdict(now.wall, &label, outcome);
+            self.publish(origin, &verdict, now.wall, out);
+        }
+    }
+
+    fn replay(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        bundle: Box<Bundle>,
+        facts: Facts,
+        out: &mut Outbox<Effect>,
+    ) {
+        let id = self.ids.fresh();
+        out.push(Effect::Replay {
+            id,
+            model: facts.label.model,
+            job: Box::new(facts.job.clone()),
+            salt: facts.salt,
+            tokens: facts.tokens.clone(),
+        });
+        let job = Job {
+            origin,
+            bundle,
+            label: facts.label,
+            stage: Stage::Replaying(Box::new(facts)),
+            until: now.tick.after_ms(self.config.replay_ms),
+        };
+        self.jobs.insert(id, job);
+    }
+
+    fn replayed(
+        &mut self,
+        now: Now,
+        id: EffectId,
+        result: Result<Box<Replay>, String>,
+        out: &mut Outbox<Effect>,
+    ) {
+        let replaying = |job: &Job| matches!(job.stage, Stage::Replaying(_));
+        if !self.jobs.get(&id).is_some_and(replaying) {
+            return;
+        }
+        let Some(job) = self.jobs.remove(&id) else {
+            return;
+        };
+        let Stage::Replaying(facts) = job.stage else {
+            return;
+        };
+        let outcome = match result {
+            Ok(replay) => {
+                let (finding, tokens) = compare::compare(&facts, &replay);
+                Outcome {
+                    tier: Tier::ExactReplay,
+                    finding,
+                    tokens,
+                    numerics: replay.numerics,
+                }
+            }
+            Err(_) => Outcome::bookkeeping(Finding::Honest),
+        };
+        let numerics = facts.numerics;
+        self.conclude(
+            now,
+            job.origin,
+            job.bundle,
+            job.label,
+            (outcome, numerics),
+            out,
+        );
+    }
+
+    /// Our own check is done: say so, and ask for a second opinion where it is due.
+    fn conclude(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        bundle: Box<Bundle>,
+        label: Label,
+        (outcome, numerics): (Outcome, Option<String>),
+        out: &mut Outbox<Effect>,
+    ) {
+        let verdict = self.verdict(now.wall, &label, outcome);
+        self.publish(origin, &verdict, now.wall, out);
+        let Origin::Own { audit } = origin else {
+            return;
+        };
+        let unsure = verdict.finding.convicts() || verdict.tier == Tier::Bookkeeping;
+        if !(audit || self.config.share_sampled && unsure) {
+            return;
+        }
+        if self.jobs.len() >= limits::MAX_PENDING_AUDITS {
+            let why = "too many checks are waiting; no second validator was asked: try again later";
+            return report(&label, Err(why.to_owned()), out);
+        }
+        let id = self.ids.fresh();
+        out.push(Effect::Tell(Message::ValidatorsWanted {
+            id,
+            model: label.model,
+        }));
+        let own = Box::new(verdict);
+        let job = Job {
+            origin,
+            bundle,
+            label,
+            stage: Stage::Seeking { own, numerics },
+            until: now.tick.after_ms(SEEK_MS),
+        };
+        self.jobs.insert(id, job);
+    }
+
+    fn verdict(&self, now: WallTime, label: &Label, outcome: Outcome) -> Verdict {
+        Verdict {
+            id: label.id,
+            evidence: label.evidence,
+            host: label.host,
+            model: label.model,
+            validator: self.crypto.key(),
+            tier: outcome.tier,
+            finding: outcome.finding,
+            numerics: outcome.numerics,
+            tokens: outcome.tokens,
+            time: now,
+            extensions: Vec::new(),
+        }
+    }
+
+    /// Makes our verdict durable and tells whoever asked.
+    fn publish(
+        &mut self,
+        origin: Origin,
+        verdict: &Verdict,
+        now: WallTime,
+        out: &mut Outbox<Effect>,
+    ) {
+        out.push(Effect::Persist(self.store.keep(verdict)));
+        match origin {
+            Origin::Own { .. } => {
+                judged(verdict, out);
+                out.push(Effect::Report {
+                    order: verdict.id,
+                    result: Ok(Box::new(verdict.clone())),
+                });
+            }
+            Origin::Judge { id } => {
+                self.convict_only(verdict, out);
+                let verdict = Box::new(verdict.clone());
+                out.push(Effect::Reply { id, verdict });
+            }
+            Origin::Audit { stream, .. } => {
+                self.convict_only(verdict, out);
+                let signed = self.seal(now, verdict);
+                let frame = Box::new(AuditFrame::Verdict(signed));
+                out.push(Effect::Answer { stream, frame });
+            }
+        }
+    }
+
+    /// Others' bundles may be sent by the host itself: they prove guilt, never merit.
+    fn convict_only(&self, verdict: &Verdict, out: &mut Outbox<Effect>) {
+        if verdict.finding.convicts() && verdict.host != self.crypto.key() {
+            judged(verdict, out);
+        }
+    }
+
+    /// Signed for everybody: a verdict is worth something because it can be shown.
+    fn seal(&mut self, now: WallTime, verdict: &Verdict) -> Signed {
+        let nonce = self.rng.r#gen();
+        let crypto = self.crypto.as_ref();
+        Signed::seal(crypto, self.config.network, None, now, nonce, verdict)
+    }
+
+    fn validators(
+        &mut self,
+        now: Now,
+        id: EffectId,
+        hosts: Vec<Candidate>,
+        out: &mut Outbox<Effect>,
+    ) {
+        let seeking = |job: &Job| matches!(job.stage, Stage::Seeking { .. });
+        if !self.jobs.get(&id).is_some_and(seeking) {
+            return;
+        }
+        let Some(mut job) = self.jobs.remove(&id) else {
+            return;
+        };
+        let Stage::Seeking { own, numerics } = job.stage else {
+            return;
+        };
+        let key = self.crypto.key();
+        let chosen = second::choose(hosts, &job.label, numerics.as_ref(), &key, &mut self.rng);
+        let Some(chosen) = chosen else {
+            let why = "no other validator is listed: `freehold hosts` shows who is";
+            return report(&job.label, Err(why.to_owned()), out);
+        };
+        let id = self.ids.fresh();
+        out.push(Effect::AskValidator {
+            id,
+            host: chosen.host,
+            addresses: chosen.addresses,
+            bundle: job.bundle.clone(),
+        });
+        job.until = now.tick.after_ms(self.config.ask_ms);
+        job.stage = Stage::Asking {
+            own,
+            validator: chosen.host,
+        };
+        self.jobs.insert(id, job);
+    }
+
+    fn answered(&mut self, id: EffectId, result: Result<Signed, String>, out: &mut Outbox<Effect>) {
+        let asking = |job: &Job| matches!(job.stage, Stage::Asking { .. });
+        if !self.jobs.get(&id).is_some_and(asking) {
+            return;
+        }
+        let Some(job) = self.jobs.remove(&id) else {
+            return;
+        };
+        let Stage::Asking { own, validator } = job.stage else {
+            return;
+        };
+        let (crypto, network) = (self.crypto.as_ref(), self.config.network);
+        let opened = result
+            .and_then(|signed| second::open(&signed, &validator, &job.label, crypto, network));
+        let theirs = match opened {
+            Ok(theirs) => theirs,
+            Err(why) => return report(&job.label, Err(why), out),
+        };
+        out.push(Effect::Persist(self.store.keep(&theirs)));
+        if second::counts(&own, &theirs) {
+            judged(&theirs, out);
+        }
+        report(&job.label, Ok(Box::new(theirs)), out);
+    }
+
+    /// A job's time is over.
+    fn give_up(&mut self, now: Now, id: EffectId, out: &mut Outbox<Effect>) {
+        match self.jobs.get(&id).map(|job| &job.stage) {
+            Some(Stage::Replaying(_)) => {
+                self.replayed(now, id, Err("the engine took too long".to_owned()), out);
+            }
+            Some(Stage::Seeking { .. }) => self.validators(now, id, Vec::new(), out),
+            Some(Stage::Asking { .. }) => {
+                self.answered(
+                    id,
+                    Err("the validator did not answer in time".to_owned()),
+                    out,
+                );
+            }
+            None => {}
+        }
+    }
+}
+
+fn judged(verdict: &Verdict, out: &mut Outbox<Effect>) {
+    out.push(Effect::Tell(Message::Judged {
+        host: verdict.host,
+        model: verdict.model,
+        order: verdict.id,
+        tier: verdict.tier,
+        finding: verdict.finding.clone(),
+    }));
+}
+
+fn report(label: &Label, result: Result<Box<Verdict>, String>, out: &mut Outbox<Effect>) {
+    out.push(Effect::Report {
+        order: label.id,
+        result,
+    });
+}
+
+impl Machine for Validator {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
+        match input {
+            Input::OrderEnded(evidence) => self.ended(now, *evidence, out),
+            Input::AuditAsked {
+                stream,
+                peer,
+                frame,
+            } => self.asked(now, stream, peer, *frame, out),
+            Input::StreamClosed { stream } => self.closed(stream),
+            Input::Replayed { id, result } => self.replayed(now, id, result, out),
+            Input::Validators { id, hosts } => self.validators(now, id, hosts, out),
+            Input::Answered { id, result } => self.answered(id, result, out),
+            Input::Judge { id, bundle } => {
+                self.begin(now, Origin::Judge { id }, bundle, true, out);
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let due: Vec<EffectId> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.until <= now.tick)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            self.give_up(now, id, out);
+        }
+    }
+
+    fn deadline(&self) -> Option<Tick> {
+        self.jobs.values().map(|job| job.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

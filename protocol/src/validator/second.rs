@@ -1,0 +1,90 @@
+//! The second opinion: which validator to ask, and whether to believe its answer.
+//!
+//! Not our own check. A verdict counts only if it is signed by the validator that
+//! was asked, about the very evidence that it was sent.
+
+use super::bookkeeping::Label;
+use crate::bundle::{Finding, Tier, Verdict};
+use crate::crypto::Crypto;
+use crate::envelope::{Network, Signed};
+use crate::ids::NodeKey;
+use crate::inference::io::Candidate;
+use crate::limits;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// Chooses at random among the validators that can best repeat the work: the same
+/// numerics before the same model before the rest. Never the judged host.
+pub fn choose(
+    hosts: Vec<Candidate>,
+    label: &Label,
+    numerics: Option<&String>,
+    own: &NodeKey,
+    rng: &mut ChaCha8Rng,
+) -> Option<Candidate> {
+    let class = |one: &Candidate| {
+        let has_model = one.offer.context > 0 && one.offer.digest == label.model;
+        let same = numerics.is_some() && one.offer.numerics.as_ref() == numerics;
+        match (has_model, same) {
+            (true, true) => 0,
+            (true, false) => 1,
+            (false, _) => 2,
+        }
+    };
+    let able: Vec<Candidate> = hosts
+        .into_iter()
+        .filter(|one| one.host != label.host && one.host != *own)
+        .collect();
+    let best = able.iter().map(class).min()?;
+    let mut best: Vec<Candidate> = able.into_iter().filter(|one| class(one) == best).collect();
+    let at = rng.gen_range(0..best.len());
+    Some(best.swap_remove(at))
+}
+
+/// Opens a verdict that came back.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn open(
+    signed: &Signed,
+    asked: &NodeKey,
+    label: &Label,
+    crypto: &dyn Crypto,
+    network: Network,
+) -> Result<Verdict, String> {
+    let opened = signed
+        .open_public::<Verdict>(crypto, network)
+        .map_err(|error| format!("the validator's verdict: {error}"))?;
+    let verdict = opened.body;
+    if opened.envelope.from != *asked || verdict.validator != *asked {
+        return Err("the verdict is not signed by the validator that was asked".to_owned());
+    }
+    let ours = verdict.id == label.id
+        && verdict.evidence == label.evidence
+        && verdict.host == label.host
+        && verdict.model == label.model;
+    if !ours {
+        return Err("the verdict is about other evidence than it was sent".to_owned());
+    }
+    let text = match &verdict.finding {
+        Finding::Honest => 0,
+        Finding::FalseAccount { detail }
+        | Finding::WrongAnswer { detail, .. }
+        | Finding::Inconclusive { detail } => detail.len(),
+    };
+    let numerics = verdict.numerics.as_ref().map_or(0, String::len);
+    if text.max(numerics) > limits::MAX_SHORT_TEXT_BYTES {
+        return Err("the verdict's text is too long".to_owned());
+    }
+    Ok(verdict)
+}
+
+/// Whether another validator's verdict may move our own reputation: where our own
+/// check says the same, or did not go as far.
+pub fn counts(own: &Verdict, theirs: &Verdict) -> bool {
+    let agree = own.finding.convicts() == theirs.finding.convicts();
+    let went_further = own.tier == Tier::Bookkeeping
+        && theirs.tier == Tier::ExactReplay
+        && !own.finding.convicts();
+    agree || went_further
+}
