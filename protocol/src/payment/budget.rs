@@ -107,6 +107,7 @@ impl Budgets {
     pub fn allow(&self, config: &Config, today: u64, pay: &PayRequest) -> Result<Leave, Refusal> {
         let found = self.requests.get(&pay.order).and_then(|request| {
             let reservation = self.reservations.get(request)?;
+            let reservation = reservation.check.is_none().then_some(reservation)?;
             Some((reservation, reservation.orders.get(&pay.order)?))
         });
         let Some((reservation, bound)) = found else {

@@ -4,9 +4,11 @@
 
 mod buyer;
 mod host;
+mod interleavings;
 
 use super::io::{
-    Effect, EntryState, Input, LookupOutcome, OrderAccount, PayOutcome, PayRequest, Report, Side,
+    Effect, EntryState, Input, LedgerEntry, LookupOutcome, OrderAccount, PayOutcome, PayRequest,
+    Report, Side,
 };
 use super::{Config, Payment};
 use crate::crypto::InvoiceFacts;
