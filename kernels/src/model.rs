@@ -150,10 +150,10 @@ impl Model {
         let text = self.render_chat(messages, date)?;
         let tokenizer = &self.0.tokenizer;
         let mut tokens = tokenizer.encode(&text, true);
-        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos()) {
-            if tokens.first() != Some(&bos) {
-                tokens.insert(0, bos);
-            }
+        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos())
+            && tokens.first() != Some(&bos)
+        {
+            tokens.insert(0, bos);
         }
         Ok(tokens)
     }

@@ -11,6 +11,9 @@ pub(crate) mod half;
 pub(crate) mod linear;
 pub(crate) mod math;
 pub(crate) mod norm;
+// Fixed arrays indexed by constants stay in registers; iterators over them do not
+// always.
+#[allow(clippy::needless_range_loop)]
 pub(crate) mod q8;
 pub(crate) mod rope;
 pub(crate) mod weights;

@@ -270,7 +270,7 @@ fn place(
     let (block, bytes) = (tensor.ty.block_len(), tensor.ty.block_bytes());
     let elements = tensor.dims.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
     let len = match elements {
-        Some(n) if n > 0 && tensor.dims[0] % block == 0 => (n / block).checked_mul(bytes),
+        Some(n) if n > 0 && tensor.dims[0].is_multiple_of(block) => (n / block).checked_mul(bytes),
         _ => None,
     };
     let Some(len) = len else {
@@ -282,7 +282,7 @@ fn place(
     let start = base.checked_add(offset);
     let end = start.and_then(|s| s.checked_add(len));
     match (start, end) {
-        (Some(start), Some(end)) if end <= file as u64 && offset % alignment == 0 => {
+        (Some(start), Some(end)) if end <= file as u64 && offset.is_multiple_of(alignment) => {
             tensor.start = start as usize;
             tensor.len = len as usize;
             Ok(tensor)

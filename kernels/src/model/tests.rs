@@ -127,10 +127,10 @@ proptest! {
         }
         if let Ok(model) = load(bytes) {
             let sampling = crate::Sampling::default();
-            if let Ok(mut generation) = crate::Generation::new(&model, &[1, 2], sampling, 0, 3, &[]) {
-                if generation.prefill(&crate::CancelFlag::new()).is_ok() {
-                    let _ = generation.step();
-                }
+            if let Ok(mut generation) = crate::Generation::new(&model, &[1, 2], sampling, 0, 3, &[])
+                && generation.prefill(&crate::CancelFlag::new()).is_ok()
+            {
+                let _ = generation.step();
             }
             let chat = [ChatMessage { role: "user".into(), content: "hi".into() }];
             let _ = model.encode_chat(&chat, "2026-11-20");
@@ -192,4 +192,13 @@ fn the_pocket_models_logits_agree_with_the_slow_reference() {
         .encode("A host is a node that runs an open model.", false);
     let error = error_against_reference(crate::pocket::pocket().to_vec(), &tokens);
     assert!(error < 1e-3, "{error:e}");
+}
+
+#[test]
+fn models_and_sequences_may_move_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Model>();
+    shared::<crate::CancelFlag>();
+    sent::<crate::Generation>();
 }

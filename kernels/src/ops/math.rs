@@ -10,8 +10,9 @@
 pub(crate) fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts; the first has few enough bits for n * HI to be exact.
-    const LN2_HI: f32 = 0.693_359_375;
+    // ln 2 in two parts; the first (0.693359375, exactly) has few enough bits for
+    // n * HI to be exact.
+    const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
     let small = x < -87.0;
     let x = if x > 88.0 { 88.0 } else { x };

@@ -13,6 +13,9 @@ use proptest::prelude::*;
 const LEVELS: [SimdLevel; 3] = [SimdLevel::Portable, SimdLevel::Avx2, SimdLevel::Avx512Vnni];
 const TYPES: [TensorType; 3] = [TensorType::Q8_0, TensorType::F16, TensorType::F32];
 
+/// One position's key and value.
+type KeyValue = (Vec<f32>, Vec<f32>);
+
 /// Deterministic numbers that look like a trained model's: mostly small, with
 /// outliers a hundred times as large, and exact zeros.
 struct Numbers(u64);
@@ -244,7 +247,7 @@ proptest! {
         // against the reference, each of them against a batch of its own.
         let n = positions.min(5);
         let query = numbers.reals(n * dim);
-        let rows: Vec<(Vec<f32>, Vec<f32>)> = (0..positions)
+        let rows: Vec<KeyValue> = (0..positions)
             .map(|_| (numbers.reals(dim), numbers.reals(dim)))
             .collect();
         let mut tiles =
@@ -283,7 +286,7 @@ proptest! {
         }
         let (query, expected) = (&query[(n - 1) * dim..], &expected[(n - 1) * dim..]);
         let stored = |x: &f32| f64::from(f16::from_f32(*x));
-        let matrix = |pick: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| {
+        let matrix = |pick: fn(&KeyValue) -> &Vec<f32>| {
             let all: Vec<f64> = rows.iter().flat_map(|r| pick(r).iter().map(stored)).collect();
             Array2::from_shape_vec((positions, dim), all).unwrap()
         };
