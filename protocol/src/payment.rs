@@ -30,6 +30,8 @@ mod credit;
 mod incoming;
 pub mod io;
 pub mod ledger;
+mod lookup;
+mod reserve;
 mod saga;
 mod turn;
 
@@ -39,7 +41,7 @@ mod tests;
 use crate::ids::{EffectId, PaymentHash};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
-use crate::money::Msat;
+use crate::money::{Counts, Msat};
 use crate::time::{Now, Tick};
 use budget::Budgets;
 use credit::Credits;
@@ -203,10 +205,16 @@ impl Payment {
     }
 
     fn close(&mut self, turn: &mut Turn, account: OrderAccount, unpaid: Msat) {
-        let received = self.ledger.received_for(&account.order);
-        if account.side == Side::Host && !self.ledger.is_closed(Side::Host, &account.order) {
-            self.credits
-                .close(turn, &self.config, &account, unpaid, received);
+        if account.side == Side::Host {
+            let received = self.ledger.received_for(&account.order);
+            if !self.ledger.is_closed(Side::Host, &account.order) {
+                self.credits
+                    .close(turn, &self.config, &account, unpaid, received);
+            }
+            if account.counts == Counts::default() && received == Msat::ZERO {
+                // Nothing given, nothing taken: strangers do not fill the disk with refusals.
+                return self.credits.close_void(account.order);
+            }
         }
         self.ledger.close(turn, account);
     }

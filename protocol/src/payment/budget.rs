@@ -4,16 +4,14 @@
 //! reservation ends with the run that made it. A payment counts against the UTC
 //! day in which it was planned, with its fee limit while it is under way and its
 //! true fee afterwards; what is set aside and not yet used counts against today.
-//! Called by [`Payment`] alone.
+//! Called by `reserve` and `saga`.
 
-use super::io::{Effect, PayRequest};
-use super::turn::{Job, Turn};
-use super::{Config, Payment};
+use super::Config;
+use super::io::PayRequest;
 use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash, RequestId};
 use crate::limits;
 use crate::money::Msat;
 use crate::refusal::{Code, Refusal};
-use crate::route::Message;
 use crate::time::WallTime;
 use std::collections::BTreeMap;
 
@@ -30,19 +28,19 @@ pub(super) fn day(time: WallTime) -> u64 {
 
 /// Money set aside for a request.
 #[derive(Debug)]
-struct Reservation {
-    budget: String,
-    max_cost: Msat,
+pub(super) struct Reservation {
+    pub budget: String,
+    pub max_cost: Msat,
     /// Settled and under way, without fees.
-    used: Msat,
+    pub used: Msat,
     /// The balance check that must end before it counts as granted.
-    check: Option<EffectId>,
-    orders: BTreeMap<OrderId, Bound>,
+    pub check: Option<EffectId>,
+    pub orders: BTreeMap<OrderId, Bound>,
 }
 
 /// An order that a request became.
 #[derive(Debug)]
-struct Bound {
+pub(super) struct Bound {
     host: NodeKey,
     /// Invoices paid or under way, by number.
     seqs: BTreeMap<u32, PaymentHash>,
@@ -78,9 +76,9 @@ pub(super) struct Hold {
 /// All reservations and sums.
 #[derive(Debug, Default)]
 pub(super) struct Budgets {
-    reservations: BTreeMap<RequestId, Reservation>,
-    checks: BTreeMap<EffectId, RequestId>,
-    requests: BTreeMap<OrderId, RequestId>,
+    pub reservations: BTreeMap<RequestId, Reservation>,
+    pub checks: BTreeMap<EffectId, RequestId>,
+    pub requests: BTreeMap<OrderId, RequestId>,
     held: BTreeMap<(u64, String), Msat>,
     spent: BTreeMap<(u64, String), Msat>,
 }
@@ -234,7 +232,7 @@ impl Budgets {
     }
 
     /// Returns what today leaves of the day's limit and of the budget's own.
-    fn left(&self, config: &Config, today: u64, budget: &str) -> Left {
+    pub fn left(&self, config: &Config, today: u64, budget: &str) -> Left {
         let day = Left::of("the day", config.per_day, self.taken(today, None));
         match config.per_key.get(budget) {
             Some(limit) => {
@@ -273,19 +271,19 @@ impl Budgets {
 
 /// What counts against a limit.
 #[derive(Debug, Clone, Copy)]
-struct Taken {
+pub(super) struct Taken {
     spent: Msat,
     reserved: Msat,
 }
 
 /// What a limit leaves.
 #[derive(Debug)]
-struct Left {
+pub(super) struct Left {
     name: String,
     limit: Msat,
     taken: Taken,
-    msat: Msat,
-    over: bool,
+    pub msat: Msat,
+    pub over: bool,
 }
 
 impl Left {
@@ -300,7 +298,8 @@ impl Left {
         }
     }
 
-    fn refusal(&self, wanted: Msat, what: &str) -> Refusal {
+    /// Says so, with the figures.
+    pub fn refusal(&self, wanted: Msat, what: &str) -> Refusal {
         let Taken { spent, reserved } = self.taken;
         let text = format!(
             "{what} {wanted}, and {} of the limit of {} for {} are left: {spent} spent today, {reserved} set aside",
@@ -313,122 +312,4 @@ impl Left {
 fn add(sums: &mut BTreeMap<(u64, String), Msat>, hold: &Hold, part: Msat) {
     let sum = sums.entry((hold.day, hold.budget.clone())).or_default();
     *sum = sum.saturating_add(part);
-}
-
-impl Payment {
-    /// Sets money aside if the limits allow, and asks the wallet whether it is there.
-    pub(super) fn reserve(
-        &mut self,
-        turn: &mut Turn,
-        request: RequestId,
-        budget: String,
-        max_cost: Msat,
-    ) {
-        if let Some(known) = self.budgets.reservations.get(&request) {
-            // Asked twice: one answer is on its way, or is given again.
-            if known.check.is_none() {
-                let result = Ok(());
-                turn.tell(Message::Reserved { request, result });
-            }
-            return;
-        }
-        if let Err(refusal) = self.may_reserve(turn.now.wall, &budget, max_cost) {
-            let result = Err(refusal);
-            turn.tell(Message::Reserved { request, result });
-            return;
-        }
-        let id = self.ids.fresh();
-        let timeout = turn.now.tick.after_ms(self.config.wallet_timeout_ms);
-        self.timers.set(Job::Balance(id), timeout);
-        self.budgets.checks.insert(id, request);
-        let reservation = Reservation {
-            budget,
-            max_cost,
-            used: Msat::ZERO,
-            check: Some(id),
-            orders: BTreeMap::new(),
-        };
-        self.budgets.reservations.insert(request, reservation);
-        turn.then(Effect::CheckBalance { id });
-    }
-
-    fn may_reserve(&self, wall: WallTime, budget: &str, max_cost: Msat) -> Result<(), Refusal> {
-        if max_cost == Msat::ZERO {
-            let text = "a cap of 0.000 sat pays for nothing";
-            return Err(Refusal::new(Code::CapTooLow, text));
-        }
-        if max_cost > self.config.per_order {
-            let text = format!(
-                "this order may cost up to {max_cost}, and the limit for one order is {}",
-                self.config.per_order
-            );
-            return Err(Refusal::new(Code::BudgetExhausted, text));
-        }
-        if self.budgets.reservations.len() >= limits::MAX_ORDERS {
-            let text = format!("{} orders are open, which is the most", limits::MAX_ORDERS);
-            return Err(Refusal::new(Code::Busy, text));
-        }
-        let left = self.budgets.left(&self.config, day(wall), budget);
-        if left.over || max_cost > left.msat {
-            let mut refusal = left.refusal(max_cost, "this order may cost up to");
-            refusal.retry_after_ms = Some(DAY_MS - wall.0 % DAY_MS);
-            return Err(refusal);
-        }
-        Ok(())
-    }
-
-    /// The wallet said what it can spend, or did not answer in time.
-    pub(super) fn balance_checked(
-        &mut self,
-        turn: &mut Turn,
-        id: EffectId,
-        spendable: Option<Msat>,
-    ) {
-        self.timers.clear(Job::Balance(id));
-        let Some(request) = self.budgets.checks.remove(&id) else {
-            return; // Released, or given up.
-        };
-        let wanted = self
-            .budgets
-            .reservations
-            .values()
-            .map(|held| held.max_cost.saturating_sub(held.used))
-            .fold(Msat::ZERO, Msat::saturating_add);
-        let Some(reservation) = self.budgets.reservations.get_mut(&request) else {
-            return;
-        };
-        let max_cost = reservation.max_cost;
-        let problem = match spendable {
-            Some(spendable) if spendable >= wanted => None,
-            Some(spendable) => Some(format!(
-                "the wallet can spend {spendable}, and this order may cost up to {max_cost} (all open orders together {wanted})"
-            )),
-            None => Some("the wallet did not say what it can spend".to_owned()),
-        };
-        let result = match problem {
-            None => {
-                reservation.check = None;
-                Ok(())
-            }
-            Some(text) => {
-                self.budgets.reservations.remove(&request);
-                Err(Refusal::new(Code::WalletCannotPay, text))
-            }
-        };
-        turn.tell(Message::Reserved { request, result });
-    }
-
-    /// The request is over: what was not spent is free again. Payments under way stay counted.
-    pub(super) fn release(&mut self, request: RequestId) {
-        let Some(reservation) = self.budgets.reservations.remove(&request) else {
-            return;
-        };
-        if let Some(id) = reservation.check {
-            self.budgets.checks.remove(&id);
-            self.timers.clear(Job::Balance(id));
-        }
-        for order in reservation.orders.keys() {
-            self.budgets.requests.remove(order);
-        }
-    }
 }

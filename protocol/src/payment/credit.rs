@@ -26,7 +26,7 @@ use crate::money::Msat;
 use crate::route::Message;
 use crate::time::{Now, WallTime};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Buyers remembered: about 10 MB. Beyond it the one that owes least and paid longest ago
 /// goes. Without a free quota each of them has paid, so nobody fills the table for free.
@@ -94,6 +94,8 @@ pub(super) struct Settlement {
 pub(super) struct Credits {
     buyers: BTreeMap<NodeKey, Standing>,
     orders: BTreeMap<OrderId, OpenOrder>,
+    /// Orders that ended with nothing delivered and are not in the books.
+    void: VecDeque<OrderId>,
 }
 
 impl Credits {
@@ -108,6 +110,16 @@ impl Credits {
     ) {
         let wall = turn.now.wall;
         self.make_room(turn, wall);
+        if let Some(open) = self.orders.get(&order) {
+            // Ids are drawn by buyers: a second use of one changes nothing and is trusted with nothing.
+            let same = open.buyer == buyer;
+            let (window, debt) = if same {
+                (open.lent, open.carried)
+            } else {
+                Default::default()
+            };
+            return opened(turn, order, window, debt);
+        }
         let known = self.buyers.get(&buyer).copied();
         let standing = known.unwrap_or_default();
         let elsewhere = self.of_buyer(&buyer, &order);
@@ -134,12 +146,20 @@ impl Credits {
         if debt > Msat::ZERO {
             turn.put(Table::Credit, &order_key(&order), &open);
         }
-        turn.tell(Message::CreditOpened {
-            order,
-            window: lent,
-            prepay: lent == Msat::ZERO,
-            debt,
-        });
+        opened(turn, order, lent, debt);
+    }
+
+    /// Remembers for a while that an order ended without a trace in the books.
+    pub fn close_void(&mut self, order: OrderId) {
+        self.void.push_back(order);
+        if self.void.len() > limits::MAX_ORDERS {
+            self.void.pop_front();
+        }
+    }
+
+    /// Returns whether the order ended that way.
+    pub fn is_void(&self, order: &OrderId) -> bool {
+        self.void.contains(order)
     }
 
     /// Returns an order's buyer and quantum; an order nobody asked about has the invoice's amount.
@@ -305,6 +325,15 @@ impl Credits {
             }
         }
     }
+}
+
+fn opened(turn: &mut Turn, order: OrderId, window: Msat, debt: Msat) {
+    turn.tell(Message::CreditOpened {
+        order,
+        window,
+        prepay: window == Msat::ZERO,
+        debt,
+    });
 }
 
 /// The window after a settlement.

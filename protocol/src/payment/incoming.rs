@@ -298,7 +298,8 @@ impl Payment {
             quantum: quantum.unwrap_or(before.msat),
             msat,
             punctuality,
-            closed: self.ledger.is_closed(Side::Host, &before.order),
+            closed: self.ledger.is_closed(Side::Host, &before.order)
+                || self.credits.is_void(&before.order),
         };
         let window = self.credits.settled(turn, &self.config, &settlement);
         turn.tell(Message::CreditGranted {

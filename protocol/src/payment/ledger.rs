@@ -1,8 +1,8 @@
 //! The books: one row per payment, invoice, closed order and oddity.
 //!
 //! Not a report for people: `freehold ledger` formats [`Report`]. Rows are
-//! appended, an entry's row is rewritten as its state changes, none is deleted
-//! from storage. In memory are at most [`MAX_ROWS`] rows that are done (the
+//! appended, an entry's row is rewritten as its state changes; only invoices that
+//! nobody paid are ever deleted ([`MAX_EXPIRED`]). In memory are at most [`MAX_ROWS`] rows that are done (the
 //! oldest leave first) and every open one; totals are over all rows ever.
 
 use super::io::{EntryState, LedgerEntry, Note, OrderAccount, Report, Side};
@@ -12,7 +12,7 @@ use crate::machine::{Record, Table};
 use crate::money::Msat;
 use crate::time::Now;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Rows kept in memory once they are done: about 6 MB, and a month of 500 payments a day.
 pub const MAX_ROWS: usize = 16_384;
@@ -20,6 +20,10 @@ pub const MAX_ROWS: usize = 16_384;
 /// Hashes remembered after their rows have left: about 20 MB. An older hash can return only
 /// in a new invoice that its host signed again, so it is a new purchase at a known price.
 pub const MAX_HASHES: usize = 262_144;
+
+/// Invoices kept that nobody paid. Strangers cause them for free, so beyond it the oldest is
+/// deleted, from storage too; money that still comes for it becomes a [`Note`].
+pub const MAX_EXPIRED: usize = 1_024;
 
 /// One row of [`Table::Ledger`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +70,7 @@ pub(super) struct Ledger {
     by_hash: BTreeMap<(Side, PaymentHash), u64>,
     hashes: VecDeque<(Side, PaymentHash)>,
     closed: BTreeMap<(Side, OrderId), u64>,
+    expired: BTreeSet<u64>,
     earned: Msat,
     spent: Msat,
     fees: Msat,
@@ -130,10 +135,16 @@ impl Ledger {
         let before = entry.clone();
         change(entry);
         let after = entry.clone();
+        if after.state == EntryState::Expired {
+            self.expired.insert(row);
+        } else {
+            self.expired.remove(&row);
+        }
         if let Some(turn) = turn
             && let Some(stored) = self.rows.get(&row)
         {
             turn.put(Table::Ledger, &key(row), stored);
+            self.forget_expired(turn);
         }
         self.count(&before, false);
         self.count(&after, true);
@@ -233,6 +244,17 @@ impl Ledger {
         }
     }
 
+    fn forget_expired(&mut self, turn: &mut Turn) {
+        while self.expired.len() > MAX_EXPIRED
+            && let Some(row) = self.expired.pop_first()
+        {
+            turn.delete(Table::Ledger, &key(row));
+            if let Some(Row::Entry { entry, .. }) = self.rows.remove(&row) {
+                self.by_hash.remove(&(entry.side, entry.hash));
+            }
+        }
+    }
+
     fn entries(&self) -> impl Iterator<Item = (u64, &str, &LedgerEntry)> {
         self.rows.iter().filter_map(|(row, value)| match value {
             Row::Entry { entry, budget } => Some((*row, budget.as_str(), entry)),
@@ -254,6 +276,9 @@ impl Ledger {
             Row::Entry { entry, .. } => {
                 self.by_hash.insert((entry.side, entry.hash), row);
                 self.hashes.push_back((entry.side, entry.hash));
+                if entry.state == EntryState::Expired {
+                    self.expired.insert(row);
+                }
                 let entry = entry.clone();
                 self.count(&entry, true);
             }

@@ -38,7 +38,7 @@
 
 use super::Payment;
 use super::budget::{self, Hold};
-use super::io::{Effect, EntryState, LedgerEntry, LookupOutcome, PayOutcome, PayRequest, Side};
+use super::io::{Effect, EntryState, LedgerEntry, PayOutcome, PayRequest, Side};
 use super::turn::{Extra, Job, Turn};
 use crate::ids::{EffectId, PaymentHash, Preimage};
 use crate::limits;
@@ -54,12 +54,13 @@ const MAX_OPEN: usize = limits::MAX_ORDERS * limits::MAX_PAYMENTS_IN_FLIGHT;
 /// What is remembered of a payment whose fate is open; its entry is in the ledger.
 #[derive(Debug)]
 pub(super) struct Saga {
-    hold: Hold,
+    pub hold: Hold,
     /// When the wallet was asked, if that was in this run.
     began: Option<Tick>,
-    pause_ms: u64,
+    /// Pause before the next look-up.
+    pub pause_ms: u64,
     /// The last look-up and when it was asked.
-    asked: Option<(EffectId, WallTime)>,
+    pub asked: Option<(EffectId, WallTime)>,
 }
 
 /// What was learned of a payment.
@@ -240,76 +241,6 @@ impl Payment {
             self.ledger.change(Some(&mut *turn), row, |_| ());
         }
         turn.then(Effect::Acknowledge { event });
-    }
-
-    /// Time to ask the wallet; a payment that it was silent about becomes unknown first.
-    pub(super) fn look_after(&mut self, turn: &mut Turn, hash: PaymentHash) {
-        let waited = self.config.pay_timeout_ms;
-        let reason = format!("the wallet gave no result for {} s", waited / 1_000);
-        self.learn(turn, &hash, News::Unknown { reason });
-        let id = self.ids.fresh();
-        let Some(saga) = self.sagas.get_mut(&hash) else {
-            return;
-        };
-        saga.asked = Some((id, turn.now.wall));
-        let pause = saga.pause_ms;
-        saga.pause_ms = pause.saturating_mul(2).min(self.config.lookup_max_ms);
-        let pause = self.spread(pause);
-        self.timers
-            .set(Job::Outgoing(hash), turn.now.tick.after_ms(pause));
-        let side = Side::Buyer;
-        turn.then(Effect::Lookup { id, hash, side });
-    }
-
-    /// The wallet answered a look-up, of either side.
-    pub(super) fn looked_up(
-        &mut self,
-        turn: &mut Turn,
-        id: EffectId,
-        hash: PaymentHash,
-        outcome: LookupOutcome,
-    ) {
-        let ours = self.sagas.get(&hash).map(|saga| saga.asked);
-        let is_last =
-            |asked: Option<(EffectId, WallTime)>| asked.is_some_and(|(last, _)| last == id);
-        match ours {
-            Some(asked) if is_last(asked) || !self.invoices.contains_key(&hash) => {
-                let asked = asked.filter(|_| is_last(asked)).map(|(_, at)| at);
-                self.found_outgoing(turn, &hash, asked, outcome);
-            }
-            _ => self.found_incoming(turn, id, hash, outcome),
-        }
-    }
-
-    fn found_outgoing(
-        &mut self,
-        turn: &mut Turn,
-        hash: &PaymentHash,
-        asked: Option<WallTime>,
-        outcome: LookupOutcome,
-    ) {
-        let Some((_, entry, _)) = self.ledger.find(Side::Buyer, hash) else {
-            return;
-        };
-        let believed = entry.expires.after_ms(self.config.unknown_grace_ms);
-        let news = match outcome {
-            LookupOutcome::Settled {
-                preimage: Some(preimage),
-                fee,
-                ..
-            } => News::Settled { preimage, fee },
-            LookupOutcome::Failed => News::Failed {
-                reason: "the wallet says that it failed".to_owned(),
-            },
-            LookupOutcome::NotFound if asked.is_some_and(|asked| asked > believed) => {
-                News::Failed {
-                    reason: "the invoice has expired and the wallet never heard of it".to_owned(),
-                }
-            }
-            // Pending, not found yet, no answer, or paid without a proof: asked again.
-            _ => return,
-        };
-        self.learn(turn, hash, news);
     }
 
     /// Moves the saga of `hash` on, books it, and tells Inference. Returns whether anything changed.

@@ -230,7 +230,10 @@ fn account(n: u64, side: Side, counterparty: NodeKey, cost: u64) -> Box<OrderAcc
         side,
         counterparty,
         model: ModelDigest([3; 32]),
-        counts: Counts::default(),
+        counts: Counts {
+            output_tokens: cost,
+            ..Counts::default()
+        },
         cost: Msat(cost),
         status: Status::Complete,
         receipt: None,

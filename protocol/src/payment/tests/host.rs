@@ -289,3 +289,53 @@ fn a_record_of_a_later_release_is_skipped_and_said_so() {
     let notes: Vec<_> = rig.report().notes;
     assert!(notes[0].text.contains("version"), "{}", notes[0].text);
 }
+
+#[test]
+fn an_order_refused_before_anything_moved_leaves_nothing_in_the_books() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    close(&mut rig, 1, 5, 0, 0);
+    assert!(rig.report().orders.is_empty());
+    assert!(rig.disk.is_empty());
+}
+
+#[test]
+fn a_debt_paid_with_the_entry_of_a_refused_order_is_paid() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    close(&mut rig, 1, 5, 1_700, 700);
+    assert_eq!(open(&mut rig, 2, 5), (2_000, false, 700));
+    make(&mut rig, 2, 0, 2, 1_700);
+    close(&mut rig, 2, 5, 0, 700);
+    assert_eq!(rig.report().owed_to_us, Msat(700));
+    rig.received(2, hash(2), 1_700);
+    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
+}
+
+#[test]
+fn an_order_id_of_somebody_else_gets_no_credit() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    assert_eq!(paid(&mut rig, 1, 1, 1_000, 50), 2_000);
+    assert_eq!(open(&mut rig, 1, 6), (0, true, 0));
+    assert_eq!(paid(&mut rig, 1, 2, 1_000, 50), 4_000);
+}
+
+#[test]
+fn invoices_that_nobody_paid_do_not_pile_up() {
+    let mut rig = Rig::new(Config::default());
+    let most = crate::payment::ledger::MAX_EXPIRED as u64;
+    for h in 0..most + 10 {
+        make(&mut rig, h, 0, h, 1_000);
+    }
+    for effect in rig.wait(1_200_001) {
+        if let Effect::Lookup { id, hash, .. } = effect {
+            rig.looked_up(id, hash, LookupOutcome::NotFound);
+        }
+    }
+    assert_eq!(rig.report().entries.len() as u64, most);
+    assert_eq!(rig.disk.len() as u64, most);
+    assert_eq!(granted(&rig.received(1, hash(0), 1_000)), None);
+    assert_eq!(rig.report().notes.len(), 1);
+}
