@@ -1,0 +1,161 @@
+//! The audit stream, as others use it.
+
+use super::*;
+
+fn check(stream: u64, peer: u8) -> Input {
+    check_bundle(stream, peer, &Script::default())
+}
+
+fn check_bundle(stream: u64, peer: u8, script: &Script) -> Input {
+    Input::AuditAsked {
+        stream: StreamId(stream),
+        peer: Some(NodeKey([peer; 32])),
+        frame: Box::new(AuditFrame::Check(Box::new(testing::bundle(script)))),
+    }
+}
+
+fn answers(effects: &[Effect]) -> Vec<AuditFrame> {
+    let one = |effect: &Effect| match effect {
+        Effect::Answer { frame, .. } => Some(frame.as_ref().clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(one).collect()
+}
+
+fn refusal(effects: &[Effect]) -> Option<Code> {
+    match answers(effects).into_iter().next() {
+        Some(AuditFrame::Refusal(refusal)) => Some(refusal.code),
+        _ => None,
+    }
+}
+
+fn verdict(effects: &[Effect]) -> Verdict {
+    match answers(effects).into_iter().next() {
+        Some(AuditFrame::Verdict(signed)) => {
+            let opened = signed.open_public::<Verdict>(&host(), NETWORK).unwrap();
+            assert_eq!(opened.envelope.from, validator().key());
+            opened.body
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stranger_gets_a_signed_verdict_of_a_replay() {
+    let mut machine = machine(config());
+    let effects = feed(&mut machine, at(0), check(1, 8));
+    let effects = feed(
+        &mut machine,
+        at(1),
+        replayed(replay_id(&effects).unwrap(), honest_replay()),
+    );
+    let verdict = verdict(&effects);
+    assert_eq!((verdict.tier, verdict.tokens), (Tier::ExactReplay, 10));
+    assert_eq!(verdict.finding, Finding::Honest);
+    let receipt = testing::bundle(&Script::default()).receipt.unwrap();
+    assert_eq!(verdict.evidence, receipt.digest());
+    assert!(
+        judgements(&effects).is_empty(),
+        "a host cannot praise itself through us"
+    );
+}
+
+#[test]
+fn false_accounts_are_answered_at_once_and_noted() {
+    let mut machine = machine(config());
+    let lie = Script {
+        receipt: |r| r.counts.output_tokens = 11,
+        ..Script::default()
+    };
+    let effects = feed(&mut machine, at(0), check_bundle(1, 8, &lie));
+    assert!(matches!(
+        verdict(&effects).finding,
+        Finding::FalseAccount { .. }
+    ));
+    assert_eq!(judgements(&effects).len(), 1);
+}
+
+#[test]
+fn nonsense_is_inconclusive_not_a_panic() {
+    let mut machine = machine(config());
+    let mut bundle = testing::bundle(&Script::default());
+    bundle.order.bytes.clear();
+    let frame = Box::new(AuditFrame::Check(Box::new(bundle)));
+    let input = Input::AuditAsked {
+        stream: StreamId(1),
+        peer: None,
+        frame,
+    };
+    let effects = feed(&mut machine, at(0), input);
+    assert!(matches!(
+        verdict(&effects).finding,
+        Finding::Inconclusive { .. }
+    ));
+}
+
+#[test]
+fn one_peer_cannot_take_every_place_and_all_strangers_not_the_last_half() {
+    let mut machine = machine(config());
+    let mut stream = 0;
+    let mut ask = |machine: &mut Validator, peer| {
+        stream += 1;
+        refusal(&feed(machine, at(0), check(stream, peer)))
+    };
+    for _ in 0..MAX_PER_PEER {
+        assert_eq!(ask(&mut machine, 1), None);
+    }
+    assert_eq!(ask(&mut machine, 1), Some(Code::Busy));
+    for peer in 2..60 {
+        ask(&mut machine, peer);
+    }
+    assert_eq!(machine.pending(), limits::MAX_PENDING_AUDITS / 2);
+    assert_eq!(ask(&mut machine, 99), Some(Code::Busy));
+    let own = feed(&mut machine, at(0), ended(&Script::default(), true));
+    assert!(replay_id(&own).is_some(), "our own orders still have room");
+}
+
+#[test]
+fn a_check_whose_stream_closed_is_dropped() {
+    let mut machine = machine(config());
+    let effects = feed(&mut machine, at(0), check(1, 8));
+    let id = replay_id(&effects).unwrap();
+    feed(
+        &mut machine,
+        at(1),
+        Input::StreamClosed {
+            stream: StreamId(1),
+        },
+    );
+    assert_eq!(machine.pending(), 0);
+    assert!(feed(&mut machine, at(2), replayed(id, honest_replay())).is_empty());
+}
+
+#[test]
+fn who_does_not_serve_or_is_asked_twice_or_about_itself_refuses() {
+    let mut closed = machine(Config {
+        serve: false,
+        ..config()
+    });
+    assert_eq!(
+        refusal(&feed(&mut closed, at(0), check(1, 8))),
+        Some(Code::NoHost)
+    );
+    let mut twice = machine(config());
+    feed(&mut twice, at(0), check(1, 8));
+    let effects = feed(&mut twice, at(0), check(1, 8));
+    assert_eq!(refusal(&effects), Some(Code::ProtocolViolation));
+    assert_eq!(twice.pending(), 0, "the stream is closed, so is the check");
+    let mut judged = Validator::new(config(), Box::new(host()), [7; 32]);
+    assert_eq!(
+        refusal(&feed(&mut judged, at(0), check(1, 8))),
+        Some(Code::NoHost)
+    );
+    let reply = AuditFrame::Refusal(crate::refusal::Refusal::new(Code::Busy, "x"));
+    let input = Input::AuditAsked {
+        stream: StreamId(5),
+        peer: None,
+        frame: Box::new(reply),
+    };
+    let effects = feed(&mut machine(config()), at(0), input);
+    assert_eq!(refusal(&effects), Some(Code::ProtocolViolation));
+}
