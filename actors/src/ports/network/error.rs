@@ -56,12 +56,10 @@ pub enum OpenError {
     #[error("no address ends in /p2p/<peer id>; take the addresses from the host's listing")]
     NoPeer,
     /// The addresses name different peers.
-    #[error("the addresses name two peers, {first} and {second}; open one stream per peer")]
+    #[error("the addresses name {other} besides another peer; open one stream per peer")]
     TwoPeers {
-        /// The peer named first.
-        first: PeerId,
-        /// Another one.
-        second: PeerId,
+        /// The peer named second.
+        other: PeerId,
     },
     /// Not one address could be reached.
     #[error("cannot reach {peer} ({})", Attempts(attempts))]
@@ -72,10 +70,8 @@ pub enum OpenError {
         attempts: Vec<Attempt>,
     },
     /// Somebody else answers at that address.
-    #[error("{address} is {found}, not {expected}: the listing is stale or false")]
+    #[error("{found} answers at {address}, not the wanted peer: the listing is stale or false")]
     WrongPeer {
-        /// The peer that was wanted.
-        expected: PeerId,
         /// The peer that answered.
         found: PeerId,
         /// Where.

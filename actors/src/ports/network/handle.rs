@@ -223,10 +223,7 @@ fn common_peer(addresses: &[Multiaddr]) -> Result<PeerId, OpenError> {
         let peer = peer_of(address).ok_or(OpenError::NoPeer)?;
         match common {
             Some(first) if first != peer => {
-                return Err(OpenError::TwoPeers {
-                    first,
-                    second: peer,
-                });
+                return Err(OpenError::TwoPeers { other: peer });
             }
             _ => common = Some(peer),
         }

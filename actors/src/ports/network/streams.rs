@@ -42,13 +42,19 @@ pub(super) enum Event {
     Opened {
         peer: PeerId,
         protocol: Protocol,
-        stream: Stream,
+        stream: Box<Stream>,
         slot: Slot,
     },
     /// The peer has as many streams as it may have.
     TooMany { peer: PeerId, open: usize },
     /// All peers together have.
     Full { peer: PeerId },
+}
+
+/// Why a stream is not taken.
+enum Refusal {
+    TooMany { open: usize },
+    Full,
 }
 
 /// Inbound streams in use.
@@ -108,14 +114,14 @@ impl Behaviour {
         });
     }
 
-    fn admit(&self, peer: PeerId) -> Result<Slot, Event> {
+    fn admit(&self, peer: PeerId) -> Result<Slot, Refusal> {
         let mut in_use = self.in_use.lock();
         let open = in_use.by_peer.get(&peer).copied().unwrap_or(0);
         if open >= self.per_peer {
-            return Err(Event::TooMany { peer, open });
+            return Err(Refusal::TooMany { open });
         }
         if in_use.total >= self.total {
-            return Err(Event::Full { peer });
+            return Err(Refusal::Full);
         }
         in_use.total += 1;
         in_use.by_peer.insert(peer, open + 1);
@@ -163,10 +169,11 @@ impl NetworkBehaviour for Behaviour {
             Ok(slot) => Event::Opened {
                 peer,
                 protocol,
-                stream,
+                stream: Box::new(stream),
                 slot,
             },
-            Err(refusal) => refusal,
+            Err(Refusal::TooMany { open }) => Event::TooMany { peer, open },
+            Err(Refusal::Full) => Event::Full { peer },
         };
         self.queue.push_back(ToSwarm::GenerateEvent(event));
     }

@@ -1,9 +1,14 @@
 //! Frames over scripted streams: any cut of the bytes, and every way to go wrong.
 
-use super::super::Outlet;
+use super::super::{Misbehaviour, NetworkEvent, Outlet};
+use super::reader::{CHUNK, Part};
 use super::*;
+use futures::{AsyncRead, AsyncWrite};
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 const IDLE: Duration = Duration::from_millis(60);
@@ -66,10 +71,7 @@ impl AsyncWrite for Script {
     }
 }
 
-type Events = (
-    mpsc::Sender<super::super::NetworkEvent>,
-    mpsc::Receiver<super::super::NetworkEvent>,
-);
+type Events = (mpsc::Sender<NetworkEvent>, mpsc::Receiver<NetworkEvent>);
 
 fn framed(script: Script, protocol: Protocol) -> (FramedStream, Events) {
     let (sender, receiver) = mpsc::channel(8);
@@ -194,7 +196,7 @@ fn an_oversized_frame_is_an_error_an_offence_and_a_reset() {
         assert_eq!(stream.next().await, Err(expected));
         assert!(matches!(
             events.try_recv(),
-            Ok(super::super::NetworkEvent::Misbehaved {
+            Ok(NetworkEvent::Misbehaved {
                 kind: Misbehaviour::OversizedFrame { .. },
                 ..
             })

@@ -154,7 +154,6 @@ impl Task {
 fn explain(peer: PeerId, error: &DialError, attempts: Vec<Attempt>) -> OpenError {
     match error {
         DialError::WrongPeerId { obtained, address } => OpenError::WrongPeer {
-            expected: peer,
             found: *obtained,
             address: address.clone(),
         },
