@@ -38,7 +38,7 @@ impl Default for Settings {
             rate: 3e-3,
             floor: 0.03,
             warmup: 40,
-            fall: 200,
+            fall: 600,
             beta1: 0.9,
             beta2: 0.98,
             decay: 0.05,

@@ -23,7 +23,7 @@ pub struct Exchange {
     pub answer: String,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Topic {
     weight: usize,
     questions: Vec<&'static str>,
@@ -34,7 +34,8 @@ struct Topic {
 pub struct Corpus {
     lists: Vec<(&'static str, Vec<&'static str>)>,
     topics: Vec<Topic>,
-    weight: usize,
+    /// The topics whose answers name something that the question named.
+    bound: Vec<Topic>,
 }
 
 impl Default for Corpus {
@@ -49,7 +50,7 @@ impl Corpus {
         let mut corpus = Self {
             lists: Vec::new(),
             topics: Vec::new(),
-            weight: 0,
+            bound: Vec::new(),
         };
         for line in GRAMMAR.lines() {
             let Some((mark, rest)) = line.split_at_checked(1) else {
@@ -68,7 +69,6 @@ impl Corpus {
                         .next()
                         .and_then(|w| w.parse().ok())
                         .unwrap_or(1);
-                    corpus.weight += weight;
                     corpus.topics.push(Topic {
                         weight,
                         ..Topic::default()
@@ -88,24 +88,37 @@ impl Corpus {
                 _ => {}
             }
         }
+        let names = |list: &[&str]| list.iter().any(|line| line.contains('$'));
+        let bound = |t: &&Topic| names(&t.questions) && names(&t.answers);
+        corpus.bound = corpus.topics.iter().filter(bound).cloned().collect();
         corpus
     }
 
     /// Draws one exchange.
     pub fn exchange(&self, rng: &mut Rng) -> Exchange {
-        let mut made = if rng.chance(SUMS_PERCENT) {
-            sums::draw(rng)
-        } else {
-            self.told(rng)
+        let mut made = match rng.chance(SUMS_PERCENT) {
+            true => sums::draw(rng),
+            false => self.told(rng, &self.topics),
         };
         loosen(&mut made.question, rng);
         made
     }
 
-    fn told(&self, rng: &mut Rng) -> Exchange {
-        let mut at = rng.below(self.weight);
-        let mut topic = &self.topics[0];
-        for t in &self.topics {
+    /// Draws one exchange, mostly of the kinds whose answer repeats a part of the question.
+    pub fn focused(&self, rng: &mut Rng) -> Exchange {
+        let mut made = match rng.below(10) {
+            0..=5 => sums::draw(rng),
+            6 | 7 => self.told(rng, &self.bound),
+            _ => self.told(rng, &self.topics),
+        };
+        loosen(&mut made.question, rng);
+        made
+    }
+
+    fn told(&self, rng: &mut Rng, topics: &[Topic]) -> Exchange {
+        let mut at = rng.below(topics.iter().map(|t| t.weight).sum());
+        let mut topic = &topics[0];
+        for t in topics {
             topic = t;
             if at < t.weight {
                 break;

@@ -27,10 +27,16 @@ const VOCAB_EXCHANGES: u64 = 6000;
 const STREAM_VOCAB: u64 = 2 << 40;
 const STREAM_TRAIN: u64 = 3 << 40;
 const STREAM_HELD_OUT: u64 = 4 << 40;
+const STREAM_FOCUS: u64 = 5 << 40;
 
 /// Every n-th step has rows of twice the length and half the number, so that the model also
 /// sees long conversations.
 const LONG_EVERY: usize = 4;
+
+/// From this step on, three of four batches are twice as many rows of half the length, drawn
+/// by [`Corpus::focused`]. By then the model knows the fixed texts; what it still has to learn
+/// is to look things up in the question, and that is easier in a short row.
+const FOCUS_FROM: usize = 900;
 
 /// What is trained, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +60,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             seed: 1,
-            steps: 800,
+            steps: 1500,
             rows: 4,
             tokens: 256,
             vocab: 1536,
@@ -121,7 +127,7 @@ impl Run {
             adam: Adam::new(&shape, settings),
             step: 0,
             workers: (0..plan.threads.clamp(1, plan.rows)).map(worker).collect(),
-            grads: vec![vec![0.0; weights.len()]; plan.rows],
+            grads: vec![vec![0.0; weights.len()]; plan.rows * 2],
             weights,
         }
     }
@@ -144,13 +150,16 @@ impl Run {
     /// One step of the optimiser.
     pub fn advance(&mut self) -> Report {
         let long = self.step % LONG_EVERY == LONG_EVERY - 1 && self.plan.rows >= 2;
-        let (rows, tokens) = match long {
-            true => (self.plan.rows / 2, self.plan.tokens * 2),
-            false => (self.plan.rows, self.plan.tokens),
+        let focused = self.step >= FOCUS_FROM && !long;
+        let (rows, tokens) = match (long, focused) {
+            (true, _) => (self.plan.rows / 2, self.plan.tokens * 2),
+            (_, true) => (self.plan.rows * 2, self.plan.tokens / 2),
+            _ => (self.plan.rows, self.plan.tokens),
         };
-        let first = STREAM_TRAIN + (self.step * self.plan.rows) as u64;
+        let stream = if focused { STREAM_FOCUS } else { STREAM_TRAIN };
+        let first = stream + (self.step * rows.max(self.plan.rows)) as u64;
         let batch: Vec<Row> = (0..rows)
-            .map(|r| self.draw_row(first + r as u64, tokens))
+            .map(|r| self.draw_row(first + r as u64, tokens, focused))
             .collect();
         let count = batch.iter().map(Row::counted).sum::<usize>().max(1);
         let loss = self.gradient(&batch, count);
@@ -210,7 +219,7 @@ impl Run {
     pub fn held_out(&mut self, rows: usize) -> f32 {
         let (mut loss, mut count) = (0.0f32, 0);
         for n in 0..rows {
-            let row = self.draw_row(STREAM_HELD_OUT + n as u64, self.plan.tokens);
+            let row = self.draw_row(STREAM_HELD_OUT + n as u64, self.plan.tokens, false);
             loss += self.workers[0].row(&self.weights, &row, 1, None);
             count += row.counted();
         }

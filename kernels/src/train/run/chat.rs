@@ -16,7 +16,7 @@ pub(super) const SYSTEM: [&str; 3] = [
 
 impl Run {
     /// A conversation cut to `tokens` tokens and one more.
-    pub(super) fn draw_row(&mut self, stream: u64, tokens: usize) -> Row {
+    pub(super) fn draw_row(&mut self, stream: u64, tokens: usize, focused: bool) -> Row {
         let mut rng = Rng::new(self.plan.seed, stream);
         let mut row = Row::default();
         if rng.chance(15) {
@@ -24,7 +24,10 @@ impl Run {
             self.message(&mut row, "system", text, false);
         }
         while row.tokens.len() <= tokens {
-            let Exchange { question, answer } = self.corpus.exchange(&mut rng);
+            let Exchange { question, answer } = match focused {
+                true => self.corpus.focused(&mut rng),
+                false => self.corpus.exchange(&mut rng),
+            };
             self.message(&mut row, "user", &question, false);
             self.message(&mut row, "assistant", &answer, true);
         }
