@@ -359,9 +359,9 @@ fn sum(parts: impl Iterator<Item = Msat>) -> Msat {
 }
 
 fn buyer_key(buyer: &NodeKey) -> Vec<u8> {
-    [&[b'b'], buyer.as_bytes().as_slice()].concat()
+    [b"b".as_slice(), buyer.as_bytes().as_slice()].concat()
 }
 
 fn order_key(order: &OrderId) -> Vec<u8> {
-    [&[b'o'], order.as_bytes().as_slice()].concat()
+    [b"o".as_slice(), order.as_bytes().as_slice()].concat()
 }
