@@ -198,7 +198,7 @@ fn verified(one: &Known, weight: u32) -> ScoreTerm {
 /// Shows a decayed count: whole where it is whole, else with one decimal.
 fn events(count: u64) -> String {
     let tenths = (count + EVENT / 20) / (EVENT / 10);
-    if tenths % 10 == 0 {
+    if tenths.is_multiple_of(10) {
         (tenths / 10).to_string()
     } else {
         format!("{}.{}", tenths / 10, tenths % 10)

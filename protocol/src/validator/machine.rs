@@ -22,23 +22,25 @@
 //! with the process: its order was checked by bookkeeping, and the stream of a
 //! stranger is gone with it.
 
-use super::bookkeeping::{Facts, Label, bookkeeping, label};
-use super::io::{Effect, Input, Replay};
+use super::bookkeeping::{Facts, Label, label};
+use super::io::{Effect, Input};
 use super::store::Store;
-use super::{compare, second};
-use crate::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
+use crate::bundle::{Bundle, Finding, Tier, Verdict};
 use crate::crypto::Crypto;
-use crate::envelope::{Network, Signed};
+use crate::envelope::Network;
 use crate::ids::{EffectId, NodeKey, StreamId};
-use crate::inference::io::{Candidate, Evidence};
+use crate::inference::io::Evidence;
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record};
 use crate::route::Message;
-use crate::time::{Now, Tick, WallTime};
+use crate::time::{Now, Tick};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 
+mod check;
+mod opinion;
+mod publish;
 mod serve;
 
 /// Most checks that one peer may have waiting.
@@ -202,268 +204,6 @@ impl Validator {
         };
         let deep = evidence.audit || sampled;
         self.begin(now, origin, Box::new(evidence.bundle), deep, out);
-    }
-
-    /// Checks the books, then replays if `deep` and possible.
-    fn begin(
-        &mut self,
-        now: Now,
-        origin: Origin,
-        bundle: Box<Bundle>,
-        deep: bool,
-        out: &mut Outbox<Effect>,
-    ) {
-        let checked = bookkeeping(&bundle, self.crypto.as_ref(), self.config.network);
-        let facts = match checked {
-            Ok(facts) => facts,
-            Err(finding) => {
-                let label = label(&bundle);
-                let outcome = Outcome::bookkeeping(finding);
-                return self.conclude(now, origin, bundle, label, (outcome, None), out);
-            }
-        };
-        let can = self.config.can_replay && facts.numerics.is_some() && !facts.tokens.is_empty();
-        let room = self.jobs.len() < limits::MAX_PENDING_AUDITS;
-        if deep && can && room {
-            return self.replay(now, origin, bundle, facts, out);
-        }
-        let (label, numerics) = (facts.label, facts.numerics);
-        let outcome = Outcome::bookkeeping(Finding::Honest);
-        if deep {
-            self.conclude(now, origin, bundle, label, (outcome, numerics), out);
-        } else {
-            let verdict = self.verdict(now.wall, &label, outcome);
-            self.publish(origin, &verdict, now.wall, out);
-        }
-    }
-
-    fn replay(
-        &mut self,
-        now: Now,
-        origin: Origin,
-        bundle: Box<Bundle>,
-        facts: Facts,
-        out: &mut Outbox<Effect>,
-    ) {
-        let id = self.ids.fresh();
-        out.push(Effect::Replay {
-            id,
-            model: facts.label.model,
-            job: Box::new(facts.job.clone()),
-            salt: facts.salt,
-            tokens: facts.tokens.clone(),
-        });
-        let job = Job {
-            origin,
-            bundle,
-            label: facts.label,
-            stage: Stage::Replaying(Box::new(facts)),
-            until: now.tick.after_ms(self.config.replay_ms),
-        };
-        self.jobs.insert(id, job);
-    }
-
-    fn replayed(
-        &mut self,
-        now: Now,
-        id: EffectId,
-        result: Result<Box<Replay>, String>,
-        out: &mut Outbox<Effect>,
-    ) {
-        let replaying = |job: &Job| matches!(job.stage, Stage::Replaying(_));
-        if !self.jobs.get(&id).is_some_and(replaying) {
-            return;
-        }
-        let Some(job) = self.jobs.remove(&id) else {
-            return;
-        };
-        let Stage::Replaying(facts) = job.stage else {
-            return;
-        };
-        let outcome = match result {
-            Ok(replay) => {
-                let (finding, tokens) = compare::compare(&facts, &replay);
-                Outcome {
-                    tier: Tier::ExactReplay,
-                    finding,
-                    tokens,
-                    numerics: replay.numerics,
-                }
-            }
-            Err(_) => Outcome::bookkeeping(Finding::Honest),
-        };
-        let numerics = facts.numerics;
-        self.conclude(
-            now,
-            job.origin,
-            job.bundle,
-            job.label,
-            (outcome, numerics),
-            out,
-        );
-    }
-
-    /// Our own check is done: say so, and ask for a second opinion where it is due.
-    fn conclude(
-        &mut self,
-        now: Now,
-        origin: Origin,
-        bundle: Box<Bundle>,
-        label: Label,
-        (outcome, numerics): (Outcome, Option<String>),
-        out: &mut Outbox<Effect>,
-    ) {
-        let verdict = self.verdict(now.wall, &label, outcome);
-        self.publish(origin, &verdict, now.wall, out);
-        let Origin::Own { audit } = origin else {
-            return;
-        };
-        let unsure = verdict.finding.convicts() || verdict.tier == Tier::Bookkeeping;
-        if !(audit || self.config.share_sampled && unsure) {
-            return;
-        }
-        if self.jobs.len() >= limits::MAX_PENDING_AUDITS {
-            let why = "too many checks are waiting; no second validator was asked: try again later";
-            return report(&label, Err(why.to_owned()), out);
-        }
-        let id = self.ids.fresh();
-        out.push(Effect::Tell(Message::ValidatorsWanted {
-            id,
-            model: label.model,
-        }));
-        let own = Box::new(verdict);
-        let job = Job {
-            origin,
-            bundle,
-            label,
-            stage: Stage::Seeking { own, numerics },
-            until: now.tick.after_ms(SEEK_MS),
-        };
-        self.jobs.insert(id, job);
-    }
-
-    fn verdict(&self, now: WallTime, label: &Label, outcome: Outcome) -> Verdict {
-        Verdict {
-            id: label.id,
-            evidence: label.evidence,
-            host: label.host,
-            model: label.model,
-            validator: self.crypto.key(),
-            tier: outcome.tier,
-            finding: outcome.finding,
-            numerics: outcome.numerics,
-            tokens: outcome.tokens,
-            time: now,
-            extensions: Vec::new(),
-        }
-    }
-
-    /// Makes our verdict durable and tells whoever asked.
-    fn publish(
-        &mut self,
-        origin: Origin,
-        verdict: &Verdict,
-        now: WallTime,
-        out: &mut Outbox<Effect>,
-    ) {
-        out.push(Effect::Persist(self.store.keep(verdict)));
-        match origin {
-            Origin::Own { .. } => {
-                judged(verdict, out);
-                out.push(Effect::Report {
-                    order: verdict.id,
-                    result: Ok(Box::new(verdict.clone())),
-                });
-            }
-            Origin::Judge { id } => {
-                self.convict_only(verdict, out);
-                let verdict = Box::new(verdict.clone());
-                out.push(Effect::Reply { id, verdict });
-            }
-            Origin::Audit { stream, .. } => {
-                self.convict_only(verdict, out);
-                let signed = self.seal(now, verdict);
-                let frame = Box::new(AuditFrame::Verdict(signed));
-                out.push(Effect::Answer { stream, frame });
-            }
-        }
-    }
-
-    /// Others' bundles may be sent by the host itself: they prove guilt, never merit.
-    fn convict_only(&self, verdict: &Verdict, out: &mut Outbox<Effect>) {
-        if verdict.finding.convicts() && verdict.host != self.crypto.key() {
-            judged(verdict, out);
-        }
-    }
-
-    /// Signed for everybody: a verdict is worth something because it can be shown.
-    fn seal(&mut self, now: WallTime, verdict: &Verdict) -> Signed {
-        let nonce = self.rng.r#gen();
-        let crypto = self.crypto.as_ref();
-        Signed::seal(crypto, self.config.network, None, now, nonce, verdict)
-    }
-
-    fn validators(
-        &mut self,
-        now: Now,
-        id: EffectId,
-        hosts: Vec<Candidate>,
-        out: &mut Outbox<Effect>,
-    ) {
-        let seeking = |job: &Job| matches!(job.stage, Stage::Seeking { .. });
-        if !self.jobs.get(&id).is_some_and(seeking) {
-            return;
-        }
-        let Some(mut job) = self.jobs.remove(&id) else {
-            return;
-        };
-        let Stage::Seeking { own, numerics } = job.stage else {
-            return;
-        };
-        let key = self.crypto.key();
-        let chosen = second::choose(hosts, &job.label, numerics.as_ref(), &key, &mut self.rng);
-        let Some(chosen) = chosen else {
-            let why = "no other validator is listed: `freehold hosts` shows who is";
-            return report(&job.label, Err(why.to_owned()), out);
-        };
-        let id = self.ids.fresh();
-        out.push(Effect::AskValidator {
-            id,
-            host: chosen.host,
-            addresses: chosen.addresses,
-            bundle: job.bundle.clone(),
-        });
-        job.until = now.tick.after_ms(self.config.ask_ms);
-        job.stage = Stage::Asking {
-            own,
-            validator: chosen.host,
-        };
-        self.jobs.insert(id, job);
-    }
-
-    fn answered(&mut self, id: EffectId, result: Result<Signed, String>, out: &mut Outbox<Effect>) {
-        let asking = |job: &Job| matches!(job.stage, Stage::Asking { .. });
-        if !self.jobs.get(&id).is_some_and(asking) {
-            return;
-        }
-        let Some(job) = self.jobs.remove(&id) else {
-            return;
-        };
-        let Stage::Asking { own, validator } = job.stage else {
-            return;
-        };
-        let (crypto, network) = (self.crypto.as_ref(), self.config.network);
-        let opened = result
-            .and_then(|signed| second::open(&signed, &validator, &job.label, crypto, network));
-        let theirs = match opened {
-            Ok(theirs) => theirs,
-            Err(why) => return report(&job.label, Err(why), out),
-        };
-        out.push(Effect::Persist(self.store.keep(&theirs)));
-        if second::counts(&own, &theirs) {
-            judged(&theirs, out);
-        }
-        report(&job.label, Ok(Box::new(theirs)), out);
     }
 
     /// A job's time is over.

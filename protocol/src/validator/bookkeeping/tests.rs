@@ -270,7 +270,7 @@ fn what_a_buyer_can_alter_convicts_nobody() {
 /// One thing that a buyer can do to a bundle.
 fn mutate(bundle: &mut Bundle, kind: u8, at: usize, bit: u8) {
     fn flip(signed: &mut Signed, at: usize, bit: u8) {
-        if at % 8 == 0 {
+        if at.is_multiple_of(8) {
             signed.signature.0[at / 8 % 64] ^= 1 << (bit % 8);
         } else {
             let length = signed.bytes.len();

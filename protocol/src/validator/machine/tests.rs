@@ -1,13 +1,19 @@
 use super::*;
+use crate::bundle::AuditFrame;
+use crate::envelope::Signed;
 use crate::ids::Digest;
 use crate::ids::{LightningId, RequestId};
+use crate::inference::io::Candidate;
 use crate::money::{Msat, Prices};
 use crate::refusal::Code;
 use crate::reputation::ScoreCard;
+use crate::time::WallTime;
+use crate::validator::io::Replay;
 use crate::validator::testing::{self, NETWORK, NUMERICS, Script, host, token, validator};
 use crate::{chain::ChainedToken, crypto::Secp, manifest::ModelOffer};
 
 mod asking;
+mod live;
 mod serving;
 
 fn at(ms: u64) -> Now {

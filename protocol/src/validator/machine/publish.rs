@@ -1,0 +1,73 @@
+//! Our verdict: made, kept, and told to whoever asked.
+
+use super::{Origin, Outcome, Validator, judged};
+use crate::bundle::{AuditFrame, Verdict};
+use crate::envelope::Signed;
+use crate::machine::Outbox;
+use crate::time::WallTime;
+use crate::validator::bookkeeping::Label;
+use crate::validator::io::Effect;
+use rand::Rng;
+
+impl Validator {
+    pub(super) fn verdict(&self, now: WallTime, label: &Label, outcome: Outcome) -> Verdict {
+        Verdict {
+            id: label.id,
+            evidence: label.evidence,
+            host: label.host,
+            model: label.model,
+            validator: self.crypto.key(),
+            tier: outcome.tier,
+            finding: outcome.finding,
+            numerics: outcome.numerics,
+            tokens: outcome.tokens,
+            time: now,
+            extensions: Vec::new(),
+        }
+    }
+
+    /// Makes our verdict durable and tells whoever asked.
+    pub(super) fn publish(
+        &mut self,
+        origin: Origin,
+        verdict: &Verdict,
+        now: WallTime,
+        out: &mut Outbox<Effect>,
+    ) {
+        out.push(Effect::Persist(self.store.keep(verdict)));
+        match origin {
+            Origin::Own { .. } => {
+                judged(verdict, out);
+                out.push(Effect::Report {
+                    order: verdict.id,
+                    result: Ok(Box::new(verdict.clone())),
+                });
+            }
+            Origin::Judge { id } => {
+                self.convict_only(verdict, out);
+                let verdict = Box::new(verdict.clone());
+                out.push(Effect::Reply { id, verdict });
+            }
+            Origin::Audit { stream, .. } => {
+                self.convict_only(verdict, out);
+                let signed = self.seal(now, verdict);
+                let frame = Box::new(AuditFrame::Verdict(signed));
+                out.push(Effect::Answer { stream, frame });
+            }
+        }
+    }
+
+    /// Others' bundles may be sent by the host itself: they prove guilt, never merit.
+    pub(super) fn convict_only(&self, verdict: &Verdict, out: &mut Outbox<Effect>) {
+        if verdict.finding.convicts() && verdict.host != self.crypto.key() {
+            judged(verdict, out);
+        }
+    }
+
+    /// Signed for everybody: a verdict is worth something because it can be shown.
+    pub(super) fn seal(&mut self, now: WallTime, verdict: &Verdict) -> Signed {
+        let nonce = self.rng.r#gen();
+        let crypto = self.crypto.as_ref();
+        Signed::seal(crypto, self.config.network, None, now, nonce, verdict)
+    }
+}

@@ -1,0 +1,328 @@
+//! Bundles of the real order machines: whatever happens to an honest order, its
+//! evidence convicts nobody.
+
+use super::*;
+use crate::bundle::Bundle;
+use crate::crypto::{InvoiceError, InvoiceFacts};
+use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage, Signature};
+use crate::inference::Inference;
+use crate::inference::context::Config as OrderConfig;
+use crate::inference::io::{
+    BuyRequest, Effect as Do, Input as Event, ModelSelector, PromptFacts, Served,
+};
+use crate::manifest::{HostLimits, PaymentMode};
+use crate::order::wire::{Finish, Privacy};
+use crate::validator::bookkeeping::bookkeeping;
+use std::collections::VecDeque;
+
+const STREAM: StreamId = StreamId(1);
+const LIGHTNING: LightningId = LightningId([2; 33]);
+
+/// Real signatures; an invoice is its facts as JSON.
+struct Live(Secp);
+
+impl Crypto for Live {
+    fn key(&self) -> NodeKey {
+        self.0.key()
+    }
+    fn sign(&self, message: &[u8; 32]) -> Signature {
+        self.0.sign(message)
+    }
+    fn verify(&self, key: &NodeKey, message: &[u8; 32], signature: &Signature) -> bool {
+        self.0.verify(key, message, signature)
+    }
+    fn read_invoice(&self, bolt11: &str) -> Result<InvoiceFacts, InvoiceError> {
+        serde_json::from_str(bolt11).map_err(|error| InvoiceError {
+            reason: error.to_string(),
+        })
+    }
+}
+
+/// How an order goes.
+#[derive(Clone, Copy)]
+struct Course {
+    prepay: bool,
+    debt: u64,
+    window: u64,
+    tokens: u64,
+    /// The stream breaks after so many frames of the host.
+    frames: usize,
+    stop_at: Option<u64>,
+}
+
+struct World {
+    course: Course,
+    sides: [Inference; 2],
+    queue: VecDeque<(usize, Event)>,
+    sent: usize,
+    produced: u64,
+    order: OrderId,
+    bundles: Vec<Bundle>,
+}
+
+const BUYER: usize = 0;
+const HOST: usize = 1;
+
+fn offer() -> ModelOffer {
+    ModelOffer {
+        name: "pocket".into(),
+        digest: ModelDigest([5; 32]),
+        tokenizer: Digest([10; 32]),
+        template: Digest([11; 32]),
+        architecture: "qwen3".into(),
+        quantisation: "Q8_0".into(),
+        context: 2_048,
+        numerics: Some(NUMERICS.into()),
+        prices: Prices::chat(100_123_457, 250_765_431),
+    }
+}
+
+impl World {
+    fn new(course: Course) -> Self {
+        let side = |secp| Inference::new(OrderConfig::new(NETWORK), Box::new(Live(secp)), [3; 32]);
+        World {
+            course,
+            sides: [side(testing::buyer()), side(host())],
+            queue: VecDeque::new(),
+            sent: 0,
+            produced: 0,
+            order: OrderId([0; 16]),
+            bundles: Vec::new(),
+        }
+    }
+
+    /// Runs one order to its end; returns the evidence.
+    fn run(mut self) -> Vec<Bundle> {
+        let limits = HostLimits {
+            concurrent_orders: 1,
+            queued_orders: 1,
+            prompt_tokens: 1_024,
+            output_tokens: 512,
+        };
+        let offer = offer();
+        self.queue
+            .push_back((HOST, Event::Serve(vec![Served { offer, limits }])));
+        let request = BuyRequest {
+            request: RequestId(1),
+            model: ModelSelector::Any,
+            job: testing::order_body().job,
+            max_cost: Msat(1_000_000),
+            mode: PaymentMode::Metered,
+            privacy: Privacy::Open,
+            budget: "cli".into(),
+            host: None,
+            confirm: false,
+            audit: true,
+        };
+        self.queue.push_back((BUYER, Event::Buy(Box::new(request))));
+        for turn in 0..2_000u64 {
+            let Some((side, event)) = self.queue.pop_front() else {
+                break;
+            };
+            let mut out = Outbox::default();
+            self.sides[side].handle(at(turn), event, &mut out);
+            let effects: Vec<Do> = out.drain().collect();
+            for effect in effects {
+                self.carry_out(side, effect);
+            }
+        }
+        self.bundles
+    }
+
+    fn carry_out(&mut self, side: usize, effect: Do) {
+        let other = 1 - side;
+        let mut push = |side, event| self.queue.push_back((side, event));
+        match effect {
+            Do::Tell(message) => self.tell(side, message),
+            Do::OpenStream { id, .. } => {
+                push(BUYER, Event::Opened { id, stream: STREAM });
+                push(
+                    HOST,
+                    Event::Inbound {
+                        stream: STREAM,
+                        peer: None,
+                    },
+                );
+            }
+            Do::Send { frame, .. } => {
+                self.sent += usize::from(side == HOST);
+                if self.sent > self.course.frames {
+                    push(BUYER, Event::Closed { stream: STREAM });
+                    return push(HOST, Event::Closed { stream: STREAM });
+                }
+                push(
+                    other,
+                    Event::Received {
+                        stream: STREAM,
+                        frame,
+                    },
+                );
+            }
+            Do::Close { .. } => push(other, Event::Closed { stream: STREAM }),
+            Do::CountPrompt { id, .. } => {
+                let facts = PromptFacts {
+                    tokens: 8,
+                    digest: testing::prompt(),
+                };
+                push(
+                    side,
+                    Event::Counted {
+                        id,
+                        result: Ok(facts),
+                    },
+                );
+            }
+            Do::StartEngine { order, allowed, .. } => {
+                self.order = order;
+                self.produce(allowed);
+            }
+            Do::AllowTokens { total, .. } => self.produce(total),
+            _ => {}
+        }
+    }
+
+    /// The engine makes tokens up to what is allowed, three at a time.
+    fn produce(&mut self, allowed: u64) {
+        while self.produced < allowed.min(self.course.tokens) {
+            let until = (self.produced + 3).min(allowed).min(self.course.tokens);
+            let tokens = (self.produced..until).map(|n| token(n as u32)).collect();
+            self.produced = until;
+            let finish = (until == self.course.tokens).then_some(Finish::Stop);
+            let (order, text) = (self.order, "abc".to_owned());
+            self.queue.push_back((
+                HOST,
+                Event::Produced {
+                    order,
+                    tokens,
+                    text,
+                    finish,
+                },
+            ));
+            if self.course.stop_at.is_some_and(|stop| stop <= until) {
+                self.queue.push_back((BUYER, Event::Stop(RequestId(1))));
+            }
+        }
+    }
+
+    fn tell(&mut self, side: usize, message: Message) {
+        let course = self.course;
+        let mut push = |side, event| self.queue.push_back((side, event));
+        match message {
+            Message::CandidatesWanted { request, .. } => {
+                let hosts = vec![Candidate {
+                    host: host().key(),
+                    lightning: LIGHTNING,
+                    offer: offer(),
+                    quantum: Msat(1_000),
+                    addresses: Vec::new(),
+                    score: crate::discovery::find::blank(host().key(), offer().digest),
+                }];
+                push(side, Event::Candidates { request, hosts });
+            }
+            Message::Reserve { request, .. } => {
+                push(
+                    side,
+                    Event::Reserved {
+                        request,
+                        result: Ok(()),
+                    },
+                );
+            }
+            Message::OpenCredit { order, .. } => {
+                let (window, debt) = (Msat(course.window), Msat(course.debt));
+                let prepay = course.prepay;
+                push(
+                    side,
+                    Event::CreditOpened {
+                        order,
+                        window,
+                        prepay,
+                        debt,
+                    },
+                );
+            }
+            Message::MakeInvoice {
+                order,
+                seq,
+                msat,
+                description_hash,
+                ..
+            } => {
+                let hash = PaymentHash([seq as u8 + 1; 32]);
+                let facts = InvoiceFacts {
+                    payee: LIGHTNING,
+                    hash,
+                    msat: Some(msat),
+                    description_hash: Some(description_hash),
+                    expires: at(600_000).wall,
+                };
+                let result = Ok((serde_json::to_string(&facts).unwrap(), hash));
+                push(side, Event::InvoiceMade { order, seq, result });
+            }
+            Message::Pay(pay) => {
+                let (order, seq, hash, msat) = (pay.order, pay.seq, pay.facts.hash, pay.msat);
+                let window = Msat(course.window);
+                let (preimage, fee) = (Preimage([1; 32]), Msat(0));
+                push(
+                    BUYER,
+                    Event::Settled {
+                        order,
+                        seq,
+                        hash,
+                        preimage,
+                        msat,
+                        fee,
+                        ms: 5,
+                    },
+                );
+                push(
+                    HOST,
+                    Event::CreditGranted {
+                        order,
+                        seq,
+                        hash,
+                        msat,
+                        window,
+                    },
+                );
+            }
+            Message::OrderEnded(evidence) => self.bundles.push(evidence.bundle),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn evidence_of_the_real_order_machines_never_convicts_and_a_whole_order_is_honest() {
+    let judge = Live(validator());
+    let mut honest = 0;
+    let mut whole = 0;
+    for (prepay, debt) in [(true, 0), (true, 300), (false, 0), (false, 300)] {
+        for stop_at in [None, Some(6)] {
+            for frames in (0..30).chain([usize::MAX]) {
+                let course = Course {
+                    prepay,
+                    debt,
+                    window: 4_000,
+                    tokens: 25,
+                    frames,
+                    stop_at,
+                };
+                for bundle in World::new(course).run() {
+                    let checked = bookkeeping(&bundle, &judge, NETWORK);
+                    whole += usize::from(bundle.countersigned.is_some());
+                    honest += usize::from(checked.is_ok());
+                    match checked {
+                        Ok(facts) => assert!(facts.tokens.len() <= 25),
+                        Err(finding) => {
+                            assert!(!finding.convicts(), "{frames} {finding:?}");
+                            assert!(bundle.receipt.is_none(), "{frames} {finding:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(whole >= 8, "{whole} orders ran to their end");
+    assert!(honest > whole, "{honest} bundles passed");
+}
