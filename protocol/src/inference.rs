@@ -60,6 +60,7 @@ enum Use {
 /// The machine; see the module's documentation.
 pub struct Inference {
     crypto: Box<dyn Crypto>,
+    orders: Box<dyn Crypto>,
     config: Config,
     rng: ChaCha8Rng,
     ids: EffectIds,
@@ -76,10 +77,17 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// Makes a machine with no history.
-    pub fn new(config: Config, crypto: Box<dyn Crypto>, seed: [u8; 32]) -> Self {
+    /// Makes a machine with no history. `crypto` signs as a host (the node key),
+    /// `orders` as a buyer.
+    pub fn new(
+        config: Config,
+        crypto: Box<dyn Crypto>,
+        orders: Box<dyn Crypto>,
+        seed: [u8; 32],
+    ) -> Self {
         Inference {
             crypto,
+            orders,
             config,
             rng: ChaCha8Rng::from_seed(seed),
             ids: EffectIds::default(),
@@ -101,11 +109,12 @@ impl Inference {
     pub fn recover(
         config: Config,
         crypto: Box<dyn Crypto>,
+        orders: Box<dyn Crypto>,
         seed: [u8; 32],
         records: impl Iterator<Item = Record>,
         _now: Now,
     ) -> Self {
-        let mut machine = Self::new(config, crypto, seed);
+        let mut machine = Self::new(config, crypto, orders, seed);
         for record in records {
             let Some(value) = &record.value else { continue };
             match record.table {
@@ -143,6 +152,7 @@ impl Inference {
     ) -> R {
         let mut ctx = Ctx {
             crypto: self.crypto.as_ref(),
+            orders: self.orders.as_ref(),
             config: &self.config,
             now,
             rng: &mut self.rng,

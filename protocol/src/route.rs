@@ -4,6 +4,8 @@
 //! sibling and the input. The actix driver and the simulator both call it, so
 //! the simulator tests the system that runs.
 
+#![allow(missing_docs)] // the fields of messages are named for what they are
+
 use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId};
 use crate::inference::io::{Candidate, Evidence};
 use crate::money::Msat;

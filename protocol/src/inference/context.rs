@@ -76,7 +76,10 @@ impl Config {
 
 /// The borrowed parts.
 pub struct Ctx<'a> {
+    /// The node key: signs as a host.
     pub(crate) crypto: &'a dyn Crypto,
+    /// The order key: signs as a buyer, who is not a public person.
+    pub(crate) orders: &'a dyn Crypto,
     pub(crate) config: &'a Config,
     pub(crate) now: Now,
     pub(crate) rng: &'a mut ChaCha8Rng,
@@ -85,18 +88,21 @@ pub struct Ctx<'a> {
 }
 
 impl Ctx<'_> {
-    /// Signs `body` for `to` with a fresh nonce.
+    /// Signs `body` for `to` with the node key and a fresh nonce.
     pub(crate) fn seal<T: Body>(&mut self, to: NodeKey, body: &T) -> Signed {
+        self.seal_with(self.crypto, to, body)
+    }
+
+    /// Signs `body` for `to` with the order key and a fresh nonce.
+    pub(crate) fn seal_order<T: Body>(&mut self, to: NodeKey, body: &T) -> Signed {
+        self.seal_with(self.orders, to, body)
+    }
+
+    fn seal_with<T: Body>(&mut self, crypto: &dyn Crypto, to: NodeKey, body: &T) -> Signed {
         let mut nonce = [0; 16];
         self.rng.fill_bytes(&mut nonce);
-        Signed::seal(
-            self.crypto,
-            self.config.network,
-            Some(to),
-            self.now.wall,
-            nonce,
-            body,
-        )
+        let (network, time) = (self.config.network, self.now.wall);
+        Signed::seal(crypto, network, Some(to), time, nonce, body)
     }
 
     pub(crate) fn fresh(&mut self) -> EffectId {

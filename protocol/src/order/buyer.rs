@@ -236,7 +236,7 @@ impl BuyerOrder {
             authority: Vec::new(),
             extensions: Vec::new(),
         };
-        let signed = ctx.seal(candidate.host, &order);
+        let signed = ctx.seal_order(candidate.host, &order);
         let effect = ctx.fresh();
         ctx.tell(Message::Bind {
             request: self.request.request,
@@ -358,9 +358,9 @@ impl BuyerOrder {
         ctx: &Ctx<'_>,
     ) -> Result<Opened<T>, EnvelopeError> {
         let opened = signed.open::<T>(
-            ctx.crypto,
+            ctx.orders,
             ctx.config.network,
-            &ctx.crypto.key(),
+            &ctx.orders.key(),
             ctx.now.wall,
         )?;
         match &self.deal {
@@ -738,7 +738,7 @@ impl BuyerOrder {
                 head,
                 extensions: Vec::new(),
             };
-            let signed = ctx.seal(host, &paid);
+            let signed = ctx.seal_order(host, &paid);
             ctx.send(stream, Frame::Paid(signed));
         }
         ctx.deliver(
@@ -782,7 +782,7 @@ impl BuyerOrder {
             receipt: signed.digest(),
             extensions: Vec::new(),
         };
-        let countersigned = ctx.seal(host, &body);
+        let countersigned = ctx.seal_order(host, &body);
         deal.receipt = Some(signed);
         deal.countersigned = Some(countersigned.clone());
         let finish = deal.finish.unwrap_or(Finish::Stop);
@@ -830,7 +830,7 @@ impl BuyerOrder {
             ),
             (receipt.terms == terms_signed.digest(), "terms"),
             (
-                receipt.host == deal.candidate.host && receipt.buyer == ctx.crypto.key(),
+                receipt.host == deal.candidate.host && receipt.buyer == ctx.orders.key(),
                 "keys",
             ),
             (receipt.model == deal.candidate.offer.digest, "model"),
