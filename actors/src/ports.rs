@@ -1,5 +1,8 @@
 //! What touches the world: each port is a plain asynchronous API that knows
 //! nothing of actors and machines.
 
+pub mod compute;
 pub mod network;
 pub mod relay;
+pub mod storage;
+pub mod wallet;

@@ -1,0 +1,709 @@
+//! A whole node: five actors, their ports, and the handle that clients use.
+//!
+//! Wiring only. What is decided is decided in `protocol`; what is configured is
+//! decided by the binary, which fills [`NodeConfig`].
+
+use crate::clock::{SystemClock, wall_now};
+use crate::driver::{Deliver, Driver, Fatal, Halt};
+use crate::keys::NodeKeys;
+use crate::ports::compute::Compute;
+use crate::ports::network::{
+    self, Identity, Multiaddr, Network as Swarm, NetworkEvent, NetworkHandle, Protocol,
+};
+use crate::ports::relay::{
+    RelayConfig, RelayHandle, RelayPool, RelayStatus, SecretSigner, listing,
+};
+use crate::ports::storage::Storage;
+use crate::ports::wallet::Wallet;
+use crate::shell::discovery::{DiscoveryPorts, Lists, follow_relays, gossip};
+use crate::shell::inference::{CLIENT_QUEUE, Clients, InferencePorts};
+use crate::shell::payment::{PaymentPorts, Reports};
+use crate::shell::reputation::ReputationPorts;
+use crate::shell::streams::Streams;
+use crate::shell::validator::{Judgements, ValidatorPorts, VerdictNote};
+use crate::shell::{
+    Addresses, Shared, inference as inference_shell, payment as payment_shell,
+    validator as validator_shell,
+};
+use actix::{Actor, Addr, Arbiter, Recipient};
+use protocol::bundle::{Bundle, Verdict};
+use protocol::crypto::{Crypto, Secp};
+use protocol::discovery::io::HostRow;
+use protocol::envelope::Network;
+use protocol::ids::{EffectId, NodeKey, RequestId};
+use protocol::inference::io::{Admission, BuyRequest, BuyerEvent, Served};
+use protocol::machine::Table;
+use protocol::manifest::{Manifest, Role};
+use protocol::payment::io::Report;
+use protocol::{discovery, inference, payment, reputation, validator};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// How long an operator's question may take.
+const QUESTION: Duration = Duration::from_secs(30);
+/// How long running orders may take to end at a shutdown.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Everything a node needs to start.
+pub struct NodeConfig {
+    /// The network that money moves on.
+    pub network: Network,
+    /// Its secrets.
+    pub keys: NodeKeys,
+    /// Roles that were chosen.
+    pub roles: Vec<Role>,
+    /// Where the serving swarm listens (multiaddrs); unused by a pure client.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses to announce in place of the listening ones.
+    pub announce: Vec<Multiaddr>,
+    /// Peers to begin with.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Nostr relays.
+    pub relays: Vec<String>,
+    /// Models that are sold.
+    pub serve: Vec<Served>,
+    /// Least invoice.
+    pub quantum: protocol::money::Msat,
+    /// Coarse hardware bands for the listing.
+    pub bands: Vec<String>,
+    /// Budgets and credit.
+    pub payment: payment::Config,
+    /// Timings of orders.
+    pub orders: inference::context::Config,
+    /// Sampling rate of checks and who can replay.
+    pub validator: validator::Config,
+    /// Listings.
+    pub discovery: discovery::Config,
+    /// Scores.
+    pub reputation: reputation::Config,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A key is unusable.
+    #[error("the node's keys are unusable: make new ones with `freehold init`")]
+    Keys,
+    /// The swarm does not start.
+    #[error("the network does not start: {0}")]
+    Network(#[from] network::StartError),
+    /// The relays cannot be used.
+    #[error("the relays cannot be used: {0}")]
+    Relay(#[from] crate::ports::relay::RelayError),
+    /// Stored records cannot be read.
+    #[error(transparent)]
+    Storage(#[from] crate::ports::storage::StorageError),
+    /// The actors' threads do not start.
+    #[error("the actors do not start: {reason}")]
+    Actors {
+        /// What the system said.
+        reason: String,
+    },
+    /// The node did not answer.
+    #[error("the node did not answer in time: look at its log")]
+    Silent,
+}
+
+type Mailbox<M, P> = Addr<Driver<M, P>>;
+
+struct Actors {
+    discovery: Mailbox<discovery::Discovery, DiscoveryPorts>,
+    payment: Mailbox<payment::Payment, PaymentPorts>,
+    inference: Mailbox<inference::Inference, InferencePorts>,
+    validator: Mailbox<validator::Validator, ValidatorPorts>,
+    reputation: Mailbox<reputation::Reputation, ReputationPorts>,
+}
+
+/// A running node. Cheap to clone; [`Node::shutdown`] stops it for all.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    key: NodeKey,
+    roles: Vec<Role>,
+    network: Network,
+    shared: Shared,
+    addresses: Addresses,
+    halts: Vec<Recipient<Halt>>,
+    compute: Compute,
+    wallet: Arc<dyn Wallet>,
+    serving: Option<NetworkHandle>,
+    dialer: NetworkHandle,
+    relays: Option<RelayHandle>,
+    clients: Clients,
+    reports: Reports,
+    lists: Lists,
+    judgements: Judgements,
+    notes: broadcast::Sender<VerdictNote>,
+    next: AtomicU64,
+    system: parking_lot::Mutex<Option<SystemThread>>,
+}
+
+struct SystemThread {
+    system: actix::System,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// A purchase under way.
+#[derive(Debug)]
+pub struct Purchase {
+    /// Its number, for [`Node::confirm`], [`Node::stop`] and [`Node::cancel`].
+    pub request: RequestId,
+    /// What happens, in order. Ends after `Finished` or `Failed`.
+    pub events: mpsc::Receiver<BuyerEvent>,
+}
+
+impl Node {
+    /// Starts a node on the current (multi-thread) tokio runtime.
+    ///
+    /// # Errors
+    /// When a port does not start; nothing is left running then.
+    pub async fn start(
+        config: NodeConfig,
+        wallet: Arc<dyn Wallet>,
+        compute: Compute,
+        storage: Storage,
+    ) -> Result<Node, NodeError> {
+        let clock = SystemClock::start();
+        let shared = Shared::new(tokio::runtime::Handle::current(), storage);
+        let signer = || Secp::from_secret(&config.keys.node).ok_or(NodeError::Keys);
+        let key = signer()?.key();
+        let event_signer =
+            Arc::new(SecretSigner::from_secret(&config.keys.node).ok_or(NodeError::Keys)?);
+
+        let (dialer, dialer_events) = start_dialer(&config).await?;
+        let (serving, serving_events) = match start_serving(&config).await? {
+            Some((handle, events)) => (Some(handle), Some(events)),
+            None => (None, None),
+        };
+        let (relays, relay_events) = if config.relays.is_empty() {
+            (None, None)
+        } else {
+            let relay_config =
+                RelayConfig::new(config.relays.clone()).with_auth(event_signer.clone());
+            let (handle, events) = RelayPool::start(relay_config)?;
+            handle
+                .subscribe(
+                    "listings",
+                    listing::filters(config.network.name(), wall_now()),
+                )
+                .await?;
+            (Some(handle), Some(events))
+        };
+
+        let streams = Streams::default();
+        let clients = Clients::default();
+        let reports = Reports::default();
+        let lists = Lists::default();
+        let judgements = Judgements::default();
+        let (notes, _) = broadcast::channel(256);
+        let now = clock.now();
+        let records = |tables: &[Table]| shared.storage.load(tables).map(Vec::into_iter);
+
+        let discovery_machine = discovery::Discovery::recover(
+            config.discovery.clone(),
+            Box::new(signer()?),
+            seed(),
+            records(&[Table::Listings])?,
+            now,
+        );
+        let payment_machine = payment::Payment::recover(
+            config.payment.clone(),
+            seed(),
+            records(&[
+                Table::Outgoing,
+                Table::Incoming,
+                Table::Ledger,
+                Table::Credit,
+            ])?,
+            now,
+        );
+        let inference_machine = inference::Inference::recover(
+            config.orders.clone(),
+            Box::new(signer()?),
+            Box::new(Secp::from_secret(&config.keys.order).ok_or(NodeError::Keys)?),
+            seed(),
+            records(&[Table::Nonces, Table::Orders])?,
+            now,
+        );
+        let validator_machine = validator::Validator::recover(
+            config.validator.clone(),
+            Box::new(signer()?),
+            seed(),
+            records(&[Table::Verdicts])?,
+            now,
+        );
+        let reputation_machine = reputation::Reputation::recover(
+            config.reputation.clone(),
+            records(&[Table::History])?,
+            now,
+        );
+
+        let discovery_ports = DiscoveryPorts {
+            shared: shared.clone(),
+            network: config.network,
+            relays: relays.clone(),
+            signer: event_signer,
+            gossip: serving.clone().unwrap_or_else(|| dialer.clone()),
+            dialer: dialer.clone(),
+            wallet: wallet.clone(),
+            lists: lists.clone(),
+        };
+        let payment_ports = PaymentPorts {
+            shared: shared.clone(),
+            wallet: wallet.clone(),
+            reports: reports.clone(),
+        };
+        let inference_ports = InferencePorts {
+            shared: shared.clone(),
+            dialer: dialer.clone(),
+            streams: streams.clone(),
+            compute: compute.clone(),
+            clients: clients.clone(),
+        };
+        let validator_ports = ValidatorPorts {
+            shared: shared.clone(),
+            dialer: dialer.clone(),
+            streams: streams.clone(),
+            compute: compute.clone(),
+            notes: notes.clone(),
+            judgements: judgements.clone(),
+        };
+        let reputation_ports = ReputationPorts {
+            shared: shared.clone(),
+        };
+
+        let (system, actors) = spawn_actors(move || Actors {
+            discovery: on_arbiter(Driver::new(discovery_machine, discovery_ports, clock)),
+            payment: on_arbiter(Driver::new(payment_machine, payment_ports, clock)),
+            inference: on_arbiter(Driver::new(inference_machine, inference_ports, clock)),
+            validator: on_arbiter(Driver::new(validator_machine, validator_ports, clock)),
+            reputation: on_arbiter(Driver::new(reputation_machine, reputation_ports, clock)),
+        })
+        .await?;
+        let addresses = Addresses {
+            discovery: actors.discovery.clone().recipient::<Deliver<_>>(),
+            payment: actors.payment.clone().recipient::<Deliver<_>>(),
+            inference: actors.inference.clone().recipient::<Deliver<_>>(),
+            validator: actors.validator.clone().recipient::<Deliver<_>>(),
+            reputation: actors.reputation.clone().recipient::<Deliver<_>>(),
+        };
+        shared.connect(addresses.clone());
+        let halts = vec![
+            actors.inference.recipient::<Halt>(),
+            actors.payment.recipient::<Halt>(),
+            actors.discovery.recipient::<Halt>(),
+            actors.validator.recipient::<Halt>(),
+            actors.reputation.recipient::<Halt>(),
+        ];
+
+        let runtime = shared.runtime.clone();
+        runtime.spawn(follow_swarm(shared.clone(), streams.clone(), dialer_events));
+        if let Some(events) = serving_events {
+            runtime.spawn(follow_swarm(shared.clone(), streams, events));
+        }
+        if let Some(events) = relay_events {
+            runtime.spawn(follow_relays(shared.clone(), events));
+        }
+        runtime.spawn(payment_shell::follow(shared.clone(), wallet.clone()));
+
+        let node = Node {
+            inner: Arc::new(Inner {
+                key,
+                roles: config.roles.clone(),
+                network: config.network,
+                shared,
+                addresses,
+                halts,
+                compute,
+                wallet,
+                serving,
+                dialer,
+                relays,
+                clients,
+                reports,
+                lists,
+                judgements,
+                notes,
+                next: AtomicU64::new(1),
+                system: parking_lot::Mutex::new(Some(system)),
+            }),
+        };
+        node.announce(&config).await;
+        Ok(node)
+    }
+
+    /// Serves and lists what the roles say.
+    async fn announce(&self, config: &NodeConfig) {
+        let shared = &self.inner.shared;
+        let sells = config.roles.contains(&Role::Host);
+        let models = if sells {
+            config.serve.clone()
+        } else {
+            Vec::new()
+        };
+        shared
+            .to_inference(inference::io::Input::Serve(models.clone()))
+            .await;
+        let listed = sells || config.roles.contains(&Role::Validator);
+        let Some(signer) = self.inner.wallet.signer().filter(|_| listed) else {
+            return;
+        };
+        let message = protocol::manifest::lightning_statement(&self.inner.key, config.network);
+        let limits = models.first().map_or(
+            protocol::manifest::HostLimits {
+                concurrent_orders: 0,
+                queued_orders: 0,
+                prompt_tokens: 0,
+                output_tokens: 0,
+            },
+            |model| model.limits,
+        );
+        let addresses = if config.announce.is_empty() {
+            self.addresses()
+        } else {
+            config.announce.iter().map(ToString::to_string).collect()
+        };
+        let manifest = Manifest {
+            network: config.network,
+            node: self.inner.key,
+            lightning: self.inner.wallet.node_id(),
+            lightning_proof: signer.sign_message(message.as_bytes()),
+            roles: config.roles.clone(),
+            software: concat!("freehold/", env!("CARGO_PKG_VERSION")).to_owned(),
+            bands: config.bands.clone(),
+            models: models.into_iter().map(|model| model.offer).collect(),
+            limits,
+            payment_modes: vec![protocol::manifest::PaymentMode::Metered],
+            quantum: config.quantum,
+            addresses,
+            created: wall_now(),
+            expires: wall_now(),
+            extensions: Vec::new(),
+        };
+        shared
+            .to_discovery(discovery::io::Input::Announce(Box::new(manifest)))
+            .await;
+    }
+
+    /// The node key.
+    pub fn key(&self) -> NodeKey {
+        self.inner.key
+    }
+
+    /// The network that money moves on.
+    pub fn network(&self) -> Network {
+        self.inner.network
+    }
+
+    /// Roles enabled.
+    pub fn roles(&self) -> &[Role] {
+        &self.inner.roles
+    }
+
+    /// Where it can be reached; empty for a pure client.
+    pub fn addresses(&self) -> Vec<String> {
+        self.inner
+            .serving
+            .iter()
+            .flat_map(NetworkHandle::local_addresses)
+            .map(|address| address.to_string())
+            .collect()
+    }
+
+    /// The wallet.
+    pub fn wallet(&self) -> &Arc<dyn Wallet> {
+        &self.inner.wallet
+    }
+
+    /// The engine.
+    pub fn compute(&self) -> &Compute {
+        &self.inner.compute
+    }
+
+    /// The machines' records, for reading.
+    pub fn storage(&self) -> &Storage {
+        &self.inner.shared.storage
+    }
+
+    /// How the relays fare.
+    pub fn relays(&self) -> Vec<RelayStatus> {
+        self.inner
+            .relays
+            .iter()
+            .flat_map(RelayHandle::relays)
+            .collect()
+    }
+
+    /// Tells when the node must stop, and why.
+    pub fn fatal(&self) -> watch::Receiver<Option<Fatal>> {
+        self.inner.shared.fatal()
+    }
+
+    /// Verdicts from now on: ours and those of validators that were asked.
+    pub fn verdicts(&self) -> broadcast::Receiver<VerdictNote> {
+        self.inner.notes.subscribe()
+    }
+
+    fn fresh(&self) -> u64 {
+        self.inner.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Buys. `request.request` is filled in.
+    pub async fn buy(&self, mut request: BuyRequest) -> Purchase {
+        let id = RequestId(self.fresh());
+        let (sender, events) = mpsc::channel(CLIENT_QUEUE);
+        self.inner.clients.lock().insert(id, sender);
+        request.request = id;
+        self.inner
+            .shared
+            .to_inference(inference::io::Input::Buy(Box::new(request)))
+            .await;
+        Purchase {
+            request: id,
+            events,
+        }
+    }
+
+    /// Agrees to the choice that was shown.
+    pub async fn confirm(&self, request: RequestId) {
+        self.inner
+            .shared
+            .to_inference(inference::io::Input::Confirm(request))
+            .await;
+    }
+
+    /// Wants no more output; what was delivered is paid.
+    pub async fn stop(&self, request: RequestId) {
+        self.inner
+            .shared
+            .to_inference(inference::io::Input::Stop(request))
+            .await;
+    }
+
+    /// Ends a purchase at once.
+    pub async fn cancel(&self, request: RequestId) {
+        self.inner
+            .shared
+            .to_inference(inference::io::Input::Cancel(request))
+            .await;
+    }
+
+    /// Whether new orders are taken.
+    pub async fn admit(&self, admission: Admission) {
+        self.inner
+            .shared
+            .to_inference(inference::io::Input::Admit(admission))
+            .await;
+    }
+
+    /// The hosts known, with the reasons for their rank.
+    ///
+    /// # Errors
+    /// When the node does not answer in time.
+    pub async fn hosts(&self) -> Result<Vec<HostRow>, NodeError> {
+        let id = EffectId(self.fresh());
+        let (sender, answer) = oneshot::channel();
+        self.inner.lists.lock().insert(id, sender);
+        self.inner
+            .shared
+            .to_discovery(discovery::io::Input::List { id })
+            .await;
+        let answer = tokio::time::timeout(QUESTION, answer).await;
+        self.inner.lists.lock().remove(&id);
+        answer.ok().and_then(Result::ok).ok_or(NodeError::Silent)
+    }
+
+    /// The books.
+    ///
+    /// # Errors
+    /// When the node does not answer in time.
+    pub async fn report(&self) -> Result<Report, NodeError> {
+        let id = EffectId(self.fresh());
+        let (sender, answer) = oneshot::channel();
+        self.inner.reports.lock().insert(id, sender);
+        self.inner
+            .shared
+            .to_payment(payment::io::Input::Report { id })
+            .await;
+        let answer = tokio::time::timeout(QUESTION, answer).await;
+        self.inner.reports.lock().remove(&id);
+        answer.ok().and_then(Result::ok).ok_or(NodeError::Silent)
+    }
+
+    /// Judges a bundle by recomputation.
+    ///
+    /// # Errors
+    /// When the node does not answer in time.
+    pub async fn judge(&self, bundle: Bundle) -> Result<Verdict, NodeError> {
+        let id = EffectId(self.fresh());
+        let (sender, answer) = oneshot::channel();
+        self.inner.judgements.lock().insert(id, sender);
+        let input = validator::io::Input::Judge {
+            id,
+            bundle: Box::new(bundle),
+        };
+        self.inner.shared.to_validator(input).await;
+        let answer = tokio::time::timeout(QUESTION * 10, answer).await;
+        self.inner.judgements.lock().remove(&id);
+        answer.ok().and_then(Result::ok).ok_or(NodeError::Silent)
+    }
+
+    /// Takes no new orders, withdraws the listing, lets running orders end, and stops everything.
+    pub async fn shutdown(&self) {
+        let Some(system) = self.inner.system.lock().take() else {
+            return;
+        };
+        self.admit(Admission::Draining).await;
+        self.inner
+            .shared
+            .to_discovery(discovery::io::Input::Withdraw)
+            .await;
+        let drained = async {
+            let mut wait = tokio::time::interval(Duration::from_millis(50));
+            while !self.inner.clients.lock().is_empty() || self.inner.compute.is_busy() {
+                wait.tick().await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
+        self.inner.compute.cancel_all();
+        for halt in &self.inner.halts {
+            let _ = halt.send(Halt).await;
+        }
+        if let Some(relays) = &self.inner.relays {
+            relays.shutdown().await;
+        }
+        if let Some(serving) = &self.inner.serving {
+            serving.shutdown().await;
+        }
+        self.inner.dialer.shutdown().await;
+        self.inner.wallet.stop().await;
+        let stopped = tokio::task::spawn_blocking(move || {
+            system.system.stop();
+            let _ = system.thread.join();
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(5), stopped).await;
+        // What was told last is on disk before the process may end.
+        let _ = self.inner.shared.storage.commit(Vec::new()).await;
+    }
+}
+
+/// A seed of this run alone: nonces of two runs must never be the same.
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut seed);
+    seed
+}
+
+async fn start_dialer(
+    config: &NodeConfig,
+) -> Result<(NetworkHandle, mpsc::Receiver<NetworkEvent>), NodeError> {
+    let client = network::Config {
+        bootstrap: config.bootstrap.clone(),
+        ..network::Config::client(config.network.name())
+    };
+    Ok(Swarm::start(client, Identity::ephemeral()).await?)
+}
+
+async fn start_serving(
+    config: &NodeConfig,
+) -> Result<Option<(NetworkHandle, mpsc::Receiver<NetworkEvent>)>, NodeError> {
+    let serves = config.roles.iter().any(|role| *role != Role::Client);
+    if !serves || config.listen.is_empty() {
+        return Ok(None);
+    }
+    let mut serving = network::Config::serving(config.network.name(), config.listen.clone());
+    serving.external.clone_from(&config.announce);
+    serving.bootstrap.clone_from(&config.bootstrap);
+    serving.accept.clear();
+    if config.roles.contains(&Role::Host) {
+        serving.accept.push(Protocol::Order);
+    }
+    if config.roles.contains(&Role::Validator) {
+        serving.accept.push(Protocol::Audit);
+    }
+    let identity = Identity::from_secret(config.keys.node).map_err(|_| NodeError::Keys)?;
+    Ok(Some(Swarm::start(serving, identity).await?))
+}
+
+async fn follow_swarm(shared: Shared, streams: Streams, mut events: mpsc::Receiver<NetworkEvent>) {
+    while let Some(event) = events.recv().await {
+        gossip(&shared, &event).await;
+        match event {
+            NetworkEvent::Stream(stream) => match stream.protocol {
+                Protocol::Order => {
+                    tokio::spawn(inference_shell::accept(
+                        shared.clone(),
+                        streams.clone(),
+                        stream,
+                    ));
+                }
+                Protocol::Audit => {
+                    tokio::spawn(validator_shell::accept(
+                        shared.clone(),
+                        streams.clone(),
+                        stream,
+                    ));
+                }
+                Protocol::Quote | Protocol::Blob => {}
+            },
+            NetworkEvent::Misbehaved {
+                peer,
+                node: Some(node),
+                kind,
+            } => {
+                tracing::warn!(%peer, ?kind, "a peer misbehaved");
+                let offence = protocol::offence::Offence {
+                    by: node,
+                    order: None,
+                    kind: protocol::offence::OffenceKind::MalformedFrame,
+                    detail: format!("{kind:?}"),
+                };
+                shared
+                    .to_reputation(reputation::io::Input::Offended(offence))
+                    .await;
+            }
+            NetworkEvent::ListenerFailed { reason } => {
+                tracing::error!(%reason, "a listening socket failed")
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Starts one actor on an arbiter (thread) of its own.
+fn on_arbiter<A>(actor: A) -> Addr<A>
+where
+    A: Actor<Context = actix::Context<A>> + Send,
+{
+    A::start_in_arbiter(&Arbiter::new().handle(), move |_| actor)
+}
+
+/// Runs an actix system on a thread of its own and starts the actors in it.
+async fn spawn_actors(
+    make: impl FnOnce() -> Actors + Send + 'static,
+) -> Result<(SystemThread, Actors), NodeError> {
+    let (sender, ready) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("actors".to_owned())
+        .spawn(move || {
+            let runner = actix::System::new();
+            runner.block_on(async move {
+                let _ = sender.send((actix::System::current(), make()));
+            });
+            if let Err(error) = runner.run() {
+                tracing::error!(%error, "the actors' system failed");
+            }
+        })
+        .map_err(|error| NodeError::Actors {
+            reason: error.to_string(),
+        })?;
+    let (system, actors) = ready.await.map_err(|_| NodeError::Actors {
+        reason: "they ended at once".to_owned(),
+    })?;
+    Ok((SystemThread { system, thread }, actors))
+}

@@ -1,0 +1,203 @@
+//! The storage port: the machines' records in sled, durable before anything
+//! that depends on them.
+//!
+//! One thread writes. Every commit waiting at that moment goes into one atomic
+//! batch and one flush (group commit): sled's own timed flush is not durable.
+//! Not a cache: machines keep their state and read storage only at start.
+
+use protocol::machine::{Record, Table};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use tokio::sync::oneshot;
+
+/// Commits that may wait for the writer. Beyond it the caller is told.
+const QUEUE: usize = 4_096;
+
+/// Why records could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StorageError {
+    /// The database cannot be opened.
+    #[error(
+        "cannot open the ledger in {dir}: {reason}; check that the folder is writable and the disk not full"
+    )]
+    Open {
+        /// The folder.
+        dir: String,
+        /// What the database said.
+        reason: String,
+    },
+    /// The database does not take or give records.
+    #[error("the ledger on disk failed: {reason}; free some disk space, then start again")]
+    Io {
+        /// What the database said.
+        reason: String,
+    },
+    /// The writer is gone or far behind.
+    #[error("the ledger's writer is gone or overloaded")]
+    Closed,
+}
+
+struct Commit {
+    records: Vec<Record>,
+    done: oneshot::Sender<Result<(), StorageError>>,
+}
+
+/// A handle to the store; clones share it.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    db: sled::Db,
+    commits: SyncSender<Commit>,
+}
+
+impl std::fmt::Debug for Commit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Commit({} records)", self.records.len())
+    }
+}
+
+impl Storage {
+    /// Opens or creates the database in `dir`.
+    ///
+    /// # Errors
+    /// When the folder cannot be used or the database is damaged.
+    pub fn open(dir: &Path) -> Result<Self, StorageError> {
+        let open = |reason: String| StorageError::Open {
+            dir: dir.display().to_string(),
+            reason,
+        };
+        let db = sled::Config::new()
+            .path(dir)
+            .cache_capacity(16 << 20)
+            .flush_every_ms(None)
+            .open()
+            .map_err(|error| open(error.to_string()))?;
+        let (commits, queue) = sync_channel(QUEUE);
+        let writer = db.clone();
+        std::thread::Builder::new()
+            .name("storage".to_owned())
+            .spawn(move || write(&writer, &queue))
+            .map_err(|error| open(error.to_string()))?;
+        Ok(Storage { db, commits })
+    }
+
+    /// Returns every record of `tables`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn load(&self, tables: &[Table]) -> Result<Vec<Record>, StorageError> {
+        let mut records = Vec::new();
+        for table in tables {
+            for entry in self.db.scan_prefix([tag(*table)]) {
+                let (key, value) = entry.map_err(|error| StorageError::Io {
+                    reason: error.to_string(),
+                })?;
+                records.push(Record {
+                    table: *table,
+                    key: key.get(1..).unwrap_or_default().to_vec(),
+                    value: Some(value.to_vec()),
+                });
+            }
+        }
+        Ok(records)
+    }
+
+    /// Writes records, all or none, and returns when they are on disk.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub async fn commit(&self, records: Vec<Record>) -> Result<(), StorageError> {
+        let (done, answer) = oneshot::channel();
+        self.commits
+            .try_send(Commit { records, done })
+            .map_err(|_| StorageError::Closed)?;
+        answer.await.unwrap_or(Err(StorageError::Closed))
+    }
+}
+
+/// The first byte of a stored key. Fixed for ever: it is on disk.
+const fn tag(table: Table) -> u8 {
+    match table {
+        Table::Nonces => 1,
+        Table::Orders => 2,
+        Table::Outgoing => 3,
+        Table::Incoming => 4,
+        Table::Ledger => 5,
+        Table::Credit => 6,
+        Table::Listings => 7,
+        Table::Verdicts => 8,
+        Table::History => 9,
+    }
+}
+
+fn write(db: &sled::Db, queue: &Receiver<Commit>) {
+    while let Ok(first) = queue.recv() {
+        let mut commits = vec![first];
+        commits.extend(queue.try_iter());
+        let result = apply(db, &commits);
+        for commit in commits {
+            // The caller may have gone; the records are written all the same.
+            let _ = commit.done.send(result.clone());
+        }
+    }
+}
+
+fn apply(db: &sled::Db, commits: &[Commit]) -> Result<(), StorageError> {
+    let mut batch = sled::Batch::default();
+    for record in commits.iter().flat_map(|commit| &commit.records) {
+        let key = [&[tag(record.table)][..], &record.key].concat();
+        match &record.value {
+            Some(value) => batch.insert(key, value.as_slice()),
+            None => batch.remove(key),
+        }
+    }
+    let io = |error: sled::Error| StorageError::Io {
+        reason: error.to_string(),
+    };
+    db.apply_batch(batch).map_err(io)?;
+    db.flush().map_err(io)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(table: Table, key: u8, value: Option<u8>) -> Record {
+        Record {
+            table,
+            key: vec![key],
+            value: value.map(|value| vec![value]),
+        }
+    }
+
+    #[tokio::test]
+    async fn records_survive_a_reopen_and_tables_do_not_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let writes = vec![
+            record(Table::Ledger, 1, Some(7)),
+            record(Table::Credit, 1, Some(8)),
+            record(Table::Ledger, 2, Some(9)),
+        ];
+        storage.commit(writes).await.unwrap();
+        storage
+            .commit(vec![record(Table::Ledger, 2, None)])
+            .await
+            .unwrap();
+        drop(storage);
+        let storage = loop {
+            // The writer thread lets go of the database when its queue closes.
+            if let Ok(storage) = Storage::open(dir.path()) {
+                break storage;
+            }
+        };
+        assert_eq!(
+            storage.load(&[Table::Ledger]).unwrap(),
+            vec![record(Table::Ledger, 1, Some(7))]
+        );
+        assert_eq!(
+            storage.load(&[Table::Credit]).unwrap(),
+            vec![record(Table::Credit, 1, Some(8))]
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! What the five actors share: addresses of each other, the runtime for their
+//! effects, and the switch that stops the node.
+//!
+//! The only file that knows all five. Who gets which message is decided by
+//! `protocol::route` alone.
+
+pub mod discovery;
+pub mod inference;
+pub mod payment;
+pub mod reputation;
+pub mod streams;
+pub mod validator;
+
+use crate::driver::{Deliver, Fatal, Performed};
+use crate::ports::storage::Storage;
+use actix::Recipient;
+use futures::FutureExt;
+use parking_lot::Mutex;
+use protocol::machine::Record;
+use protocol::route::{Delivery, Message, deliver};
+use std::sync::{Arc, OnceLock};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// The mailboxes of the five actors.
+#[derive(Clone)]
+pub struct Addresses {
+    /// Listings and candidates.
+    pub discovery: Recipient<Deliver<protocol::discovery::io::Input>>,
+    /// Budgets, sagas, ledger.
+    pub payment: Recipient<Deliver<protocol::payment::io::Input>>,
+    /// Orders.
+    pub inference: Recipient<Deliver<protocol::inference::io::Input>>,
+    /// Checks.
+    pub validator: Recipient<Deliver<protocol::validator::io::Input>>,
+    /// Scores.
+    pub reputation: Recipient<Deliver<protocol::reputation::io::Input>>,
+}
+
+/// What every actor's ports hold.
+#[derive(Clone)]
+pub struct Shared {
+    addresses: Arc<OnceLock<Addresses>>,
+    /// Where effects run.
+    pub runtime: Handle,
+    /// The machines' records.
+    pub storage: Storage,
+    stopped: Arc<watch::Sender<Option<Fatal>>>,
+    /// The last error is kept for whoever asks after the stop.
+    reason: Arc<Mutex<Option<Fatal>>>,
+}
+
+impl Shared {
+    /// Makes the shared part; addresses come with [`Shared::connect`].
+    pub fn new(runtime: Handle, storage: Storage) -> Self {
+        Shared {
+            addresses: Arc::default(),
+            runtime,
+            storage,
+            stopped: Arc::new(watch::Sender::new(None)),
+            reason: Arc::default(),
+        }
+    }
+
+    /// Names the five mailboxes. Before it, nothing is delivered.
+    pub fn connect(&self, addresses: Addresses) {
+        let _ = self.addresses.set(addresses);
+    }
+
+    /// Tells when the node must stop, and why.
+    pub fn fatal(&self) -> watch::Receiver<Option<Fatal>> {
+        self.stopped.subscribe()
+    }
+
+    /// Stops the node for a reason.
+    pub fn stop(&self, fatal: Fatal) {
+        tracing::error!(what = %fatal.what, fix = %fatal.fix, "the node stops");
+        self.reason.lock().get_or_insert_with(|| fatal.clone());
+        self.stopped.send_if_modified(|current| {
+            let first = current.is_none();
+            current.get_or_insert(fatal);
+            first
+        });
+    }
+
+    /// Delivers a message between siblings, at once.
+    pub fn tell(&self, message: Message) -> Performed {
+        let Some(addresses) = self.addresses.get() else {
+            return Performed::Done;
+        };
+        let sent = match deliver(message) {
+            Delivery::Discovery(input) => addresses.discovery.try_send(Deliver(input)).is_ok(),
+            Delivery::Payment(input) => addresses.payment.try_send(Deliver(input)).is_ok(),
+            Delivery::Inference(input) => addresses.inference.try_send(Deliver(input)).is_ok(),
+            Delivery::Validator(input) => addresses.validator.try_send(Deliver(input)).is_ok(),
+            Delivery::Reputation(input) => addresses.reputation.try_send(Deliver(input)).is_ok(),
+        };
+        if sent {
+            Performed::Done
+        } else {
+            Performed::Stop(Fatal {
+                what: "a mailbox between two parts of the node is full or gone".to_owned(),
+                fix: "restart the node; nothing is lost. If it happens again, lower its limits"
+                    .to_owned(),
+            })
+        }
+    }
+
+    /// Writes records; what follows waits for it.
+    pub fn persist(&self, records: Vec<Record>) -> Performed {
+        let storage = self.storage.clone();
+        Performed::Wait(
+            async move {
+                storage.commit(records).await.map_err(|error| Fatal {
+                    what: error.to_string(),
+                    fix: "nothing behind it was done; start again once it is mended".to_owned(),
+                })
+            }
+            .boxed_local(),
+        )
+    }
+
+    /// Delivers a completion or an outside event to Inference; waits for room.
+    pub async fn to_inference(&self, input: protocol::inference::io::Input) {
+        if let Some(addresses) = self.addresses.get() {
+            let _ = addresses.inference.send(Deliver(input)).await;
+        }
+    }
+
+    /// Delivers to Payment; waits for room.
+    pub async fn to_payment(&self, input: protocol::payment::io::Input) {
+        if let Some(addresses) = self.addresses.get() {
+            let _ = addresses.payment.send(Deliver(input)).await;
+        }
+    }
+
+    /// Delivers to Discovery; waits for room.
+    pub async fn to_discovery(&self, input: protocol::discovery::io::Input) {
+        if let Some(addresses) = self.addresses.get() {
+            let _ = addresses.discovery.send(Deliver(input)).await;
+        }
+    }
+
+    /// Delivers to Validator; waits for room.
+    pub async fn to_validator(&self, input: protocol::validator::io::Input) {
+        if let Some(addresses) = self.addresses.get() {
+            let _ = addresses.validator.send(Deliver(input)).await;
+        }
+    }
+
+    /// Delivers to Reputation; waits for room.
+    pub async fn to_reputation(&self, input: protocol::reputation::io::Input) {
+        if let Some(addresses) = self.addresses.get() {
+            let _ = addresses.reputation.send(Deliver(input)).await;
+        }
+    }
+}

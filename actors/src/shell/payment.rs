@@ -1,0 +1,199 @@
+//! PaymentActor: the wallet.
+
+use super::Shared;
+use crate::driver::{Driver, Fatal, Performed, Ports};
+use crate::ports::wallet::{
+    EventId, Incoming, Outgoing, PayOutcome as WalletOutcome, Payment as Pay, Wallet, WalletEvent,
+};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use protocol::ids::{EffectId, PaymentHash};
+use protocol::money::Msat;
+use protocol::payment::Payment;
+use protocol::payment::io::{Effect, Input, LookupOutcome, PayOutcome, Report, Side};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// The actor.
+pub type PaymentActor = Driver<Payment, PaymentPorts>;
+
+/// Operators that wait for the books.
+pub type Reports = Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<Report>>>>;
+
+/// What PaymentActor touches.
+pub struct PaymentPorts {
+    /// Addresses, runtime, storage.
+    pub shared: Shared,
+    /// The wallet.
+    pub wallet: Arc<dyn Wallet>,
+    /// Operators that wait.
+    pub reports: Reports,
+}
+
+impl Ports<Payment> for PaymentPorts {
+    fn perform(&mut self, effect: Effect) -> Performed {
+        match effect {
+            Effect::Persist(records) => return self.shared.persist(records),
+            Effect::Tell(message) => return self.shared.tell(message),
+            Effect::CheckBalance { id } => self.run(move |wallet| async move {
+                let spendable = wallet.balance().await.ok().map(|balance| balance.spendable);
+                Input::BalanceChecked { id, spendable }
+            }),
+            Effect::CreateInvoice {
+                id,
+                msat,
+                description_hash,
+                expiry_s,
+            } => self.run(move |wallet| async move {
+                let made = wallet
+                    .create_invoice(msat, description_hash, expiry_s)
+                    .await;
+                let result = made
+                    .map(|invoice| (invoice.bolt11, invoice.hash))
+                    .map_err(|error| error.to_string());
+                Input::InvoiceCreated { id, result }
+            }),
+            Effect::Pay {
+                id,
+                bolt11,
+                hash,
+                msat,
+                max_fee,
+            } => self.run(move |wallet| async move {
+                let outcome = wallet
+                    .pay(Pay {
+                        bolt11,
+                        hash,
+                        msat,
+                        max_fee,
+                    })
+                    .await;
+                Input::PayDone {
+                    id,
+                    hash,
+                    outcome: outcome_of(outcome),
+                }
+            }),
+            Effect::Lookup { id, hash, side } => self.run(move |wallet| async move {
+                let outcome = look_up(wallet.as_ref(), hash, side).await;
+                Input::LookedUp { id, hash, outcome }
+            }),
+            Effect::Acknowledge { event } => {
+                let wallet = self.wallet.clone();
+                self.shared.runtime.spawn(async move {
+                    // Not acknowledged means repeated later: nothing is lost.
+                    if let Err(error) = wallet.ack(EventId(event)).await {
+                        tracing::debug!(%error, "a wallet event could not be acknowledged");
+                    }
+                });
+            }
+            Effect::Reply { id, report } => {
+                if let Some(waiting) = self.reports.lock().remove(&id) {
+                    let _ = waiting.send(*report);
+                }
+            }
+        }
+        Performed::Done
+    }
+
+    fn fatal(&mut self, fatal: Fatal) {
+        self.shared.stop(fatal);
+    }
+}
+
+impl PaymentPorts {
+    fn run<F>(&self, work: impl FnOnce(Arc<dyn Wallet>) -> F)
+    where
+        F: Future<Output = Input> + Send + 'static,
+    {
+        let shared = self.shared.clone();
+        let work = work(self.wallet.clone());
+        self.shared
+            .runtime
+            .spawn(async move { shared.to_payment(work.await).await });
+    }
+}
+
+fn outcome_of(outcome: WalletOutcome) -> PayOutcome {
+    match outcome {
+        WalletOutcome::Settled { preimage, fee } => PayOutcome::Settled { preimage, fee },
+        WalletOutcome::Failed { reason, .. } => PayOutcome::Failed {
+            reason: reason.to_string(),
+        },
+        WalletOutcome::Unknown { .. } => PayOutcome::Unknown,
+    }
+}
+
+async fn look_up(wallet: &dyn Wallet, hash: PaymentHash, side: Side) -> LookupOutcome {
+    match side {
+        Side::Buyer => match wallet.lookup_outgoing(hash).await {
+            Ok(Outgoing::Settled {
+                msat,
+                fee,
+                preimage,
+            }) => LookupOutcome::Settled {
+                preimage: Some(preimage),
+                msat,
+                fee,
+            },
+            Ok(Outgoing::Pending) => LookupOutcome::Pending,
+            Ok(Outgoing::Failed { .. }) => LookupOutcome::Failed,
+            Ok(Outgoing::NotFound) => LookupOutcome::NotFound,
+            Err(_) => LookupOutcome::Unavailable,
+        },
+        Side::Host => match wallet.lookup_incoming(hash).await {
+            Ok(Incoming::Settled { msat, preimage }) => LookupOutcome::Settled {
+                preimage: Some(preimage),
+                msat,
+                fee: Msat::ZERO,
+            },
+            Ok(Incoming::Pending { .. } | Incoming::Held { .. }) => LookupOutcome::Pending,
+            Ok(Incoming::Failed) => LookupOutcome::Failed,
+            Ok(Incoming::NotFound) => LookupOutcome::NotFound,
+            Err(_) => LookupOutcome::Unavailable,
+        },
+    }
+}
+
+/// Feeds the wallet's events to Payment until the wallet stops.
+pub async fn follow(shared: Shared, wallet: Arc<dyn Wallet>) {
+    let mut events = match wallet.events().await {
+        Ok(events) => events,
+        Err(error) => {
+            return shared.stop(Fatal {
+                what: format!("the wallet gives no events: {error}"),
+                fix: "check the wallet's folder and restart the node".to_owned(),
+            });
+        }
+    };
+    while let Some(delivery) = events.next().await {
+        let event = delivery.id.0;
+        let input = match delivery.event {
+            WalletEvent::Received { hash, msat } => Input::Received { event, hash, msat },
+            WalletEvent::Sent {
+                hash,
+                fee,
+                preimage,
+            } => Input::Sent {
+                event,
+                hash,
+                outcome: PayOutcome::Settled { preimage, fee },
+            },
+            WalletEvent::SendFailed { hash, reason } => Input::Sent {
+                event,
+                hash,
+                outcome: PayOutcome::Failed {
+                    reason: reason.to_string(),
+                },
+            },
+            // Channels and holds concern no order: shown, and done with.
+            other => {
+                tracing::info!(event = ?other, "wallet");
+                let _ = wallet.ack(delivery.id).await;
+                continue;
+            }
+        };
+        shared.to_payment(input).await;
+    }
+}

@@ -1,0 +1,166 @@
+//! ValidatorActor: replays on our own engine, audits asked and answered.
+
+use super::Shared;
+use super::streams::{Arrival, Streams, next};
+use crate::driver::{Driver, Fatal, Performed, Ports};
+use crate::ports::compute::Compute;
+use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
+use parking_lot::Mutex;
+use protocol::bundle::{AuditFrame, Bundle, Verdict};
+use protocol::codec;
+use protocol::envelope::Signed;
+use protocol::ids::{EffectId, OrderId};
+use protocol::limits::MAX_AUDIT_FRAME_BYTES;
+use protocol::validator::Validator;
+use protocol::validator::io::{Effect, Input};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{broadcast, oneshot};
+
+/// The actor.
+pub type ValidatorActor = Driver<Validator, ValidatorPorts>;
+
+/// Longest wait for another validator's verdict: it has a queue and an engine of its own.
+const VERDICT: Duration = Duration::from_secs(120);
+/// Longest dial of a validator.
+const DIAL: Duration = Duration::from_secs(25);
+
+/// A verdict, or why there is none, as shown to the operator.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct VerdictNote {
+    /// The order.
+    pub order: OrderId,
+    /// The verdict.
+    pub result: Result<Box<Verdict>, String>,
+}
+
+/// Operators that wait for a judgement.
+pub type Judgements = Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<Verdict>>>>;
+
+/// What ValidatorActor touches.
+pub struct ValidatorPorts {
+    /// Addresses, runtime, storage.
+    pub shared: Shared,
+    /// For dialling other validators.
+    pub dialer: NetworkHandle,
+    /// Open audit streams.
+    pub streams: Streams,
+    /// The engine.
+    pub compute: Compute,
+    /// Shows verdicts.
+    pub notes: broadcast::Sender<VerdictNote>,
+    /// Operators that wait.
+    pub judgements: Judgements,
+}
+
+impl Ports<Validator> for ValidatorPorts {
+    fn perform(&mut self, effect: Effect) -> Performed {
+        match effect {
+            Effect::Persist(records) => return self.shared.persist(records),
+            Effect::Tell(message) => return self.shared.tell(message),
+            Effect::Replay {
+                id,
+                model,
+                job,
+                salt,
+                tokens,
+            } => {
+                let (shared, compute) = (self.shared.clone(), self.compute.clone());
+                self.shared.runtime.spawn(async move {
+                    let replayed = tokio::task::spawn_blocking(move || {
+                        compute.replay(&model, &job, &salt, &tokens)
+                    })
+                    .await;
+                    let result = replayed
+                        .unwrap_or_else(|_| Err("the engine failed on this bundle".to_owned()))
+                        .map(Box::new);
+                    shared.to_validator(Input::Replayed { id, result }).await;
+                });
+            }
+            Effect::AskValidator {
+                id,
+                addresses,
+                bundle,
+                ..
+            } => {
+                let (shared, dialer) = (self.shared.clone(), self.dialer.clone());
+                self.shared.runtime.spawn(async move {
+                    let asked =
+                        tokio::time::timeout(VERDICT, ask(&dialer, &addresses, bundle)).await;
+                    let result = asked
+                        .unwrap_or_else(|_| Err("the validator did not answer in time".to_owned()));
+                    shared.to_validator(Input::Answered { id, result }).await;
+                });
+            }
+            Effect::Answer { stream, frame } => {
+                self.streams.send(stream, codec::encode(&*frame));
+                self.streams.close(stream);
+            }
+            Effect::Report { order, result } => {
+                // No subscriber is no error: the verdict is in storage too.
+                let _ = self.notes.send(VerdictNote { order, result });
+            }
+            Effect::Reply { id, verdict } => {
+                if let Some(waiting) = self.judgements.lock().remove(&id) {
+                    let _ = waiting.send(*verdict);
+                }
+            }
+        }
+        Performed::Done
+    }
+
+    fn fatal(&mut self, fatal: Fatal) {
+        self.shared.stop(fatal);
+    }
+}
+
+async fn ask(
+    dialer: &NetworkHandle,
+    addresses: &[String],
+    bundle: Box<Bundle>,
+) -> Result<Signed, String> {
+    let addresses: Vec<_> = addresses
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let mut stream = dialer
+        .open(Protocol::Audit, addresses, DIAL)
+        .await
+        .map_err(|error| text(&error))?;
+    let frame = codec::encode(&AuditFrame::Check(bundle));
+    stream.send(&frame).await.map_err(|error| text(&error))?;
+    let answer = stream.next().await.map_err(|error| text(&error))?;
+    let answer = answer.ok_or("the validator closed the stream without a verdict")?;
+    match codec::decode::<AuditFrame>(&answer, MAX_AUDIT_FRAME_BYTES)
+        .map_err(|error| text(&error))?
+    {
+        AuditFrame::Verdict(signed) => Ok(signed),
+        AuditFrame::Refusal(refusal) => Err(refusal.to_string()),
+        AuditFrame::Check(_) => Err("the validator answered with a question".to_owned()),
+    }
+}
+
+/// Takes an inbound audit stream.
+pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
+    let peer = stream.node;
+    let (id, mut reader) = streams.adopt(stream);
+    if let Arrival::Frame(bytes) = next(&mut reader).await
+        && let Ok(frame) = codec::decode::<AuditFrame>(&bytes, MAX_AUDIT_FRAME_BYTES)
+    {
+        shared
+            .to_validator(Input::AuditAsked {
+                stream: id,
+                peer,
+                frame: Box::new(frame),
+            })
+            .await;
+        // The asker closes its side when it has its answer, or gives up.
+        while let Arrival::Frame(_) = next(&mut reader).await {}
+        shared
+            .to_validator(Input::StreamClosed { stream: id })
+            .await;
+    }
+    streams.close(id);
+}
