@@ -5,7 +5,6 @@
 //! implementation, with real wallets over a real or regtest network.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

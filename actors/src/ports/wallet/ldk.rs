@@ -44,7 +44,7 @@ mod store;
 pub use config::{ChainSource, LdkConfig, LogLevel};
 pub use runtime::WalletRuntime;
 
-use channels::ChannelNews;
+use channels::{ChannelNews, Funding};
 use pay::Waiters;
 use store::{Held, Store};
 
@@ -66,7 +66,8 @@ struct Inner {
     /// Hold payments that have arrived and are neither settled nor cancelled.
     held: Mutex<HashMap<PaymentHash, Held>>,
     /// One channel is opened at a time: the next could spend the same coin.
-    opening: tokio::sync::Mutex<()>,
+    /// Holds the last one's funding, where the wallet has not seen it yet.
+    opening: tokio::sync::Mutex<Option<Funding>>,
     news: broadcast::Sender<ChannelNews>,
     /// Since when all channels have been usable without a break.
     usable_since: Mutex<Option<Instant>>,
@@ -74,8 +75,8 @@ struct Inner {
     started_ms: u64,
     stopping: watch::Sender<bool>,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
-    /// Held for as long as the wallet lives.
-    _lock: File,
+    /// Keeps other processes out until the wallet has stopped.
+    lock: Mutex<Option<File>>,
 }
 
 impl LdkWallet {
@@ -109,6 +110,9 @@ impl LdkWallet {
 
 impl Drop for LdkWallet {
     fn drop(&mut self) {
+        if *self.inner.stopping.borrow() {
+            return;
+        }
         let inner = self.inner.clone();
         self.inner
             .runtime
@@ -140,14 +144,14 @@ impl Inner {
             outbox,
             waiters: Waiters::default(),
             held: Mutex::new(held),
-            opening: tokio::sync::Mutex::new(()),
+            opening: tokio::sync::Mutex::new(None),
             // Only an open in progress listens, to its own channel.
             news: broadcast::Sender::new(64),
             usable_since: Mutex::new(None),
             started_ms: now_ms(),
             stopping: watch::Sender::new(false),
             tasks: tokio::sync::Mutex::new(Vec::new()),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         }))
     }
 
@@ -193,6 +197,7 @@ impl Inner {
             })
             .await;
         self.outbox.close();
+        drop(self.lock.lock().take());
         match stopped {
             Ok(()) => tracing::info!(node = %self.node_id, "wallet stopped"),
             Err(error) => tracing::warn!(node = %self.node_id, %error, "wallet stopped badly"),

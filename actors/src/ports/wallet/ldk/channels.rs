@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::hashes::Hash as _;
-use bitcoin::{Address, OutPoint};
+use bitcoin::{Address, OutPoint, Txid};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ldk_node::config::ChannelConfig;
@@ -31,6 +31,14 @@ const SEE_FUNDING: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at the chain while waiting for that.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A funding transaction that the wallet is to see.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Funding {
+    txid: Txid,
+    /// At most this is left on chain once it counts.
+    left_sat: u64,
+}
 
 /// What an open in progress waits for.
 #[derive(Debug, Clone)]
@@ -216,9 +224,14 @@ fn connect(inner: &Arc<Inner>, peer: &Peer) -> Result<(), WalletError> {
 }
 
 async fn open_one(inner: &Arc<Inner>, open: OpenChannel) -> Result<OpenedChannel, WalletError> {
-    let _one_at_a_time = inner.opening.lock().await;
+    let mut unseen = inner.opening.lock().await;
+    if let Some(funding) = *unseen {
+        see_funding(inner, funding).await?;
+        *unseen = None;
+    }
     let mut news = inner.news.subscribe();
-    let peer = open.peer.id;
+    let (peer, sats) = (open.peer.id, open.sats);
+    let before_sat = inner.node.list_balances().total_onchain_balance_sats;
     let id = inner.blocking(move |inner| propose(inner, &open)).await?;
     let pending = async {
         loop {
@@ -243,14 +256,23 @@ async fn open_one(inner: &Arc<Inner>, open: OpenChannel) -> Result<OpenedChannel
             }
         }
     };
-    let funding = match tokio::time::timeout(inner.config.open_timeout, pending).await {
-        Ok(funding) => funding?,
+    let output = match tokio::time::timeout(inner.config.open_timeout, pending).await {
+        Ok(output) => output?,
         Err(_) => return Err(give_up(inner, id, peer).await),
     };
-    see_funding(inner, funding).await?;
+    let funding = Funding {
+        txid: output.txid,
+        left_sat: before_sat.saturating_sub(sats),
+    };
+    *unseen = Some(funding);
+    match see_funding(inner, funding).await {
+        Ok(()) => *unseen = None,
+        // The channel is on its way all the same; only the next has to wait.
+        Err(error) => tracing::warn!(txid = %output.txid, %error, "funding not seen yet"),
+    }
     Ok(OpenedChannel {
         id: convert::channel_id(id),
-        funding_txid: funding.txid.to_string(),
+        funding_txid: output.txid.to_string(),
     })
 }
 
@@ -311,7 +333,10 @@ async fn give_up(inner: &Arc<Inner>, id: UserChannelId, peer: LightningId) -> Wa
 }
 
 /// Waits until the wallet counts the funding transaction's inputs as spent.
-async fn see_funding(inner: &Arc<Inner>, funding: OutPoint) -> Result<(), WalletError> {
+///
+/// Its record appears with the first confirmation; before, with bitcoind as the
+/// source, only the balance tells.
+async fn see_funding(inner: &Arc<Inner>, funding: Funding) -> Result<(), WalletError> {
     let until = Instant::now() + SEE_FUNDING;
     let id = PaymentId(funding.txid.to_byte_array());
     loop {
@@ -319,7 +344,8 @@ async fn see_funding(inner: &Arc<Inner>, funding: OutPoint) -> Result<(), Wallet
             .blocking(move |inner| {
                 let synced = inner.node.sync_wallets();
                 synced.map_err(convert::node_error("looking for the funding transaction"))?;
-                Ok(inner.node.payment(&id).is_some())
+                let left_sat = inner.node.list_balances().total_onchain_balance_sats;
+                Ok(left_sat <= funding.left_sat || inner.node.payment(&id).is_some())
             })
             .await;
         match seen {
