@@ -77,4 +77,6 @@ done
 
 echo "$url"
 cd "$root"
-FREEHOLD_RELAY_URL=$url cargo test --release -p actors --test relay "$@"
+# The whole workspace's features, as the other tests are built with: nothing is built twice.
+# The lab's own relay tests bear the same name and run along.
+FREEHOLD_RELAY_URL=$url cargo test --release --workspace --test relay "$@"
