@@ -127,7 +127,6 @@ struct Inner {
     roles: Vec<Role>,
     network: Network,
     shared: Shared,
-    addresses: Addresses,
     halts: Vec<Recipient<Halt>>,
     compute: Compute,
     wallet: Arc<dyn Wallet>,
@@ -292,7 +291,7 @@ impl Node {
             validator: actors.validator.clone().recipient::<Deliver<_>>(),
             reputation: actors.reputation.clone().recipient::<Deliver<_>>(),
         };
-        shared.connect(addresses.clone());
+        shared.connect(addresses);
         let halts = vec![
             actors.inference.recipient::<Halt>(),
             actors.payment.recipient::<Halt>(),
@@ -317,7 +316,6 @@ impl Node {
                 roles: config.roles.clone(),
                 network: config.network,
                 shared,
-                addresses,
                 halts,
                 compute,
                 wallet,
@@ -341,15 +339,15 @@ impl Node {
     async fn announce(&self, config: &NodeConfig) {
         let shared = &self.inner.shared;
         let sells = config.roles.contains(&Role::Host);
-        let models = if sells {
+        let sold = if sells {
             config.serve.clone()
         } else {
             Vec::new()
         };
-        shared
-            .to_inference(inference::io::Input::Serve(models.clone()))
-            .await;
+        shared.to_inference(inference::io::Input::Serve(sold)).await;
         let listed = sells || config.roles.contains(&Role::Validator);
+        // A validator lists the models it can recompute; only hosts take orders for them.
+        let models = config.serve.clone();
         let Some(signer) = self.inner.wallet.signer().filter(|_| listed) else {
             return;
         };

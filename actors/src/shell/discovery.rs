@@ -12,7 +12,8 @@ use protocol::discovery::Discovery;
 use protocol::discovery::io::{Effect, HostRow, Input, Pulse};
 use protocol::envelope::Network;
 use protocol::ids::{EffectId, ModelDigest};
-use protocol::manifest::Manifest;
+use protocol::limits::{LISTING_POW_MINED_BITS, LISTING_POW_REQUIRED_BITS};
+use protocol::manifest::{Manifest, Role};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,8 +123,14 @@ impl DiscoveryPorts {
             self.relays.clone(),
             self.signer.clone(),
         );
+        // Nobody floods a private chain: there the least that readers accept will do.
+        let bits = match self.network {
+            Network::Regtest => LISTING_POW_REQUIRED_BITS,
+            _ => LISTING_POW_MINED_BITS,
+        };
         self.shared.runtime.spawn(async move {
-            let (accepted, refused) = match (relays, draft.build(signer.as_ref()).await) {
+            let built = draft.build_with(signer.as_ref(), bits, 1).await;
+            let (accepted, refused) = match (relays, built) {
                 (Some(relays), Ok(event)) => {
                     let report = relays.publish(event).await;
                     let mut refused: Vec<(String, String)> = report
@@ -192,17 +199,18 @@ async fn self_test(
                 .to_owned(),
         );
     }
-    let protocol = if manifest.models.is_empty() {
-        Protocol::Audit
-    } else {
+    let sells = manifest.roles.contains(&Role::Host);
+    let protocol = if sells {
         Protocol::Order
+    } else {
+        Protocol::Audit
     };
     if let Err(error) = dialer.open(protocol, addresses, SELF_TEST).await {
         return Err(format!(
             "this node cannot be reached at its own addresses ({error}): check `network.listen` and the firewall"
         ));
     }
-    if manifest.models.is_empty() {
+    if !sells {
         return Ok(());
     }
     let balance = wallet.balance().await.map_err(|error| error.to_string())?;

@@ -41,6 +41,9 @@ use std::collections::{BTreeMap, VecDeque};
 const TEMPLATE_TOKENS_PER_MESSAGE: u64 = 64;
 /// The same for the template as a whole: some models come with a long default system prompt.
 const TEMPLATE_TOKENS: u64 = 1_024;
+/// How long a receipt waits for our own wallet to know of the payments in it. Milliseconds.
+/// Shorter than the host waits for the countersignature.
+const HOLD_RECEIPT_MS: u64 = 5_000;
 /// Longest life that an invoice must still have when it arrives. Milliseconds. A payment needs a moment.
 const MIN_INVOICE_LIFE_MS: u64 = 5_000;
 
@@ -85,6 +88,8 @@ struct Deal {
     finish: Option<Finish>,
     first_token_ms: Option<u64>,
     stream_ms: u64,
+    /// A receipt that was checked, held back until our wallet knows of every payment.
+    held_receipt: Option<Signed>,
     receipt: Option<Signed>,
     countersigned: Option<Signed>,
     price_kept: bool,
@@ -270,6 +275,7 @@ impl BuyerOrder {
             finish: None,
             first_token_ms: None,
             stream_ms: 0,
+            held_receipt: None,
             receipt: None,
             countersigned: None,
             price_kept: true,
@@ -751,6 +757,20 @@ impl BuyerOrder {
                 ms,
             },
         );
+        self.release_receipt(false, ctx);
+    }
+
+    /// Takes up a receipt that was held back: once every payment is known, or `now`.
+    fn release_receipt(&mut self, now: bool, ctx: &mut Ctx<'_>) -> bool {
+        let Some(deal) = &self.deal else { return false };
+        let ready = now || deal.bills.values().all(|bill| bill.settled);
+        match deal.held_receipt.clone().filter(|_| ready) {
+            Some(receipt) => {
+                self.receipt(receipt, ctx);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Payment did not settle an invoice.
@@ -777,6 +797,13 @@ impl BuyerOrder {
             return;
         };
         let Some(stream) = deal.stream else { return };
+        let settled = deal.bills.values().all(|bill| bill.settled);
+        if !settled && deal.held_receipt.is_none() {
+            // The host's wallet is a moment ahead of ours.
+            deal.held_receipt = Some(signed);
+            self.deadline = ctx.now.tick.after_ms(HOLD_RECEIPT_MS);
+            return;
+        }
         let host = deal.candidate.host;
         let body = wire::Countersigned {
             receipt: signed.digest(),
@@ -878,6 +905,9 @@ impl BuyerOrder {
 
     /// The stream ended.
     pub fn closed(&mut self, ctx: &mut Ctx<'_>) {
+        if self.release_receipt(true, ctx) {
+            return;
+        }
         if let Some(deal) = self.deal.as_mut() {
             deal.stream = None;
         }
@@ -890,6 +920,9 @@ impl BuyerOrder {
             .deadline()
             .is_none_or(|deadline| deadline > ctx.now.tick)
         {
+            return;
+        }
+        if self.release_receipt(true, ctx) {
             return;
         }
         let what = match self.state {

@@ -1,0 +1,153 @@
+//! The whole path between three nodes: listing, order, payments, stream,
+//! receipt, verdict. Real sockets, relay, channels and weights.
+
+use actors::shell::validator::VerdictNote;
+use anyhow::{Context, Result, bail};
+use kernels::Cheat;
+use protocol::bundle::{Finding, Tier, Verdict};
+use protocol::inference::io::BuyerEvent;
+use protocol::manifest::Role;
+use protocol::money::Msat;
+use protocol::order::wire::{Receipt, Status};
+use std::time::Duration;
+use tests::{BOUND, Plan, Stage, TestNode, question, until};
+use tokio::sync::broadcast;
+
+struct Answer {
+    text: String,
+    payments: Vec<(Msat, u64)>,
+    receipt: Receipt,
+}
+
+async fn buy(buyer: &TestNode) -> Result<Answer> {
+    let mut purchase = buyer.node.buy(question("What is freehold?", 64)).await;
+    let (mut text, mut payments) = (String::new(), Vec::new());
+    let all = async {
+        while let Some(event) = purchase.events.recv().await {
+            match event {
+                BuyerEvent::Output { text: piece, .. } => text.push_str(&piece),
+                BuyerEvent::Paid { msat, ms, .. } => payments.push((msat, ms)),
+                BuyerEvent::Failed(refusal) => bail!("the purchase failed: {refusal}"),
+                BuyerEvent::Finished { receipt, .. } => return Ok(*receipt),
+                BuyerEvent::Chosen { .. } | BuyerEvent::Accepted { .. } => {}
+            }
+        }
+        bail!("the purchase ended without a receipt")
+    };
+    let receipt = tokio::time::timeout(BOUND, all)
+        .await
+        .context("no receipt in time")??;
+    Ok(Answer {
+        text,
+        payments,
+        receipt,
+    })
+}
+
+/// The verdict by recomputation; the buyer's own bookkeeping check comes before it.
+async fn recomputed(verdicts: &mut broadcast::Receiver<VerdictNote>) -> Result<Verdict> {
+    let wait = async {
+        loop {
+            let verdict = *verdicts.recv().await?.result.map_err(anyhow::Error::msg)?;
+            if verdict.tier == Tier::ExactReplay {
+                return Ok(verdict);
+            }
+            assert_eq!(verdict.finding, Finding::Honest, "bookkeeping");
+        }
+    };
+    tokio::time::timeout(BOUND, wait)
+        .await
+        .context("no verdict in time")?
+}
+
+async fn run(cheat: Option<Cheat>) -> Result<(Answer, Verdict)> {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter("warn,actors=debug")
+        .with_test_writer()
+        .try_init();
+    let dir = tempfile::tempdir()?;
+    let stage = Stage::start().await?;
+    let buyer = stage
+        .node(&dir.path().join("buyer"), &Plan::new(&[Role::Client]))
+        .await?;
+    let mut plan = Plan::new(&[Role::Client, Role::Host]);
+    plan.cheat = cheat;
+    plan.pace = Some(Duration::from_millis(5));
+    let host = stage.node(&dir.path().join("host"), &plan).await?;
+    let validator = stage
+        .node(
+            &dir.path().join("validator"),
+            &Plan::new(&[Role::Client, Role::Validator]),
+        )
+        .await?;
+    stage.connect(&buyer, &[&host], 500_000).await?;
+    until("host and validator are listed", || async {
+        buyer.node.hosts().await.is_ok_and(|rows| rows.len() >= 2)
+    })
+    .await?;
+
+    let mut verdicts = buyer.node.verdicts();
+    let before = buyer.wallet.balance().await?.spendable;
+    let answer = buy(&buyer).await?;
+    let verdict = recomputed(&mut verdicts).await?;
+
+    let paid: u64 = answer
+        .receipt
+        .payments
+        .iter()
+        .map(|payment| payment.msat.0)
+        .sum();
+    until("the wallet shows what the receipt says", || async {
+        buyer
+            .wallet
+            .balance()
+            .await
+            .is_ok_and(|now| before.0 - now.spendable.0 == paid)
+    })
+    .await?;
+    let (spent, earned) = (buyer.node.report().await?, host.node.report().await?);
+    assert_eq!(spent.spent, Msat(paid), "the buyer's ledger");
+    assert_eq!(earned.earned, Msat(paid), "the host's ledger");
+    for node in [buyer, host, validator] {
+        node.node.shutdown().await;
+    }
+    Ok((answer, verdict))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_answer_is_paid_while_it_streams_and_a_validator_finds_it_honest() -> Result<()> {
+    let (answer, verdict) = run(None).await?;
+    let receipt = &answer.receipt;
+    assert_eq!(receipt.status, Status::Complete);
+    assert!(
+        answer.text.to_lowercase().contains("freehold"),
+        "{}",
+        answer.text
+    );
+    assert!(
+        answer.payments.len() >= 3,
+        "{} payments",
+        answer.payments.len()
+    );
+    let paid: u64 = receipt.payments.iter().map(|payment| payment.msat.0).sum();
+    // What was paid is the cost, or the entry payment where that was more.
+    assert!(
+        paid >= receipt.cost.0 && paid <= receipt.cost.0 + 1_000,
+        "{paid} for {}",
+        receipt.cost
+    );
+    assert_eq!(verdict.finding, Finding::Honest);
+    assert_eq!(verdict.tokens, receipt.counts.output_tokens);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_host_that_alters_one_weight_is_convicted() -> Result<()> {
+    let (_, verdict) = run(Some(Cheat::AlterWeight)).await?;
+    assert!(
+        matches!(verdict.finding, Finding::WrongAnswer { .. }),
+        "{:?}",
+        verdict.finding
+    );
+    Ok(())
+}
