@@ -1,0 +1,204 @@
+//! The command line: what there is, and where it goes.
+//!
+//! Each command is one file; help texts teach by example. Errors end in exit code
+//! 1 and one line on stderr with the fix; wrong usage in exit code 2.
+
+use crate::folder::Folder;
+use crate::signals;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub mod ask;
+pub mod buying;
+pub mod chat;
+pub mod demo;
+pub mod hosts;
+pub mod init;
+pub mod lab;
+pub mod ledger;
+pub mod models;
+pub mod profile;
+pub mod replay;
+mod show;
+pub mod up;
+pub mod wallet;
+
+/// Buy and sell language-model inference, paid token by token over Lightning.
+#[derive(Debug, Parser)]
+#[command(name = "freehold", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Globals {
+    /// The node's data folder [default: ~/.freehold]
+    #[arg(long, global = true, env = "FREEHOLD_DIR", value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
+    /// Print one JSON value on stdout, for scripts; progress stays on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more (-v: what happens, -vv: everything); RUST_LOG is finer
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+impl Globals {
+    /// The data folder.
+    ///
+    /// # Errors
+    /// Where none is named and no home folder is known.
+    pub fn folder(&self) -> anyhow::Result<Folder> {
+        match &self.dir {
+            Some(dir) => Ok(Folder::new(dir)),
+            None => Ok(Folder::new(Folder::default_dir()?)),
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+A first look, with everything on this machine and worthless coins:
+  freehold demo
+
+A node of your own:
+  freehold init                        make keys and settings
+  freehold profile                     what suits this machine
+  freehold wallet address              where to send coins
+  freehold hosts                       who sells what
+  freehold ask \"What is a sat?\"        buy an answer
+  freehold up                          stay up: sell, check, serve the gateway
+
+The host of an answer reads the prompt. Do not send what must stay secret.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a node: a folder with keys and settings
+    Init(init::Args),
+    /// Look at this machine and say which roles suit it
+    Profile(profile::Args),
+    /// Run the node until it is told to stop
+    Up(up::Args),
+    /// List hosts, their models, prices and scores
+    Hosts(hosts::Args),
+    /// Buy one answer
+    Ask(ask::Args),
+    /// Talk, and buy each answer
+    Chat(chat::Args),
+    /// Money: balance, channels, invoices, payments
+    Wallet(wallet::Args),
+    /// The books: what was earned, spent, and is unresolved
+    Ledger(ledger::Args),
+    /// List the models on this machine
+    Models(models::Args),
+    /// Compute a bought answer again and compare every bit
+    Replay(replay::Args),
+    /// A private chain, a relay and funded nodes on this machine
+    Lab(lab::Args),
+    /// Watch it all at work, on this machine, with worthless coins
+    Demo(demo::Args),
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logs(cli.globals.verbose);
+    // Fails only where one was installed before; then that one serves.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        signals::survive_file_size_limit()?;
+        run(cli).await
+    });
+    // A task that hangs must not keep the process; what mattered was awaited.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Init(args) => init::run(args, globals),
+        Command::Profile(args) => profile::run(args, globals).await,
+        Command::Up(args) => up::run(args, globals).await,
+        Command::Hosts(args) => hosts::run(args, globals).await,
+        Command::Ask(args) => ask::run(args, globals).await,
+        Command::Chat(args) => chat::run(args, globals).await,
+        Command::Wallet(args) => wallet::run(args, globals).await,
+        Command::Ledger(args) => ledger::run(args, globals).await,
+        Command::Models(args) => models::run(args, globals).await,
+        Command::Replay(args) => replay::run(args, globals).await,
+        Command::Lab(args) => lab::run(args, globals).await,
+        Command::Demo(args) => demo::run(args, globals).await,
+    }
+}
+
+/// Logs go to stderr; stdout is for results.
+fn logs(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let default = match verbose {
+        0 => "error,freehold=warn,actors::shell=warn,actors::node=warn",
+        1 => "warn,freehold=info,actors=info,lab=info",
+        _ => "info,freehold=debug,actors=debug,protocol=debug,lab=debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Prints a value as JSON.
+pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Asks y/n on the terminal; no terminal is an error that names the flag.
+pub(crate) fn agree(question: &str, flag: &str) -> anyhow::Result<bool> {
+    use std::io::{BufRead, IsTerminal};
+    anyhow::ensure!(
+        std::io::stdin().is_terminal(),
+        "nobody can be asked (no terminal): {question}; pass {flag} to agree beforehand"
+    );
+    eprint!("{question} [y/N] ");
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example_in_its_help() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains(&format!("freehold {name}")), "{name}");
+        }
+    }
+}

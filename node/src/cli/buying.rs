@@ -1,0 +1,353 @@
+//! One purchase on a terminal: the choice and the cap first, then the answer with a
+//! live cost line, then the account.
+//!
+//! Used by `ask` and `chat`. Text goes to stdout, everything else to stderr.
+
+use super::{Globals, agree, show};
+use crate::control::{BuyOrder, Client, Purchase, VerdictRow};
+use crate::signals;
+use protocol::inference::io::{BuyerEvent, Candidate, ModelSelector};
+use protocol::ids::{NodeKey, OrderId, PaymentHash};
+use protocol::money::{Counts, Msat};
+use protocol::order::wire::{Finish, Receipt};
+use protocol::refusal::Refusal;
+use protocol::work::Sampling;
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// What `ask` and `chat` have in common.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BuyArgs {
+    /// Model by name or digest; the best offer of any model otherwise
+    #[arg(long, value_name = "NAME|DIGEST")]
+    pub model: Option<String>,
+    /// Spend at most this on an answer, in sat [default: what it can cost, at most budget.per_order]
+    #[arg(long, value_name = "SAT")]
+    pub max_cost: Option<crate::sats::Sats>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<u32>,
+    /// Randomness, 0 (none) to 2
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub temperature: Option<u32>,
+    /// Same seed, prompt and model: same answer
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Buy from this host or not at all
+    #[arg(long, value_name = "KEY")]
+    pub host: Option<NodeKey>,
+    /// Have the answer checked by recomputation; the validator reads the prompt too
+    #[arg(long)]
+    pub audit: bool,
+    /// Agree to the choice beforehand; the caps still hold
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Reads a temperature into thousandths.
+fn temperature(text: &str) -> Result<u32, String> {
+    match text.parse::<f64>() {
+        // In range, so the product fits.
+        Ok(value) if (0.0..=2.0).contains(&value) => Ok((value * 1_000.0).round() as u32),
+        _ => Err("must be a number between 0 and 2".to_owned()),
+    }
+}
+
+impl BuyArgs {
+    /// The order for some work.
+    pub fn order(&self, work: protocol::work::Work) -> BuyOrder {
+        let model = match self.model.as_deref() {
+            None => ModelSelector::Any,
+            Some(name) => name.parse().map_or_else(|_| ModelSelector::Name(name.to_owned()), ModelSelector::Digest),
+        };
+        let mut order = BuyOrder::new(model, work, "cli");
+        order.max_cost = self.max_cost.map(|cap| cap.0);
+        order.max_output = self.max_tokens;
+        if let Some(milli) = self.temperature {
+            order.sampling = Sampling { temperature_milli: milli, ..order.sampling };
+        }
+        order.seed = self.seed;
+        order.host = self.host;
+        order.audit = self.audit;
+        order.confirm = true;
+        order
+    }
+}
+
+/// One settled payment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Payment {
+    /// Which invoice; 0 is the entry payment.
+    pub seq: u32,
+    /// Payment hash.
+    pub hash: PaymentHash,
+    /// Amount without fee.
+    pub msat: Msat,
+    /// Routing fee.
+    pub fee_msat: Msat,
+    /// Milliseconds.
+    pub ms: u64,
+}
+
+/// What became of a purchase.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Outcome {
+    /// The text.
+    pub answer: String,
+    /// Tokens delivered.
+    pub tokens: Counts,
+    /// Host and offer chosen.
+    pub chosen: Option<Candidate>,
+    /// Cap on the order.
+    pub max_cost_msat: Msat,
+    /// The order.
+    pub order: Option<OrderId>,
+    /// Payments in the order in which they settled.
+    pub payments: Vec<Payment>,
+    /// From the order to the first text, milliseconds.
+    pub first_token_ms: Option<u64>,
+    /// From the order to the end, milliseconds.
+    pub total_ms: u64,
+    /// Why output ended.
+    pub finish: Option<Finish>,
+    /// The receipt that both sides signed.
+    pub receipt: Option<Receipt>,
+    /// Why it failed.
+    pub failure: Option<Refusal>,
+    /// The owner did not agree.
+    pub declined: bool,
+    /// The verdict, where one was asked for.
+    pub verdict: Option<VerdictRow>,
+}
+
+impl Outcome {
+    /// Sum of payments without fees.
+    pub fn paid(&self) -> Msat {
+        self.payments.iter().fold(Msat::ZERO, |sum, payment| sum.saturating_add(payment.msat))
+    }
+
+    /// Sum of routing fees.
+    pub fn fees(&self) -> Msat {
+        self.payments.iter().fold(Msat::ZERO, |sum, payment| sum.saturating_add(payment.fee_msat))
+    }
+}
+
+/// Buys, and shows it. Ctrl-C once stops (what was delivered is paid), twice cancels.
+///
+/// # Errors
+/// Where the node does not answer, or nobody can be asked to agree.
+pub async fn buy(client: &Client, order: &BuyOrder, args: &BuyArgs, globals: &Globals) -> anyhow::Result<Outcome> {
+    let began = Instant::now();
+    let mut purchase = client.buy(order).await?;
+    let mut outcome = Outcome::default();
+    let mut screen = Screen::new(globals.json);
+    let mut interrupts = 0;
+    loop {
+        let event = tokio::select! {
+            event = purchase.next() => event,
+            stopped = signals::stop() => {
+                stopped?;
+                interrupts += 1;
+                interrupt(client, &purchase, interrupts, &mut screen).await?;
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
+        match event? {
+            BuyerEvent::Chosen { candidate, max_cost, considered } => {
+                choice(&candidate, max_cost, considered);
+                outcome.chosen = Some(*candidate);
+                outcome.max_cost_msat = max_cost;
+                // Waiting for a person blocks a thread, not the node.
+                let agreed = args.yes || tokio::task::block_in_place(|| agree("Buy this?", "--yes"))?;
+                if !agreed {
+                    outcome.declined = true;
+                    client.cancel(purchase.request).await?;
+                    return Ok(outcome);
+                }
+                client.confirm(purchase.request).await?;
+            }
+            BuyerEvent::Accepted { order, input, entry, window, quantum } => {
+                outcome.order = Some(order);
+                let entry = entry.map_or_else(|| "none".to_owned(), |msat| msat.to_string());
+                eprintln!(
+                    "order {order}: {} prompt tokens, entry payment {entry}, window {window}, step {quantum}",
+                    input.input_tokens + input.cached_input_tokens
+                );
+            }
+            BuyerEvent::Output { text, totals, cost, .. } => {
+                outcome.first_token_ms.get_or_insert_with(|| elapsed(began));
+                outcome.tokens = totals;
+                outcome.answer.push_str(&text);
+                screen.text(&text);
+                let paid = outcome.paid();
+                screen.status(&format!("{} tokens · cost {cost} · paid {paid}", totals.output_tokens));
+            }
+            BuyerEvent::Paid { seq, hash, msat, fee, ms } => {
+                outcome.payments.push(Payment { seq, hash, msat, fee_msat: fee, ms });
+                screen.status(&format!("payment {seq}: {msat} in {ms} ms · paid {} so far", outcome.paid()));
+            }
+            BuyerEvent::Finished { finish, receipt } => {
+                outcome.tokens = receipt.counts;
+                outcome.finish = Some(finish);
+                outcome.receipt = Some(*receipt);
+            }
+            BuyerEvent::Failed(refusal) => outcome.failure = Some(refusal),
+        }
+    }
+    outcome.total_ms = elapsed(began);
+    screen.end();
+    account(&outcome);
+    Ok(outcome)
+}
+
+fn elapsed(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn interrupt(client: &Client, purchase: &Purchase, count: u32, screen: &mut Screen) -> anyhow::Result<()> {
+    match count {
+        1 => {
+            screen.status("stopping: what was delivered is paid (Ctrl-C again: cancel)");
+            client.stop(purchase.request).await?;
+        }
+        2 => {
+            screen.status("cancelling");
+            client.cancel(purchase.request).await?;
+        }
+        _ => anyhow::bail!("interrupted; `freehold ledger` shows what was paid"),
+    }
+    Ok(())
+}
+
+/// Shows the choice, its reason and the cap, before anything is spent.
+fn choice(candidate: &Candidate, max_cost: Msat, considered: u32) {
+    let offer = &candidate.offer;
+    eprintln!("model   {} ({}, {})", show::clean(&offer.name, 60), show::clean(&offer.quantisation, 16), offer.digest.short());
+    eprintln!("host    {} (best of {considered})", candidate.host);
+    eprintln!("price   {} sat per million input / output tokens", show::prices(offer));
+    eprintln!("cap     {max_cost} for this order, routing fees apart");
+    eprintln!("score   {}", show::percent(candidate.score.total_ppm));
+    for term in &candidate.score.terms {
+        eprintln!("        {:<12} {:>8} of {:>8}  {}", show::clean(&term.name, 12), show::percent(term.value_ppm), show::percent(term.weight_ppm), show::clean(&term.why, 100));
+    }
+    eprintln!("The host reads the prompt. Do not send what must stay secret.");
+}
+
+/// Shows what was bought.
+fn account(outcome: &Outcome) {
+    if let Some(refusal) = &outcome.failure {
+        eprintln!("failed: {}", show::clean(&refusal.message, 400));
+        eprintln!("fix:    {}", refusal.fix());
+    }
+    if let Some(receipt) = &outcome.receipt {
+        eprintln!("receipt {} (signed by both sides)", receipt.id);
+        eprintln!(
+            "tokens  {} in, {} out, in {:.1} s",
+            receipt.counts.input_tokens + receipt.counts.cached_input_tokens,
+            receipt.counts.output_tokens,
+            outcome.total_ms as f64 / 1e3
+        );
+        eprintln!("cost    {}", receipt.cost);
+        if receipt.debt > Msat::ZERO {
+            eprintln!("owed    {} (too little to invoice; added to the next order there)", receipt.debt);
+        }
+    }
+    if !outcome.payments.is_empty() {
+        let slowest = outcome.payments.iter().map(|payment| payment.ms).max().unwrap_or_default();
+        eprintln!("paid    {} in {} payments, slowest {slowest} ms; routing fees {}", outcome.paid(), outcome.payments.len(), outcome.fees());
+    }
+    if outcome.finish == Some(Finish::Budget) {
+        eprintln!("the cap on this order is used up: raise --max-cost for a longer answer");
+    }
+}
+
+/// Shows a verdict.
+pub fn verdict(row: &VerdictRow) {
+    use protocol::bundle::Finding;
+    let verdict = match &row.result {
+        Ok(verdict) => verdict,
+        Err(reason) => return eprintln!("verdict none: {}", show::clean(reason, 200)),
+    };
+    let by = verdict.validator.short();
+    match &verdict.finding {
+        Finding::Honest => eprintln!("verdict honest: {} tokens computed again, every bit agrees (validator {by})", verdict.tokens),
+        Finding::FalseAccount { detail } => eprintln!("verdict FALSE ACCOUNT: {} (validator {by})", show::clean(detail, 200)),
+        Finding::WrongAnswer { position, detail } => {
+            eprintln!("verdict WRONG ANSWER at token {position}: {} (validator {by})", show::clean(detail, 200));
+        }
+        Finding::Inconclusive { detail } => eprintln!("verdict inconclusive: {} (validator {by})", show::clean(detail, 200)),
+    }
+}
+
+/// Waits for the verdict on an order.
+pub async fn await_verdict(verdicts: &mut crate::control::Verdicts, order: OrderId, most: Duration) -> Option<VerdictRow> {
+    let found = async {
+        while let Some(row) = verdicts.next().await {
+            match row {
+                Ok(row) if row.order == order => return Some(row),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    };
+    tokio::time::timeout(most, found).await.ok().flatten()
+}
+
+/// The terminal: streamed text, and one status line below it.
+struct Screen {
+    silent: bool,
+    text_on_terminal: bool,
+    status_on_terminal: bool,
+    midline: bool,
+}
+
+impl Screen {
+    fn new(silent: bool) -> Self {
+        Screen {
+            silent,
+            text_on_terminal: !silent && std::io::stdout().is_terminal(),
+            status_on_terminal: std::io::stderr().is_terminal(),
+            midline: false,
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        if self.silent || text.is_empty() {
+            return;
+        }
+        if self.status_on_terminal {
+            // Takes the status line away, which is below or at the cursor.
+            eprint!("\x1b[0J");
+        }
+        // From a stranger: only line breaks and tabs may move the cursor.
+        let shown: String = text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect();
+        print!("{shown}");
+        // A reader that is gone is noticed at the end.
+        let _ = std::io::stdout().flush();
+        self.midline = !shown.ends_with('\n');
+    }
+
+    fn status(&self, text: &str) {
+        if !self.status_on_terminal {
+            return;
+        }
+        if self.text_on_terminal && self.midline {
+            // Makes room below, remembers the place, writes there, and comes back.
+            eprint!("\x1bD\x1b[1A\x1b7\x1bE\x1b[2K\x1b[2m{text}\x1b[0m\x1b8");
+        } else {
+            eprint!("\r\x1b[2K\x1b[2m{text}\x1b[0m\r");
+        }
+    }
+
+    fn end(&mut self) {
+        if self.status_on_terminal {
+            eprint!("\x1b[0J");
+        }
+        if self.midline && !self.silent {
+            println!();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The text of a fresh `freehold.toml`: every key, commented out, with its doc.
+//!
+//! A test checks that it names every key there is and that each line, when
+//! uncommented, is taken.
+
+/// What `freehold init` writes, with the network filled in.
+pub fn fresh(network: &str) -> String {
+    TEMPLATE.replace("{network}", network)
+}
+
+const TEMPLATE: &str = r##"# Settings of a freehold node. A line that begins with `#` shows a default or an
+# example; take the `#` away to change it. Amounts are in sat, with up to three
+# decimals (msat): 12, 0.25. An unknown key is an error.
+
+# Whose coins: "regtest" (a private chain, see `freehold lab up`), "signet"
+# (test coins, worth nothing), "mainnet" (real money; nothing else turns it on).
+network = "{network}"
+
+# What this node may be used for: "client" (buys), "host" (sells inference),
+# "validator" (re-checks answers by recomputation). `freehold profile` says what
+# suits this machine. Nothing that is not named here is switched on.
+#roles = ["client"]
+
+# Nostr relays that listings are read from and published to; at least three.
+#relays = ["wss://relay.damus.io", "wss://nos.lol", "wss://relay.primal.net"]
+
+# Where hosts and validators listen, as libp2p multiaddrs. A pure client does not listen.
+#listen = ["/ip4/0.0.0.0/tcp/9748", "/ip4/0.0.0.0/udp/9748/quic-v1"]
+
+# Addresses to list in place of those, for a machine behind a router.
+#announce = []
+
+# Peers to begin with, as multiaddrs that end in /p2p/ID; listings bring the rest.
+#bootstrap = []
+
+# Models on this machine: to sell, to check with, or to use without paying.
+# `path` is a GGUF file, or "pocket" for the small model in the binary. `name` is
+# shown in the listing (default: the file's own). Prices are sat per million
+# tokens (default: those of [host]). One [[models]] section for each.
+#[[models]]
+#path = "pocket"
+#name = "pocket"
+#input_price = 50
+#output_price = 200
+
+# Where the wallet learns about the chain. One of
+#   kind = "esplora", url = "https://…"
+#   kind = "electrum", url = "ssl://…:50002"
+#   kind = "bitcoind_rpc", host, port, user, password
+# Signet and mainnet have a public Esplora server as default, which sees your
+# addresses; regtest has none.
+#[chain]
+#kind = "esplora"
+#url = "https://mempool.space/signet/api"
+
+[lightning]
+# Addresses to accept Lightning peers on, "host:port"; none: only dial out.
+#listen = []
+# Addresses to announce in place of those.
+#announce = []
+# A name to announce, at most 32 bytes; needed for announced channels.
+#alias = "my node"
+# Lightning node ids whose channels are used before they confirm. Such a peer
+# could take back what it gave you.
+#trusted = []
+# What the wallet writes to its log: "error", "info" or "debug".
+#log = "error"
+
+[gateway]
+# Where the OpenAI-compatible HTTP gateway listens. Port 0 takes a free one.
+#listen = "127.0.0.1:9749"
+# Allow an address other than this machine's own. Needs [[gateway.keys]], and a
+# TLS proxy in front of it.
+#expose = false
+# Answer with a model of this machine, for nothing, where it has the one asked for.
+#local_first = true
+# Largest request body, in bytes.
+#max_body_bytes = 2097152
+# Requests served at once; further ones get HTTP 503.
+#max_requests = 64
+# Cap on the cost of one request, in sat. Default: what it can cost at the listed
+# prices, and never more than budget.per_order.
+#max_cost = 100
+# Keys that clients must send as `Authorization: Bearer …`; none: no key is asked
+# for. Each has a name in the ledger and may have a cap per UTC day, in sat.
+#[[gateway.keys]]
+#name = "editor"
+#key = "choose-a-long-random-text"
+#per_day = 500
+
+[budget]
+# Most for one order, in sat, routing fees apart.
+#per_order = 1000
+# Most for one UTC day over everything, in sat, routing fees included.
+#per_day = 10000
+# Most for one UTC day per name: "cli", "gateway", or the name of a gateway key.
+#per_key = { cli = 5000 }
+
+[host]
+# Sat for a million prompt tokens.
+#input_price = 50
+# Sat for a million output tokens.
+#output_price = 200
+# Least invoice and one step of payment, in sat. Smaller: less trust, more payments.
+#quantum = 1
+# Most that one buyer may owe while an answer streams, in sat.
+#window_cap = 64
+# What an unknown buyer may use before its first payment, in sat. Every new key
+# gets it, and keys are free.
+#free_quota = 0
+# Orders served at once.
+#concurrent_orders = 4
+# Orders waiting behind them; further ones are refused.
+#queued_orders = 8
+# Most prompt tokens of an order; the model's context bounds it as well.
+#prompt_tokens = 32768
+# Most output tokens of an order.
+#output_tokens = 8192
+# Threads to compute on; 0 takes all.
+#threads = 0
+# Most tokens a second per order; 0 is as fast as it goes.
+#pace = 0
+
+[validator]
+# Share of your own orders that is checked by recomputation, in parts per million
+# (50000 is one in twenty). Needs the model on this machine, or `share_sampled`.
+#sample_ppm = 50000
+# Sampled orders may be sent to another validator. It then reads the prompt.
+#share_sampled = false
+"##;

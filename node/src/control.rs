@@ -1,0 +1,591 @@
+//! The control API of a running node: its types, and the client.
+//!
+//! Not the server (`server::control`). Every command talks to a node through
+//! [`Client`], whether the node was running or was started for the command; so do
+//! the lab and the demo.
+
+use crate::folder::{ControlFile, Folder};
+use actors::ports::wallet::{Balance, ChannelId, ChannelInfo, Invoice, Peer};
+use protocol::bundle::{Bundle, Verdict};
+use protocol::discovery::io::HostRow;
+use protocol::ids::{LightningId, ModelDigest, NodeKey, OrderId, Preimage};
+use protocol::inference::io::{BuyerEvent, ModelSelector};
+use protocol::manifest::Role;
+use protocol::money::{Msat, Prices};
+use protocol::payment::io::Report;
+use protocol::refusal::Refusal;
+use protocol::work::{Sampling, Work};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+mod events;
+
+pub use events::{Purchase, Verdicts};
+
+/// Longest wait for an answer that is not a stream: opening a channel waits for a peer.
+const ANSWER: Duration = Duration::from_secs(120);
+/// Longest wait for a connection on the loopback.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How a node is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process.
+    pub pid: u32,
+    /// Version of the software.
+    pub version: String,
+    /// Base address of its gateway, `http://…`.
+    pub gateway: String,
+    /// Node key.
+    pub node: NodeKey,
+    /// Lightning node id.
+    pub lightning: LightningId,
+    /// Network that money moves on.
+    pub network: String,
+    /// Roles enabled.
+    pub roles: Vec<Role>,
+    /// libp2p addresses; empty for a pure client.
+    pub addresses: Vec<String>,
+    /// Relays and how they fare.
+    pub relays: Vec<RelayRow>,
+    /// Models loaded.
+    pub models: Vec<ModelRow>,
+}
+
+/// A relay, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayRow {
+    /// Its address.
+    pub url: String,
+    /// Whether a connection is open.
+    pub connected: bool,
+    /// Why the last connection ended or failed.
+    pub last_error: Option<String>,
+    /// Round trip, in milliseconds.
+    pub latency_ms: Option<u64>,
+    /// Events taken.
+    pub events: u64,
+}
+
+/// A model on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRow {
+    /// Name in the listing.
+    pub name: String,
+    /// BLAKE3 of its file.
+    pub digest: ModelDigest,
+    /// Architecture.
+    pub architecture: String,
+    /// Storage type of most weights.
+    pub quantisation: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Context in tokens.
+    pub context: u32,
+    /// Name of the numerics, where answers can be replayed.
+    pub numerics: Option<String>,
+    /// Prices if it is sold, msat per million.
+    pub prices: Prices,
+    /// Tokens a second, one stream, as measured at the start (thousandths).
+    pub decode_milli_tokens_per_s: u64,
+}
+
+/// What to buy. Everything left out is chosen by the node, within the caps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuyOrder {
+    /// Which model.
+    pub model: ModelSelector,
+    /// What to compute.
+    pub work: Work,
+    /// Most output tokens.
+    #[serde(default)]
+    pub max_output: Option<u32>,
+    /// How to draw tokens.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// Seed; drawn at random where it is not fixed.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Strings that end the answer.
+    #[serde(default)]
+    pub stop: Vec<String>,
+    /// Cap on this order.
+    #[serde(default)]
+    pub max_cost: Option<Msat>,
+    /// Budget that it is charged to.
+    pub budget: String,
+    /// Buy from this host or not at all.
+    #[serde(default)]
+    pub host: Option<NodeKey>,
+    /// Wait for [`Client::confirm`] after the choice was shown.
+    #[serde(default)]
+    pub confirm: bool,
+    /// Have the answer checked by recomputation.
+    #[serde(default)]
+    pub audit: bool,
+}
+
+impl BuyOrder {
+    /// An order with everything left to the node.
+    pub fn new(model: ModelSelector, work: Work, budget: impl Into<String>) -> Self {
+        BuyOrder {
+            model,
+            work,
+            max_output: None,
+            sampling: Sampling::default(),
+            seed: None,
+            stop: Vec::new(),
+            max_cost: None,
+            budget: budget.into(),
+            host: None,
+            confirm: false,
+            audit: false,
+        }
+    }
+}
+
+/// One line of a purchase's stream: its number first, then what happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum BuyLine {
+    /// The purchase's number, for confirm, stop and cancel.
+    Started {
+        /// The number.
+        request: u64,
+    },
+    /// What happened.
+    Happened {
+        /// The event.
+        event: BuyerEvent,
+    },
+}
+
+/// A verdict, or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictRow {
+    /// The order.
+    pub order: OrderId,
+    /// The verdict.
+    pub result: Result<Box<Verdict>, String>,
+}
+
+/// A channel to open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenRequest {
+    /// With whom.
+    pub peer: Peer,
+    /// Its size in sat.
+    pub sats: u64,
+    /// Given to the peer at once.
+    #[serde(default)]
+    pub push: Msat,
+    /// Announced to the network.
+    #[serde(default)]
+    pub announce: bool,
+}
+
+/// A channel whose funding transaction is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Our name for it.
+    pub id: ChannelId,
+    /// The funding transaction.
+    pub funding_txid: String,
+}
+
+/// How a payment by hand ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum PayResult {
+    /// Paid.
+    Settled {
+        /// The proof.
+        preimage: Preimage,
+        /// Routing fee.
+        fee: Msat,
+    },
+    /// Nothing was paid and nothing is under way.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// Not known yet: do not pay another invoice in its place.
+    Unknown {
+        /// What is known.
+        why: String,
+    },
+}
+
+/// Why a node did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody answers.
+    #[error("no node answers at {url}: start one with `freehold up`")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// What the client said.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It says no.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Why, with the fix.
+        message: String,
+        /// The fix alone.
+        fix: Option<String>,
+    },
+    /// Its answer makes no sense.
+    #[error("the node at {url} gave an answer that this version does not understand: update both")]
+    Garbled {
+        /// Where.
+        url: String,
+        /// What the reader said.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// The body of an error answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// An error as OpenAI clients read it, and the fix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// What happened.
+    pub message: String,
+    /// Class of error.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// For programs.
+    pub code: Option<String>,
+    /// The parameter at fault.
+    pub param: Option<String>,
+    /// What a person can do.
+    pub fix: Option<String>,
+}
+
+/// Talks to a running node.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client({})", self.url)
+    }
+}
+
+type Answer<T> = Result<T, ControlError>;
+
+impl Client {
+    /// Names a node; talks to nobody yet.
+    pub fn new(control: &ControlFile) -> Self {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            // The node is on this machine: a proxy would only see the token.
+            .no_proxy()
+            .build()
+            .unwrap_or_default();
+        Client { http, url: control.url.trim_end_matches('/').to_owned(), token: control.token.clone() }
+    }
+
+    /// The node that runs on a folder; `None` where none answers.
+    pub async fn find(folder: &Folder) -> Option<Client> {
+        let client = Client::new(&folder.control()?);
+        client.status().await.ok().map(|_| client)
+    }
+
+    /// Base address of the node's HTTP server; the gateway is at `/v1`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// How the node is doing.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn status(&self) -> Answer<Status> {
+        self.read(self.http.get(self.at("status"))).await
+    }
+
+    /// The hosts known, with the reasons for their rank.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn hosts(&self) -> Answer<Vec<HostRow>> {
+        self.read(self.http.get(self.at("hosts"))).await
+    }
+
+    /// The books.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn report(&self) -> Answer<Report> {
+        self.read(self.http.get(self.at("report"))).await
+    }
+
+    /// Buys. Dropping the purchase stops it.
+    ///
+    /// # Errors
+    /// Where the order is refused before it begins.
+    pub async fn buy(&self, order: &BuyOrder) -> Answer<Purchase> {
+        let response = self.send(self.http.post(self.at("buy")).json(order)).await?;
+        Purchase::start(self.url.clone(), response).await
+    }
+
+    /// Agrees to the choice that was shown.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn confirm(&self, request: u64) -> Answer<()> {
+        self.purchase(request, "confirm").await
+    }
+
+    /// Wants no more output; what was delivered is paid.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn stop(&self, request: u64) -> Answer<()> {
+        self.purchase(request, "stop").await
+    }
+
+    /// Ends a purchase at once.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn cancel(&self, request: u64) -> Answer<()> {
+        self.purchase(request, "cancel").await
+    }
+
+    async fn purchase(&self, request: u64, what: &str) -> Answer<()> {
+        self.read(self.http.post(self.at(&format!("purchase/{request}/{what}")))).await
+    }
+
+    /// Verdicts from now on, ours and those of validators that were asked.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn verdicts(&self) -> Answer<Verdicts> {
+        let response = self.send(self.http.get(self.at("verdicts"))).await?;
+        Ok(Verdicts::new(self.url.clone(), response))
+    }
+
+    /// Judges a bundle by recomputation on the node's own engine.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn judge(&self, bundle: &Bundle) -> Answer<Verdict> {
+        self.read(self.http.post(self.at("judge")).timeout(ANSWER * 5).json(bundle)).await
+    }
+
+    /// The evidence of an order of ours.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub async fn bundle(&self, order: OrderId) -> Answer<Bundle> {
+        self.read(self.http.get(self.at(&format!("bundle/{order}")))).await
+    }
+
+    /// What the wallet can spend and receive.
+    ///
+    /// # Errors
+    /// Where the wallet does not answer.
+    pub async fn balance(&self) -> Answer<Balance> {
+        self.read(self.http.get(self.at("wallet/balance"))).await
+    }
+
+    /// A fresh on-chain address.
+    ///
+    /// # Errors
+    /// Where the wallet has none.
+    pub async fn address(&self) -> Answer<String> {
+        self.read(self.http.post(self.at("wallet/address"))).await
+    }
+
+    /// All channels.
+    ///
+    /// # Errors
+    /// Where the wallet does not answer.
+    pub async fn channels(&self) -> Answer<Vec<ChannelInfo>> {
+        self.read(self.http.get(self.at("wallet/channels"))).await
+    }
+
+    /// Looks at the chain now.
+    ///
+    /// # Errors
+    /// Where the chain source does not answer.
+    pub async fn sync(&self) -> Answer<()> {
+        self.read(self.http.post(self.at("wallet/sync"))).await
+    }
+
+    /// Makes an invoice.
+    ///
+    /// # Errors
+    /// Where the wallet cannot.
+    pub async fn invoice(&self, msat: Msat, description: &str, expiry_s: u32) -> Answer<Invoice> {
+        let body = InvoiceRequest { msat, description: description.to_owned(), expiry_s };
+        self.read(self.http.post(self.at("wallet/invoice")).json(&body)).await
+    }
+
+    /// Pays an invoice by hand.
+    ///
+    /// # Errors
+    /// Where it is not an invoice over an amount.
+    pub async fn pay(&self, bolt11: &str, max_fee: Msat) -> Answer<PayResult> {
+        let body = PayRequest { bolt11: bolt11.to_owned(), max_fee };
+        self.read(self.http.post(self.at("wallet/pay")).json(&body)).await
+    }
+
+    /// Connects to a Lightning peer and remembers it.
+    ///
+    /// # Errors
+    /// Where it cannot be reached.
+    pub async fn connect(&self, peer: &Peer) -> Answer<()> {
+        self.read(self.http.post(self.at("wallet/connect")).json(peer)).await
+    }
+
+    /// Opens a channel.
+    ///
+    /// # Errors
+    /// Where the peer or the wallet says no.
+    pub async fn open(&self, open: &OpenRequest) -> Answer<Opened> {
+        self.read(self.http.post(self.at("wallet/open")).json(open)).await
+    }
+
+    /// Closes a channel.
+    ///
+    /// # Errors
+    /// Where there is no such channel.
+    pub async fn close(&self, id: &ChannelId, force: bool) -> Answer<()> {
+        let body = CloseRequest { id: id.clone(), force };
+        self.read(self.http.post(self.at("wallet/close")).json(&body)).await
+    }
+
+    /// Sends coins on chain; all of them where `sats` is `None`. Returns the transaction id.
+    ///
+    /// # Errors
+    /// Where the wallet cannot.
+    pub async fn withdraw(&self, address: &str, sats: Option<u64>) -> Answer<String> {
+        let body = WithdrawRequest { address: address.to_owned(), sats };
+        self.read(self.http.post(self.at("wallet/withdraw")).json(&body)).await
+    }
+
+    /// Asks the node to stop in good order.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn shutdown(&self) -> Answer<()> {
+        self.read(self.http.post(self.at("shutdown"))).await
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}/control/{path}", self.url)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Answer<reqwest::Response> {
+        let response = request
+            .bearer_auth(&self.token)
+            .send()
+            .await
+            .map_err(|source| ControlError::Unreachable { url: self.url.clone(), source })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        let text = response.text().await.unwrap_or_default();
+        let (message, fix) = match serde_json::from_str::<ErrorBody>(&text) {
+            Ok(body) => (body.error.message, body.error.fix),
+            Err(_) => (format!("the node answered with HTTP {status}"), None),
+        };
+        Err(ControlError::Refused { status, message, fix })
+    }
+
+    async fn read<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Answer<T> {
+        let (client, request) = request.build_split();
+        let mut request = request.map_err(|source| ControlError::Unreachable { url: self.url.clone(), source })?;
+        request.timeout_mut().get_or_insert(ANSWER);
+        let response = self.send(reqwest::RequestBuilder::from_parts(client, request)).await?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|source| ControlError::Unreachable { url: self.url.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|source| ControlError::Garbled { url: self.url.clone(), source })
+    }
+}
+
+/// Body of `wallet/invoice`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvoiceRequest {
+    /// Amount.
+    pub msat: Msat,
+    /// Text whose SHA-256 the invoice carries.
+    pub description: String,
+    /// Seconds until it expires.
+    pub expiry_s: u32,
+}
+
+/// Body of `wallet/pay`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayRequest {
+    /// The invoice.
+    pub bolt11: String,
+    /// Most for routing.
+    pub max_fee: Msat,
+}
+
+/// Body of `wallet/close`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloseRequest {
+    /// Which channel.
+    pub id: ChannelId,
+    /// Without the peer.
+    pub force: bool,
+}
+
+/// Body of `wallet/withdraw`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawRequest {
+    /// Where to.
+    pub address: String,
+    /// How much; all where it is left out.
+    pub sats: Option<u64>,
+}
+
+impl ErrorBody {
+    /// The error object of a refusal.
+    pub fn of(refusal: &Refusal) -> Self {
+        let code = serde_json::to_value(refusal.code).ok().and_then(|code| code.as_str().map(str::to_owned));
+        ErrorBody {
+            error: ErrorDetail {
+                message: refusal.to_string(),
+                kind: kind(refusal.code.http_status()).to_owned(),
+                code,
+                param: None,
+                fix: Some(refusal.fix().to_owned()),
+            },
+        }
+    }
+}
+
+/// OpenAI's class of error for a status.
+pub fn kind(status: u16) -> &'static str {
+    match status {
+        401 | 403 => "authentication_error",
+        402 => "insufficient_quota",
+        404 => "not_found_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}

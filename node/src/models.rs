@@ -1,0 +1,141 @@
+//! The models of this machine: opened from the configuration, and described.
+//!
+//! Not prices of others. Used at a node's start, by `freehold models` and by
+//! `freehold replay`.
+
+use crate::config::{Config, ModelEntry, POCKET};
+use crate::control::ModelRow;
+use crate::folder::Folder;
+use kernels::{Cheat, Model, OpenOptions};
+use protocol::ids::{Digest, ModelDigest};
+use protocol::inference::io::Served;
+use protocol::manifest::{HostLimits, ModelOffer};
+use protocol::money::Prices;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a model is measured at a node's start.
+const MEASURE: Duration = Duration::from_millis(300);
+/// Prompt tokens and output tokens it is measured with.
+const MEASURE_TOKENS: usize = 32;
+
+/// A model that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("model {}: {source}; check the `path` in [[models]]", path.display())]
+pub struct ModelError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub source: kernels::LoadError,
+}
+
+/// An opened model with what the configuration says of it.
+#[derive(Debug, Clone)]
+pub struct LocalModel {
+    /// The model.
+    pub model: Model,
+    /// Name in the listing.
+    pub name: String,
+    /// Prices if it is sold.
+    pub prices: Prices,
+}
+
+impl LocalModel {
+    /// Its digest.
+    pub fn digest(&self) -> ModelDigest {
+        ModelDigest(self.model.info().digest)
+    }
+
+    /// The offer for a listing.
+    pub fn offer(&self) -> ModelOffer {
+        let info = self.model.info();
+        ModelOffer {
+            name: self.name.clone(),
+            digest: self.digest(),
+            tokenizer: Digest(info.tokenizer_digest),
+            template: Digest(info.template_digest),
+            architecture: info.architecture.clone(),
+            quantisation: info.quantisation.clone(),
+            context: info.context,
+            numerics: info.numerics.clone(),
+            prices: self.prices.clone(),
+        }
+    }
+
+    /// The offer with the limits per order.
+    pub fn served(&self, config: &Config) -> Served {
+        let (offer, host) = (self.offer(), &config.host);
+        let limits = HostLimits {
+            concurrent_orders: host.concurrent_orders,
+            queued_orders: host.queued_orders,
+            prompt_tokens: host.prompt_tokens.min(offer.context),
+            output_tokens: host.output_tokens.min(offer.context),
+        };
+        Served { offer, limits }
+    }
+
+    /// Measures decoding; tokens a second. Takes [`MEASURE`].
+    pub fn measure(&self) -> f64 {
+        kernels::bench::model(&self.model, MEASURE_TOKENS, MEASURE_TOKENS, MEASURE)
+            .map_or(0.0, |speed| speed.decode_tokens_per_second)
+    }
+
+    /// A row for tables.
+    pub fn row(&self, tokens_per_s: f64) -> ModelRow {
+        let info = self.model.info();
+        ModelRow {
+            name: self.name.clone(),
+            digest: self.digest(),
+            architecture: info.architecture.clone(),
+            quantisation: info.quantisation.clone(),
+            parameters: info.parameters,
+            context: info.context,
+            numerics: info.numerics.clone(),
+            prices: self.prices.clone(),
+            decode_milli_tokens_per_s: (tokens_per_s * 1_000.0) as u64,
+        }
+    }
+}
+
+/// Opens one model. Blocks while the file is read and hashed.
+///
+/// # Errors
+/// Where it is not a model that this engine runs.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, ModelError> {
+    let opened = if path == Path::new(POCKET) {
+        Model::from_bytes(kernels::pocket::pocket(), options)
+    } else {
+        Model::open(path, options)
+    };
+    opened.map_err(|source| ModelError { path: path.to_owned(), source })
+}
+
+/// Opens one model of the configuration. `cheat` damages it on purpose.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_entry(
+    entry: &ModelEntry,
+    config: &Config,
+    folder: &Folder,
+    cheat: Option<Cheat>,
+) -> Result<LocalModel, ModelError> {
+    let options = OpenOptions { threads: config.host.threads, simd: None, cheat };
+    let model = open(&resolve(&entry.path, folder), &options)?;
+    let msat = |own: Option<crate::sats::Sats>, default: crate::sats::Sats| own.unwrap_or(default).0.0;
+    let prices = Prices::chat(
+        msat(entry.input_price, config.host.input_price),
+        msat(entry.output_price, config.host.output_price),
+    );
+    let name = entry.name.clone().unwrap_or_else(|| model.info().name.clone());
+    Ok(LocalModel { model, name, prices })
+}
+
+/// A relative path is looked for in `models/` first.
+fn resolve(path: &Path, folder: &Folder) -> PathBuf {
+    if path == Path::new(POCKET) || path.is_absolute() {
+        return path.to_owned();
+    }
+    let stored = folder.models_path().join(path);
+    if stored.exists() { stored } else { path.to_owned() }
+}

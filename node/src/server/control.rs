@@ -1,0 +1,150 @@
+//! Handlers of `/control`: what the owner of the node may do.
+//!
+//! The types are in `crate::control`, beside the client.
+
+use super::App;
+use super::errors::ApiError;
+use super::order;
+use super::purchase::Bought;
+use crate::control::{BuyLine, BuyOrder, RelayRow, Status, VerdictRow};
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use protocol::bundle::{Bundle, Verdict};
+use protocol::discovery::io::HostRow;
+use protocol::ids::{OrderId, RequestId};
+use protocol::inference::context::OrderRecord;
+use protocol::machine::Table;
+use protocol::payment::io::{Report, Side};
+use serde::Serialize;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+pub async fn status(State(app): State<Arc<App>>) -> Json<Status> {
+    let relays = app.node.relays().into_iter().map(|relay| RelayRow {
+        url: relay.url,
+        connected: relay.connected,
+        last_error: relay.last_error,
+        latency_ms: relay.latency_ms,
+        events: relay.events,
+    });
+    Json(Status {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        gateway: app.url.get().cloned().unwrap_or_default(),
+        node: app.node.key(),
+        lightning: app.node.wallet().node_id(),
+        network: app.network.to_owned(),
+        roles: app.node.roles().to_vec(),
+        addresses: app.node.addresses(),
+        relays: relays.collect(),
+        models: app.rows.clone(),
+    })
+}
+
+pub async fn hosts(State(app): State<Arc<App>>) -> Answer<Vec<HostRow>> {
+    Ok(Json(app.node.hosts().await?))
+}
+
+pub async fn report(State(app): State<Arc<App>>) -> Answer<Report> {
+    Ok(Json(app.node.report().await?))
+}
+
+pub async fn buy(
+    State(app): State<Arc<App>>,
+    body: Result<Json<BuyOrder>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(order) = body?;
+    let request = order::request(&app, order).await?;
+    let bought = Bought::start(&app.node, request).await;
+    let started = line(&BuyLine::Started { request: bought.request() });
+    let events = stream::unfold((bought, Some(started)), |(mut bought, started)| async move {
+        let next = match started {
+            Some(started) => started,
+            None => line(&BuyLine::Happened { event: bought.next().await? }),
+        };
+        Some((Ok::<_, Infallible>(next), (bought, None)))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}
+
+pub async fn purchase(State(app): State<Arc<App>>, Path((request, what)): Path<(u64, String)>) -> Answer<()> {
+    let request = RequestId(request);
+    match what.as_str() {
+        "confirm" => app.node.confirm(request).await,
+        "stop" => app.node.stop(request).await,
+        "cancel" => app.node.cancel(request).await,
+        _ => return Err(ApiError::new(404, format!("a purchase cannot {what}"), "use confirm, stop or cancel")),
+    }
+    Ok(Json(()))
+}
+
+pub async fn verdicts(State(app): State<Arc<App>>) -> Response {
+    let notes = app.node.verdicts();
+    let events = stream::unfold(notes, |mut notes| async move {
+        loop {
+            match notes.recv().await {
+                Ok(note) => {
+                    let row = VerdictRow { order: note.order, result: note.result };
+                    return Some((Ok::<_, Infallible>(line(&row)), notes));
+                }
+                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "a reader of verdicts is slow"),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+pub async fn judge(
+    State(app): State<Arc<App>>,
+    body: Result<Json<Bundle>, JsonRejection>,
+) -> Answer<Verdict> {
+    let Json(bundle) = body?;
+    Ok(Json(app.node.judge(bundle).await?))
+}
+
+pub async fn bundle(State(app): State<Arc<App>>, Path(order): Path<OrderId>) -> Answer<Bundle> {
+    let storage = app.node.storage().clone();
+    let found = tokio::task::spawn_blocking(move || find_bundle(&storage, order))
+        .await
+        .map_err(|error| ApiError::new(500, error.to_string(), "look at the node's log"))?;
+    match found {
+        Ok(Some(bundle)) => Ok(Json(bundle)),
+        Ok(None) => Err(ApiError::new(404, format!("no evidence of order {order} is here"), "take an order id from `freehold ledger`")),
+        Err(error) => Err(ApiError::new(503, error.to_string(), "free some disk space, then start again")),
+    }
+}
+
+/// The evidence of an order of ours, from the store.
+///
+/// # Errors
+/// Where the store cannot be read.
+pub fn find_bundle(
+    storage: &actors::ports::storage::Storage,
+    order: OrderId,
+) -> Result<Option<Bundle>, actors::ports::storage::StorageError> {
+    let records = storage.load(&[Table::Orders])?;
+    let found = records
+        .into_iter()
+        .filter_map(|record| OrderRecord::from_record(&record.key, &record.value?))
+        .filter(|(id, record)| *id == order && record.side == Side::Buyer)
+        .find_map(|(_, record)| record.bundle());
+    Ok(found)
+}
+
+pub async fn shutdown(State(app): State<Arc<App>>) -> Json<()> {
+    app.shutdown.send_replace(true);
+    Json(())
+}
+
+fn line<T: Serialize>(value: &T) -> Event {
+    // The types are ours: they have no map with keys that JSON lacks.
+    Event::default().data(serde_json::to_string(value).unwrap_or_default())
+}

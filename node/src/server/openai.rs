@@ -1,0 +1,287 @@
+//! The OpenAI chat request: read, checked, turned into an order.
+//!
+//! What would change the answer and is not supported is an error that names the
+//! field; what changes nothing (`user`, `metadata`, …) is ignored. Pure: no node
+//! is needed to read a request.
+
+use super::errors::ApiError;
+use crate::control::BuyOrder;
+use protocol::ids::NodeKey;
+use protocol::inference::io::ModelSelector;
+use protocol::money::Msat;
+use protocol::work::{ChatMessage, Sampling, Work};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Body of `POST /v1/chat/completions`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ChatRequest {
+    /// Model name or digest; `auto` for the best offer of any model.
+    pub model: String,
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// Server-sent events.
+    #[serde(default)]
+    pub stream: Option<bool>,
+    /// Of the stream.
+    #[serde(default)]
+    pub stream_options: Option<StreamOptions>,
+    #[serde(default)]
+    temperature: Option<f64>,
+    #[serde(default)]
+    top_p: Option<f64>,
+    #[serde(default)]
+    max_tokens: Option<u64>,
+    #[serde(default)]
+    max_completion_tokens: Option<u64>,
+    #[serde(default)]
+    stop: Option<Stop>,
+    #[serde(default)]
+    seed: Option<i64>,
+    #[serde(default)]
+    n: Option<u64>,
+    #[serde(default)]
+    frequency_penalty: Option<f64>,
+    #[serde(default)]
+    presence_penalty: Option<f64>,
+    #[serde(default)]
+    freehold: Option<Extra>,
+    /// Everything else, to find what must be refused.
+    #[serde(flatten)]
+    rest: serde_json::Map<String, Value>,
+}
+
+/// Options of a stream.
+#[derive(Debug, Clone, Deserialize)]
+pub struct StreamOptions {
+    /// A last chunk with the usage.
+    #[serde(default)]
+    pub include_usage: Option<bool>,
+}
+
+/// What only this gateway knows; `extra_body={"freehold": {…}}` in the Python client.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Extra {
+    /// Cap on this request.
+    pub max_cost_msat: Option<Msat>,
+    /// Buy from this host or not at all.
+    pub host: Option<NodeKey>,
+    /// Have the answer checked by recomputation.
+    pub audit: bool,
+}
+
+/// One message.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Message {
+    role: String,
+    #[serde(default)]
+    content: Option<Content>,
+    #[serde(default)]
+    tool_calls: Option<Value>,
+    #[serde(default)]
+    function_call: Option<Value>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    text: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Stop {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Fields that would change the answer, with what to do instead.
+const REFUSED: [(&str, &str); 12] = [
+    ("tools", "leave it out: hosts return text, not tool calls"),
+    ("tool_choice", "leave it out: hosts return text, not tool calls"),
+    ("functions", "leave it out: hosts return text, not function calls"),
+    ("function_call", "leave it out: hosts return text, not function calls"),
+    ("response_format", "leave it out: only text is offered"),
+    ("logit_bias", "leave it out"),
+    ("logprobs", "leave it out"),
+    ("top_logprobs", "leave it out"),
+    ("audio", "leave it out: only text is offered"),
+    ("modalities", "leave it out: only text is offered"),
+    ("web_search_options", "leave it out: hosts do not search"),
+    ("prediction", "leave it out"),
+];
+
+impl ChatRequest {
+    /// Whether the answer is to be streamed.
+    pub fn streams(&self) -> bool {
+        self.stream.unwrap_or(false)
+    }
+
+    /// Whether a last chunk with the usage is wanted.
+    pub fn wants_usage(&self) -> bool {
+        self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
+    }
+
+    /// Turns the request into an order charged to `budget`.
+    ///
+    /// # Errors
+    /// HTTP 400 that names the field.
+    pub fn order(&self, budget: &str) -> Result<BuyOrder, ApiError> {
+        self.refuse_unsupported()?;
+        if self.messages.is_empty() {
+            return Err(ApiError::parameter("messages", "there is no message", "send at least one"));
+        }
+        let messages = self.messages.iter().enumerate().map(|(index, message)| message.read(index));
+        let work = Work::Chat { messages: messages.collect::<Result<_, _>>()? };
+        let extra = self.freehold.clone().unwrap_or_default();
+        let mut order = BuyOrder::new(selector(&self.model)?, work, budget);
+        order.max_output = self.max_output()?;
+        order.sampling = self.sampling()?;
+        // Any 64 bits are a seed.
+        order.seed = self.seed.map(i64::cast_unsigned);
+        order.stop = match &self.stop {
+            None => Vec::new(),
+            Some(Stop::One(stop)) => vec![stop.clone()],
+            Some(Stop::Many(stops)) => stops.clone(),
+        };
+        if order.stop.iter().any(String::is_empty) {
+            return Err(ApiError::parameter("stop", "a stop string is empty", "leave it out"));
+        }
+        order.max_cost = extra.max_cost_msat;
+        order.host = extra.host;
+        order.audit = extra.audit;
+        Ok(order)
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), ApiError> {
+        if self.n.is_some_and(|n| n != 1) {
+            return Err(ApiError::parameter("n", "only n = 1 is supported", "send the request several times"));
+        }
+        let penalties = [("frequency_penalty", self.frequency_penalty), ("presence_penalty", self.presence_penalty)];
+        for (name, value) in penalties {
+            if value.is_some_and(|value| value != 0.0) {
+                return Err(ApiError::parameter(name, format!("{name} is not supported"), "leave it out or send 0"));
+            }
+        }
+        for (name, fix) in REFUSED {
+            if self.rest.get(name).is_some_and(|value| means_something(name, value)) {
+                return Err(ApiError::parameter(name, format!("{name} is not supported"), fix));
+            }
+        }
+        Ok(())
+    }
+
+    fn max_output(&self) -> Result<Option<u32>, ApiError> {
+        let Some(tokens) = self.max_completion_tokens.or(self.max_tokens) else { return Ok(None) };
+        let most = protocol::limits::MAX_OUTPUT_TOKENS;
+        match u32::try_from(tokens) {
+            Ok(tokens) if (1..=most).contains(&tokens) => Ok(Some(tokens)),
+            _ => Err(ApiError::parameter(
+                "max_tokens",
+                format!("max_tokens is {tokens}; it must be 1 to {most}"),
+                "choose a number in that range",
+            )),
+        }
+    }
+
+    fn sampling(&self) -> Result<Sampling, ApiError> {
+        let default = Sampling::default();
+        Ok(Sampling {
+            temperature_milli: milli("temperature", self.temperature, 2.0)?.unwrap_or(default.temperature_milli),
+            top_p_milli: milli("top_p", self.top_p, 1.0)?.map_or(default.top_p_milli, |milli| milli.max(1)),
+            ..default
+        })
+    }
+}
+
+/// Which model a name means: 64 hex digits are a digest, `auto` is any.
+///
+/// # Errors
+/// Where the name is empty.
+pub fn selector(model: &str) -> Result<ModelSelector, ApiError> {
+    match model {
+        "" => Err(ApiError::parameter("model", "no model is named", "take one of /v1/models, or `auto`")),
+        "auto" => Ok(ModelSelector::Any),
+        name => Ok(name.parse().map_or_else(|_| ModelSelector::Name(name.to_owned()), ModelSelector::Digest)),
+    }
+}
+
+/// Thousandths of a fraction between 0 and `most`.
+fn milli(name: &str, value: Option<f64>, most: f64) -> Result<Option<u32>, ApiError> {
+    match value {
+        None => Ok(None),
+        // In range, so the product fits.
+        Some(value) if (0.0..=most).contains(&value) => Ok(Some((value * 1_000.0).round() as u32)),
+        Some(value) => Err(ApiError::parameter(
+            name,
+            format!("{name} is {value}; it must be between 0 and {most}"),
+            "choose a number in that range",
+        )),
+    }
+}
+
+/// Whether a value asks for anything beyond the default.
+fn means_something(name: &str, value: &Value) -> bool {
+    let default = match (name, value) {
+        (_, Value::Null | Value::Bool(false)) => true,
+        (_, Value::Array(list)) => list.is_empty() || (name == "modalities" && *list == [Value::from("text")]),
+        ("response_format", Value::Object(format)) => format.get("type") == Some(&Value::from("text")),
+        (_, Value::Object(fields)) => fields.is_empty(),
+        ("tool_choice" | "function_call", Value::String(choice)) => choice == "none" || choice == "auto",
+        _ => false,
+    };
+    !default
+}
+
+impl Message {
+    fn read(&self, index: usize) -> Result<ChatMessage, ApiError> {
+        let param = format!("messages[{index}]");
+        let role = match self.role.as_str() {
+            "developer" => "system",
+            role @ ("system" | "user" | "assistant") => role,
+            role => {
+                let text = format!("{param} has the role `{role}`, which is not supported");
+                return Err(ApiError::parameter(&param, text, "use system, user or assistant"));
+            }
+        };
+        let set = |value: &Option<Value>| value.as_ref().is_some_and(|value| means_something("tool_calls", value));
+        if set(&self.tool_calls) || set(&self.function_call) {
+            return Err(ApiError::parameter(&param, format!("{param} has tool calls, which are not supported"), "send text"));
+        }
+        let content = match &self.content {
+            None => String::new(),
+            Some(Content::Text(text)) => text.clone(),
+            Some(Content::Parts(parts)) => parts.iter().map(|part| part.read(&param)).collect::<Result<_, _>>()?,
+        };
+        if content.is_empty() && role != "assistant" {
+            return Err(ApiError::parameter(&param, format!("{param} has no content"), "send text"));
+        }
+        Ok(ChatMessage { role: role.to_owned(), content })
+    }
+}
+
+impl Part {
+    fn read(&self, param: &str) -> Result<&str, ApiError> {
+        match (self.kind.as_str(), &self.text) {
+            ("text", Some(text)) => Ok(text),
+            (kind, _) => Err(ApiError::parameter(
+                param,
+                format!("{param} has a part of type `{kind}`, which is not supported"),
+                "send parts of type text",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! From what a client asks for to a purchase: what was left out is filled in.
+//!
+//! Not admission and not caps: those are the machines'. The cap on cost is what
+//! the order can cost at the listed prices, never more than the owner's cap.
+
+use super::App;
+use super::errors::ApiError;
+use crate::calendar;
+use crate::control::BuyOrder;
+use protocol::discovery::io::HostRow;
+use protocol::ids::RequestId;
+use protocol::inference::io::{BuyRequest, ModelSelector};
+use protocol::manifest::{ModelOffer, PaymentMode};
+use protocol::money::Msat;
+use protocol::order::wire::Privacy;
+use protocol::work::Job;
+
+/// Output tokens where the client names no number: a page of text.
+pub const DEFAULT_OUTPUT: u32 = 1_024;
+/// Tokens that a template adds to a prompt, at most, per message; for estimates alone.
+const TEMPLATE_TOKENS: usize = 16;
+
+/// Makes a purchase of an order.
+///
+/// # Errors
+/// Where the job is outside the protocol's limits.
+pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError> {
+    // Without a list the defaults do: the machine asks Discovery itself.
+    let hosts = app.node.hosts().await.unwrap_or_default();
+    let offers: Vec<_> = hosts.iter().filter(|row| fits(row, &order)).collect();
+    let job = job(&order, offers.iter().filter_map(|row| offer(row)));
+    job.check().map_err(|error| {
+        ApiError::new(400, error.to_string(), "shorten the request, or lower max_tokens")
+    })?;
+    let max_cost = order.max_cost.or(app.gateway.max_cost.map(|cap| cap.0)).unwrap_or_else(|| {
+        let rows = offers.iter().filter_map(|row| Some((offer(row)?, row.manifest.quantum)));
+        estimate(&job, rows).unwrap_or(app.per_order).min(app.per_order)
+    });
+    Ok(BuyRequest {
+        request: RequestId(0),
+        model: order.model,
+        job,
+        max_cost,
+        mode: PaymentMode::Metered,
+        privacy: Privacy::Open,
+        budget: order.budget,
+        host: order.host,
+        confirm: order.confirm,
+        audit: order.audit,
+    })
+}
+
+/// The offer of a row.
+pub fn offer(row: &HostRow) -> Option<&ModelOffer> {
+    row.manifest.offer(&row.model)
+}
+
+fn fits(row: &HostRow, order: &BuyOrder) -> bool {
+    let named = match &order.model {
+        ModelSelector::Name(name) => offer(row).is_some_and(|offer| offer.name == *name),
+        ModelSelector::Digest(digest) => row.model == *digest,
+        ModelSelector::Any => true,
+    };
+    named && order.host.is_none_or(|host| host == row.manifest.node)
+}
+
+/// The job with its defaults: today's date, a random seed, output that fits every offer.
+pub fn job<'a>(order: &BuyOrder, offers: impl Iterator<Item = &'a ModelOffer>) -> Job {
+    // A quarter of the context is the answer's: most chats have a longer past.
+    let smallest = offers.map(|offer| (offer.context / 4).max(1)).min();
+    let default = DEFAULT_OUTPUT.min(smallest.unwrap_or(DEFAULT_OUTPUT));
+    Job {
+        work: order.work.clone(),
+        max_output: order.max_output.unwrap_or(default),
+        sampling: order.sampling.clone(),
+        seed: order.seed.unwrap_or_else(|| rand::RngCore::next_u64(&mut rand::rngs::OsRng)),
+        stop: order.stop.clone(),
+        date: calendar::today(),
+    }
+}
+
+/// The most that a job can cost at any of these offers, and a step of payment on top.
+pub fn estimate<'a>(job: &Job, rows: impl Iterator<Item = (&'a ModelOffer, Msat)>) -> Option<Msat> {
+    let messages = match &job.work {
+        protocol::work::Work::Chat { messages } => messages.len() + 1,
+        _ => 1,
+    };
+    let input = (job.text_bytes() + messages * TEMPLATE_TOKENS) as u64;
+    rows.filter_map(|(offer, quantum)| {
+        offer.ceiling(input, u64::from(job.max_output))?.checked_add(quantum)
+    })
+    .max()
+}

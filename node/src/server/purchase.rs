@@ -1,0 +1,206 @@
+//! A purchase or a local run, as one stream that stops itself when it is dropped.
+//!
+//! A client that goes away has stopped: what was delivered is paid, nothing more
+//! is bought. What still happens afterwards is read to the end in the background.
+
+use super::App;
+use super::errors::ApiError;
+use crate::control::BuyOrder;
+use actors::node::{Node, Purchase};
+use actors::ports::compute::Output;
+use protocol::ids::{ModelDigest, NodeKey, OrderId};
+use protocol::inference::io::{BuyRequest, BuyerEvent};
+use protocol::money::{Counts, Msat};
+use protocol::order::wire::Finish;
+use protocol::refusal::{Code, Refusal};
+use protocol::work::Job;
+
+/// A purchase whose owner may go away.
+pub struct Bought {
+    node: Node,
+    purchase: Option<Purchase>,
+}
+
+impl Bought {
+    /// Buys.
+    pub async fn start(node: &Node, request: BuyRequest) -> Self {
+        Bought { node: node.clone(), purchase: Some(node.buy(request).await) }
+    }
+
+    /// Its number.
+    pub fn request(&self) -> u64 {
+        self.purchase.as_ref().map_or(0, |purchase| purchase.request.0)
+    }
+
+    /// The next event; `None` after the end.
+    pub async fn next(&mut self) -> Option<BuyerEvent> {
+        let event = self.purchase.as_mut()?.events.recv().await;
+        if matches!(event, None | Some(BuyerEvent::Finished { .. } | BuyerEvent::Failed(_))) {
+            self.purchase = None;
+        }
+        event
+    }
+}
+
+impl Drop for Bought {
+    fn drop(&mut self) {
+        let (Some(mut purchase), node) = (self.purchase.take(), self.node.clone()) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            node.stop(purchase.request).await;
+            while purchase.events.recv().await.is_some() {}
+        });
+    }
+}
+
+/// A run on this machine's own engine, which costs nothing.
+struct Local {
+    node: Node,
+    order: OrderId,
+    output: tokio::sync::mpsc::Receiver<Output>,
+    totals: Counts,
+    /// The end, told after the last text.
+    ending: Option<Box<Ending>>,
+    done: bool,
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        if !self.done {
+            self.node.compute().cancel(&self.order);
+        }
+    }
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// Why output ended.
+    pub finish: Finish,
+    /// What was delivered.
+    pub counts: Counts,
+    /// What it cost, routing fees apart.
+    pub cost: Msat,
+    /// Routing fees.
+    pub fees: Msat,
+    /// The order, where it was bought: its receipt is in the ledger under this id.
+    pub order: Option<OrderId>,
+    /// The host, where it was bought.
+    pub host: Option<NodeKey>,
+}
+
+/// What happens to an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Text.
+    Text(String),
+    /// The end.
+    End(Box<Ending>),
+    /// It failed.
+    Failed(Refusal),
+}
+
+/// An answer in the making, bought or made here.
+pub struct Answer(Source);
+
+enum Source {
+    Bought { bought: Bought, fees: Msat },
+    Local(Local),
+}
+
+impl Answer {
+    /// Runs here where that is possible and wished, and buys otherwise.
+    ///
+    /// # Errors
+    /// Where the request is outside the protocol's limits.
+    pub async fn start(app: &App, order: BuyOrder) -> Result<Self, ApiError> {
+        let here = app.local(&order.model).filter(|_| order.host.is_none() && !order.audit);
+        if let Some((_, digest)) = here {
+            return local(app, &digest, &order);
+        }
+        let request = super::order::request(app, order).await?;
+        let bought = Bought::start(&app.node, request).await;
+        Ok(Answer(Source::Bought { bought, fees: Msat::ZERO }))
+    }
+
+    /// The next piece; `None` after the end.
+    pub async fn next(&mut self) -> Option<Piece> {
+        match &mut self.0 {
+            Source::Bought { bought, fees } => bought_piece(bought, fees).await,
+            Source::Local(local) => local_piece(local).await,
+        }
+    }
+}
+
+async fn bought_piece(bought: &mut Bought, fees: &mut Msat) -> Option<Piece> {
+    loop {
+        match bought.next().await? {
+            BuyerEvent::Output { text, .. } => return Some(Piece::Text(text)),
+            BuyerEvent::Paid { fee, .. } => *fees = fees.saturating_add(fee),
+            BuyerEvent::Finished { finish, receipt } => {
+                return Some(Piece::End(Box::new(Ending {
+                    finish,
+                    counts: receipt.counts,
+                    cost: receipt.cost,
+                    fees: *fees,
+                    order: Some(receipt.id),
+                    host: Some(receipt.host),
+                })));
+            }
+            BuyerEvent::Failed(refusal) => return Some(Piece::Failed(refusal)),
+            BuyerEvent::Chosen { .. } | BuyerEvent::Accepted { .. } => {}
+        }
+    }
+}
+
+fn local(app: &App, digest: &ModelDigest, order: &BuyOrder) -> Result<Answer, ApiError> {
+    let compute = app.node.compute();
+    let context = compute.model(digest).map_or(0, |model| model.info().context);
+    let mut job: Job = super::order::job(order, std::iter::empty());
+    if order.max_output.is_none() {
+        job.max_output = job.max_output.min((context / 4).max(1));
+    }
+    job.check().map_err(|error| ApiError::new(400, error.to_string(), "shorten the request"))?;
+    let facts = compute.count(digest, &job, &[0; 16])?;
+    if facts.tokens + u64::from(job.max_output) > u64::from(context) {
+        let text = format!("{} prompt and {} output tokens do not fit into a context of {context}", facts.tokens, job.max_output);
+        return Err(Refusal::new(Code::TooLong, text).into());
+    }
+    let mut id = [0; 16];
+    rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut id);
+    let (order, allowed) = (OrderId(id), u64::from(job.max_output));
+    let output = compute.start(order, digest, job, allowed);
+    let totals = Counts { input_tokens: facts.tokens, ..Counts::default() };
+    Ok(Answer(Source::Local(Local { node: app.node.clone(), order, output, totals, ending: None, done: false })))
+}
+
+async fn local_piece(local: &mut Local) -> Option<Piece> {
+    if local.done {
+        return local.ending.take().map(Piece::End);
+    }
+    match local.output.recv().await {
+            Some(Output::Tokens { tokens, text, finish }) => {
+                local.totals.output_tokens += tokens.len() as u64;
+                if let Some(finish) = finish {
+                    local.done = true;
+                    local.ending = Some(Box::new(Ending {
+                        finish,
+                        counts: local.totals,
+                        cost: Msat::ZERO,
+                        fees: Msat::ZERO,
+                        order: None,
+                        host: None,
+                    }));
+                }
+                Some(Piece::Text(text))
+            }
+            Some(Output::Failed(reason)) => {
+                local.done = true;
+                Some(Piece::Failed(Refusal::new(Code::EngineFailed, reason)))
+            }
+            None => {
+                local.done = true;
+                Some(Piece::Failed(Refusal::new(Code::EngineFailed, "the engine ended without a word")))
+            }
+        }
+}
