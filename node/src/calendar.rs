@@ -19,7 +19,13 @@ pub fn date(time: WallTime) -> String {
 /// Date and time of day, `YYYY-MM-DD HH:MM:SS`.
 pub fn stamp(time: WallTime) -> String {
     let second = time.secs() % 86_400;
-    format!("{} {:02}:{:02}:{:02}", date(time), second / 3_600, second / 60 % 60, second % 60)
+    format!(
+        "{} {:02}:{:02}:{:02}",
+        date(time),
+        second / 3_600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 /// Days since 1970-01-01 to year, month and day (Howard Hinnant, "chrono-compatible
@@ -32,7 +38,11 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 

@@ -112,7 +112,10 @@ pub fn main() -> ExitCode {
     logs(cli.globals.verbose);
     // Fails only where one was installed before; then that one serves.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: no threads: {error}");
@@ -161,7 +164,10 @@ fn logs(verbose: u8) {
         _ => "info,freehold=debug,actors=debug,protocol=debug,lab=debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 /// Prints a value as JSON.

@@ -183,7 +183,10 @@ impl Default for Config {
             network: Network::Signet,
             roles: vec![Role::Client],
             relays: None,
-            listen: vec!["/ip4/0.0.0.0/tcp/9748".to_owned(), "/ip4/0.0.0.0/udp/9748/quic-v1".to_owned()],
+            listen: vec![
+                "/ip4/0.0.0.0/tcp/9748".to_owned(),
+                "/ip4/0.0.0.0/udp/9748/quic-v1".to_owned(),
+            ],
             announce: Vec::new(),
             bootstrap: Vec::new(),
             chain: None,
@@ -227,7 +230,11 @@ impl Default for Gateway {
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { per_order: Sats::whole(1_000), per_day: Sats::whole(10_000), per_key: BTreeMap::new() }
+        Budget {
+            per_order: Sats::whole(1_000),
+            per_day: Sats::whole(10_000),
+            per_key: BTreeMap::new(),
+        }
     }
 }
 
@@ -251,7 +258,10 @@ impl Default for Host {
 
 impl Default for Validator {
     fn default() -> Self {
-        Validator { sample_ppm: 50_000, share_sampled: false }
+        Validator {
+            sample_ppm: 50_000,
+            share_sampled: false,
+        }
     }
 }
 
@@ -261,8 +271,10 @@ impl Config {
     /// # Errors
     /// Names the file, the key and the fix.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Read { file: path.to_owned(), reason: error.to_string() })?;
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+            file: path.to_owned(),
+            reason: error.to_string(),
+        })?;
         Self::parse(&text, path)
     }
 
@@ -271,18 +283,26 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Config = toml::from_str(text).map_err(|error| ConfigError::from_toml(path, text, &error))?;
-        check::check(&config)
-            .map_err(|(key, reason)| ConfigError::Value { file: path.to_owned(), key, reason })?;
+        let config: Config =
+            toml::from_str(text).map_err(|error| ConfigError::from_toml(path, text, &error))?;
+        check::check(&config).map_err(|(key, reason)| ConfigError::Value {
+            file: path.to_owned(),
+            key,
+            reason,
+        })?;
         Ok(config)
     }
 
     /// The relays to use.
     pub fn relay_urls(&self) -> Vec<String> {
         let public = || {
-            ["wss://relay.damus.io", "wss://nos.lol", "wss://relay.primal.net"]
-                .map(str::to_owned)
-                .to_vec()
+            [
+                "wss://relay.damus.io",
+                "wss://nos.lol",
+                "wss://relay.primal.net",
+            ]
+            .map(str::to_owned)
+            .to_vec()
         };
         match (&self.relays, self.network) {
             (Some(relays), _) => relays.clone(),
@@ -293,7 +313,9 @@ impl Config {
 
     /// The chain source to use; `None` where the network has no public one.
     pub fn chain_source(&self) -> Option<ChainSource> {
-        let esplora = |url: &str| ChainSource::Esplora { url: url.to_owned() };
+        let esplora = |url: &str| ChainSource::Esplora {
+            url: url.to_owned(),
+        };
         match (&self.chain, self.network) {
             (Some(chain), _) => Some(chain.clone()),
             (None, Network::Regtest) => None,

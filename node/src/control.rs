@@ -298,7 +298,11 @@ impl Client {
             .no_proxy()
             .build()
             .unwrap_or_default();
-        Client { http, url: control.url.trim_end_matches('/').to_owned(), token: control.token.clone() }
+        Client {
+            http,
+            url: control.url.trim_end_matches('/').to_owned(),
+            token: control.token.clone(),
+        }
     }
 
     /// The node that runs on a folder; `None` where none answers.
@@ -341,7 +345,9 @@ impl Client {
     /// # Errors
     /// Where the order is refused before it begins.
     pub async fn buy(&self, order: &BuyOrder) -> Answer<Purchase> {
-        let response = self.send(self.http.post(self.at("buy")).json(order)).await?;
+        let response = self
+            .send(self.http.post(self.at("buy")).json(order))
+            .await?;
         Purchase::start(self.url.clone(), response).await
     }
 
@@ -370,7 +376,11 @@ impl Client {
     }
 
     async fn purchase(&self, request: u64, what: &str) -> Answer<()> {
-        self.read(self.http.post(self.at(&format!("purchase/{request}/{what}")))).await
+        self.read(
+            self.http
+                .post(self.at(&format!("purchase/{request}/{what}"))),
+        )
+        .await
     }
 
     /// Verdicts from now on, ours and those of validators that were asked.
@@ -387,7 +397,13 @@ impl Client {
     /// # Errors
     /// Where it does not answer.
     pub async fn judge(&self, bundle: &Bundle) -> Answer<Verdict> {
-        self.read(self.http.post(self.at("judge")).timeout(ANSWER * 5).json(bundle)).await
+        self.read(
+            self.http
+                .post(self.at("judge"))
+                .timeout(ANSWER * 5)
+                .json(bundle),
+        )
+        .await
     }
 
     /// The evidence of an order of ours.
@@ -395,7 +411,8 @@ impl Client {
     /// # Errors
     /// Where there is none.
     pub async fn bundle(&self, order: OrderId) -> Answer<Bundle> {
-        self.read(self.http.get(self.at(&format!("bundle/{order}")))).await
+        self.read(self.http.get(self.at(&format!("bundle/{order}"))))
+            .await
     }
 
     /// What the wallet can spend and receive.
@@ -435,8 +452,13 @@ impl Client {
     /// # Errors
     /// Where the wallet cannot.
     pub async fn invoice(&self, msat: Msat, description: &str, expiry_s: u32) -> Answer<Invoice> {
-        let body = InvoiceRequest { msat, description: description.to_owned(), expiry_s };
-        self.read(self.http.post(self.at("wallet/invoice")).json(&body)).await
+        let body = InvoiceRequest {
+            msat,
+            description: description.to_owned(),
+            expiry_s,
+        };
+        self.read(self.http.post(self.at("wallet/invoice")).json(&body))
+            .await
     }
 
     /// Pays an invoice by hand.
@@ -444,8 +466,12 @@ impl Client {
     /// # Errors
     /// Where it is not an invoice over an amount.
     pub async fn pay(&self, bolt11: &str, max_fee: Msat) -> Answer<PayResult> {
-        let body = PayRequest { bolt11: bolt11.to_owned(), max_fee };
-        self.read(self.http.post(self.at("wallet/pay")).json(&body)).await
+        let body = PayRequest {
+            bolt11: bolt11.to_owned(),
+            max_fee,
+        };
+        self.read(self.http.post(self.at("wallet/pay")).json(&body))
+            .await
     }
 
     /// Connects to a Lightning peer and remembers it.
@@ -453,7 +479,8 @@ impl Client {
     /// # Errors
     /// Where it cannot be reached.
     pub async fn connect(&self, peer: &Peer) -> Answer<()> {
-        self.read(self.http.post(self.at("wallet/connect")).json(peer)).await
+        self.read(self.http.post(self.at("wallet/connect")).json(peer))
+            .await
     }
 
     /// Opens a channel.
@@ -461,7 +488,8 @@ impl Client {
     /// # Errors
     /// Where the peer or the wallet says no.
     pub async fn open(&self, open: &OpenRequest) -> Answer<Opened> {
-        self.read(self.http.post(self.at("wallet/open")).json(open)).await
+        self.read(self.http.post(self.at("wallet/open")).json(open))
+            .await
     }
 
     /// Closes a channel.
@@ -469,8 +497,12 @@ impl Client {
     /// # Errors
     /// Where there is no such channel.
     pub async fn close(&self, id: &ChannelId, force: bool) -> Answer<()> {
-        let body = CloseRequest { id: id.clone(), force };
-        self.read(self.http.post(self.at("wallet/close")).json(&body)).await
+        let body = CloseRequest {
+            id: id.clone(),
+            force,
+        };
+        self.read(self.http.post(self.at("wallet/close")).json(&body))
+            .await
     }
 
     /// Sends coins on chain; all of them where `sats` is `None`. Returns the transaction id.
@@ -478,8 +510,12 @@ impl Client {
     /// # Errors
     /// Where the wallet cannot.
     pub async fn withdraw(&self, address: &str, sats: Option<u64>) -> Answer<String> {
-        let body = WithdrawRequest { address: address.to_owned(), sats };
-        self.read(self.http.post(self.at("wallet/withdraw")).json(&body)).await
+        let body = WithdrawRequest {
+            address: address.to_owned(),
+            sats,
+        };
+        self.read(self.http.post(self.at("wallet/withdraw")).json(&body))
+            .await
     }
 
     /// Asks the node to stop in good order.
@@ -499,7 +535,10 @@ impl Client {
             .bearer_auth(&self.token)
             .send()
             .await
-            .map_err(|source| ControlError::Unreachable { url: self.url.clone(), source })?;
+            .map_err(|source| ControlError::Unreachable {
+                url: self.url.clone(),
+                source,
+            })?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -509,19 +548,34 @@ impl Client {
             Ok(body) => (body.error.message, body.error.fix),
             Err(_) => (format!("the node answered with HTTP {status}"), None),
         };
-        Err(ControlError::Refused { status, message, fix })
+        Err(ControlError::Refused {
+            status,
+            message,
+            fix,
+        })
     }
 
     async fn read<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Answer<T> {
         let (client, request) = request.build_split();
-        let mut request = request.map_err(|source| ControlError::Unreachable { url: self.url.clone(), source })?;
+        let mut request = request.map_err(|source| ControlError::Unreachable {
+            url: self.url.clone(),
+            source,
+        })?;
         request.timeout_mut().get_or_insert(ANSWER);
-        let response = self.send(reqwest::RequestBuilder::from_parts(client, request)).await?;
+        let response = self
+            .send(reqwest::RequestBuilder::from_parts(client, request))
+            .await?;
         let bytes = response
             .bytes()
             .await
-            .map_err(|source| ControlError::Unreachable { url: self.url.clone(), source })?;
-        serde_json::from_slice(&bytes).map_err(|source| ControlError::Garbled { url: self.url.clone(), source })
+            .map_err(|source| ControlError::Unreachable {
+                url: self.url.clone(),
+                source,
+            })?;
+        serde_json::from_slice(&bytes).map_err(|source| ControlError::Garbled {
+            url: self.url.clone(),
+            source,
+        })
     }
 }
 
@@ -566,7 +620,9 @@ pub struct WithdrawRequest {
 impl ErrorBody {
     /// The error object of a refusal.
     pub fn of(refusal: &Refusal) -> Self {
-        let code = serde_json::to_value(refusal.code).ok().and_then(|code| code.as_str().map(str::to_owned));
+        let code = serde_json::to_value(refusal.code)
+            .ok()
+            .and_then(|code| code.as_str().map(str::to_owned));
         ErrorBody {
             error: ErrorDetail {
                 message: refusal.to_string(),

@@ -149,10 +149,15 @@ impl Folder {
     /// Where there is one already, or files cannot be written.
     pub fn create(&self, settings: &str, words: &str) -> Result<(), FolderError> {
         if self.seed_path().exists() || self.config_path().exists() {
-            return Err(FolderError::Exists { dir: self.dir.clone() });
+            return Err(FolderError::Exists {
+                dir: self.dir.clone(),
+            });
         }
         for dir in [self.dir.clone(), self.models_path()] {
-            std::fs::create_dir_all(&dir).map_err(|source| FolderError::Io { path: dir.clone(), source })?;
+            std::fs::create_dir_all(&dir).map_err(|source| FolderError::Io {
+                path: dir.clone(),
+                source,
+            })?;
         }
         only_owner(&self.dir, 0o700)?;
         write_secret(&self.seed_path(), format!("{words}\n").as_bytes())?;
@@ -165,7 +170,9 @@ impl Folder {
     /// Where there is no node here, or they are wrong.
     pub fn config(&self) -> Result<Config, FolderError> {
         if !self.config_path().exists() {
-            return Err(FolderError::Missing { dir: self.dir.clone() });
+            return Err(FolderError::Missing {
+                dir: self.dir.clone(),
+            });
         }
         Ok(Config::load(&self.config_path())?)
     }
@@ -187,9 +194,14 @@ impl Folder {
     pub fn keys(&self) -> Result<NodeKeys, FolderError> {
         let path = self.seed_path();
         if !path.exists() {
-            return Err(FolderError::Missing { dir: self.dir.clone() });
+            return Err(FolderError::Missing {
+                dir: self.dir.clone(),
+            });
         }
-        let words = std::fs::read_to_string(&path).map_err(|source| FolderError::Io { path: path.clone(), source })?;
+        let words = std::fs::read_to_string(&path).map_err(|source| FolderError::Io {
+            path: path.clone(),
+            source,
+        })?;
         NodeKeys::from_words(&words).map_err(|source| FolderError::Seed { path, source })
     }
 
@@ -199,12 +211,22 @@ impl Folder {
     /// [`FolderError::Locked`] names the process that has it.
     pub fn lock(&self) -> Result<FolderLock, FolderError> {
         let path = self.dir.join("lock");
-        let io = |source| FolderError::Io { path: path.clone(), source };
+        let io = |source| FolderError::Io {
+            path: path.clone(),
+            source,
+        };
         if !self.dir.is_dir() {
-            return Err(FolderError::Missing { dir: self.dir.clone() });
+            return Err(FolderError::Missing {
+                dir: self.dir.clone(),
+            });
         }
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::Error(source)) => return Err(io(source)),
@@ -214,11 +236,15 @@ impl Folder {
                 let _ = file.read_to_string(&mut pid);
                 let pid = pid.trim();
                 let pid = if pid.is_empty() { "(unknown)" } else { pid }.to_owned();
-                return Err(FolderError::Locked { dir: self.dir.clone(), pid });
+                return Err(FolderError::Locked {
+                    dir: self.dir.clone(),
+                    pid,
+                });
             }
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
-        file.write_all(std::process::id().to_string().as_bytes()).map_err(io)?;
+        file.write_all(std::process::id().to_string().as_bytes())
+            .map_err(io)?;
         Ok(FolderLock { _file: file })
     }
 
@@ -254,7 +280,10 @@ fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
 }
 
 fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FolderError> {
-    let io = |source| FolderError::Io { path: path.to_owned(), source };
+    let io = |source| FolderError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let next = path.with_extension("new");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
@@ -265,15 +294,21 @@ fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FolderErr
     // What a crash left behind may have another mode.
     let _ = std::fs::remove_file(&next);
     let mut file = options.open(&next).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(io)?;
     std::fs::rename(&next, path).map_err(io)
 }
 
 #[cfg(unix)]
 fn only_owner(path: &Path, mode: u32) -> Result<(), FolderError> {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(|source| FolderError::Io { path: path.to_owned(), source })
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| {
+        FolderError::Io {
+            path: path.to_owned(),
+            source,
+        }
+    })
 }
 
 #[cfg(not(unix))]
@@ -289,7 +324,9 @@ mod tests {
     fn fresh() -> (tempfile::TempDir, Folder) {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::new(dir.path().join("node"));
-        folder.create(&document::fresh("signet"), &NodeKeys::fresh_words()).unwrap();
+        folder
+            .create(&document::fresh("signet"), &NodeKeys::fresh_words())
+            .unwrap();
         (dir, folder)
     }
 
@@ -298,7 +335,10 @@ mod tests {
         let (_dir, folder) = fresh();
         let lock = folder.lock().unwrap();
         let error = folder.lock().unwrap_err().to_string();
-        assert!(error.contains(&format!("kill {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("kill {}", std::process::id())),
+            "{error}"
+        );
         drop(lock);
         folder.lock().unwrap();
     }
@@ -332,7 +372,11 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let (_dir, folder) = fresh();
         folder
-            .write_control(&ControlFile { url: "http://127.0.0.1:1".to_owned(), token: "t".to_owned(), pid: 1 })
+            .write_control(&ControlFile {
+                url: "http://127.0.0.1:1".to_owned(),
+                token: "t".to_owned(),
+                pid: 1,
+            })
             .unwrap();
         for path in [folder.seed_path(), folder.control_path()] {
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();

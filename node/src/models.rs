@@ -107,7 +107,10 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, ModelError> {
     } else {
         Model::open(path, options)
     };
-    opened.map_err(|source| ModelError { path: path.to_owned(), source })
+    opened.map_err(|source| ModelError {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Opens one model of the configuration. `cheat` damages it on purpose.
@@ -120,15 +123,27 @@ pub fn open_entry(
     folder: &Folder,
     cheat: Option<Cheat>,
 ) -> Result<LocalModel, ModelError> {
-    let options = OpenOptions { threads: config.host.threads, simd: None, cheat };
+    let options = OpenOptions {
+        threads: config.host.threads,
+        simd: None,
+        cheat,
+    };
     let model = open(&resolve(&entry.path, folder), &options)?;
-    let msat = |own: Option<crate::sats::Sats>, default: crate::sats::Sats| own.unwrap_or(default).0.0;
+    let msat =
+        |own: Option<crate::sats::Sats>, default: crate::sats::Sats| own.unwrap_or(default).0.0;
     let prices = Prices::chat(
         msat(entry.input_price, config.host.input_price),
         msat(entry.output_price, config.host.output_price),
     );
-    let name = entry.name.clone().unwrap_or_else(|| model.info().name.clone());
-    Ok(LocalModel { model, name, prices })
+    let name = entry
+        .name
+        .clone()
+        .unwrap_or_else(|| model.info().name.clone());
+    Ok(LocalModel {
+        model,
+        name,
+        prices,
+    })
 }
 
 /// A relative path is looked for in `models/` first.
@@ -137,5 +152,9 @@ fn resolve(path: &Path, folder: &Folder) -> PathBuf {
         return path.to_owned();
     }
     let stored = folder.models_path().join(path);
-    if stored.exists() { stored } else { path.to_owned() }
+    if stored.exists() {
+        stored
+    } else {
+        path.to_owned()
+    }
 }

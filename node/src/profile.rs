@@ -48,7 +48,10 @@ impl Facts {
 /// Coarse bands, as a listing shows them.
 pub fn bands(facts: &Facts) -> Vec<String> {
     const GIB: u64 = 1 << 30;
-    let mut bands = vec![format!("cpu:{}", facts.simd), format!("threads:{}", band(facts.threads as u64))];
+    let mut bands = vec![
+        format!("cpu:{}", facts.simd),
+        format!("threads:{}", band(facts.threads as u64)),
+    ];
     if let Some(bytes) = facts.memory_bytes {
         // Firmware keeps some: 31.2 GiB is a machine of 32.
         bands.push(format!("ram-gib:{}", band((bytes + GIB) / GIB)));

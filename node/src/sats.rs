@@ -21,7 +21,9 @@ impl Sats {
 
 /// A text that is no amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not an amount in sat: write a number with at most three decimals, such as 12 or 0.25")]
+#[error(
+    "`{text}` is not an amount in sat: write a number with at most three decimals, such as 12 or 0.25"
+)]
 pub struct ParseSatsError {
     /// What was written.
     pub text: String,
@@ -31,7 +33,9 @@ impl FromStr for Sats {
     type Err = ParseSatsError;
 
     fn from_str(text: &str) -> Result<Self, ParseSatsError> {
-        let error = || ParseSatsError { text: text.to_owned() };
+        let error = || ParseSatsError {
+            text: text.to_owned(),
+        };
         let digits = text.trim().trim_end_matches("sat").trim_end();
         let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
         let numeric = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -92,10 +96,23 @@ mod tests {
 
     #[test]
     fn amounts_are_exact_to_the_msat_and_nothing_else_is_taken() {
-        for (text, msat) in [("12", 12_000), ("0.25", 250), ("1.001", 1_001), ("7 sat", 7_000)] {
+        for (text, msat) in [
+            ("12", 12_000),
+            ("0.25", 250),
+            ("1.001", 1_001),
+            ("7 sat", 7_000),
+        ] {
             assert_eq!(text.parse::<Sats>().unwrap().0, Msat(msat), "{text}");
         }
-        for text in ["", "-1", "1.0001", "1,5", ".5", "1e3", "99999999999999999999"] {
+        for text in [
+            "",
+            "-1",
+            "1.0001",
+            "1,5",
+            ".5",
+            "1e3",
+            "99999999999999999999",
+        ] {
             assert!(text.parse::<Sats>().is_err(), "{text}");
         }
     }

@@ -53,7 +53,10 @@ impl App {
             node,
             gateway: config.gateway.clone(),
             per_order: config.budget.per_order.0,
-            local: served.iter().map(|model| (model.name.clone(), model.digest())).collect(),
+            local: served
+                .iter()
+                .map(|model| (model.name.clone(), model.digest()))
+                .collect(),
             rows,
             slots: Arc::new(Semaphore::new(config.gateway.max_requests)),
             shutdown: watch::Sender::new(false),
@@ -73,7 +76,10 @@ impl App {
     }
 
     /// The local model of a name or digest, where requests may be run here.
-    pub(crate) fn local(&self, wanted: &protocol::inference::io::ModelSelector) -> Option<(String, ModelDigest)> {
+    pub(crate) fn local(
+        &self,
+        wanted: &protocol::inference::io::ModelSelector,
+    ) -> Option<(String, ModelDigest)> {
         use protocol::inference::io::ModelSelector;
         if !self.gateway.local_first {
             return None;
@@ -134,9 +140,17 @@ pub async fn start(app: App, address: SocketAddr) -> std::io::Result<Server> {
         let signal = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(signal).await {
+        if let Err(error) = axum::serve(listener, router)
+            .with_graceful_shutdown(signal)
+            .await
+        {
             tracing::error!(%error, "the HTTP server failed");
         }
     });
-    Ok(Server { address, shutdown, stop, task })
+    Ok(Server {
+        address,
+        shutdown,
+        stop,
+        task,
+    })
 }

@@ -54,7 +54,11 @@ pub type Say<'a> = &'a mut (dyn FnMut(&str, &str) + Send);
 ///
 /// # Errors
 /// The first step that fails, with its fix. Nothing is left running.
-pub async fn start(folder: &Folder, options: StartOptions, say: Say<'_>) -> anyhow::Result<Running> {
+pub async fn start(
+    folder: &Folder,
+    options: StartOptions,
+    say: Say<'_>,
+) -> anyhow::Result<Running> {
     let mut config = folder.config()?;
     anyhow::ensure!(
         options.cheat.is_none() || config.network == Network::Regtest,
@@ -92,7 +96,14 @@ pub async fn start(folder: &Folder, options: StartOptions, say: Say<'_>) -> anyh
         }
     };
     say("gateway", &format!("{}/v1", control.url));
-    Ok(Running { node, control, models: rows, server, folder: folder.clone(), _lock: lock })
+    Ok(Running {
+        node,
+        control,
+        models: rows,
+        server,
+        folder: folder.clone(),
+        _lock: lock,
+    })
 }
 
 impl Running {
@@ -122,7 +133,11 @@ async fn load_models(
 ) -> anyhow::Result<(Vec<LocalModel>, Vec<ModelRow>)> {
     let (mut served, mut rows) = (Vec::new(), Vec::new());
     // A node for one command computes nothing: it need not wait for its models.
-    let entries = if options.ephemeral { &[] } else { config.models.as_slice() };
+    let entries = if options.ephemeral {
+        &[]
+    } else {
+        config.models.as_slice()
+    };
     for entry in entries {
         let (entry, config, folder) = (entry.clone(), config.clone(), folder.clone());
         let opened = tokio::task::spawn_blocking(move || {
@@ -132,7 +147,10 @@ async fn load_models(
         });
         let (model, speed) = opened.await.context("a model could not be loaded")??;
         let digest = compute.add(model.model.clone());
-        say("model", &format!("{} {} {speed:.0} tokens/s", model.name, digest.short()));
+        say(
+            "model",
+            &format!("{} {} {speed:.0} tokens/s", model.name, digest.short()),
+        );
         rows.push(model.row(speed));
         served.push(model);
     }
@@ -172,10 +190,16 @@ fn node_config(
 ) -> anyhow::Result<NodeConfig> {
     let network = config.network;
     let addresses = |list: &[String]| {
-        list.iter().map(|text| text.parse::<Multiaddr>()).collect::<Result<Vec<_>, _>>()
+        list.iter()
+            .map(|text| text.parse::<Multiaddr>())
+            .collect::<Result<Vec<_>, _>>()
     };
-    let mut per_key: std::collections::BTreeMap<_, _> =
-        config.budget.per_key.iter().map(|(name, cap)| (name.clone(), cap.0)).collect();
+    let mut per_key: std::collections::BTreeMap<_, _> = config
+        .budget
+        .per_key
+        .iter()
+        .map(|(name, cap)| (name.clone(), cap.0))
+        .collect();
     for key in &config.gateway.keys {
         if let Some(cap) = key.per_day {
             per_key.insert(key.name.clone(), cap.0);
@@ -201,7 +225,10 @@ fn node_config(
             free_quota: config.host.free_quota.0,
             ..payment::Config::default()
         },
-        orders: inference::context::Config { quantum, ..inference::context::Config::new(network) },
+        orders: inference::context::Config {
+            quantum,
+            ..inference::context::Config::new(network)
+        },
         validator: validator::Config {
             sample_ppm: config.validator.sample_ppm,
             share_sampled: config.validator.share_sampled,
@@ -222,14 +249,22 @@ async fn serve(
     rows: Vec<ModelRow>,
     options: StartOptions,
 ) -> anyhow::Result<(Server, ControlFile)> {
-    let address = if options.ephemeral { SocketAddr::from(([127, 0, 0, 1], 0)) } else { config.gateway.listen };
+    let address = if options.ephemeral {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    } else {
+        config.gateway.listen
+    };
     let app = App::new(node.clone(), config, served, rows);
     let token = app.token().to_owned();
-    let server = server::start(app, address)
-        .await
-        .with_context(|| format!("the gateway cannot listen on {address}: set gateway.listen in freehold.toml"))?;
+    let server = server::start(app, address).await.with_context(|| {
+        format!("the gateway cannot listen on {address}: set gateway.listen in freehold.toml")
+    })?;
     let url = format!("http://{}", reachable(server.address()));
-    let control = ControlFile { url, token, pid: std::process::id() };
+    let control = ControlFile {
+        url,
+        token,
+        pid: std::process::id(),
+    };
     folder.write_control(&control)?;
     Ok((server, control))
 }

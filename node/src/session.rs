@@ -35,7 +35,10 @@ impl Session {
         // Says what is missing before anything is tried.
         folder.config()?;
         if let Some(client) = Client::find(folder).await {
-            return Ok(Session { client, running: None });
+            return Ok(Session {
+                client,
+                running: None,
+            });
         }
         let mut say = |what: &str, result: &str| {
             if !quiet {
@@ -43,13 +46,22 @@ impl Session {
             }
         };
         if !quiet {
-            eprintln!("no node runs on {}: starting one for this command", folder.dir().display());
+            eprintln!(
+                "no node runs on {}: starting one for this command",
+                folder.dir().display()
+            );
         }
-        let options = StartOptions { ephemeral: true, cheat: None };
+        let options = StartOptions {
+            ephemeral: true,
+            cheat: None,
+        };
         match service::start(folder, options, &mut say).await {
             Ok(running) => {
                 let client = Client::new(&running.control);
-                let session = Session { client, running: Some(running) };
+                let session = Session {
+                    client,
+                    running: Some(running),
+                };
                 session.peers().await;
                 Ok(session)
             }
@@ -62,7 +74,10 @@ impl Session {
         let end = Instant::now() + STARTING;
         while Instant::now() < end {
             if let Some(client) = Client::find(folder).await {
-                return Ok(Session { client, running: None });
+                return Ok(Session {
+                    client,
+                    running: None,
+                });
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -106,5 +121,8 @@ impl Session {
 }
 
 fn is_locked(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<FolderError>(), Some(FolderError::Locked { .. }))
+    matches!(
+        error.downcast_ref::<FolderError>(),
+        Some(FolderError::Locked { .. })
+    )
 }

@@ -43,14 +43,21 @@ pub struct Args {
 /// # Errors
 /// Where no node can be talked to.
 pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let work = Work::Chat { messages: messages(&args)? };
+    let work = Work::Chat {
+        messages: messages(&args)?,
+    };
     let session = Session::open(&globals.folder()?, globals.json).await?;
     let result = ask(&session, &args, work, globals).await;
     session.close().await;
     result
 }
 
-async fn ask(session: &Session, args: &Args, work: Work, globals: &Globals) -> anyhow::Result<ExitCode> {
+async fn ask(
+    session: &Session,
+    args: &Args,
+    work: Work,
+    globals: &Globals,
+) -> anyhow::Result<ExitCode> {
     let order = args.buy.order(work);
     let fits = super::hosts::filter(&args.buy.model, args.buy.host);
     session.hosts(fits).await?;
@@ -64,34 +71,59 @@ async fn ask(session: &Session, args: &Args, work: Work, globals: &Globals) -> a
         outcome.verdict = buying::await_verdict(verdicts, receipt.id, VERDICT).await;
         match &outcome.verdict {
             Some(row) => buying::verdict(row),
-            None => eprintln!("verdict none within {} s: `freehold replay {}` checks it here", VERDICT.as_secs(), receipt.id),
+            None => eprintln!(
+                "verdict none within {} s: `freehold replay {}` checks it here",
+                VERDICT.as_secs(),
+                receipt.id
+            ),
         }
     }
     if let (Some(file), Some(order)) = (&args.save_bundle, outcome.order) {
         let bundle = session.client.bundle(order).await?;
-        std::fs::write(file, serde_json::to_vec(&bundle)?).with_context(|| file.display().to_string())?;
+        std::fs::write(file, serde_json::to_vec(&bundle)?)
+            .with_context(|| file.display().to_string())?;
         eprintln!("bundle  {} (contains the prompt)", file.display());
     }
     if globals.json {
         print_json(&outcome)?;
     }
-    let convicted = outcome.verdict.as_ref().and_then(|row| row.result.as_ref().ok()).is_some_and(|verdict| verdict.finding.convicts());
-    Ok(if outcome.receipt.is_some() && !convicted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let convicted = outcome
+        .verdict
+        .as_ref()
+        .and_then(|row| row.result.as_ref().ok())
+        .is_some_and(|verdict| verdict.finding.convicts());
+    Ok(if outcome.receipt.is_some() && !convicted {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn messages(args: &Args) -> anyhow::Result<Vec<ChatMessage>> {
     let prompt = if args.prompt == "-" {
-        anyhow::ensure!(!std::io::stdin().is_terminal(), "`-` reads the question from a pipe or a file: freehold ask - < FILE");
+        anyhow::ensure!(
+            !std::io::stdin().is_terminal(),
+            "`-` reads the question from a pipe or a file: freehold ask - < FILE"
+        );
         let mut text = String::new();
         // One byte more than is allowed, so that the check below can tell.
         let most = protocol::limits::MAX_PROMPT_BYTES as u64 + 1;
-        std::io::stdin().lock().take(most).read_to_string(&mut text)?;
+        std::io::stdin()
+            .lock()
+            .take(most)
+            .read_to_string(&mut text)?;
         text
     } else {
         args.prompt.clone()
     };
-    anyhow::ensure!(!prompt.trim().is_empty(), "the question is empty: freehold ask \"What is a sat?\"");
-    let message = |role: &str, content: &str| ChatMessage { role: role.to_owned(), content: content.to_owned() };
+    anyhow::ensure!(
+        !prompt.trim().is_empty(),
+        "the question is empty: freehold ask \"What is a sat?\""
+    );
+    let message = |role: &str, content: &str| ChatMessage {
+        role: role.to_owned(),
+        content: content.to_owned(),
+    };
     let system = args.system.iter().map(|text| message("system", text));
     Ok(system.chain([message("user", &prompt)]).collect())
 }

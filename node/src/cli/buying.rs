@@ -6,8 +6,8 @@
 use super::{Globals, agree, show};
 use crate::control::{BuyOrder, Client, Purchase, VerdictRow};
 use crate::signals;
-use protocol::inference::io::{BuyerEvent, Candidate, ModelSelector};
 use protocol::ids::{NodeKey, OrderId, PaymentHash};
+use protocol::inference::io::{BuyerEvent, Candidate, ModelSelector};
 use protocol::money::{Counts, Msat};
 use protocol::order::wire::{Finish, Receipt};
 use protocol::refusal::Refusal;
@@ -59,13 +59,19 @@ impl BuyArgs {
     pub fn order(&self, work: protocol::work::Work) -> BuyOrder {
         let model = match self.model.as_deref() {
             None => ModelSelector::Any,
-            Some(name) => name.parse().map_or_else(|_| ModelSelector::Name(name.to_owned()), ModelSelector::Digest),
+            Some(name) => name.parse().map_or_else(
+                |_| ModelSelector::Name(name.to_owned()),
+                ModelSelector::Digest,
+            ),
         };
         let mut order = BuyOrder::new(model, work, "cli");
         order.max_cost = self.max_cost.map(|cap| cap.0);
         order.max_output = self.max_tokens;
         if let Some(milli) = self.temperature {
-            order.sampling = Sampling { temperature_milli: milli, ..order.sampling };
+            order.sampling = Sampling {
+                temperature_milli: milli,
+                ..order.sampling
+            };
         }
         order.seed = self.seed;
         order.host = self.host;
@@ -124,12 +130,16 @@ pub struct Outcome {
 impl Outcome {
     /// Sum of payments without fees.
     pub fn paid(&self) -> Msat {
-        self.payments.iter().fold(Msat::ZERO, |sum, payment| sum.saturating_add(payment.msat))
+        self.payments
+            .iter()
+            .fold(Msat::ZERO, |sum, payment| sum.saturating_add(payment.msat))
     }
 
     /// Sum of routing fees.
     pub fn fees(&self) -> Msat {
-        self.payments.iter().fold(Msat::ZERO, |sum, payment| sum.saturating_add(payment.fee_msat))
+        self.payments.iter().fold(Msat::ZERO, |sum, payment| {
+            sum.saturating_add(payment.fee_msat)
+        })
     }
 }
 
@@ -137,7 +147,12 @@ impl Outcome {
 ///
 /// # Errors
 /// Where the node does not answer, or nobody can be asked to agree.
-pub async fn buy(client: &Client, order: &BuyOrder, args: &BuyArgs, globals: &Globals) -> anyhow::Result<Outcome> {
+pub async fn buy(
+    client: &Client,
+    order: &BuyOrder,
+    args: &BuyArgs,
+    globals: &Globals,
+) -> anyhow::Result<Outcome> {
     let began = Instant::now();
     let mut purchase = client.buy(order).await?;
     let mut outcome = Outcome::default();
@@ -155,12 +170,17 @@ pub async fn buy(client: &Client, order: &BuyOrder, args: &BuyArgs, globals: &Gl
         };
         let Some(event) = event else { break };
         match event? {
-            BuyerEvent::Chosen { candidate, max_cost, considered } => {
+            BuyerEvent::Chosen {
+                candidate,
+                max_cost,
+                considered,
+            } => {
                 choice(&candidate, max_cost, considered);
                 outcome.chosen = Some(*candidate);
                 outcome.max_cost_msat = max_cost;
                 // Waiting for a person blocks a thread, not the node.
-                let agreed = args.yes || tokio::task::block_in_place(|| agree("Buy this?", "--yes"))?;
+                let agreed =
+                    args.yes || tokio::task::block_in_place(|| agree("Buy this?", "--yes"))?;
                 if !agreed {
                     outcome.declined = true;
                     client.cancel(purchase.request).await?;
@@ -168,7 +188,13 @@ pub async fn buy(client: &Client, order: &BuyOrder, args: &BuyArgs, globals: &Gl
                 }
                 client.confirm(purchase.request).await?;
             }
-            BuyerEvent::Accepted { order, input, entry, window, quantum } => {
+            BuyerEvent::Accepted {
+                order,
+                input,
+                entry,
+                window,
+                quantum,
+            } => {
                 outcome.order = Some(order);
                 let entry = entry.map_or_else(|| "none".to_owned(), |msat| msat.to_string());
                 eprintln!(
@@ -176,17 +202,37 @@ pub async fn buy(client: &Client, order: &BuyOrder, args: &BuyArgs, globals: &Gl
                     input.input_tokens + input.cached_input_tokens
                 );
             }
-            BuyerEvent::Output { text, totals, cost, .. } => {
+            BuyerEvent::Output {
+                text, totals, cost, ..
+            } => {
                 outcome.first_token_ms.get_or_insert_with(|| elapsed(began));
                 outcome.tokens = totals;
                 outcome.answer.push_str(&text);
                 screen.text(&text);
                 let paid = outcome.paid();
-                screen.status(&format!("{} tokens · cost {cost} · paid {paid}", totals.output_tokens));
+                screen.status(&format!(
+                    "{} tokens · cost {cost} · paid {paid}",
+                    totals.output_tokens
+                ));
             }
-            BuyerEvent::Paid { seq, hash, msat, fee, ms } => {
-                outcome.payments.push(Payment { seq, hash, msat, fee_msat: fee, ms });
-                screen.status(&format!("payment {seq}: {msat} in {ms} ms · paid {} so far", outcome.paid()));
+            BuyerEvent::Paid {
+                seq,
+                hash,
+                msat,
+                fee,
+                ms,
+            } => {
+                outcome.payments.push(Payment {
+                    seq,
+                    hash,
+                    msat,
+                    fee_msat: fee,
+                    ms,
+                });
+                screen.status(&format!(
+                    "payment {seq}: {msat} in {ms} ms · paid {} so far",
+                    outcome.paid()
+                ));
             }
             BuyerEvent::Finished { finish, receipt } => {
                 outcome.tokens = receipt.counts;
@@ -206,7 +252,12 @@ fn elapsed(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn interrupt(client: &Client, purchase: &Purchase, count: u32, screen: &mut Screen) -> anyhow::Result<()> {
+async fn interrupt(
+    client: &Client,
+    purchase: &Purchase,
+    count: u32,
+    screen: &mut Screen,
+) -> anyhow::Result<()> {
     match count {
         1 => {
             screen.status("stopping: what was delivered is paid (Ctrl-C again: cancel)");
@@ -224,13 +275,27 @@ async fn interrupt(client: &Client, purchase: &Purchase, count: u32, screen: &mu
 /// Shows the choice, its reason and the cap, before anything is spent.
 fn choice(candidate: &Candidate, max_cost: Msat, considered: u32) {
     let offer = &candidate.offer;
-    eprintln!("model   {} ({}, {})", show::clean(&offer.name, 60), show::clean(&offer.quantisation, 16), offer.digest.short());
+    eprintln!(
+        "model   {} ({}, {})",
+        show::clean(&offer.name, 60),
+        show::clean(&offer.quantisation, 16),
+        offer.digest.short()
+    );
     eprintln!("host    {} (best of {considered})", candidate.host);
-    eprintln!("price   {} sat per million input / output tokens", show::prices(offer));
+    eprintln!(
+        "price   {} sat per million input / output tokens",
+        show::prices(offer)
+    );
     eprintln!("cap     {max_cost} for this order, routing fees apart");
     eprintln!("score   {}", show::percent(candidate.score.total_ppm));
     for term in &candidate.score.terms {
-        eprintln!("        {:<12} {:>8} of {:>8}  {}", show::clean(&term.name, 12), show::percent(term.value_ppm), show::percent(term.weight_ppm), show::clean(&term.why, 100));
+        eprintln!(
+            "        {:<12} {:>8} of {:>8}  {}",
+            show::clean(&term.name, 12),
+            show::percent(term.value_ppm),
+            show::percent(term.weight_ppm),
+            show::clean(&term.why, 100)
+        );
     }
     eprintln!("The host reads the prompt. Do not send what must stay secret.");
 }
@@ -251,12 +316,25 @@ fn account(outcome: &Outcome) {
         );
         eprintln!("cost    {}", receipt.cost);
         if receipt.debt > Msat::ZERO {
-            eprintln!("owed    {} (too little to invoice; added to the next order there)", receipt.debt);
+            eprintln!(
+                "owed    {} (too little to invoice; added to the next order there)",
+                receipt.debt
+            );
         }
     }
     if !outcome.payments.is_empty() {
-        let slowest = outcome.payments.iter().map(|payment| payment.ms).max().unwrap_or_default();
-        eprintln!("paid    {} in {} payments, slowest {slowest} ms; routing fees {}", outcome.paid(), outcome.payments.len(), outcome.fees());
+        let slowest = outcome
+            .payments
+            .iter()
+            .map(|payment| payment.ms)
+            .max()
+            .unwrap_or_default();
+        eprintln!(
+            "paid    {} in {} payments, slowest {slowest} ms; routing fees {}",
+            outcome.paid(),
+            outcome.payments.len(),
+            outcome.fees()
+        );
     }
     if outcome.finish == Some(Finish::Budget) {
         eprintln!("the cap on this order is used up: raise --max-cost for a longer answer");
@@ -272,17 +350,33 @@ pub fn verdict(row: &VerdictRow) {
     };
     let by = verdict.validator.short();
     match &verdict.finding {
-        Finding::Honest => eprintln!("verdict honest: {} tokens computed again, every bit agrees (validator {by})", verdict.tokens),
-        Finding::FalseAccount { detail } => eprintln!("verdict FALSE ACCOUNT: {} (validator {by})", show::clean(detail, 200)),
+        Finding::Honest => eprintln!(
+            "verdict honest: {} tokens computed again, every bit agrees (validator {by})",
+            verdict.tokens
+        ),
+        Finding::FalseAccount { detail } => eprintln!(
+            "verdict FALSE ACCOUNT: {} (validator {by})",
+            show::clean(detail, 200)
+        ),
         Finding::WrongAnswer { position, detail } => {
-            eprintln!("verdict WRONG ANSWER at token {position}: {} (validator {by})", show::clean(detail, 200));
+            eprintln!(
+                "verdict WRONG ANSWER at token {position}: {} (validator {by})",
+                show::clean(detail, 200)
+            );
         }
-        Finding::Inconclusive { detail } => eprintln!("verdict inconclusive: {} (validator {by})", show::clean(detail, 200)),
+        Finding::Inconclusive { detail } => eprintln!(
+            "verdict inconclusive: {} (validator {by})",
+            show::clean(detail, 200)
+        ),
     }
 }
 
 /// Waits for the verdict on an order.
-pub async fn await_verdict(verdicts: &mut crate::control::Verdicts, order: OrderId, most: Duration) -> Option<VerdictRow> {
+pub async fn await_verdict(
+    verdicts: &mut crate::control::Verdicts,
+    order: OrderId,
+    most: Duration,
+) -> Option<VerdictRow> {
     let found = async {
         while let Some(row) = verdicts.next().await {
             match row {
@@ -323,7 +417,10 @@ impl Screen {
             eprint!("\x1b[0J");
         }
         // From a stranger: only line breaks and tabs may move the cursor.
-        let shown: String = text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect();
+        let shown: String = text
+            .chars()
+            .filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t'))
+            .collect();
         print!("{shown}");
         // A reader that is gone is noticed at the end.
         let _ = std::io::stdout().flush();

@@ -31,7 +31,10 @@ pub struct Args {
 /// # Errors
 /// Where no node can be talked to.
 pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(!globals.json, "chat is for people: use `freehold ask --json` in scripts");
+    anyhow::ensure!(
+        !globals.json,
+        "chat is for people: use `freehold ask --json` in scripts"
+    );
     let session = Session::open(&globals.folder()?, false).await?;
     let result = talk(&session, args, globals).await;
     session.close().await;
@@ -39,9 +42,18 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
 }
 
 async fn talk(session: &Session, args: Args, globals: &Globals) -> anyhow::Result<()> {
-    session.hosts(super::hosts::filter(&args.buy.model, args.buy.host)).await?;
-    let message = |role: &str, content: String| ChatMessage { role: role.to_owned(), content };
-    let opening: Vec<ChatMessage> = args.system.iter().map(|text| message("system", text.clone())).collect();
+    session
+        .hosts(super::hosts::filter(&args.buy.model, args.buy.host))
+        .await?;
+    let message = |role: &str, content: String| ChatMessage {
+        role: role.to_owned(),
+        content,
+    };
+    let opening: Vec<ChatMessage> = args
+        .system
+        .iter()
+        .map(|text| message("system", text.clone()))
+        .collect();
     let mut said = opening.clone();
     let (mut buy, mut spent) = (args.buy.clone(), Msat::ZERO);
     while let Some(line) = tokio::task::block_in_place(prompt)? {
@@ -55,12 +67,16 @@ async fn talk(session: &Session, args: Args, globals: &Globals) -> anyhow::Resul
             }
             text => said.push(message("user", text.to_owned())),
         }
-        let order = buy.order(Work::Chat { messages: said.clone() });
+        let order = buy.order(Work::Chat {
+            messages: said.clone(),
+        });
         match buying::buy(&session.client, &order, &buy, globals).await {
             Ok(outcome) if outcome.receipt.is_some() || !outcome.answer.is_empty() => {
                 // Agreed once: the next answers have the same cap, shown again each time.
                 buy.yes = true;
-                spent = spent.saturating_add(outcome.paid()).saturating_add(outcome.fees());
+                spent = spent
+                    .saturating_add(outcome.paid())
+                    .saturating_add(outcome.fees());
                 said.push(message("assistant", outcome.answer));
             }
             Ok(_) => {

@@ -65,7 +65,16 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
 }
 
 fn print(hosts: &[HostRow], why: bool) {
-    let header = ["host", "roles", "model", "digest", "sat/M in / out", "context", "load", "score"];
+    let header = [
+        "host",
+        "roles",
+        "model",
+        "digest",
+        "sat/M in / out",
+        "context",
+        "load",
+        "score",
+    ];
     let rows: Vec<Vec<String>> = hosts.iter().map(cells).collect();
     if !why {
         println!("{}", show::table(&header, &rows));
@@ -75,7 +84,11 @@ fn print(hosts: &[HostRow], why: bool) {
     for (row, cells) in hosts.iter().zip(rows) {
         println!("{}", show::table(&header, &[cells]));
         println!("  key {}", row.manifest.node);
-        println!("  seen {} on {}", crate::calendar::stamp(row.seen), row.relays.join(", "));
+        println!(
+            "  seen {} on {}",
+            crate::calendar::stamp(row.seen),
+            row.relays.join(", ")
+        );
         for term in &row.score.terms {
             println!(
                 "  {:<12} {:>8} × weight {:>8}  {}",
@@ -86,7 +99,11 @@ fn print(hosts: &[HostRow], why: bool) {
             );
         }
         if let Some((until, reason)) = &row.score.cooldown {
-            println!("  not used until {}: {}", crate::calendar::stamp(*until), show::clean(reason, 120));
+            println!(
+                "  not used until {}: {}",
+                crate::calendar::stamp(*until),
+                show::clean(reason, 120)
+            );
         }
         println!();
     }
@@ -94,7 +111,10 @@ fn print(hosts: &[HostRow], why: bool) {
 
 fn cells(row: &HostRow) -> Vec<String> {
     let offer = offer(row);
-    let load = row.pulse.as_ref().map(|pulse| format!("{}+{}/{}", pulse.running, pulse.queued, pulse.slots));
+    let load = row
+        .pulse
+        .as_ref()
+        .map(|pulse| format!("{}+{}/{}", pulse.running, pulse.queued, pulse.slots));
     vec![
         row.manifest.node.short(),
         show::roles(&row.manifest.roles),

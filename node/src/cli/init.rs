@@ -46,7 +46,8 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let folder = globals.folder()?;
     let words = match &args.seed_file {
         Some(file) => {
-            let words = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            let words =
+                std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
             NodeKeys::from_words(&words)?;
             words.trim().to_owned()
         }
@@ -65,15 +66,22 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     }
     println!("made a node in {}", folder.dir().display());
     println!("  settings  {}", folder.config_path().display());
-    println!("  seed      {} (twelve words: write them down, keep them secret)", folder.seed_path().display());
+    println!(
+        "  seed      {} (twelve words: write them down, keep them secret)",
+        folder.seed_path().display()
+    );
     if args.show_seed {
         println!("\n  {words}\n");
     }
     match args.network {
-        Net::Mainnet => println!("This node uses real money. Caps are in [budget] of freehold.toml."),
+        Net::Mainnet => {
+            println!("This node uses real money. Caps are in [budget] of freehold.toml.")
+        }
         Net::Signet => println!("This node uses signet coins, which are worth nothing."),
         Net::Regtest => {
-            println!("Regtest needs a [chain] section in freehold.toml: `freehold lab up` prints one.");
+            println!(
+                "Regtest needs a [chain] section in freehold.toml: `freehold lab up` prints one."
+            );
         }
     }
     println!("Next: `freehold profile`, then `freehold wallet address`.");

@@ -45,9 +45,13 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
 
 /// Every payment as CSV (RFC 4180).
 fn csv(report: &Report) -> String {
-    let mut text = "created,changed,side,order,seq,counterparty,hash,msat,fee_msat,state,note\r\n".to_owned();
+    let mut text =
+        "created,changed,side,order,seq,counterparty,hash,msat,fee_msat,state,note\r\n".to_owned();
     for entry in &report.entries {
-        let counterparty = entry.counterparty.map(|key| key.to_string()).unwrap_or_default();
+        let counterparty = entry
+            .counterparty
+            .map(|key| key.to_string())
+            .unwrap_or_default();
         let cells = [
             stamp(entry.created),
             stamp(entry.changed),
@@ -69,7 +73,11 @@ fn csv(report: &Report) -> String {
 
 /// Quotes a text; one that a spreadsheet would take for a formula loses its power.
 fn quote(text: &str) -> String {
-    let guard = if text.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
+    let guard = if text.starts_with(['=', '+', '-', '@']) {
+        "'"
+    } else {
+        ""
+    };
     format!("\"{guard}{}\"", text.replace('"', "\"\""))
 }
 
@@ -85,7 +93,10 @@ fn state(state: EntryState) -> String {
 }
 
 fn open(entry: &LedgerEntry) -> bool {
-    matches!(entry.state, EntryState::Planned | EntryState::Sent | EntryState::Unknown | EntryState::Invoiced)
+    matches!(
+        entry.state,
+        EntryState::Planned | EntryState::Sent | EntryState::Unknown | EntryState::Invoiced
+    )
 }
 
 fn print(report: &Report, all: bool) {
@@ -100,20 +111,31 @@ fn print(report: &Report, all: bool) {
         println!("spent today  {msat} by {}", show::clean(budget, 40));
     }
     if !report.orders.is_empty() {
-        let rows: Vec<Vec<String>> = report.orders.iter().map(|order| {
-            vec![
-                order.order.to_string(),
-                side(order.side).to_owned(),
-                order.counterparty.short(),
-                order.counts.input_tokens.to_string(),
-                order.counts.output_tokens.to_string(),
-                order.cost.to_string(),
-                format!("{:?}", order.status).to_lowercase(),
-            ]
-        }).collect();
-        println!("\n{}", show::table(&["order", "we", "with", "in", "out", "cost", "status"], &rows));
+        let rows: Vec<Vec<String>> = report
+            .orders
+            .iter()
+            .map(|order| {
+                vec![
+                    order.order.to_string(),
+                    side(order.side).to_owned(),
+                    order.counterparty.short(),
+                    order.counts.input_tokens.to_string(),
+                    order.counts.output_tokens.to_string(),
+                    order.cost.to_string(),
+                    format!("{:?}", order.status).to_lowercase(),
+                ]
+            })
+            .collect();
+        println!(
+            "\n{}",
+            show::table(
+                &["order", "we", "with", "in", "out", "cost", "status"],
+                &rows
+            )
+        );
     }
-    let (unresolved, settled): (Vec<_>, Vec<_>) = report.entries.iter().partition(|entry| open(entry));
+    let (unresolved, settled): (Vec<_>, Vec<_>) =
+        report.entries.iter().partition(|entry| open(entry));
     if !unresolved.is_empty() {
         println!("\nunresolved:\n{}", entries(&unresolved));
     }
@@ -121,33 +143,53 @@ fn print(report: &Report, all: bool) {
         println!("\npayments:\n{}", entries(&settled));
     }
     for note in &report.notes {
-        println!("note {} {} {}", stamp(note.at), note.msat, show::clean(&note.text, 200));
+        println!(
+            "note {} {} {}",
+            stamp(note.at),
+            note.msat,
+            show::clean(&note.text, 200)
+        );
     }
 }
 
 fn entries(list: &[&LedgerEntry]) -> String {
-    let rows: Vec<Vec<String>> = list.iter().map(|entry| {
-        vec![
-            stamp(entry.changed),
-            side(entry.side).to_owned(),
-            entry.order.short(),
-            entry.seq.to_string(),
-            entry.msat.to_string(),
-            entry.fee.to_string(),
-            state(entry.state),
-            entry.hash.short(),
-            show::clean(&entry.note, 80),
-        ]
-    }).collect();
-    show::table(&["changed", "we", "order", "seq", "amount", "fee", "state", "hash", "why"], &rows)
+    let rows: Vec<Vec<String>> = list
+        .iter()
+        .map(|entry| {
+            vec![
+                stamp(entry.changed),
+                side(entry.side).to_owned(),
+                entry.order.short(),
+                entry.seq.to_string(),
+                entry.msat.to_string(),
+                entry.fee.to_string(),
+                state(entry.state),
+                entry.hash.short(),
+                show::clean(&entry.note, 80),
+            ]
+        })
+        .collect();
+    show::table(
+        &[
+            "changed", "we", "order", "seq", "amount", "fee", "state", "hash", "why",
+        ],
+        &rows,
+    )
 }
 
 /// Earnings an hour between the first and the last payment received.
 fn sats_per_hour(report: &Report) -> Option<Msat> {
-    let received = report.entries.iter().filter(|entry| entry.side == Side::Host && entry.state == EntryState::Settled);
+    let received = report
+        .entries
+        .iter()
+        .filter(|entry| entry.side == Side::Host && entry.state == EntryState::Settled);
     let (mut first, mut last, mut sum) = (None, None, 0u128);
     for entry in received {
-        first = Some(first.map_or(entry.changed, |time: protocol::time::WallTime| time.min(entry.changed)));
+        first = Some(
+            first.map_or(entry.changed, |time: protocol::time::WallTime| {
+                time.min(entry.changed)
+            }),
+        );
         last = last.max(Some(entry.changed));
         sum += u128::from(entry.msat.0);
     }

@@ -52,9 +52,22 @@ fn print(row: &ModelRow) {
     let sat = |meter| protocol::money::Msat(row.prices.of(meter));
     println!("{}", show::clean(&row.name, 60));
     println!("  digest   {}", row.digest);
-    println!("  weights  {} ({}, {})", row.parameters, row.architecture, row.quantisation);
+    println!(
+        "  weights  {} ({}, {})",
+        row.parameters, row.architecture, row.quantisation
+    );
     println!("  context  {} tokens", row.context);
-    println!("  speed    {} tokens/s", row.decode_milli_tokens_per_s / 1_000);
-    println!("  replay   {}", row.numerics.as_deref().unwrap_or("not possible"));
-    println!("  price    {} in, {} out, per million tokens", sat(Meter::InputToken), sat(Meter::OutputToken));
+    println!(
+        "  speed    {} tokens/s",
+        row.decode_milli_tokens_per_s / 1_000
+    );
+    println!(
+        "  replay   {}",
+        row.numerics.as_deref().unwrap_or("not possible")
+    );
+    println!(
+        "  price    {} in, {} out, per million tokens",
+        sat(Meter::InputToken),
+        sat(Meter::OutputToken)
+    );
 }

@@ -59,7 +59,11 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         let chosen: Vec<Role> = args.roles.iter().copied().map(Role::from).collect();
         return write(&folder, &chosen, globals.json);
     }
-    let dir = if folder.dir().is_dir() { folder.dir().to_owned() } else { std::env::temp_dir() };
+    let dir = if folder.dir().is_dir() {
+        folder.dir().to_owned()
+    } else {
+        std::env::temp_dir()
+    };
     let quiet = globals.json;
     let measured = tokio::task::spawn_blocking(move || {
         profile::measure(&dir, &mut |step| {
@@ -73,14 +77,20 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let recommended = roles::recommended(&table);
     if globals.json {
         let raw = args.raw.then_some(&facts);
-        print_json(&json!({"bands": profile::bands(&facts), "roles": table, "recommended": recommended, "raw": raw}))?;
+        print_json(
+            &json!({"bands": profile::bands(&facts), "roles": table, "recommended": recommended, "raw": raw}),
+        )?;
     } else {
         print(&facts, &table, args.raw);
     }
     if !args.write {
         return Ok(ExitCode::SUCCESS);
     }
-    let question = format!("Put roles = [{}] into {}?", show::roles(&recommended), folder.config_path().display());
+    let question = format!(
+        "Put roles = [{}] into {}?",
+        show::roles(&recommended),
+        folder.config_path().display()
+    );
     if !agree(&question, "--roles (with the roles you want)")? {
         return Ok(ExitCode::FAILURE);
     }
@@ -93,9 +103,21 @@ fn print(facts: &Facts, table: &[RoleAdvice], raw: bool) {
         println!("no GPU: {reason}");
     }
     if raw {
-        let rate = |value: Option<u64>, unit: f64| value.map_or_else(|| "?".to_owned(), |value| format!("{:.1}", value as f64 / unit));
-        println!("kernels {} GB/s of weights, {} Gop/s", rate(facts.kernel_bytes_per_s, 1e9), rate(facts.kernel_operations_per_s, 1e9));
-        println!("pocket model {} tokens/s", rate(facts.pocket_tokens_per_s, 1.0));
+        let rate = |value: Option<u64>, unit: f64| {
+            value.map_or_else(
+                || "?".to_owned(),
+                |value| format!("{:.1}", value as f64 / unit),
+            )
+        };
+        println!(
+            "kernels {} GB/s of weights, {} Gop/s",
+            rate(facts.kernel_bytes_per_s, 1e9),
+            rate(facts.kernel_operations_per_s, 1e9)
+        );
+        println!(
+            "pocket model {} tokens/s",
+            rate(facts.pocket_tokens_per_s, 1.0)
+        );
         println!("disk {} MB/s", rate(facts.disk_write_bytes_per_s, 1e6));
     }
     println!();
@@ -122,26 +144,48 @@ fn write(folder: &Folder, roles: &[Role], json: bool) -> anyhow::Result<ExitCode
     if json {
         print_json(&json!({"roles": roles}))?;
     } else {
-        println!("{} now says roles = [{}]; a running node takes them at its next start", folder.config_path().display(), show::roles(roles));
+        println!(
+            "{} now says roles = [{}]; a running node takes them at its next start",
+            folder.config_path().display(),
+            show::roles(roles)
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Replaces the line of `roles`, or adds one at the top; everything else stays as it is.
 fn with_roles(text: &str, roles: &[Role]) -> anyhow::Result<String> {
-    let names: Vec<String> = roles.iter().map(|role| format!("\"{}\"", show::roles(&[*role]))).collect();
+    let names: Vec<String> = roles
+        .iter()
+        .map(|role| format!("\"{}\"", show::roles(&[*role])))
+        .collect();
     let line = format!("roles = [{}]", names.join(", "));
-    let top = text.lines().position(|line| line.trim_start().starts_with('[')).unwrap_or(usize::MAX);
+    let top = text
+        .lines()
+        .position(|line| line.trim_start().starts_with('['))
+        .unwrap_or(usize::MAX);
     let is_roles = |line: &str, commented: bool| {
         let line = line.trim_start();
-        let line = if commented { line.strip_prefix('#').map(str::trim_start) } else { Some(line) };
-        line.and_then(|line| line.strip_prefix("roles")).is_some_and(|rest| rest.trim_start().starts_with('='))
+        let line = if commented {
+            line.strip_prefix('#').map(str::trim_start)
+        } else {
+            Some(line)
+        };
+        line.and_then(|line| line.strip_prefix("roles"))
+            .is_some_and(|rest| rest.trim_start().starts_with('='))
     };
-    let find = |commented| text.lines().take(top).position(|line| is_roles(line, commented));
+    let find = |commented| {
+        text.lines()
+            .take(top)
+            .position(|line| is_roles(line, commented))
+    };
     let mut lines: Vec<&str> = text.lines().collect();
     match find(false).or_else(|| find(true)) {
         Some(at) => {
-            anyhow::ensure!(lines[at].contains(']'), "`roles` goes over several lines: put it on one, then try again");
+            anyhow::ensure!(
+                lines[at].contains(']'),
+                "`roles` goes over several lines: put it on one, then try again"
+            );
             lines[at] = &line;
         }
         None => lines.insert(0, &line),
@@ -164,6 +208,10 @@ mod tests {
         assert_eq!(again, text);
         assert!(Config::parse(&text, std::path::Path::new("x")).is_ok());
         assert!(with_roles("roles = [\n\"client\"\n]\n", &[Role::Client]).is_err());
-        assert!(with_roles("network = \"signet\"\n[host]\n", &[Role::Client]).unwrap().starts_with("roles"));
+        assert!(
+            with_roles("network = \"signet\"\n[host]\n", &[Role::Client])
+                .unwrap()
+                .starts_with("roles")
+        );
     }
 }

@@ -61,14 +61,20 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         Err(finding) => return report(globals, about.id, &finding, 0, None),
     };
     if !globals.json {
-        eprintln!("signatures, sums and token chain agree; {} tokens to compute again", facts.tokens.len());
+        eprintln!(
+            "signatures, sums and token chain agree; {} tokens to compute again",
+            facts.tokens.len()
+        );
     }
     let folder = globals.folder().ok();
     let given = args.model.clone();
     let digest = about.model;
-    let model = tokio::task::spawn_blocking(move || find_model(given.as_deref(), folder.as_ref(), &digest)).await??;
+    let model =
+        tokio::task::spawn_blocking(move || find_model(given.as_deref(), folder.as_ref(), &digest))
+            .await??;
     let name = model.info().name.clone();
-    let (finding, tokens) = tokio::task::spawn_blocking(move || recompute(model, &digest, &facts)).await??;
+    let (finding, tokens) =
+        tokio::task::spawn_blocking(move || recompute(model, &digest, &facts)).await??;
     report(globals, about.id, &finding, tokens, Some(&name))
 }
 
@@ -90,60 +96,89 @@ fn report(
 ) -> anyhow::Result<ExitCode> {
     let agrees = *finding == Finding::Honest;
     if globals.json {
-        print_json(&json!({"order": order, "agrees": agrees, "finding": finding, "tokens": tokens, "model": model}))?;
+        print_json(
+            &json!({"order": order, "agrees": agrees, "finding": finding, "tokens": tokens, "model": model}),
+        )?;
     } else {
         match finding {
             Finding::Honest => println!("honest: {tokens} tokens computed again, every bit agrees"),
             Finding::FalseAccount { detail } => println!("false account: {detail}"),
-            Finding::WrongAnswer { position, detail } => println!("wrong answer at token {position}: {detail}"),
+            Finding::WrongAnswer { position, detail } => {
+                println!("wrong answer at token {position}: {detail}")
+            }
             Finding::Inconclusive { detail } => println!("inconclusive: {detail}"),
         }
     }
-    Ok(if agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if agrees {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn load(what: &str, globals: &Globals) -> anyhow::Result<Bundle> {
     let path = Path::new(what);
     if path.is_file() {
         let size = std::fs::metadata(path)?.len();
-        anyhow::ensure!(size <= MAX_FILE, "{what} has {size} bytes; a bundle has {MAX_FILE} at most");
+        anyhow::ensure!(
+            size <= MAX_FILE,
+            "{what} has {size} bytes; a bundle has {MAX_FILE} at most"
+        );
         let text = std::fs::read(path)?;
-        return serde_json::from_slice(&text).with_context(|| format!("{what} is not a bundle: make one with `freehold ask --save-bundle FILE`"));
+        return serde_json::from_slice(&text).with_context(|| {
+            format!("{what} is not a bundle: make one with `freehold ask --save-bundle FILE`")
+        });
     }
-    let order: OrderId = what
-        .parse()
-        .map_err(|_| anyhow::anyhow!("{what} is neither a file nor an order id (32 hex digits, from `freehold ledger`)"))?;
+    let order: OrderId = what.parse().map_err(|_| {
+        anyhow::anyhow!(
+            "{what} is neither a file nor an order id (32 hex digits, from `freehold ledger`)"
+        )
+    })?;
     let folder = globals.folder()?;
     if let Some(client) = Client::find(&folder).await {
         return Ok(client.bundle(order).await?);
     }
     let _lock = folder.lock()?;
     let storage = Storage::open(&folder.db_path())?;
-    find_bundle(&storage, order)?
-        .with_context(|| format!("no evidence of order {order} is in {}: see `freehold ledger`", folder.dir().display()))
+    find_bundle(&storage, order)?.with_context(|| {
+        format!(
+            "no evidence of order {order} is in {}: see `freehold ledger`",
+            folder.dir().display()
+        )
+    })
 }
 
 /// The network that the order was signed for; the signature over it is checked later.
 fn network(bundle: &Bundle) -> anyhow::Result<Network> {
-    let envelope: Envelope = codec::decode(&bundle.order.bytes, protocol::limits::MAX_ORDER_FRAME_BYTES)
-        .context("the bundle's order does not decode")?;
+    let envelope: Envelope =
+        codec::decode(&bundle.order.bytes, protocol::limits::MAX_ORDER_FRAME_BYTES)
+            .context("the bundle's order does not decode")?;
     Ok(envelope.network)
 }
 
 /// The model with a digest: the file that was named, one of the settings, or the pocket model.
-fn find_model(given: Option<&Path>, folder: Option<&Folder>, digest: &ModelDigest) -> anyhow::Result<Model> {
+fn find_model(
+    given: Option<&Path>,
+    folder: Option<&Folder>,
+    digest: &ModelDigest,
+) -> anyhow::Result<Model> {
     let options = OpenOptions::default();
     if let Some(path) = given {
         let model = models::open(path, &options)?;
         let found = ModelDigest(model.info().digest);
-        anyhow::ensure!(found == *digest, "{} has digest {found}; the answer is by {digest}", path.display());
+        anyhow::ensure!(
+            found == *digest,
+            "{} has digest {found}; the answer is by {digest}",
+            path.display()
+        );
         return Ok(model);
     }
     let pocket = models::open(Path::new(POCKET), &options)?;
     if pocket.info().digest == digest.0 {
         return Ok(pocket);
     }
-    if let Some((folder, config)) = folder.and_then(|folder| Some((folder, folder.config().ok()?))) {
+    if let Some((folder, config)) = folder.and_then(|folder| Some((folder, folder.config().ok()?)))
+    {
         for entry in &config.models {
             let opened = models::open_entry(entry, &config, folder, None)?;
             if opened.digest() == *digest {

@@ -123,14 +123,22 @@ async fn watch(client: Client, node: actors::node::Node) {
             let connected = status.relays.iter().filter(|relay| relay.connected).count();
             if connected > 0 {
                 relays = true;
-                eprintln!("  relays    {connected} of {} connected", status.relays.len());
+                eprintln!(
+                    "  relays    {connected} of {} connected",
+                    status.relays.len()
+                );
             }
         }
         if !listed && let Ok(hosts) = client.hosts().await {
-            let own = hosts.iter().find(|row| row.manifest.node == node.key() && !row.relays.is_empty());
+            let own = hosts
+                .iter()
+                .find(|row| row.manifest.node == node.key() && !row.relays.is_empty());
             if let Some(own) = own {
                 listed = true;
-                eprintln!("  listing   passed the self-test; published on {}", own.relays.join(", "));
+                eprintln!(
+                    "  listing   passed the self-test; published on {}",
+                    own.relays.join(", ")
+                );
             }
         }
     }

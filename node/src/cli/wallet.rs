@@ -112,7 +112,10 @@ fn peer(text: &str) -> Result<Peer, String> {
         return Err(form.to_owned());
     }
     let id = id.parse().map_err(|error| format!("{error}; {form}"))?;
-    Ok(Peer { id, address: address.to_owned() })
+    Ok(Peer {
+        id,
+        address: address.to_owned(),
+    })
 }
 
 /// Runs it.
@@ -142,7 +145,11 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
             let balance = client.balance().await?;
             let text = format!(
                 "can send     {}\ncan receive  {}\nin channels  {} sat\non chain     {} sat free, {} sat in all",
-                balance.spendable, balance.receivable, balance.channels_sat, balance.onchain_sat, balance.onchain_total_sat
+                balance.spendable,
+                balance.receivable,
+                balance.channels_sat,
+                balance.onchain_sat,
+                balance.onchain_total_sat
             );
             tell(json, serde_json::to_value(balance)?, &text)
         }
@@ -154,32 +161,71 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
             let channels = client.channels().await?;
             tell(json, serde_json::to_value(&channels)?, &table(&channels))
         }
-        Command::Open { peer, sats, push, announce, yes } => {
-            let question = format!("Open a channel of {sats} sat with {} and give it {push}?", peer.id.short());
+        Command::Open {
+            peer,
+            sats,
+            push,
+            announce,
+            yes,
+        } => {
+            let question = format!(
+                "Open a channel of {sats} sat with {} and give it {push}?",
+                peer.id.short()
+            );
             if !yes && !agree(&question, "--yes")? {
                 return Ok(ExitCode::FAILURE);
             }
-            let opened = client.open(&OpenRequest { peer, sats, push: push.0, announce }).await?;
-            let text = format!("channel {} is opening; funding transaction {}", opened.id, opened.funding_txid);
+            let opened = client
+                .open(&OpenRequest {
+                    peer,
+                    sats,
+                    push: push.0,
+                    announce,
+                })
+                .await?;
+            let text = format!(
+                "channel {} is opening; funding transaction {}",
+                opened.id, opened.funding_txid
+            );
             tell(json, serde_json::to_value(&opened)?, &text)
         }
         Command::Close { id, force, yes } => {
-            let how = if force { "without the peer (funds are locked for a while)" } else { "together with the peer" };
+            let how = if force {
+                "without the peer (funds are locked for a while)"
+            } else {
+                "together with the peer"
+            };
             if !yes && !agree(&format!("Close channel {id} {how}?"), "--yes")? {
                 return Ok(ExitCode::FAILURE);
             }
             client.close(&ChannelId(id.clone()), force).await?;
-            tell(json, json!({"closing": id}), &format!("channel {id} is closing"))
+            tell(
+                json,
+                json!({"closing": id}),
+                &format!("channel {id} is closing"),
+            )
         }
         Command::Connect { peer } => {
             client.connect(&peer).await?;
-            tell(json, json!({"connected": peer.id}), &format!("connected to {}", peer.id))
+            tell(
+                json,
+                json!({"connected": peer.id}),
+                &format!("connected to {}", peer.id),
+            )
         }
-        Command::Invoice { amount, description, expiry } => {
+        Command::Invoice {
+            amount,
+            description,
+            expiry,
+        } => {
             let invoice = client.invoice(amount.0, &description, expiry).await?;
             tell(json, serde_json::to_value(&invoice)?, &invoice.bolt11)
         }
-        Command::Pay { invoice, max_fee, yes } => pay(client, &invoice, max_fee, yes, json).await,
+        Command::Pay {
+            invoice,
+            max_fee,
+            yes,
+        } => pay(client, &invoice, max_fee, yes, json).await,
         Command::Sync => {
             client.sync().await?;
             tell(json, json!({"synced": true}), "synced")
@@ -190,27 +236,52 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
                 return Ok(ExitCode::FAILURE);
             }
             let txid = client.withdraw(&address, sats).await?;
-            tell(json, json!({"txid": txid}), &format!("sent in transaction {txid}"))
+            tell(
+                json,
+                json!({"txid": txid}),
+                &format!("sent in transaction {txid}"),
+            )
         }
     }
 }
 
-async fn pay(client: &Client, invoice: &str, max_fee: Option<Sats>, yes: bool, json: bool) -> anyhow::Result<ExitCode> {
+async fn pay(
+    client: &Client,
+    invoice: &str,
+    max_fee: Option<Sats>,
+    yes: bool,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let facts = read_invoice(invoice.trim())?;
-    let Some(msat) = facts.msat else { anyhow::bail!("the invoice names no amount: ask for one over an amount") };
+    let Some(msat) = facts.msat else {
+        anyhow::bail!("the invoice names no amount: ask for one over an amount")
+    };
     let max_fee = max_fee.map_or_else(|| Msat(msat.0 / 100).max(Msat(3_000)), |fee| fee.0);
-    let about = facts.description.as_deref().map(|text| show::clean(text, 80)).unwrap_or_default();
-    let question = format!("Pay {msat} (and at most {max_fee} of fees) to {}? {about}", facts.payee.short());
+    let about = facts
+        .description
+        .as_deref()
+        .map(|text| show::clean(text, 80))
+        .unwrap_or_default();
+    let question = format!(
+        "Pay {msat} (and at most {max_fee} of fees) to {}? {about}",
+        facts.payee.short()
+    );
     if !yes && !agree(&question, "--yes")? {
         return Ok(ExitCode::FAILURE);
     }
     let result = client.pay(invoice.trim(), max_fee).await?;
     let (text, code) = match &result {
-        PayResult::Settled { preimage, fee } => (format!("paid {msat}, fee {fee}, preimage {preimage}"), ExitCode::SUCCESS),
+        PayResult::Settled { preimage, fee } => (
+            format!("paid {msat}, fee {fee}, preimage {preimage}"),
+            ExitCode::SUCCESS,
+        ),
         PayResult::Failed { reason } => (format!("not paid: {reason}"), ExitCode::FAILURE),
-        PayResult::Unknown { why } => {
-            (format!("not known yet ({why}): do not pay another invoice in its place; try the same one later"), ExitCode::FAILURE)
-        }
+        PayResult::Unknown { why } => (
+            format!(
+                "not known yet ({why}): do not pay another invoice in its place; try the same one later"
+            ),
+            ExitCode::FAILURE,
+        ),
     };
     tell(json, serde_json::to_value(&result)?, &text)?;
     Ok(code)
@@ -238,5 +309,8 @@ fn table(channels: &[ChannelInfo]) -> String {
             ]
         })
         .collect();
-    show::table(&["channel", "peer", "sat", "can send", "can receive", "state"], &rows)
+    show::table(
+        &["channel", "peer", "sat", "can send", "can receive", "state"],
+        &rows,
+    )
 }

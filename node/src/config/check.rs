@@ -37,10 +37,16 @@ fn roles(config: &Config) -> Result<(), Complaint> {
     if let Some(role) = config.roles.iter().find(|role| !WORKING.contains(role)) {
         return complain(
             "roles",
-            format!("names `{}`, which this version does not carry out yet; use client, host, validator", role_name(*role)),
+            format!(
+                "names `{}`, which this version does not carry out yet; use client, host, validator",
+                role_name(*role)
+            ),
         );
     }
-    let needs_models = config.roles.iter().find(|role| matches!(role, Role::Host | Role::Validator));
+    let needs_models = config
+        .roles
+        .iter()
+        .find(|role| matches!(role, Role::Host | Role::Validator));
     if let Some(role) = needs_models
         && config.models.is_empty()
     {
@@ -63,14 +69,24 @@ pub(crate) fn role_name(role: Role) -> String {
 fn addresses(config: &Config) -> Result<(), Complaint> {
     for relay in config.relays.iter().flatten() {
         if !relay.starts_with("wss://") && !relay.starts_with("ws://") {
-            return complain("relays", format!("has `{relay}`: an address must begin with wss:// or ws://"));
+            return complain(
+                "relays",
+                format!("has `{relay}`: an address must begin with wss:// or ws://"),
+            );
         }
     }
-    let lists = [("listen", &config.listen), ("announce", &config.announce), ("bootstrap", &config.bootstrap)];
+    let lists = [
+        ("listen", &config.listen),
+        ("announce", &config.announce),
+        ("bootstrap", &config.bootstrap),
+    ];
     for (key, list) in lists {
         for address in list {
             if address.parse::<Multiaddr>().is_err() {
-                return complain(key, format!("has `{address}`: write a multiaddr such as /ip4/0.0.0.0/tcp/9748"));
+                return complain(
+                    key,
+                    format!("has `{address}`: write a multiaddr such as /ip4/0.0.0.0/tcp/9748"),
+                );
             }
         }
     }
@@ -83,19 +99,34 @@ fn gateway(config: &Config) -> Result<(), Complaint> {
         if !gateway.expose {
             return complain(
                 "gateway.listen",
-                format!("is {}, which other machines reach: use 127.0.0.1, or set expose = true and add keys", gateway.listen),
+                format!(
+                    "is {}, which other machines reach: use 127.0.0.1, or set expose = true and add keys",
+                    gateway.listen
+                ),
             );
         }
         if gateway.keys.is_empty() {
-            return complain("gateway.keys", "is empty: an exposed gateway spends your sats for anybody; add [[gateway.keys]]");
+            return complain(
+                "gateway.keys",
+                "is empty: an exposed gateway spends your sats for anybody; add [[gateway.keys]]",
+            );
         }
     }
     let names: BTreeSet<_> = gateway.keys.iter().map(|key| &key.name).collect();
     if names.len() != gateway.keys.len() {
-        return complain("gateway.keys", "has the same name twice: each key is a budget of its own");
+        return complain(
+            "gateway.keys",
+            "has the same name twice: each key is a budget of its own",
+        );
     }
     if let Some(key) = gateway.keys.iter().find(|key| key.key.len() < 16) {
-        return complain("gateway.keys", format!("has a key shorter than 16 characters ({}): it can be guessed", key.name));
+        return complain(
+            "gateway.keys",
+            format!(
+                "has a key shorter than 16 characters ({}): it can be guessed",
+                key.name
+            ),
+        );
     }
     if gateway.max_requests == 0 {
         return complain("gateway.max_requests", "is 0: nothing would ever be served");
@@ -105,13 +136,22 @@ fn gateway(config: &Config) -> Result<(), Complaint> {
 
 fn money(config: &Config) -> Result<(), Complaint> {
     if config.budget.per_order > config.budget.per_day {
-        return complain("budget.per_order", "is over budget.per_day: no such order could ever be paid");
+        return complain(
+            "budget.per_order",
+            "is over budget.per_day: no such order could ever be paid",
+        );
     }
     if config.host.quantum.0.0 == 0 {
-        return complain("host.quantum", "is 0: an invoice must be over something; the default is 1");
+        return complain(
+            "host.quantum",
+            "is 0: an invoice must be over something; the default is 1",
+        );
     }
     if config.host.concurrent_orders == 0 {
-        return complain("host.concurrent_orders", "is 0: leave `host` out of `roles` instead");
+        return complain(
+            "host.concurrent_orders",
+            "is 0: leave `host` out of `roles` instead",
+        );
     }
     Ok(())
 }

@@ -60,14 +60,29 @@ impl ConfigError {
     /// Sorts out what the TOML reader said.
     pub(super) fn from_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
+        let line = text
+            .bytes()
+            .take(start)
+            .filter(|byte| *byte == b'\n')
+            .count()
+            + 1;
         let file = file.to_owned();
         match unknown_key(error.message()) {
             Some((key, valid)) => {
                 let nearest = nearest(&key, &valid);
-                ConfigError::UnknownKey { file, line, key, nearest, valid }
+                ConfigError::UnknownKey {
+                    file,
+                    line,
+                    key,
+                    nearest,
+                    valid,
+                }
             }
-            None => ConfigError::Syntax { file, line, reason: error.message().to_owned() },
+            None => ConfigError::Syntax {
+                file,
+                line,
+                reason: error.message().to_owned(),
+            },
         }
     }
 }
@@ -98,7 +113,9 @@ fn distance(from: &str, to: &str) -> usize {
         let mut left = i + 1;
         let mut next = vec![left];
         for (b, above) in to.iter().zip(row.iter().skip(1)) {
-            left = (diagonal + usize::from(a != *b)).min(left + 1).min(above + 1);
+            left = (diagonal + usize::from(a != *b))
+                .min(left + 1)
+                .min(above + 1);
             diagonal = *above;
             next.push(left);
         }

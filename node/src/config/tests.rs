@@ -10,20 +10,38 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 fn uncommented() -> String {
     let setting = |line: &str| {
         line.strip_prefix('#')
-            .filter(|rest| rest.starts_with('[') || rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ') && !key.is_empty()))
+            .filter(|rest| {
+                rest.starts_with('[')
+                    || rest
+                        .split_once(" = ")
+                        .is_some_and(|(key, _)| !key.contains(' ') && !key.is_empty())
+            })
             .map_or_else(|| line.to_owned(), str::to_owned)
     };
-    document::fresh("signet").lines().map(setting).collect::<Vec<_>>().join("\n")
+    document::fresh("signet")
+        .lines()
+        .map(setting)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
 fn an_unknown_key_is_an_error_with_file_line_and_the_nearest_key() {
     let error = parse("network = \"signet\"\n[budget]\nper_oder = 3\n").unwrap_err();
-    assert_eq!(error.to_string(), "freehold.toml line 3: unknown key `per_oder`; did you mean `per_order`?");
+    assert_eq!(
+        error.to_string(),
+        "freehold.toml line 3: unknown key `per_oder`; did you mean `per_order`?"
+    );
     let error = parse("rolls = []").unwrap_err();
-    assert!(error.to_string().contains("did you mean `roles`?"), "{error}");
+    assert!(
+        error.to_string().contains("did you mean `roles`?"),
+        "{error}"
+    );
     let error = parse("qqqqqqqq = 1").unwrap_err();
-    assert!(error.to_string().contains("valid here: network, roles"), "{error}");
+    assert!(
+        error.to_string().contains("valid here: network, roles"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -37,7 +55,8 @@ fn a_wrong_value_names_its_line_and_what_is_expected() {
 
 #[test]
 fn amounts_may_be_whole_broken_or_text() {
-    let config = parse("[budget]\nper_order = 0.25\nper_day = \"12.5\"\nper_key = { cli = 3 }").unwrap();
+    let config =
+        parse("[budget]\nper_order = 0.25\nper_day = \"12.5\"\nper_key = { cli = 3 }").unwrap();
     assert_eq!(config.budget.per_order.0.0, 250);
     assert_eq!(config.budget.per_day.0.0, 12_500);
     assert_eq!(config.budget.per_key.get("cli"), Some(&Sats::whole(3)));
@@ -45,7 +64,10 @@ fn amounts_may_be_whole_broken_or_text() {
 
 #[test]
 fn the_fresh_file_is_the_default_configuration() {
-    assert_eq!(parse(&document::fresh("signet")).unwrap(), Config::default());
+    assert_eq!(
+        parse(&document::fresh("signet")).unwrap(),
+        Config::default()
+    );
 }
 
 #[test]
@@ -59,9 +81,20 @@ fn every_line_of_the_fresh_file_is_taken_when_uncommented() {
 #[test]
 fn the_fresh_file_documents_every_key() {
     let text = document::fresh("signet");
-    let tables = ["", "[lightning]\n", "[gateway]\n", "[budget]\n", "[host]\n", "[validator]\n", "[[models]]\n", "[[gateway.keys]]\n"];
+    let tables = [
+        "",
+        "[lightning]\n",
+        "[gateway]\n",
+        "[budget]\n",
+        "[host]\n",
+        "[validator]\n",
+        "[[models]]\n",
+        "[[gateway.keys]]\n",
+    ];
     for table in tables {
-        let ConfigError::UnknownKey { valid, .. } = parse(&format!("{table}no_such_key_at_all = 1")).unwrap_err() else {
+        let ConfigError::UnknownKey { valid, .. } =
+            parse(&format!("{table}no_such_key_at_all = 1")).unwrap_err()
+        else {
             panic!("{table} takes unknown keys");
         };
         assert!(!valid.is_empty());
@@ -70,7 +103,10 @@ fn the_fresh_file_documents_every_key() {
                 let line = line.trim_start_matches('#').trim_start_matches('[');
                 line.starts_with(&format!("{key} = ")) || line.starts_with(&format!("{key}]"))
             });
-            assert!(shown, "{table}: `{key}` is not in the file that init writes");
+            assert!(
+                shown,
+                "{table}: `{key}` is not in the file that init writes"
+            );
         }
     }
 }
@@ -90,5 +126,8 @@ fn a_role_without_a_model_and_regtest_without_a_chain_are_refused_with_the_fix()
     let error = parse("network = \"regtest\"").unwrap_err();
     assert!(error.to_string().contains("freehold lab up"), "{error}");
     let error = parse("roles = [\"lsp\"]").unwrap_err();
-    assert!(error.to_string().contains("does not carry out yet"), "{error}");
+    assert!(
+        error.to_string().contains("does not carry out yet"),
+        "{error}"
+    );
 }

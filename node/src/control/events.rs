@@ -20,13 +20,21 @@ struct Lines {
 
 impl Lines {
     fn new(url: String, response: reqwest::Response) -> Self {
-        Lines { url, response, buffer: Vec::new(), scanned: 0 }
+        Lines {
+            url,
+            response,
+            buffer: Vec::new(),
+            scanned: 0,
+        }
     }
 
     /// The next event; `None` at the end.
     async fn next<T: DeserializeOwned>(&mut self) -> Option<Result<T, ControlError>> {
         loop {
-            while let Some(end) = self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') {
+            while let Some(end) = self.buffer[self.scanned..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+            {
                 let line: Vec<u8> = self.buffer.drain(..=self.scanned + end).collect();
                 self.scanned = 0;
                 if let Some(data) = line.strip_prefix(b"data:") {
@@ -42,7 +50,12 @@ impl Lines {
             match self.response.chunk().await {
                 Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
                 Ok(None) => return None,
-                Err(source) => return Some(Err(ControlError::Unreachable { url: self.url.clone(), source })),
+                Err(source) => {
+                    return Some(Err(ControlError::Unreachable {
+                        url: self.url.clone(),
+                        source,
+                    }));
+                }
             }
         }
     }
@@ -57,7 +70,10 @@ pub struct Purchase {
 }
 
 impl Purchase {
-    pub(super) async fn start(url: String, response: reqwest::Response) -> Result<Self, ControlError> {
+    pub(super) async fn start(
+        url: String,
+        response: reqwest::Response,
+    ) -> Result<Self, ControlError> {
         let mut lines = Lines::new(url, response);
         loop {
             match lines.next::<BuyLine>().await {
@@ -95,7 +111,9 @@ pub struct Verdicts {
 
 impl Verdicts {
     pub(super) fn new(url: String, response: reqwest::Response) -> Self {
-        Verdicts { lines: Lines::new(url, response) }
+        Verdicts {
+            lines: Lines::new(url, response),
+        }
     }
 
     /// The next verdict; `None` where the node went away.

@@ -57,7 +57,10 @@ pub fn advise(facts: &Facts) -> Vec<RoleAdvice> {
             Role::Client => client(facts),
             Role::Host => host(facts),
             Role::Validator => validator(facts),
-            _ => (Advice::No, "this version does not carry it out yet".to_owned()),
+            _ => (
+                Advice::No,
+                "this version does not carry it out yet".to_owned(),
+            ),
         };
         RoleAdvice { role, advice, why }
     })
@@ -65,7 +68,9 @@ pub fn advise(facts: &Facts) -> Vec<RoleAdvice> {
 }
 
 fn slow_disk(facts: &Facts) -> Option<String> {
-    let speed = facts.disk_write_bytes_per_s.filter(|speed| *speed < LEAST_DISK)?;
+    let speed = facts
+        .disk_write_bytes_per_s
+        .filter(|speed| *speed < LEAST_DISK)?;
     Some(format!(
         "the disk writes {:.1} MB/s; payments wait for it, and want {} MB/s",
         speed as f64 / 1e6,
@@ -76,22 +81,40 @@ fn slow_disk(facts: &Facts) -> Option<String> {
 fn client(facts: &Facts) -> (Advice, String) {
     match slow_disk(facts) {
         Some(why) => (Advice::Eligible, why),
-        None => (Advice::Recommended, "buying needs little: a wallet with a channel".to_owned()),
+        None => (
+            Advice::Recommended,
+            "buying needs little: a wallet with a channel".to_owned(),
+        ),
     }
 }
 
 fn host(facts: &Facts) -> (Advice, String) {
     if facts.pocket_tokens_per_s.is_none() {
-        return (Advice::No, "the engine did not run the pocket model on this machine".to_owned());
+        return (
+            Advice::No,
+            "the engine did not run the pocket model on this machine".to_owned(),
+        );
     }
     if let Some(why) = slow_disk(facts) {
         return (Advice::Eligible, why);
     }
     if facts.threads < HOST_THREADS {
-        return (Advice::Eligible, format!("{} threads: small models only, and nothing else beside them", facts.threads));
+        return (
+            Advice::Eligible,
+            format!(
+                "{} threads: small models only, and nothing else beside them",
+                facts.threads
+            ),
+        );
     }
-    if facts.memory_bytes.is_some_and(|bytes| bytes < USEFUL_MEMORY) {
-        return (Advice::Eligible, "little memory: models under a billion weights".to_owned());
+    if facts
+        .memory_bytes
+        .is_some_and(|bytes| bytes < USEFUL_MEMORY)
+    {
+        return (
+            Advice::Eligible,
+            "little memory: models under a billion weights".to_owned(),
+        );
     }
     match facts.kernel_bytes_per_s {
         Some(speed) if speed < USEFUL_KERNEL => {
@@ -102,7 +125,10 @@ fn host(facts: &Facts) -> (Advice, String) {
             );
             (Advice::Eligible, text)
         }
-        Some(_) => (Advice::Recommended, "fast enough for models of 4 billion weights".to_owned()),
+        Some(_) => (
+            Advice::Recommended,
+            "fast enough for models of 4 billion weights".to_owned(),
+        ),
         None => (Advice::Eligible, "the kernels were not measured".to_owned()),
     }
 }
@@ -110,20 +136,36 @@ fn host(facts: &Facts) -> (Advice, String) {
 /// A replay is one prefill: far cheaper than the answer was, so a slower machine does.
 fn validator(facts: &Facts) -> (Advice, String) {
     if facts.pocket_tokens_per_s.is_none() {
-        return (Advice::No, "the engine did not run the pocket model on this machine".to_owned());
+        return (
+            Advice::No,
+            "the engine did not run the pocket model on this machine".to_owned(),
+        );
     }
     if facts.simd == "portable" {
-        return (Advice::Eligible, "no AVX2: replays give the same bits, several times slower".to_owned());
+        return (
+            Advice::Eligible,
+            "no AVX2: replays give the same bits, several times slower".to_owned(),
+        );
     }
     if facts.threads < 2 {
-        return (Advice::Eligible, "one thread: a replay takes as long as the answer".to_owned());
+        return (
+            Advice::Eligible,
+            "one thread: a replay takes as long as the answer".to_owned(),
+        );
     }
-    (Advice::Recommended, "a replay is one pass over prompt and answer; this machine is fast enough".to_owned())
+    (
+        Advice::Recommended,
+        "a replay is one pass over prompt and answer; this machine is fast enough".to_owned(),
+    )
 }
 
 /// The recommended roles.
 pub fn recommended(table: &[RoleAdvice]) -> Vec<Role> {
-    table.iter().filter(|row| row.advice == Advice::Recommended).map(|row| row.role).collect()
+    table
+        .iter()
+        .filter(|row| row.advice == Advice::Recommended)
+        .map(|row| row.role)
+        .collect()
 }
 
 #[cfg(test)]
@@ -143,21 +185,51 @@ mod tests {
     }
 
     fn of(facts: &Facts, role: Role) -> RoleAdvice {
-        advise(facts).into_iter().find(|row| row.role == role).unwrap()
+        advise(facts)
+            .into_iter()
+            .find(|row| row.role == role)
+            .unwrap()
     }
 
     #[test]
     fn a_workstation_is_recommended_to_buy_sell_and_check() {
-        assert_eq!(recommended(&advise(&workstation())), [Role::Client, Role::Host, Role::Validator]);
+        assert_eq!(
+            recommended(&advise(&workstation())),
+            [Role::Client, Role::Host, Role::Validator]
+        );
     }
 
     #[test]
     fn each_weakness_is_named() {
         let weak: [(Facts, &str); 4] = [
-            (Facts { threads: 2, ..workstation() }, "2 threads"),
-            (Facts { memory_bytes: Some(4 << 30), ..workstation() }, "memory"),
-            (Facts { kernel_bytes_per_s: Some(8_000_000_000), ..workstation() }, "tokens/s"),
-            (Facts { disk_write_bytes_per_s: Some(1_000_000), ..workstation() }, "disk"),
+            (
+                Facts {
+                    threads: 2,
+                    ..workstation()
+                },
+                "2 threads",
+            ),
+            (
+                Facts {
+                    memory_bytes: Some(4 << 30),
+                    ..workstation()
+                },
+                "memory",
+            ),
+            (
+                Facts {
+                    kernel_bytes_per_s: Some(8_000_000_000),
+                    ..workstation()
+                },
+                "tokens/s",
+            ),
+            (
+                Facts {
+                    disk_write_bytes_per_s: Some(1_000_000),
+                    ..workstation()
+                },
+                "disk",
+            ),
         ];
         for (facts, word) in weak {
             let row = of(&facts, Role::Host);
@@ -168,7 +240,10 @@ mod tests {
 
     #[test]
     fn a_machine_that_runs_no_model_sells_and_checks_nothing() {
-        let facts = Facts { pocket_tokens_per_s: None, ..workstation() };
+        let facts = Facts {
+            pocket_tokens_per_s: None,
+            ..workstation()
+        };
         assert_eq!(of(&facts, Role::Host).advice, Advice::No);
         assert_eq!(of(&facts, Role::Validator).advice, Advice::No);
         assert_eq!(of(&facts, Role::Client).advice, Advice::Recommended);

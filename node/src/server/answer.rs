@@ -20,7 +20,11 @@ impl Head {
     pub fn new(model: &str, now_s: u64) -> Self {
         let mut id = [0u8; 12];
         rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut id);
-        Head { id: format!("chatcmpl-{}", hex::encode(id)), created: now_s, model: model.to_owned() }
+        Head {
+            id: format!("chatcmpl-{}", hex::encode(id)),
+            created: now_s,
+            model: model.to_owned(),
+        }
     }
 
     /// The whole answer.
@@ -105,7 +109,12 @@ mod tests {
     fn ending() -> Ending {
         Ending {
             finish: Finish::Length,
-            counts: Counts { input_tokens: 3, cached_input_tokens: 2, output_tokens: 7, items: 0 },
+            counts: Counts {
+                input_tokens: 3,
+                cached_input_tokens: 2,
+                output_tokens: 7,
+                items: 0,
+            },
             cost: Msat(1_234),
             fees: Msat(5),
             order: Some(OrderId([1; 16])),
@@ -126,7 +135,12 @@ mod tests {
     #[test]
     fn the_usage_chunk_has_no_choice_and_all_chunks_one_id() {
         let head = Head::new("pocket", 9);
-        let chunks = [head.opening(), head.text("a"), head.closing(&ending()), head.usage(&ending())];
+        let chunks = [
+            head.opening(),
+            head.text("a"),
+            head.closing(&ending()),
+            head.usage(&ending()),
+        ];
         assert!(chunks.iter().all(|chunk| chunk["id"] == chunks[0]["id"]));
         assert_eq!(chunks[3]["choices"], json!([]));
         assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");

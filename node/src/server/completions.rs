@@ -10,11 +10,11 @@ use super::errors::ApiError;
 use super::guard::ChargedTo;
 use super::openai::ChatRequest;
 use super::purchase::{Answer, Ending, Piece};
+use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use futures::stream;
 use protocol::order::wire::Finish;
 use protocol::refusal::{Code, Refusal};
@@ -35,7 +35,10 @@ pub async fn create(
     let Json(request) = body?;
     let order = request.order(&budget)?;
     let permit = app.slots.clone().try_acquire_owned().map_err(|_| {
-        let text = format!("{} requests are being served already", app.gateway.max_requests);
+        let text = format!(
+            "{} requests are being served already",
+            app.gateway.max_requests
+        );
         ApiError::new(503, text, "try again later, or raise gateway.max_requests")
     })?;
     let mut answer = Answer::start(&app, order).await?;
@@ -45,7 +48,9 @@ pub async fn create(
     }
     let first = match answer.next().await {
         Some(Piece::Failed(refusal)) => return Err(refusal.into()),
-        Some(Piece::End(ending)) if ending.finish == Finish::Budget && ending.counts.output_tokens == 0 => {
+        Some(Piece::End(ending))
+            if ending.finish == Finish::Budget && ending.counts.output_tokens == 0 =>
+        {
             return Err(spent(&ending).into());
         }
         Some(first) => first,
@@ -78,26 +83,47 @@ struct Stream {
     _permit: OwnedSemaphorePermit,
 }
 
-fn streamed(answer: Answer, head: Head, first: Piece, usage: bool, permit: OwnedSemaphorePermit) -> Response {
+fn streamed(
+    answer: Answer,
+    head: Head,
+    first: Piece,
+    usage: bool,
+    permit: OwnedSemaphorePermit,
+) -> Response {
     let opening = data(&head.opening().to_string());
-    let mut stream = Stream { answer, head, usage, ready: VecDeque::from([opening]), ended: false, _permit: permit };
+    let mut stream = Stream {
+        answer,
+        head,
+        usage,
+        ready: VecDeque::from([opening]),
+        ended: false,
+        _permit: permit,
+    };
     stream.take(first);
     let events = stream::unfold(stream, |mut stream| async move {
         while stream.ready.is_empty() && !stream.ended {
-            let piece = stream.answer.next().await.unwrap_or_else(|| Piece::Failed(vanished()));
+            let piece = stream
+                .answer
+                .next()
+                .await
+                .unwrap_or_else(|| Piece::Failed(vanished()));
             stream.take(piece);
         }
         let event = stream.ready.pop_front()?;
         Some((Ok::<_, Infallible>(event), stream))
     });
-    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+    Sse::new(events)
+        .keep_alive(KeepAlive::default())
+        .into_response()
 }
 
 impl Stream {
     fn take(&mut self, piece: Piece) {
         match piece {
             Piece::Text(text) if text.is_empty() => {}
-            Piece::Text(text) => self.ready.push_back(data(&self.head.text(&text).to_string())),
+            Piece::Text(text) => self
+                .ready
+                .push_back(data(&self.head.text(&text).to_string())),
             Piece::End(ending) if ending.finish == Finish::Budget => self.fail(spent(&ending)),
             Piece::End(ending) => self.close(&ending),
             Piece::Failed(refusal) => self.fail(refusal),
@@ -106,9 +132,11 @@ impl Stream {
 
     fn close(&mut self, ending: &Ending) {
         self.ended = true;
-        self.ready.push_back(data(&self.head.closing(ending).to_string()));
+        self.ready
+            .push_back(data(&self.head.closing(ending).to_string()));
         if self.usage {
-            self.ready.push_back(data(&self.head.usage(ending).to_string()));
+            self.ready
+                .push_back(data(&self.head.usage(ending).to_string()));
         }
         self.ready.push_back(data("[DONE]"));
     }

@@ -63,24 +63,42 @@ pub async fn buy(
     let Json(order) = body?;
     let request = order::request(&app, order).await?;
     let bought = Bought::start(&app.node, request).await;
-    let started = line(&BuyLine::Started { request: bought.request() });
-    let events = stream::unfold((bought, Some(started)), |(mut bought, started)| async move {
-        let next = match started {
-            Some(started) => started,
-            None => line(&BuyLine::Happened { event: bought.next().await? }),
-        };
-        Some((Ok::<_, Infallible>(next), (bought, None)))
+    let started = line(&BuyLine::Started {
+        request: bought.request(),
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    let events = stream::unfold(
+        (bought, Some(started)),
+        |(mut bought, started)| async move {
+            let next = match started {
+                Some(started) => started,
+                None => line(&BuyLine::Happened {
+                    event: bought.next().await?,
+                }),
+            };
+            Some((Ok::<_, Infallible>(next), (bought, None)))
+        },
+    );
+    Ok(Sse::new(events)
+        .keep_alive(KeepAlive::default())
+        .into_response())
 }
 
-pub async fn purchase(State(app): State<Arc<App>>, Path((request, what)): Path<(u64, String)>) -> Answer<()> {
+pub async fn purchase(
+    State(app): State<Arc<App>>,
+    Path((request, what)): Path<(u64, String)>,
+) -> Answer<()> {
     let request = RequestId(request);
     match what.as_str() {
         "confirm" => app.node.confirm(request).await,
         "stop" => app.node.stop(request).await,
         "cancel" => app.node.cancel(request).await,
-        _ => return Err(ApiError::new(404, format!("a purchase cannot {what}"), "use confirm, stop or cancel")),
+        _ => {
+            return Err(ApiError::new(
+                404,
+                format!("a purchase cannot {what}"),
+                "use confirm, stop or cancel",
+            ));
+        }
     }
     Ok(Json(()))
 }
@@ -91,15 +109,22 @@ pub async fn verdicts(State(app): State<Arc<App>>) -> Response {
         loop {
             match notes.recv().await {
                 Ok(note) => {
-                    let row = VerdictRow { order: note.order, result: note.result };
+                    let row = VerdictRow {
+                        order: note.order,
+                        result: note.result,
+                    };
                     return Some((Ok::<_, Infallible>(line(&row)), notes));
                 }
-                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "a reader of verdicts is slow"),
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "a reader of verdicts is slow")
+                }
                 Err(RecvError::Closed) => return None,
             }
         }
     });
-    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+    Sse::new(events)
+        .keep_alive(KeepAlive::default())
+        .into_response()
 }
 
 pub async fn judge(
@@ -117,8 +142,16 @@ pub async fn bundle(State(app): State<Arc<App>>, Path(order): Path<OrderId>) -> 
         .map_err(|error| ApiError::new(500, error.to_string(), "look at the node's log"))?;
     match found {
         Ok(Some(bundle)) => Ok(Json(bundle)),
-        Ok(None) => Err(ApiError::new(404, format!("no evidence of order {order} is here"), "take an order id from `freehold ledger`")),
-        Err(error) => Err(ApiError::new(503, error.to_string(), "free some disk space, then start again")),
+        Ok(None) => Err(ApiError::new(
+            404,
+            format!("no evidence of order {order} is here"),
+            "take an order id from `freehold ledger`",
+        )),
+        Err(error) => Err(ApiError::new(
+            503,
+            error.to_string(),
+            "free some disk space, then start again",
+        )),
     }
 }
 

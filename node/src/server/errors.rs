@@ -32,7 +32,11 @@ impl ApiError {
             param: None,
             fix: Some(fix),
         };
-        ApiError { status, body: ErrorBody { error: detail }, retry_after_ms: None }
+        ApiError {
+            status,
+            body: ErrorBody { error: detail },
+            retry_after_ms: None,
+        }
     }
 
     /// A bad request that names the parameter.
@@ -80,7 +84,9 @@ impl IntoResponse for ApiError {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.body)).into_response();
         if let Some(ms) = self.retry_after_ms {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
         }
         response
     }
@@ -93,13 +99,24 @@ mod tests {
 
     #[test]
     fn a_used_up_budget_is_402_with_the_fix_and_never_503() {
-        let error = ApiError::from(Refusal::new(Code::BudgetExhausted, "today's 10.000 sat are spent"));
+        let error = ApiError::from(Refusal::new(
+            Code::BudgetExhausted,
+            "today's 10.000 sat are spent",
+        ));
         assert_eq!(error.status, 402);
         let detail = &error.body.error;
         assert_eq!(detail.code.as_deref(), Some("budget_exhausted"));
         assert_eq!(detail.kind, "insufficient_quota");
-        assert!(detail.fix.as_deref().is_some_and(|fix| fix.contains("[budget]")));
-        assert!(detail.message.contains("[budget]"), "clients show the message alone");
+        assert!(
+            detail
+                .fix
+                .as_deref()
+                .is_some_and(|fix| fix.contains("[budget]"))
+        );
+        assert!(
+            detail.message.contains("[budget]"),
+            "clients show the message alone"
+        );
     }
 
     #[test]

@@ -62,7 +62,11 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 async fn nowhere(uri: Uri) -> ApiError {
-    ApiError::new(404, format!("there is nothing at {}", uri.path()), "the gateway serves /v1/models and /v1/chat/completions")
+    ApiError::new(
+        404,
+        format!("there is nothing at {}", uri.path()),
+        "the gateway serves /v1/models and /v1/chat/completions",
+    )
 }
 
 /// Refuses what a foreign web page may have sent.
@@ -70,10 +74,15 @@ async fn local(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let headers = request.headers();
     let host = text(headers, &header::HOST).or_else(|| request.uri().host().map(str::to_owned));
     let foreign_host = !app.gateway.expose && !host.as_deref().is_some_and(is_loopback);
-    let foreign_page = text(headers, &header::ORIGIN).is_some_and(|origin| !is_loopback_origin(&origin));
+    let foreign_page =
+        text(headers, &header::ORIGIN).is_some_and(|origin| !is_loopback_origin(&origin));
     if foreign_host || foreign_page {
-        return ApiError::new(403, "this gateway answers programs on this machine only", "use http://127.0.0.1, and no web page of another origin")
-            .into_response();
+        return ApiError::new(
+            403,
+            "this gateway answers programs on this machine only",
+            "use http://127.0.0.1, and no web page of another origin",
+        )
+        .into_response();
     }
     next.run(request).await
 }
@@ -84,7 +93,12 @@ async fn owner(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     if shown.is_some_and(|shown| same(&shown, app.token())) {
         return next.run(request).await;
     }
-    ApiError::new(401, "this needs the node's control token", "read it from control.json in the data folder").into_response()
+    ApiError::new(
+        401,
+        "this needs the node's control token",
+        "read it from control.json in the data folder",
+    )
+    .into_response()
 }
 
 /// Finds out which budget a gateway client uses.
@@ -94,27 +108,44 @@ async fn client(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     } else {
         let shown = bearer(request.headers()).unwrap_or_default();
         // Every key is compared, so that time tells nothing about which one fits.
-        app.keys().iter().filter(|key| same(&shown, &key.key)).map(|key| key.name.clone()).next_back()
+        app.keys()
+            .iter()
+            .filter(|key| same(&shown, &key.key))
+            .map(|key| key.name.clone())
+            .next_back()
     };
     let Some(name) = name else {
-        return ApiError::new(401, "this gateway asks for a key", "send `Authorization: Bearer KEY` with a key of [[gateway.keys]]")
-            .into_response();
+        return ApiError::new(
+            401,
+            "this gateway asks for a key",
+            "send `Authorization: Bearer KEY` with a key of [[gateway.keys]]",
+        )
+        .into_response();
     };
     request.extensions_mut().insert(ChargedTo(name));
     next.run(request).await
 }
 
 fn text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<String> {
-    text(headers, &header::AUTHORIZATION)?.strip_prefix("Bearer ").map(|key| key.trim().to_owned())
+    text(headers, &header::AUTHORIZATION)?
+        .strip_prefix("Bearer ")
+        .map(|key| key.trim().to_owned())
 }
 
 /// Compares two secrets in a time that depends on their lengths alone.
 fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+    a.len() == b.len()
+        && a.bytes()
+            .zip(b.bytes())
+            .fold(0, |differ, (a, b)| differ | (a ^ b))
+            == 0
 }
 
 /// Whether a `Host` names this machine, whatever the port.
@@ -123,12 +154,15 @@ pub fn is_loopback(host: &str) -> bool {
         Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whether an `Origin` is a page of this machine.
 pub fn is_loopback_origin(origin: &str) -> bool {
-    origin.split_once("://").is_some_and(|(_, host)| is_loopback(host))
+    origin
+        .split_once("://")
+        .is_some_and(|(_, host)| is_loopback(host))
 }
 
 #[cfg(test)]
@@ -137,10 +171,24 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_loopback() {
-        for host in ["127.0.0.1", "127.0.0.1:9749", "localhost:1", "LOCALHOST", "[::1]:80", "[::1]"] {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9749",
+            "localhost:1",
+            "LOCALHOST",
+            "[::1]:80",
+            "[::1]",
+        ] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "192.168.1.2:9749", "", "[::2]", "localhost.evil:1"] {
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "192.168.1.2:9749",
+            "",
+            "[::2]",
+            "localhost.evil:1",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

@@ -24,9 +24,16 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> 
 ///
 /// # Errors
 /// Where there is none of that name.
-pub async fn one(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+pub async fn one(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     collect(&app).await?.remove(&name).map(Json).ok_or_else(|| {
-        ApiError::new(404, format!("no model `{name}` is listed"), "take one of /v1/models")
+        ApiError::new(
+            404,
+            format!("no model `{name}` is listed"),
+            "take one of /v1/models",
+        )
     })
 }
 
@@ -43,12 +50,19 @@ async fn collect(app: &App) -> Result<BTreeMap<String, Value>, ApiError> {
             offers.entry(row.name.clone()).or_default();
         }
     }
-    Ok(offers.into_iter().map(|(name, rows)| (name.clone(), describe(app, &name, &rows))).collect())
+    Ok(offers
+        .into_iter()
+        .map(|(name, rows)| (name.clone(), describe(app, &name, &rows)))
+        .collect())
 }
 
 fn describe(app: &App, name: &str, rows: &[&HostRow]) -> Value {
     let local = app.gateway.local_first && app.rows.iter().any(|row| row.name == name);
-    let created = rows.iter().map(|row| row.manifest.created.secs()).min().unwrap_or_default();
+    let created = rows
+        .iter()
+        .map(|row| row.manifest.created.secs())
+        .min()
+        .unwrap_or_default();
     let offers: Vec<Value> = rows.iter().filter_map(|row| price(row)).collect();
     json!({
         "id": name, "object": "model", "created": created,

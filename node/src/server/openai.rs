@@ -108,9 +108,18 @@ enum Stop {
 /// Fields that would change the answer, with what to do instead.
 const REFUSED: [(&str, &str); 12] = [
     ("tools", "leave it out: hosts return text, not tool calls"),
-    ("tool_choice", "leave it out: hosts return text, not tool calls"),
-    ("functions", "leave it out: hosts return text, not function calls"),
-    ("function_call", "leave it out: hosts return text, not function calls"),
+    (
+        "tool_choice",
+        "leave it out: hosts return text, not tool calls",
+    ),
+    (
+        "functions",
+        "leave it out: hosts return text, not function calls",
+    ),
+    (
+        "function_call",
+        "leave it out: hosts return text, not function calls",
+    ),
     ("response_format", "leave it out: only text is offered"),
     ("logit_bias", "leave it out"),
     ("logprobs", "leave it out"),
@@ -129,7 +138,10 @@ impl ChatRequest {
 
     /// Whether a last chunk with the usage is wanted.
     pub fn wants_usage(&self) -> bool {
-        self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
+        self.stream_options
+            .as_ref()
+            .and_then(|options| options.include_usage)
+            .unwrap_or(false)
     }
 
     /// Turns the request into an order charged to `budget`.
@@ -139,10 +151,20 @@ impl ChatRequest {
     pub fn order(&self, budget: &str) -> Result<BuyOrder, ApiError> {
         self.refuse_unsupported()?;
         if self.messages.is_empty() {
-            return Err(ApiError::parameter("messages", "there is no message", "send at least one"));
+            return Err(ApiError::parameter(
+                "messages",
+                "there is no message",
+                "send at least one",
+            ));
         }
-        let messages = self.messages.iter().enumerate().map(|(index, message)| message.read(index));
-        let work = Work::Chat { messages: messages.collect::<Result<_, _>>()? };
+        let messages = self
+            .messages
+            .iter()
+            .enumerate()
+            .map(|(index, message)| message.read(index));
+        let work = Work::Chat {
+            messages: messages.collect::<Result<_, _>>()?,
+        };
         let extra = self.freehold.clone().unwrap_or_default();
         let mut order = BuyOrder::new(selector(&self.model)?, work, budget);
         order.max_output = self.max_output()?;
@@ -155,7 +177,11 @@ impl ChatRequest {
             Some(Stop::Many(stops)) => stops.clone(),
         };
         if order.stop.iter().any(String::is_empty) {
-            return Err(ApiError::parameter("stop", "a stop string is empty", "leave it out"));
+            return Err(ApiError::parameter(
+                "stop",
+                "a stop string is empty",
+                "leave it out",
+            ));
         }
         order.max_cost = extra.max_cost_msat;
         order.host = extra.host;
@@ -165,24 +191,45 @@ impl ChatRequest {
 
     fn refuse_unsupported(&self) -> Result<(), ApiError> {
         if self.n.is_some_and(|n| n != 1) {
-            return Err(ApiError::parameter("n", "only n = 1 is supported", "send the request several times"));
+            return Err(ApiError::parameter(
+                "n",
+                "only n = 1 is supported",
+                "send the request several times",
+            ));
         }
-        let penalties = [("frequency_penalty", self.frequency_penalty), ("presence_penalty", self.presence_penalty)];
+        let penalties = [
+            ("frequency_penalty", self.frequency_penalty),
+            ("presence_penalty", self.presence_penalty),
+        ];
         for (name, value) in penalties {
             if value.is_some_and(|value| value != 0.0) {
-                return Err(ApiError::parameter(name, format!("{name} is not supported"), "leave it out or send 0"));
+                return Err(ApiError::parameter(
+                    name,
+                    format!("{name} is not supported"),
+                    "leave it out or send 0",
+                ));
             }
         }
         for (name, fix) in REFUSED {
-            if self.rest.get(name).is_some_and(|value| means_something(name, value)) {
-                return Err(ApiError::parameter(name, format!("{name} is not supported"), fix));
+            if self
+                .rest
+                .get(name)
+                .is_some_and(|value| means_something(name, value))
+            {
+                return Err(ApiError::parameter(
+                    name,
+                    format!("{name} is not supported"),
+                    fix,
+                ));
             }
         }
         Ok(())
     }
 
     fn max_output(&self) -> Result<Option<u32>, ApiError> {
-        let Some(tokens) = self.max_completion_tokens.or(self.max_tokens) else { return Ok(None) };
+        let Some(tokens) = self.max_completion_tokens.or(self.max_tokens) else {
+            return Ok(None);
+        };
         let most = protocol::limits::MAX_OUTPUT_TOKENS;
         match u32::try_from(tokens) {
             Ok(tokens) if (1..=most).contains(&tokens) => Ok(Some(tokens)),
@@ -197,8 +244,10 @@ impl ChatRequest {
     fn sampling(&self) -> Result<Sampling, ApiError> {
         let default = Sampling::default();
         Ok(Sampling {
-            temperature_milli: milli("temperature", self.temperature, 2.0)?.unwrap_or(default.temperature_milli),
-            top_p_milli: milli("top_p", self.top_p, 1.0)?.map_or(default.top_p_milli, |milli| milli.max(1)),
+            temperature_milli: milli("temperature", self.temperature, 2.0)?
+                .unwrap_or(default.temperature_milli),
+            top_p_milli: milli("top_p", self.top_p, 1.0)?
+                .map_or(default.top_p_milli, |milli| milli.max(1)),
             ..default
         })
     }
@@ -210,9 +259,16 @@ impl ChatRequest {
 /// Where the name is empty.
 pub fn selector(model: &str) -> Result<ModelSelector, ApiError> {
     match model {
-        "" => Err(ApiError::parameter("model", "no model is named", "take one of /v1/models, or `auto`")),
+        "" => Err(ApiError::parameter(
+            "model",
+            "no model is named",
+            "take one of /v1/models, or `auto`",
+        )),
         "auto" => Ok(ModelSelector::Any),
-        name => Ok(name.parse().map_or_else(|_| ModelSelector::Name(name.to_owned()), ModelSelector::Digest)),
+        name => Ok(name.parse().map_or_else(
+            |_| ModelSelector::Name(name.to_owned()),
+            ModelSelector::Digest,
+        )),
     }
 }
 
@@ -234,10 +290,16 @@ fn milli(name: &str, value: Option<f64>, most: f64) -> Result<Option<u32>, ApiEr
 fn means_something(name: &str, value: &Value) -> bool {
     let default = match (name, value) {
         (_, Value::Null | Value::Bool(false)) => true,
-        (_, Value::Array(list)) => list.is_empty() || (name == "modalities" && *list == [Value::from("text")]),
-        ("response_format", Value::Object(format)) => format.get("type") == Some(&Value::from("text")),
+        (_, Value::Array(list)) => {
+            list.is_empty() || (name == "modalities" && *list == [Value::from("text")])
+        }
+        ("response_format", Value::Object(format)) => {
+            format.get("type") == Some(&Value::from("text"))
+        }
         (_, Value::Object(fields)) => fields.is_empty(),
-        ("tool_choice" | "function_call", Value::String(choice)) => choice == "none" || choice == "auto",
+        ("tool_choice" | "function_call", Value::String(choice)) => {
+            choice == "none" || choice == "auto"
+        }
         _ => false,
     };
     !default
@@ -251,22 +313,44 @@ impl Message {
             role @ ("system" | "user" | "assistant") => role,
             role => {
                 let text = format!("{param} has the role `{role}`, which is not supported");
-                return Err(ApiError::parameter(&param, text, "use system, user or assistant"));
+                return Err(ApiError::parameter(
+                    &param,
+                    text,
+                    "use system, user or assistant",
+                ));
             }
         };
-        let set = |value: &Option<Value>| value.as_ref().is_some_and(|value| means_something("tool_calls", value));
+        let set = |value: &Option<Value>| {
+            value
+                .as_ref()
+                .is_some_and(|value| means_something("tool_calls", value))
+        };
         if set(&self.tool_calls) || set(&self.function_call) {
-            return Err(ApiError::parameter(&param, format!("{param} has tool calls, which are not supported"), "send text"));
+            return Err(ApiError::parameter(
+                &param,
+                format!("{param} has tool calls, which are not supported"),
+                "send text",
+            ));
         }
         let content = match &self.content {
             None => String::new(),
             Some(Content::Text(text)) => text.clone(),
-            Some(Content::Parts(parts)) => parts.iter().map(|part| part.read(&param)).collect::<Result<_, _>>()?,
+            Some(Content::Parts(parts)) => parts
+                .iter()
+                .map(|part| part.read(&param))
+                .collect::<Result<_, _>>()?,
         };
         if content.is_empty() && role != "assistant" {
-            return Err(ApiError::parameter(&param, format!("{param} has no content"), "send text"));
+            return Err(ApiError::parameter(
+                &param,
+                format!("{param} has no content"),
+                "send text",
+            ));
         }
-        Ok(ChatMessage { role: role.to_owned(), content })
+        Ok(ChatMessage {
+            role: role.to_owned(),
+            content,
+        })
     }
 }
 

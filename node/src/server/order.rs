@@ -30,12 +30,23 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
     let offers: Vec<_> = hosts.iter().filter(|row| fits(row, &order)).collect();
     let job = job(&order, offers.iter().filter_map(|row| offer(row)));
     job.check().map_err(|error| {
-        ApiError::new(400, error.to_string(), "shorten the request, or lower max_tokens")
+        ApiError::new(
+            400,
+            error.to_string(),
+            "shorten the request, or lower max_tokens",
+        )
     })?;
-    let max_cost = order.max_cost.or(app.gateway.max_cost.map(|cap| cap.0)).unwrap_or_else(|| {
-        let rows = offers.iter().filter_map(|row| Some((offer(row)?, row.manifest.quantum)));
-        estimate(&job, rows).unwrap_or(app.per_order).min(app.per_order)
-    });
+    let max_cost = order
+        .max_cost
+        .or(app.gateway.max_cost.map(|cap| cap.0))
+        .unwrap_or_else(|| {
+            let rows = offers
+                .iter()
+                .filter_map(|row| Some((offer(row)?, row.manifest.quantum)));
+            estimate(&job, rows)
+                .unwrap_or(app.per_order)
+                .min(app.per_order)
+        });
     Ok(BuyRequest {
         request: RequestId(0),
         model: order.model,
@@ -73,7 +84,9 @@ pub fn job<'a>(order: &BuyOrder, offers: impl Iterator<Item = &'a ModelOffer>) -
         work: order.work.clone(),
         max_output: order.max_output.unwrap_or(default),
         sampling: order.sampling.clone(),
-        seed: order.seed.unwrap_or_else(|| rand::RngCore::next_u64(&mut rand::rngs::OsRng)),
+        seed: order
+            .seed
+            .unwrap_or_else(|| rand::RngCore::next_u64(&mut rand::rngs::OsRng)),
         stop: order.stop.clone(),
         date: calendar::today(),
     }
@@ -87,7 +100,9 @@ pub fn estimate<'a>(job: &Job, rows: impl Iterator<Item = (&'a ModelOffer, Msat)
     };
     let input = (job.text_bytes() + messages * TEMPLATE_TOKENS) as u64;
     rows.filter_map(|(offer, quantum)| {
-        offer.ceiling(input, u64::from(job.max_output))?.checked_add(quantum)
+        offer
+            .ceiling(input, u64::from(job.max_output))?
+            .checked_add(quantum)
     })
     .max()
 }

@@ -24,18 +24,26 @@ pub struct Bought {
 impl Bought {
     /// Buys.
     pub async fn start(node: &Node, request: BuyRequest) -> Self {
-        Bought { node: node.clone(), purchase: Some(node.buy(request).await) }
+        Bought {
+            node: node.clone(),
+            purchase: Some(node.buy(request).await),
+        }
     }
 
     /// Its number.
     pub fn request(&self) -> u64 {
-        self.purchase.as_ref().map_or(0, |purchase| purchase.request.0)
+        self.purchase
+            .as_ref()
+            .map_or(0, |purchase| purchase.request.0)
     }
 
     /// The next event; `None` after the end.
     pub async fn next(&mut self) -> Option<BuyerEvent> {
         let event = self.purchase.as_mut()?.events.recv().await;
-        if matches!(event, None | Some(BuyerEvent::Finished { .. } | BuyerEvent::Failed(_))) {
+        if matches!(
+            event,
+            None | Some(BuyerEvent::Finished { .. } | BuyerEvent::Failed(_))
+        ) {
             self.purchase = None;
         }
         event
@@ -44,8 +52,12 @@ impl Bought {
 
 impl Drop for Bought {
     fn drop(&mut self) {
-        let (Some(mut purchase), node) = (self.purchase.take(), self.node.clone()) else { return };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (Some(mut purchase), node) = (self.purchase.take(), self.node.clone()) else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         runtime.spawn(async move {
             node.stop(purchase.request).await;
             while purchase.events.recv().await.is_some() {}
@@ -114,13 +126,18 @@ impl Answer {
     /// # Errors
     /// Where the request is outside the protocol's limits.
     pub async fn start(app: &App, order: BuyOrder) -> Result<Self, ApiError> {
-        let here = app.local(&order.model).filter(|_| order.host.is_none() && !order.audit);
+        let here = app
+            .local(&order.model)
+            .filter(|_| order.host.is_none() && !order.audit);
         if let Some((_, digest)) = here {
             return local(app, &digest, &order);
         }
         let request = super::order::request(app, order).await?;
         let bought = Bought::start(&app.node, request).await;
-        Ok(Answer(Source::Bought { bought, fees: Msat::ZERO }))
+        Ok(Answer(Source::Bought {
+            bought,
+            fees: Msat::ZERO,
+        }))
     }
 
     /// The next piece; `None` after the end.
@@ -155,23 +172,39 @@ async fn bought_piece(bought: &mut Bought, fees: &mut Msat) -> Option<Piece> {
 
 fn local(app: &App, digest: &ModelDigest, order: &BuyOrder) -> Result<Answer, ApiError> {
     let compute = app.node.compute();
-    let context = compute.model(digest).map_or(0, |model| model.info().context);
+    let context = compute
+        .model(digest)
+        .map_or(0, |model| model.info().context);
     let mut job: Job = super::order::job(order, std::iter::empty());
     if order.max_output.is_none() {
         job.max_output = job.max_output.min((context / 4).max(1));
     }
-    job.check().map_err(|error| ApiError::new(400, error.to_string(), "shorten the request"))?;
+    job.check()
+        .map_err(|error| ApiError::new(400, error.to_string(), "shorten the request"))?;
     let facts = compute.count(digest, &job, &[0; 16])?;
     if facts.tokens + u64::from(job.max_output) > u64::from(context) {
-        let text = format!("{} prompt and {} output tokens do not fit into a context of {context}", facts.tokens, job.max_output);
+        let text = format!(
+            "{} prompt and {} output tokens do not fit into a context of {context}",
+            facts.tokens, job.max_output
+        );
         return Err(Refusal::new(Code::TooLong, text).into());
     }
     let mut id = [0; 16];
     rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut id);
     let (order, allowed) = (OrderId(id), u64::from(job.max_output));
     let output = compute.start(order, digest, job, allowed);
-    let totals = Counts { input_tokens: facts.tokens, ..Counts::default() };
-    Ok(Answer(Source::Local(Local { node: app.node.clone(), order, output, totals, ending: None, done: false })))
+    let totals = Counts {
+        input_tokens: facts.tokens,
+        ..Counts::default()
+    };
+    Ok(Answer(Source::Local(Local {
+        node: app.node.clone(),
+        order,
+        output,
+        totals,
+        ending: None,
+        done: false,
+    })))
 }
 
 async fn local_piece(local: &mut Local) -> Option<Piece> {
@@ -179,28 +212,35 @@ async fn local_piece(local: &mut Local) -> Option<Piece> {
         return local.ending.take().map(Piece::End);
     }
     match local.output.recv().await {
-            Some(Output::Tokens { tokens, text, finish }) => {
-                local.totals.output_tokens += tokens.len() as u64;
-                if let Some(finish) = finish {
-                    local.done = true;
-                    local.ending = Some(Box::new(Ending {
-                        finish,
-                        counts: local.totals,
-                        cost: Msat::ZERO,
-                        fees: Msat::ZERO,
-                        order: None,
-                        host: None,
-                    }));
-                }
-                Some(Piece::Text(text))
-            }
-            Some(Output::Failed(reason)) => {
+        Some(Output::Tokens {
+            tokens,
+            text,
+            finish,
+        }) => {
+            local.totals.output_tokens += tokens.len() as u64;
+            if let Some(finish) = finish {
                 local.done = true;
-                Some(Piece::Failed(Refusal::new(Code::EngineFailed, reason)))
+                local.ending = Some(Box::new(Ending {
+                    finish,
+                    counts: local.totals,
+                    cost: Msat::ZERO,
+                    fees: Msat::ZERO,
+                    order: None,
+                    host: None,
+                }));
             }
-            None => {
-                local.done = true;
-                Some(Piece::Failed(Refusal::new(Code::EngineFailed, "the engine ended without a word")))
-            }
+            Some(Piece::Text(text))
         }
+        Some(Output::Failed(reason)) => {
+            local.done = true;
+            Some(Piece::Failed(Refusal::new(Code::EngineFailed, reason)))
+        }
+        None => {
+            local.done = true;
+            Some(Piece::Failed(Refusal::new(
+                Code::EngineFailed,
+                "the engine ended without a word",
+            )))
+        }
+    }
 }

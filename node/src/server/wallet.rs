@@ -8,7 +8,8 @@ use crate::control::{
     CloseRequest, InvoiceRequest, OpenRequest, Opened, PayRequest, PayResult, WithdrawRequest,
 };
 use actors::ports::wallet::{
-    Balance, ChannelInfo, Channels, Invoice, OpenChannel, PayOutcome, Payment, Peer, WalletError, read_invoice,
+    Balance, ChannelInfo, Channels, Invoice, OpenChannel, PayOutcome, Payment, Peer, WalletError,
+    read_invoice,
 };
 use axum::Json;
 use axum::extract::State;
@@ -23,7 +24,9 @@ impl From<WalletError> for ApiError {
     fn from(error: WalletError) -> Self {
         let (status, fix) = match &error {
             WalletError::TooFewCoins { .. } => (402, "send coins to `freehold wallet address`"),
-            WalletError::NoSuchChannel { .. } => (404, "take an id from `freehold wallet channels`"),
+            WalletError::NoSuchChannel { .. } => {
+                (404, "take an id from `freehold wallet channels`")
+            }
             WalletError::InvoiceTerms { .. } => (400, "choose another amount or expiry"),
             WalletError::Connect { .. } => (502, "check the peer's address"),
             WalletError::Chain { .. } => (502, "check [chain] in freehold.toml"),
@@ -35,10 +38,13 @@ impl From<WalletError> for ApiError {
 }
 
 fn channels_of(app: &App) -> Result<&dyn Channels, ApiError> {
-    app.node
-        .wallet()
-        .channels()
-        .ok_or_else(|| ApiError::new(501, "this wallet has no channels of its own", "use the wallet's own program"))
+    app.node.wallet().channels().ok_or_else(|| {
+        ApiError::new(
+            501,
+            "this wallet has no channels of its own",
+            "use the wallet's own program",
+        )
+    })
 }
 
 pub async fn balance(State(app): State<Arc<App>>) -> Answer<Balance> {
@@ -60,20 +66,36 @@ pub async fn sync(State(app): State<Arc<App>>) -> Answer<()> {
 pub async fn invoice(State(app): State<Arc<App>>, body: Body<InvoiceRequest>) -> Answer<Invoice> {
     let Json(request) = body?;
     let description = Sha256::digest(request.description.as_bytes()).into();
-    Ok(Json(app.node.wallet().create_invoice(request.msat, description, request.expiry_s).await?))
+    Ok(Json(
+        app.node
+            .wallet()
+            .create_invoice(request.msat, description, request.expiry_s)
+            .await?,
+    ))
 }
 
 pub async fn pay(State(app): State<Arc<App>>, body: Body<PayRequest>) -> Answer<PayResult> {
     let Json(request) = body?;
     let facts = read_invoice(&request.bolt11)
         .map_err(|error| ApiError::new(400, error.to_string(), "paste the whole invoice"))?;
-    let msat = facts
-        .msat
-        .ok_or_else(|| ApiError::new(400, "the invoice names no amount", "ask for an invoice over an amount"))?;
-    let payment = Payment { bolt11: request.bolt11, hash: facts.hash, msat, max_fee: request.max_fee };
+    let msat = facts.msat.ok_or_else(|| {
+        ApiError::new(
+            400,
+            "the invoice names no amount",
+            "ask for an invoice over an amount",
+        )
+    })?;
+    let payment = Payment {
+        bolt11: request.bolt11,
+        hash: facts.hash,
+        msat,
+        max_fee: request.max_fee,
+    };
     Ok(Json(match app.node.wallet().pay(payment).await {
         PayOutcome::Settled { preimage, fee } => PayResult::Settled { preimage, fee },
-        PayOutcome::Failed { reason, .. } => PayResult::Failed { reason: reason.to_string() },
+        PayOutcome::Failed { reason, .. } => PayResult::Failed {
+            reason: reason.to_string(),
+        },
         PayOutcome::Unknown { why, .. } => PayResult::Unknown { why },
     }))
 }
@@ -92,15 +114,24 @@ pub async fn open(State(app): State<Arc<App>>, body: Body<OpenRequest>) -> Answe
         announce: request.announce,
     };
     let opened = channels_of(&app)?.open(open).await?;
-    Ok(Json(Opened { id: opened.id, funding_txid: opened.funding_txid }))
+    Ok(Json(Opened {
+        id: opened.id,
+        funding_txid: opened.funding_txid,
+    }))
 }
 
 pub async fn close(State(app): State<Arc<App>>, body: Body<CloseRequest>) -> Answer<()> {
     let Json(request) = body?;
-    Ok(Json(channels_of(&app)?.close(request.id, request.force).await?))
+    Ok(Json(
+        channels_of(&app)?.close(request.id, request.force).await?,
+    ))
 }
 
 pub async fn withdraw(State(app): State<Arc<App>>, body: Body<WithdrawRequest>) -> Answer<String> {
     let Json(request) = body?;
-    Ok(Json(channels_of(&app)?.withdraw(request.address, request.sats).await?))
+    Ok(Json(
+        channels_of(&app)?
+            .withdraw(request.address, request.sats)
+            .await?,
+    ))
 }

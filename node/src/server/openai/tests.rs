@@ -8,14 +8,19 @@ fn order(extra: Value) -> Result<BuyOrder, ApiError> {
     for (key, value) in extra.as_object().unwrap() {
         body[key] = value.clone();
     }
-    serde_json::from_value::<ChatRequest>(body).unwrap().order("gateway")
+    serde_json::from_value::<ChatRequest>(body)
+        .unwrap()
+        .order("gateway")
 }
 
 #[test]
 fn a_plain_request_becomes_an_order_with_the_defaults() {
     let order = order(json!({})).unwrap();
     assert_eq!(order.model, ModelSelector::Name("pocket".to_owned()));
-    assert_eq!((order.max_output, order.seed, order.max_cost), (None, None, None));
+    assert_eq!(
+        (order.max_output, order.seed, order.max_cost),
+        (None, None, None)
+    );
     assert_eq!(order.sampling, Sampling::default());
     assert_eq!(order.budget, "gateway");
 }
@@ -27,7 +32,10 @@ fn numbers_become_exact_thousandths() {
         "freehold": {"max_cost_msat": 1500, "audit": true}
     }))
     .unwrap();
-    assert_eq!((order.sampling.temperature_milli, order.sampling.top_p_milli), (100, 900));
+    assert_eq!(
+        (order.sampling.temperature_milli, order.sampling.top_p_milli),
+        (100, 900)
+    );
     assert_eq!((order.max_output, order.seed), (Some(7), Some(u64::MAX)));
     assert_eq!(order.stop, ["END"]);
     assert_eq!((order.max_cost, order.audit), (Some(Msat(1_500)), true));
@@ -35,7 +43,8 @@ fn numbers_become_exact_thousandths() {
 
 #[test]
 fn the_newer_name_of_max_tokens_wins() {
-    let order = order(json!({"max_tokens": 7, "max_completion_tokens": 9, "stop": ["a", "b"]})).unwrap();
+    let order =
+        order(json!({"max_tokens": 7, "max_completion_tokens": 9, "stop": ["a", "b"]})).unwrap();
     assert_eq!(order.max_output, Some(9));
     assert_eq!(order.stop, ["a", "b"]);
 }
@@ -47,9 +56,17 @@ fn text_parts_are_joined_and_the_developer_is_the_system() {
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": null},
     ]);
-    let Work::Chat { messages } = order(json!({"messages": messages})).unwrap().work else { panic!("no chat") };
-    let read: Vec<_> = messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
-    assert_eq!(read, [("system", "be brief"), ("user", "ab"), ("assistant", "")]);
+    let Work::Chat { messages } = order(json!({"messages": messages})).unwrap().work else {
+        panic!("no chat")
+    };
+    let read: Vec<_> = messages
+        .iter()
+        .map(|m| (m.role.as_str(), m.content.as_str()))
+        .collect();
+    assert_eq!(
+        read,
+        [("system", "be brief"), ("user", "ab"), ("assistant", "")]
+    );
 }
 
 #[test]
@@ -74,7 +91,10 @@ fn fields_that_would_change_the_answer_are_refused_by_name() {
         ("max_tokens", json!(0)),
         ("messages", json!([])),
         ("messages", json!([{"role": "tool", "content": "x"}])),
-        ("messages", json!([{"role": "user", "content": [{"type": "image_url"}]}])),
+        (
+            "messages",
+            json!([{"role": "user", "content": [{"type": "image_url"}]}]),
+        ),
     ];
     for (field, value) in refused {
         let error = order(json!({ field: value })).unwrap_err();
