@@ -1,3 +1,5 @@
+//! Reading of good and hostile GGUF files, on small synthetic ones.
+
 use super::*;
 use crate::synthetic::{Shape, qwen3};
 use proptest::prelude::*;

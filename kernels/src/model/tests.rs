@@ -1,3 +1,5 @@
+//! A model against its slow reference, and files that must be refused.
+
 use super::*;
 use crate::gguf::TensorType;
 use crate::synthetic::{Shape, qwen3};

@@ -1,3 +1,5 @@
+//! Generation and replay: the same bits however the work is cut.
+
 use super::*;
 use crate::cpu::SimdLevel;
 use crate::gguf::TensorType;

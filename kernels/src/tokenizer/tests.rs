@@ -1,3 +1,5 @@
+//! Vocabularies, merges and text that does not survive carelessness.
+
 use super::*;
 use crate::gguf::{Gguf, TensorType};
 use crate::synthetic::{Shape, qwen3};

@@ -1,3 +1,5 @@
+//! What the discovery tests share: hosts, listings and a machine to feed them to.
+
 use super::*;
 use crate::crypto::{InvoiceError, InvoiceFacts, Secp};
 use crate::discovery::io::Pulse;

@@ -1,3 +1,5 @@
+//! Histories, decay, cool-down and scores, on a machine of its own.
+
 use super::*;
 use crate::ids::{EffectId, OrderId};
 use crate::refusal::Code;

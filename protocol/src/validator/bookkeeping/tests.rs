@@ -1,3 +1,5 @@
+//! Evidence of the real order machines, bent in one place at a time.
+
 use super::*;
 use crate::envelope::Signed;
 use crate::money::{Msat, Prices};

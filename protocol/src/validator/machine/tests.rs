@@ -1,3 +1,5 @@
+//! What the validator tests share: bundles, engines that answer, and a machine.
+
 use super::*;
 use crate::bundle::AuditFrame;
 use crate::envelope::Signed;
