@@ -8,214 +8,22 @@ use crate::folder::{ControlFile, Folder};
 use actors::ports::wallet::{Balance, ChannelId, ChannelInfo, Invoice, Peer};
 use protocol::bundle::{Bundle, Verdict};
 use protocol::discovery::io::HostRow;
-use protocol::ids::{LightningId, ModelDigest, NodeKey, OrderId, Preimage};
-use protocol::inference::io::{BuyerEvent, ModelSelector};
-use protocol::manifest::Role;
-use protocol::money::{Msat, Prices};
+use protocol::ids::OrderId;
+use protocol::money::Msat;
 use protocol::payment::io::Report;
-use protocol::refusal::Refusal;
-use protocol::work::{Sampling, Work};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 mod events;
+mod wire;
 
 pub use events::{Purchase, Verdicts};
+pub use wire::*;
 
 /// Longest wait for an answer that is not a stream: opening a channel waits for a peer.
 const ANSWER: Duration = Duration::from_secs(120);
 /// Longest wait for a connection on the loopback.
 const CONNECT: Duration = Duration::from_secs(5);
-
-/// How a node is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// The process.
-    pub pid: u32,
-    /// Version of the software.
-    pub version: String,
-    /// Base address of its gateway, `http://…`.
-    pub gateway: String,
-    /// Node key.
-    pub node: NodeKey,
-    /// Lightning node id.
-    pub lightning: LightningId,
-    /// Network that money moves on.
-    pub network: String,
-    /// Roles enabled.
-    pub roles: Vec<Role>,
-    /// libp2p addresses; empty for a pure client.
-    pub addresses: Vec<String>,
-    /// Relays and how they fare.
-    pub relays: Vec<RelayRow>,
-    /// Models loaded.
-    pub models: Vec<ModelRow>,
-}
-
-/// A relay, as this node sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RelayRow {
-    /// Its address.
-    pub url: String,
-    /// Whether a connection is open.
-    pub connected: bool,
-    /// Why the last connection ended or failed.
-    pub last_error: Option<String>,
-    /// Round trip, in milliseconds.
-    pub latency_ms: Option<u64>,
-    /// Events taken.
-    pub events: u64,
-}
-
-/// A model on this node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelRow {
-    /// Name in the listing.
-    pub name: String,
-    /// BLAKE3 of its file.
-    pub digest: ModelDigest,
-    /// Architecture.
-    pub architecture: String,
-    /// Storage type of most weights.
-    pub quantisation: String,
-    /// Number of weights.
-    pub parameters: u64,
-    /// Context in tokens.
-    pub context: u32,
-    /// Name of the numerics, where answers can be replayed.
-    pub numerics: Option<String>,
-    /// Prices if it is sold, msat per million.
-    pub prices: Prices,
-    /// Tokens a second, one stream, as measured at the start (thousandths).
-    pub decode_milli_tokens_per_s: u64,
-}
-
-/// What to buy. Everything left out is chosen by the node, within the caps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BuyOrder {
-    /// Which model.
-    pub model: ModelSelector,
-    /// What to compute.
-    pub work: Work,
-    /// Most output tokens.
-    #[serde(default)]
-    pub max_output: Option<u32>,
-    /// How to draw tokens.
-    #[serde(default)]
-    pub sampling: Sampling,
-    /// Seed; drawn at random where it is not fixed.
-    #[serde(default)]
-    pub seed: Option<u64>,
-    /// Strings that end the answer.
-    #[serde(default)]
-    pub stop: Vec<String>,
-    /// Cap on this order.
-    #[serde(default)]
-    pub max_cost: Option<Msat>,
-    /// Budget that it is charged to.
-    pub budget: String,
-    /// Buy from this host or not at all.
-    #[serde(default)]
-    pub host: Option<NodeKey>,
-    /// Wait for [`Client::confirm`] after the choice was shown.
-    #[serde(default)]
-    pub confirm: bool,
-    /// Have the answer checked by recomputation.
-    #[serde(default)]
-    pub audit: bool,
-}
-
-impl BuyOrder {
-    /// An order with everything left to the node.
-    pub fn new(model: ModelSelector, work: Work, budget: impl Into<String>) -> Self {
-        BuyOrder {
-            model,
-            work,
-            max_output: None,
-            sampling: Sampling::default(),
-            seed: None,
-            stop: Vec::new(),
-            max_cost: None,
-            budget: budget.into(),
-            host: None,
-            confirm: false,
-            audit: false,
-        }
-    }
-}
-
-/// One line of a purchase's stream: its number first, then what happens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum BuyLine {
-    /// The purchase's number, for confirm, stop and cancel.
-    Started {
-        /// The number.
-        request: u64,
-    },
-    /// What happened.
-    Happened {
-        /// The event.
-        event: BuyerEvent,
-    },
-}
-
-/// A verdict, or why there is none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerdictRow {
-    /// The order.
-    pub order: OrderId,
-    /// The verdict.
-    pub result: Result<Box<Verdict>, String>,
-}
-
-/// A channel to open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenRequest {
-    /// With whom.
-    pub peer: Peer,
-    /// Its size in sat.
-    pub sats: u64,
-    /// Given to the peer at once.
-    #[serde(default)]
-    pub push: Msat,
-    /// Announced to the network.
-    #[serde(default)]
-    pub announce: bool,
-}
-
-/// A channel whose funding transaction is on its way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Opened {
-    /// Our name for it.
-    pub id: ChannelId,
-    /// The funding transaction.
-    pub funding_txid: String,
-}
-
-/// How a payment by hand ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "state")]
-pub enum PayResult {
-    /// Paid.
-    Settled {
-        /// The proof.
-        preimage: Preimage,
-        /// Routing fee.
-        fee: Msat,
-    },
-    /// Nothing was paid and nothing is under way.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-    /// Not known yet: do not pay another invoice in its place.
-    Unknown {
-        /// What is known.
-        why: String,
-    },
-}
 
 /// Why a node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -248,29 +56,6 @@ pub enum ControlError {
         #[source]
         source: serde_json::Error,
     },
-}
-
-/// The body of an error answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// The error.
-    pub error: ErrorDetail,
-}
-
-/// An error as OpenAI clients read it, and the fix.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorDetail {
-    /// What happened.
-    pub message: String,
-    /// Class of error.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// For programs.
-    pub code: Option<String>,
-    /// The parameter at fault.
-    pub param: Option<String>,
-    /// What a person can do.
-    pub fix: Option<String>,
 }
 
 /// Talks to a running node.
@@ -576,72 +361,5 @@ impl Client {
             url: self.url.clone(),
             source,
         })
-    }
-}
-
-/// Body of `wallet/invoice`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InvoiceRequest {
-    /// Amount.
-    pub msat: Msat,
-    /// Text whose SHA-256 the invoice carries.
-    pub description: String,
-    /// Seconds until it expires.
-    pub expiry_s: u32,
-}
-
-/// Body of `wallet/pay`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PayRequest {
-    /// The invoice.
-    pub bolt11: String,
-    /// Most for routing.
-    pub max_fee: Msat,
-}
-
-/// Body of `wallet/close`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CloseRequest {
-    /// Which channel.
-    pub id: ChannelId,
-    /// Without the peer.
-    pub force: bool,
-}
-
-/// Body of `wallet/withdraw`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WithdrawRequest {
-    /// Where to.
-    pub address: String,
-    /// How much; all where it is left out.
-    pub sats: Option<u64>,
-}
-
-impl ErrorBody {
-    /// The error object of a refusal.
-    pub fn of(refusal: &Refusal) -> Self {
-        let code = serde_json::to_value(refusal.code)
-            .ok()
-            .and_then(|code| code.as_str().map(str::to_owned));
-        ErrorBody {
-            error: ErrorDetail {
-                message: refusal.to_string(),
-                kind: kind(refusal.code.http_status()).to_owned(),
-                code,
-                param: None,
-                fix: Some(refusal.fix().to_owned()),
-            },
-        }
-    }
-}
-
-/// OpenAI's class of error for a status.
-pub fn kind(status: u16) -> &'static str {
-    match status {
-        401 | 403 => "authentication_error",
-        402 => "insufficient_quota",
-        404 => "not_found_error",
-        400..=499 => "invalid_request_error",
-        _ => "server_error",
     }
 }

@@ -1,34 +1,70 @@
 //! Signals: when to stop, and which one must not kill.
-//!
-//! Called once, at the start of every command that runs a node.
 
 use std::io;
 
-/// Waits for SIGINT or SIGTERM; each call waits for the next one.
-///
-/// # Errors
-/// Where the system does not let signals be handled.
+/// SIGINT and SIGTERM from the moment of [`Stops::listen`] on; none is lost in between.
 #[cfg(unix)]
-pub async fn stop() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+#[derive(Debug)]
+pub struct Stops {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
 }
 
-/// Waits for Ctrl-C; each call waits for the next one.
+#[cfg(unix)]
+impl Stops {
+    /// Begins to listen; from now on these signals no longer end the process by themselves.
+    ///
+    /// # Errors
+    /// Where the system does not let signals be handled.
+    pub fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (interrupt, terminate) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        );
+        Ok(Stops {
+            interrupt,
+            terminate,
+        })
+    }
+
+    /// Waits for the next one. May be dropped and called again.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Ctrl-C from the moment of [`Stops::listen`] on.
+#[cfg(windows)]
+#[derive(Debug)]
+pub struct Stops(tokio::signal::windows::CtrlC);
+
+#[cfg(windows)]
+impl Stops {
+    /// Begins to listen; from now on Ctrl-C no longer ends the process by itself.
+    ///
+    /// # Errors
+    /// Where the system does not let signals be handled.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Stops(tokio::signal::windows::ctrl_c()?))
+    }
+
+    /// Waits for the next one. May be dropped and called again.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// Waits for one signal to stop, for callers that need no more than one.
 ///
 /// # Errors
 /// Where the system does not let signals be handled.
-#[cfg(not(unix))]
 pub async fn stop() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
+    Stops::listen()?.next().await;
+    Ok(())
 }
 
 /// Makes a write beyond the limit on file sizes an error of that write: the ledger then

@@ -5,7 +5,7 @@
 
 use super::{Globals, agree, show};
 use crate::control::{BuyOrder, Client, Purchase, VerdictRow};
-use crate::signals;
+use crate::signals::Stops;
 use protocol::ids::{NodeKey, OrderId, PaymentHash};
 use protocol::inference::io::{BuyerEvent, Candidate, ModelSelector};
 use protocol::money::{Counts, Msat};
@@ -157,12 +157,12 @@ pub async fn buy(
     let mut purchase = client.buy(order).await?;
     let mut outcome = Outcome::default();
     let mut screen = Screen::new(globals.json);
+    let mut stops = Stops::listen()?;
     let mut interrupts = 0;
     loop {
         let event = tokio::select! {
             event = purchase.next() => event,
-            stopped = signals::stop() => {
-                stopped?;
+            () = stops.next() => {
                 interrupts += 1;
                 interrupt(client, &purchase, interrupts, &mut screen).await?;
                 continue;
@@ -178,9 +178,7 @@ pub async fn buy(
                 choice(&candidate, max_cost, considered);
                 outcome.chosen = Some(*candidate);
                 outcome.max_cost_msat = max_cost;
-                // Waiting for a person blocks a thread, not the node.
-                let agreed =
-                    args.yes || tokio::task::block_in_place(|| agree("Buy this?", "--yes"))?;
+                let agreed = args.yes || consent(&mut stops).await?;
                 if !agreed {
                     outcome.declined = true;
                     client.cancel(purchase.request).await?;
@@ -246,6 +244,18 @@ pub async fn buy(
     screen.end();
     account(&outcome);
     Ok(outcome)
+}
+
+/// Asks the person; Ctrl-C is a no. Waiting blocks a thread, not the node.
+async fn consent(stops: &mut Stops) -> anyhow::Result<bool> {
+    let asked = tokio::task::spawn_blocking(|| agree("Buy this?", "--yes"));
+    tokio::select! {
+        agreed = asked => agreed?,
+        () = stops.next() => {
+            eprintln!();
+            Ok(false)
+        }
+    }
 }
 
 fn elapsed(began: Instant) -> u64 {
@@ -371,23 +381,32 @@ pub fn verdict(row: &VerdictRow) {
     }
 }
 
-/// Waits for the verdict on an order.
+/// Waits for the verdict on an order: the first recomputation or conviction, or what else
+/// there was when the time is over.
 pub async fn await_verdict(
     verdicts: &mut crate::control::Verdicts,
     order: OrderId,
     most: Duration,
 ) -> Option<VerdictRow> {
+    use protocol::bundle::Tier;
+    let mut last = None;
     let found = async {
-        while let Some(row) = verdicts.next().await {
-            match row {
-                Ok(row) if row.order == order => return Some(row),
-                Ok(_) => {}
-                Err(_) => return None,
+        while let Some(Ok(row)) = verdicts.next().await {
+            if row.order != order {
+                continue;
+            }
+            let enough = row.result.as_ref().is_ok_and(|verdict| {
+                verdict.tier == Tier::ExactReplay || verdict.finding.convicts()
+            });
+            last = Some(row);
+            if enough {
+                return;
             }
         }
-        None
     };
-    tokio::time::timeout(most, found).await.ok().flatten()
+    // Out of time: the check of the books, if it came, is better than nothing.
+    let _ = tokio::time::timeout(most, found).await;
+    last
 }
 
 /// The terminal: streamed text, and one status line below it.

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 /// Arguments of `freehold demo`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  freehold demo\n  freehold demo --cheat weight\n  freehold demo --keep\n  freehold demo --json")]
+#[command(
+    after_help = "Examples:\n  freehold demo\n  freehold demo --cheat weight\n  freehold demo --keep\n  freehold demo --json"
+)]
 pub struct Args {
     #[command(flatten)]
     demo: DemoArgs,

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 /// Arguments of `freehold lab`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  freehold lab up --nodes 3 --dir /tmp/lab\n  freehold lab down --dir /tmp/lab")]
+#[command(
+    after_help = "Examples:\n  freehold lab up --nodes 3 --dir /tmp/lab\n  freehold lab down --dir /tmp/lab"
+)]
 pub struct Args {
     #[command(flatten)]
     lab: LabArgs,

@@ -4,7 +4,7 @@ use super::{Globals, show};
 use crate::control::Client;
 use crate::folder::Folder;
 use crate::service::{self, Running, StartOptions};
-use crate::signals;
+use crate::signals::Stops;
 use clap::ValueEnum;
 use kernels::Cheat;
 use protocol::manifest::Role;
@@ -40,6 +40,7 @@ enum CheatKind {
 pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let folder = globals.folder()?;
     let json = globals.json;
+    let mut stops = Stops::listen()?;
     let mut say = |what: &str, result: &str| eprintln!("  {what:<9} {result}");
     let options = StartOptions {
         ephemeral: false,
@@ -48,21 +49,19 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let starting = service::start(&folder, options, &mut say);
     let running = tokio::select! {
         started = starting => started?,
-        stopped = signals::stop() => {
-            stopped?;
+        () = stops.next() => {
             eprintln!("stopped before it was up");
             return Ok(ExitCode::SUCCESS);
         }
     };
     ready(&running, &folder, json);
     let watching = tokio::spawn(watch(Client::new(&running.control), running.node.clone()));
-    let code = serve(&running).await?;
+    let code = serve(&running, &mut stops).await;
     watching.abort();
     eprintln!("stopping: running orders end, the listing is withdrawn (again Ctrl-C: at once)");
     tokio::select! {
         () = running.shutdown() => eprintln!("stopped"),
-        stopped = signals::stop() => {
-            stopped?;
+        () = stops.next() => {
             eprintln!("stopped at once; payments under way are found again at the next start");
         }
     }
@@ -87,7 +86,7 @@ fn ready(running: &Running, folder: &Folder, json: bool) {
 }
 
 /// Waits for a reason to stop.
-async fn serve(running: &Running) -> anyhow::Result<ExitCode> {
+async fn serve(running: &Running, stops: &mut Stops) -> ExitCode {
     let mut fatal = running.node.fatal();
     let died = async {
         match fatal.wait_for(Option::is_some).await {
@@ -96,16 +95,16 @@ async fn serve(running: &Running) -> anyhow::Result<ExitCode> {
         }
     };
     tokio::select! {
-        stopped = signals::stop() => stopped?,
+        () = stops.next() => {}
         () = running.shutdown_asked() => eprintln!("asked to stop over the control API"),
         fatal = died => {
             if let Some(fatal) = fatal {
                 eprintln!("error: {}\nfix: {}", fatal.what, fatal.fix);
             }
-            return Ok(ExitCode::FAILURE);
+            return ExitCode::FAILURE;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }
 
 /// Tells when the relays are there and when our own listing came back from one.

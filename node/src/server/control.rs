@@ -26,6 +26,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
+/// How the node is doing.
 pub async fn status(State(app): State<Arc<App>>) -> Json<Status> {
     let relays = app.node.relays().into_iter().map(|relay| RelayRow {
         url: relay.url,
@@ -48,14 +49,26 @@ pub async fn status(State(app): State<Arc<App>>) -> Json<Status> {
     })
 }
 
+/// The hosts known.
+///
+/// # Errors
+/// Where the node does not answer.
 pub async fn hosts(State(app): State<Arc<App>>) -> Answer<Vec<HostRow>> {
     Ok(Json(app.node.hosts().await?))
 }
 
+/// The books.
+///
+/// # Errors
+/// Where the node does not answer.
 pub async fn report(State(app): State<Arc<App>>) -> Answer<Report> {
     Ok(Json(app.node.report().await?))
 }
 
+/// Buys; events until the end. A client that goes away stops the purchase.
+///
+/// # Errors
+/// Where the order is outside the limits.
 pub async fn buy(
     State(app): State<Arc<App>>,
     body: Result<Json<BuyOrder>, JsonRejection>,
@@ -83,6 +96,10 @@ pub async fn buy(
         .into_response())
 }
 
+/// Confirms, stops or cancels a purchase.
+///
+/// # Errors
+/// Where it is none of the three.
 pub async fn purchase(
     State(app): State<Arc<App>>,
     Path((request, what)): Path<(u64, String)>,
@@ -103,6 +120,7 @@ pub async fn purchase(
     Ok(Json(()))
 }
 
+/// Verdicts as they come.
 pub async fn verdicts(State(app): State<Arc<App>>) -> Response {
     let notes = app.node.verdicts();
     let events = stream::unfold(notes, |mut notes| async move {
@@ -127,6 +145,10 @@ pub async fn verdicts(State(app): State<Arc<App>>) -> Response {
         .into_response()
 }
 
+/// Judges a bundle.
+///
+/// # Errors
+/// Where the node does not answer.
 pub async fn judge(
     State(app): State<Arc<App>>,
     body: Result<Json<Bundle>, JsonRejection>,
@@ -135,6 +157,10 @@ pub async fn judge(
     Ok(Json(app.node.judge(bundle).await?))
 }
 
+/// The evidence of an order of ours.
+///
+/// # Errors
+/// Where there is none.
 pub async fn bundle(State(app): State<Arc<App>>, Path(order): Path<OrderId>) -> Answer<Bundle> {
     let storage = app.node.storage().clone();
     let found = tokio::task::spawn_blocking(move || find_bundle(&storage, order))
@@ -172,6 +198,7 @@ pub fn find_bundle(
     Ok(found)
 }
 
+/// Asks the process to stop in good order.
 pub async fn shutdown(State(app): State<Arc<App>>) -> Json<()> {
     app.shutdown.send_replace(true);
     Json(())
