@@ -1,0 +1,224 @@
+//! The checkers: what must never happen, and what must happen in the end.
+//!
+//! They share no code with the machines that they judge. They watch inputs,
+//! effects, frames on the wire and the wallet network, and keep books of their
+//! own; amounts are computed here again, from the listed prices.
+
+pub mod books;
+pub mod bounds;
+pub mod budgets;
+pub mod index;
+pub mod liveness;
+pub mod market;
+pub mod payments;
+pub mod prepaid;
+pub mod replays;
+pub mod sats;
+pub mod verdicts;
+pub mod window;
+
+use crate::event::NodeIx;
+use crate::node::{AnyEffect, Person};
+use crate::people::Purchase;
+use crate::wallet::Wallet;
+use index::Index;
+use protocol::ids::{ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
+use protocol::order::wire::Frame;
+use protocol::payment::io::Report;
+use protocol::route::Delivery;
+use protocol::time::WallTime;
+
+/// Something that a checker may see.
+#[allow(missing_docs)] // the fields are named for what they are
+pub enum Seen<'a> {
+    /// A machine is about to get an input.
+    Handed {
+        node: NodeIx,
+        delivery: &'a Delivery,
+    },
+    /// An effect left a machine (and may never be carried out).
+    Emitted {
+        node: NodeIx,
+        wall: WallTime,
+        effect: &'a AnyEffect,
+    },
+    /// An effect is being carried out.
+    Performed {
+        node: NodeIx,
+        wall: WallTime,
+        effect: &'a AnyEffect,
+    },
+    /// A frame left an end of a stream, as the machine meant it.
+    Sent {
+        from: NodeIx,
+        to: NodeIx,
+        stream: StreamId,
+        frame: &'a Frame,
+    },
+    /// A frame reached a machine, as it came.
+    Arrived {
+        from: NodeIx,
+        to: NodeIx,
+        stream: StreamId,
+        peer: StreamId,
+        frame: &'a Frame,
+    },
+    /// A payment moved.
+    Settled {
+        payer: NodeIx,
+        payee: NodeIx,
+        hash: PaymentHash,
+        msat: u64,
+        fee: u64,
+    },
+    /// A payment will never move.
+    PayFailed { payer: NodeIx, hash: PaymentHash },
+    /// The wallet network's sum.
+    Total { now: u64, before: u64 },
+    /// A node went down.
+    Crashed { node: NodeIx },
+    /// An engine holds this many generations of a model.
+    Running {
+        node: NodeIx,
+        model: ModelDigest,
+        count: usize,
+    },
+    /// A mailbox holds this many inputs.
+    Mail { node: NodeIx, count: usize },
+    /// A host's engine will lie from a position on.
+    Lies { order: OrderId, from: u64 },
+    /// A listing was published with this life.
+    Listed { author: NodeKey, expires: WallTime },
+    /// At the end: a node's books and its wallet.
+    Books {
+        node: NodeIx,
+        report: &'a Report,
+        wallet: &'a Wallet,
+    },
+    /// At the end: the hosts that a node lists.
+    Knows {
+        node: NodeIx,
+        wall: WallTime,
+        hosts: &'a [NodeKey],
+        expected: &'a [NodeKey],
+    },
+    /// At the end: a purchase.
+    Bought {
+        node: NodeIx,
+        request: RequestId,
+        purchase: &'a Purchase,
+    },
+    /// At the end: whether a node alive and solvent got an answer after healing.
+    Served {
+        node: NodeIx,
+        answered: bool,
+        why: &'a str,
+    },
+}
+
+/// What is known of everybody, and of every order.
+pub struct Facts {
+    /// By node.
+    pub people: Vec<Person>,
+    /// Orders, hashes, streams.
+    pub index: Index,
+}
+
+impl Facts {
+    /// Whose node key it is.
+    pub fn by_key(&self, key: &NodeKey) -> Option<NodeIx> {
+        self.people.iter().position(|person| person.key == *key)
+    }
+}
+
+/// One rule that was broken.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Violation {
+    /// Which checker.
+    pub checker: &'static str,
+    /// World time. Milliseconds.
+    pub at_ms: u64,
+    /// What happened.
+    pub what: String,
+}
+
+/// A judge of one rule.
+pub trait Checker {
+    /// Its name in the verdict.
+    fn name(&self) -> &'static str;
+    /// Sees something; says what is wrong with it.
+    fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String>;
+}
+
+/// All judges.
+pub struct Court {
+    facts: Facts,
+    judges: Vec<Box<dyn Checker>>,
+    /// What was found; bounded, the first are the telling ones.
+    pub violations: Vec<Violation>,
+}
+
+/// Violations kept.
+const MOST: usize = 20;
+
+impl Court {
+    /// Opens the court over these people.
+    pub fn new(people: Vec<Person>) -> Self {
+        let judges: Vec<Box<dyn Checker>> = vec![
+            Box::new(sats::Sats),
+            Box::new(prepaid::Prepaid::default()),
+            Box::new(window::Window),
+            Box::new(payments::Once::default()),
+            Box::new(payments::Unknown::default()),
+            Box::new(replays::Replays::default()),
+            Box::new(verdicts::Verdicts::default()),
+            Box::new(verdicts::Blame),
+            Box::new(budgets::Budgets::default()),
+            Box::new(bounds::Bounds),
+            Box::new(books::Books),
+            Box::new(market::Ghosts::default()),
+            Box::new(market::Converges),
+            Box::new(liveness::Ends),
+            Box::new(liveness::Answers),
+        ];
+        Court {
+            facts: Facts {
+                people,
+                index: Index::default(),
+            },
+            judges,
+            violations: Vec::new(),
+        }
+    }
+
+    /// Shows something to every judge.
+    pub fn see(&mut self, world: u64, seen: Seen<'_>) {
+        self.facts.index.see(&self.facts.people, &seen);
+        for judge in &mut self.judges {
+            if let Some(what) = judge.see(&self.facts, &seen)
+                && self.violations.len() < MOST
+            {
+                let at_ms = world / crate::dice::MS;
+                self.violations.push(Violation {
+                    checker: judge.name(),
+                    at_ms,
+                    what,
+                });
+            }
+        }
+    }
+
+    /// Every checker and how many violations it found.
+    pub fn verdicts(&self) -> Vec<(&'static str, usize)> {
+        self.judges
+            .iter()
+            .map(|judge| {
+                let found = self
+                    .violations
+                    .iter()
+                    .filter(|one| one.checker == judge.name());
+                (judge.name(), found.count())
+            })
+            .collect()
+    }
+}

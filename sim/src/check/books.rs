@@ -1,0 +1,110 @@
+//! In the end every ledger agrees with its wallet: each payment, its amount, its fee, its fate.
+
+use super::{Checker, Facts, Seen};
+use crate::wallet::{Fate, Wallet};
+use protocol::payment::io::{EntryState, LedgerEntry, Report, Side};
+use std::collections::BTreeMap;
+
+/// The judge.
+pub struct Books;
+
+impl Checker for Books {
+    fn name(&self) -> &'static str {
+        "books-agree"
+    }
+
+    fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
+        let Seen::Books {
+            node,
+            report,
+            wallet,
+        } = seen
+        else {
+            return None;
+        };
+        if !facts.people.get(*node)?.honest() {
+            return None;
+        }
+        compare(report, wallet).map(|what| format!("node {node}: {what}"))
+    }
+}
+
+fn compare(report: &Report, wallet: &Wallet) -> Option<String> {
+    let side = |side: Side| {
+        let of_side = report
+            .entries
+            .iter()
+            .filter(move |entry| entry.side == side);
+        of_side
+            .map(|entry| (entry.hash, entry))
+            .collect::<BTreeMap<_, &LedgerEntry>>()
+    };
+    let (paid, issued) = (side(Side::Buyer), side(Side::Host));
+    let (mut spent, mut fees, mut earned) = (0, 0, 0);
+    for (hash, out) in &wallet.outgoing {
+        let entry = paid.get(hash);
+        match (out.fate, entry) {
+            (Fate::Settled, Some(entry)) if entry.state == EntryState::Settled => {
+                spent += out.msat.0;
+                fees += out.fee.0;
+                if entry.msat != out.msat || entry.fee != out.fee {
+                    return Some(format!(
+                        "payment {} has other amounts in the books",
+                        hash.short()
+                    ));
+                }
+            }
+            (Fate::Failed, Some(entry)) if entry.state == EntryState::Failed => {}
+            (fate, Some(entry)) => {
+                return Some(format!(
+                    "payment {} is {:?} in the books and {fate:?} in the wallet",
+                    hash.short(),
+                    entry.state
+                ));
+            }
+            (fate, None) => {
+                return Some(format!(
+                    "payment {} ({fate:?}) is not in the books",
+                    hash.short()
+                ));
+            }
+        }
+    }
+    for (hash, entry) in &paid {
+        let known = wallet.outgoing.contains_key(hash);
+        if !known && entry.state != EntryState::Failed {
+            return Some(format!(
+                "the books have payment {} as {:?}, the wallet never heard of it",
+                hash.short(),
+                entry.state
+            ));
+        }
+    }
+    for (hash, invoice) in wallet.issued.iter().filter(|(_, invoice)| invoice.paid) {
+        match issued.get(hash) {
+            Some(entry) if entry.state == EntryState::Settled && entry.msat == invoice.msat => {
+                earned += invoice.msat.0;
+            }
+            Some(entry) => {
+                return Some(format!(
+                    "invoice {} is paid, the books have it as {:?}",
+                    hash.short(),
+                    entry.state
+                ));
+            }
+            None => {
+                return Some(format!(
+                    "invoice {} is paid and not in the books",
+                    hash.short()
+                ));
+            }
+        }
+    }
+    let sums = (report.spent.0, report.fees.0, report.earned.0);
+    (sums != (spent, fees, earned)).then(|| {
+        format!(
+            "the books sum up to {sums:?} (spent, fees, earned), the wallet to {:?}",
+            (spent, fees, earned)
+        )
+    })
+}

@@ -1,0 +1,56 @@
+//! Nobody pays for more than was delivered, plus the entry payment, at the listed price.
+
+use super::{Checker, Facts, Seen};
+use crate::node::{AnyEffect, QUANTUM};
+use protocol::ids::OrderId;
+use protocol::payment::io::Effect;
+use std::collections::BTreeMap;
+
+/// The judge.
+#[derive(Default)]
+pub struct Prepaid {
+    asked: BTreeMap<OrderId, u64>,
+}
+
+impl Checker for Prepaid {
+    fn name(&self) -> &'static str {
+        "no-prepayment"
+    }
+
+    fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
+        let Seen::Performed {
+            node,
+            effect: AnyEffect::Payment(Effect::Pay { hash, msat, .. }),
+            ..
+        } = seen
+        else {
+            return None;
+        };
+        if !facts.people.get(*node)?.honest() {
+            return None;
+        }
+        let Some((order, seq)) = facts.index.hashes.get(hash) else {
+            return Some(format!("node {node} pays an invoice that no host sent it"));
+        };
+        let book = facts.index.orders.get(order)?;
+        let asked = self.asked.entry(*order).or_default();
+        *asked += msat.0;
+        let entry = book.cost(&facts.people, 0) + QUANTUM + book.carried;
+        let delivered = book.cost(&facts.people, book.delivered) + book.carried;
+        let most = entry.max(delivered);
+        if *asked > most {
+            return Some(format!(
+                "node {node} pays {asked} msat by invoice {seq} of order {}, {} tokens were delivered: {most} at most",
+                order.short(),
+                book.delivered
+            ));
+        }
+        (*asked > book.max_cost).then(|| {
+            format!(
+                "node {node} pays {asked} msat for order {}, its cap is {}",
+                order.short(),
+                book.max_cost
+            )
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! Honest validators convict no honest host, and acquit no lie that they replayed.
+//!
+//! And honest nodes blame no honest node for what only a dishonest one does.
+
+use super::{Checker, Facts, Seen};
+use crate::node::AnyEffect;
+use protocol::bundle::{AuditFrame, Tier, Verdict};
+use protocol::ids::OrderId;
+use protocol::offence::OffenceKind;
+use protocol::route::Message;
+use protocol::validator::io::Effect;
+use std::collections::BTreeMap;
+
+/// The judge of verdicts.
+#[derive(Default)]
+pub struct Verdicts {
+    lies: BTreeMap<OrderId, u64>,
+}
+
+impl Verdicts {
+    fn judge(&self, facts: &Facts, verdict: &Verdict) -> Option<String> {
+        let order = verdict.id;
+        if verdict.finding.convicts() {
+            let host = facts.by_key(&verdict.host)?;
+            let honest = facts.people.get(host)?.honest();
+            return honest.then(|| {
+                format!(
+                    "honest host {host} is convicted over order {}: {:?}",
+                    order.short(),
+                    verdict.finding
+                )
+            });
+        }
+        let from = self.lies.get(&order)?;
+        let seen = verdict.tier == Tier::ExactReplay && verdict.tokens > *from;
+        let honest = verdict.finding == protocol::bundle::Finding::Honest;
+        (seen && honest).then(|| {
+            format!(
+                "order {} lies from token {from} on and a replay called it honest",
+                order.short()
+            )
+        })
+    }
+}
+
+impl Checker for Verdicts {
+    fn name(&self) -> &'static str {
+        "fair-verdicts"
+    }
+
+    fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
+        match seen {
+            Seen::Lies { order, from } => {
+                self.lies.insert(*order, *from);
+                None
+            }
+            Seen::Emitted {
+                node,
+                effect: AnyEffect::Validator(effect),
+                ..
+            } => {
+                if !facts.people.get(*node)?.honest() {
+                    return None;
+                }
+                match effect {
+                    Effect::Report {
+                        result: Ok(verdict),
+                        ..
+                    } => self.judge(facts, verdict),
+                    Effect::Reply { verdict, .. } => self.judge(facts, verdict),
+                    Effect::Answer { frame, .. } => match frame.as_ref() {
+                        AuditFrame::Verdict(signed) => {
+                            self.judge(facts, &super::index::body::<Verdict>(signed)?)
+                        }
+                        _ => None,
+                    },
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The judge of accusations.
+pub struct Blame;
+
+impl Checker for Blame {
+    fn name(&self) -> &'static str {
+        "fair-blame"
+    }
+
+    fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
+        let Seen::Emitted { node, effect, .. } = seen else {
+            return None;
+        };
+        let Some(Message::Offended(offence)) = effect.tell() else {
+            return None;
+        };
+        let proof = matches!(
+            offence.kind,
+            OffenceKind::WrongAnswer
+                | OffenceKind::WrongReceipt
+                | OffenceKind::WrongCount
+                | OffenceKind::WrongInvoice
+        );
+        let accused = facts.by_key(&offence.by)?;
+        let fair = !facts.people.get(*node)?.honest() || !facts.people.get(accused)?.honest();
+        (proof && !fair).then(|| {
+            format!(
+                "honest node {node} holds {:?} against honest node {accused}: {}",
+                offence.kind, offence.detail
+            )
+        })
+    }
+}

@@ -1,0 +1,493 @@
+//! A node: five machines, their lanes of effects, a disk, a clock, an engine.
+//!
+//! The driver's contract as `actors::driver` keeps it: one turn is what is due,
+//! one input, then the effects in order, and nothing behind a write before it is
+//! durable. No decisions here.
+
+use crate::crypto::{SimCrypto, lightning_id, lightning_proof};
+use crate::dice::{Dice, MS};
+use crate::engine::{Engine, NUMERICS};
+use crate::faults::Vice;
+use crate::store::Store;
+use protocol::crypto::Crypto;
+use protocol::envelope::Network;
+use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey};
+use protocol::inference::context::Config as Orders;
+use protocol::inference::io::Served;
+use protocol::machine::{Machine, Outbox, Record, Table};
+use protocol::manifest::{
+    HostLimits, Manifest, ModelOffer, PaymentMode, Role, lightning_statement,
+};
+use protocol::money::{Msat, Prices};
+use protocol::route::{Actor, Delivery};
+use protocol::time::{Now, Tick, WallTime};
+use protocol::{discovery, inference, payment, reputation, validator};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The network of the simulated world.
+pub const NETWORK: Network = Network::Regtest;
+/// Wall time at tick 0: a fixed noon (2026-01-15 12:00 UTC), so that a day's end is inside long runs only.
+pub const EPOCH_MS: u64 = 1_768_478_400_000;
+/// One step of payment. Msat.
+pub const QUANTUM: u64 = 1_000;
+
+/// An effect of any of the five.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnyEffect {
+    /// Of Discovery.
+    Discovery(discovery::io::Effect),
+    /// Of Payment.
+    Payment(payment::io::Effect),
+    /// Of Inference.
+    Inference(inference::io::Effect),
+    /// Of Validator.
+    Validator(validator::io::Effect),
+    /// Of Reputation.
+    Reputation(reputation::io::Effect),
+}
+
+impl AnyEffect {
+    /// The records of a write; `None` for any other effect.
+    pub fn persist(&self) -> Option<&Vec<Record>> {
+        match self {
+            AnyEffect::Discovery(discovery::io::Effect::Persist(records))
+            | AnyEffect::Payment(payment::io::Effect::Persist(records))
+            | AnyEffect::Inference(inference::io::Effect::Persist(records))
+            | AnyEffect::Validator(validator::io::Effect::Persist(records))
+            | AnyEffect::Reputation(reputation::io::Effect::Persist(records)) => Some(records),
+            _ => None,
+        }
+    }
+
+    /// The message to a sibling; `None` for any other effect.
+    pub fn tell(&self) -> Option<&protocol::route::Message> {
+        match self {
+            AnyEffect::Discovery(discovery::io::Effect::Tell(message))
+            | AnyEffect::Payment(payment::io::Effect::Tell(message))
+            | AnyEffect::Inference(inference::io::Effect::Tell(message))
+            | AnyEffect::Validator(validator::io::Effect::Tell(message))
+            | AnyEffect::Reputation(reputation::io::Effect::Tell(message)) => Some(message),
+            _ => None,
+        }
+    }
+}
+
+/// The five.
+pub struct Machines {
+    /// Listings.
+    pub discovery: discovery::Discovery,
+    /// Money.
+    pub payment: payment::Payment,
+    /// Orders.
+    pub inference: inference::Inference,
+    /// Checks.
+    pub validator: validator::Validator,
+    /// Scores.
+    pub reputation: reputation::Reputation,
+}
+
+fn turn<M: Machine>(
+    machine: &mut M,
+    now: Now,
+    input: Option<M::Input>,
+    wrap: fn(M::Effect) -> AnyEffect,
+) -> Vec<AnyEffect> {
+    let mut out = Outbox::default();
+    if machine.deadline().is_some_and(|due| due <= now.tick) {
+        machine.expire(now, &mut out);
+    }
+    if let Some(input) = input {
+        machine.handle(now, input, &mut out);
+    }
+    out.drain().map(wrap).collect()
+}
+
+impl Machines {
+    /// One turn of the machine that `delivery` is for.
+    pub fn handle(&mut self, now: Now, delivery: Delivery) -> Vec<AnyEffect> {
+        match delivery {
+            Delivery::Discovery(input) => {
+                turn(&mut self.discovery, now, Some(input), AnyEffect::Discovery)
+            }
+            Delivery::Payment(input) => {
+                turn(&mut self.payment, now, Some(input), AnyEffect::Payment)
+            }
+            Delivery::Inference(input) => {
+                turn(&mut self.inference, now, Some(input), AnyEffect::Inference)
+            }
+            Delivery::Validator(input) => {
+                turn(&mut self.validator, now, Some(input), AnyEffect::Validator)
+            }
+            Delivery::Reputation(input) => turn(
+                &mut self.reputation,
+                now,
+                Some(input),
+                AnyEffect::Reputation,
+            ),
+        }
+    }
+
+    /// What is due at one machine.
+    pub fn expire(&mut self, now: Now, actor: Actor) -> Vec<AnyEffect> {
+        match actor {
+            Actor::Discovery => turn(&mut self.discovery, now, None, AnyEffect::Discovery),
+            Actor::Payment => turn(&mut self.payment, now, None, AnyEffect::Payment),
+            Actor::Inference => turn(&mut self.inference, now, None, AnyEffect::Inference),
+            Actor::Validator => turn(&mut self.validator, now, None, AnyEffect::Validator),
+            Actor::Reputation => turn(&mut self.reputation, now, None, AnyEffect::Reputation),
+        }
+    }
+
+    /// The first turn after a start: as the driver does, `expire` whatever the deadline.
+    pub fn start(&mut self, now: Now, actor: Actor) -> Vec<AnyEffect> {
+        fn first<M: Machine>(
+            machine: &mut M,
+            now: Now,
+            wrap: fn(M::Effect) -> AnyEffect,
+        ) -> Vec<AnyEffect> {
+            let mut out = Outbox::default();
+            machine.expire(now, &mut out);
+            out.drain().map(wrap).collect()
+        }
+        match actor {
+            Actor::Discovery => first(&mut self.discovery, now, AnyEffect::Discovery),
+            Actor::Payment => first(&mut self.payment, now, AnyEffect::Payment),
+            Actor::Inference => first(&mut self.inference, now, AnyEffect::Inference),
+            Actor::Validator => first(&mut self.validator, now, AnyEffect::Validator),
+            Actor::Reputation => first(&mut self.reputation, now, AnyEffect::Reputation),
+        }
+    }
+
+    /// When a machine must run again.
+    pub fn deadline(&self, actor: Actor) -> Option<Tick> {
+        match actor {
+            Actor::Discovery => self.discovery.deadline(),
+            Actor::Payment => self.payment.deadline(),
+            Actor::Inference => self.inference.deadline(),
+            Actor::Validator => self.validator.deadline(),
+            Actor::Reputation => self.reputation.deadline(),
+        }
+    }
+}
+
+/// Effects of one machine that are not carried out yet.
+#[derive(Debug, Default)]
+pub struct Lane {
+    /// In order.
+    pub pending: VecDeque<AnyEffect>,
+    /// A write is under way; what it writes is not durable.
+    pub syncing: Option<Vec<Record>>,
+    /// The wake-up that is scheduled, in world time.
+    pub armed: Option<u64>,
+    /// Inputs in the mailbox.
+    pub mail: usize,
+}
+
+/// Who somebody is and what may be expected of them: known to the checkers.
+#[derive(Debug, Clone)]
+pub struct Person {
+    /// Node key.
+    pub key: NodeKey,
+    /// Order key.
+    pub order_key: NodeKey,
+    /// Lightning node.
+    pub lightning: LightningId,
+    /// Misbehaviour.
+    pub vice: Vice,
+    /// What it sells.
+    pub served: Vec<Served>,
+    /// Serves audits.
+    pub validator: bool,
+    /// Owner's limits on spending.
+    pub limits: payment::Config,
+    /// Difference of its wall clock. Milliseconds.
+    pub skew_ms: i64,
+}
+
+impl Person {
+    /// Keeps to the protocol.
+    pub fn honest(&self) -> bool {
+        self.vice == Vice::None
+    }
+
+    /// Sells answers.
+    pub fn sells(&self) -> bool {
+        !self.served.is_empty()
+    }
+}
+
+/// A node.
+pub struct Node {
+    /// Who it is.
+    pub person: Person,
+    secret: [u8; 32],
+    order_secret: [u8; 32],
+    real_crypto: bool,
+    /// The five, while it runs.
+    pub machines: Option<Machines>,
+    /// Counts runs.
+    pub epoch: u32,
+    /// World time of the start of this run; ticks count from it.
+    pub booted: u64,
+    /// Gone for good.
+    pub dead: bool,
+    /// The owner took the listing back.
+    pub withdrawn: bool,
+    /// Disk.
+    pub store: Store,
+    /// By [`lane_of`].
+    pub lanes: [Lane; 5],
+    /// FIFO per (sender, receiver): the last arrival.
+    pub fifo: BTreeMap<(u8, u8), u64>,
+    /// Generations.
+    pub engine: Engine,
+    /// Crash before this many more effects.
+    pub cut: Option<u32>,
+    /// State of planted bugs.
+    pub bug: crate::plant::Memory,
+}
+
+/// Index of a machine's lane.
+pub fn lane_of(actor: Actor) -> usize {
+    match actor {
+        Actor::Discovery => 0,
+        Actor::Payment => 1,
+        Actor::Inference => 2,
+        Actor::Validator => 3,
+        Actor::Reputation => 4,
+    }
+}
+
+/// The models that anybody sells.
+pub fn models() -> [ModelDigest; 2] {
+    [ModelDigest([0xa1; 32]), ModelDigest([0xb2; 32])]
+}
+
+fn offer(model: ModelDigest, input: u64, output: u64) -> ModelOffer {
+    ModelOffer {
+        name: format!("model-{}", model.short()),
+        digest: model,
+        tokenizer: Digest(model.0),
+        template: Digest([1; 32]),
+        architecture: "sim".to_owned(),
+        quantisation: "none".to_owned(),
+        context: 4_096,
+        numerics: Some(NUMERICS.to_owned()),
+        prices: Prices::chat(input, output),
+    }
+}
+
+impl Node {
+    /// Draws a node. Every node buys; some sell, some check.
+    pub fn draw(
+        index: usize,
+        dice: &mut Dice,
+        plan: &crate::faults::Plan,
+        real_crypto: bool,
+    ) -> Self {
+        let (secret, order_secret) = (dice.bytes(), dice.bytes());
+        let key = SimCrypto::new(&secret, real_crypto).key();
+        let order_key = SimCrypto::new(&order_secret, real_crypto).key();
+        // The first few are honest hosts and validators, so that every world has a market.
+        let core = index < 6;
+        let vice = if !core && dice.chance(plan.byzantine_ppm) {
+            crate::faults::VICES[dice.below(crate::faults::VICES.len())]
+        } else {
+            Vice::None
+        };
+        let needs_to_sell = matches!(vice, Vice::Greedy | Vice::Dear | Vice::WrongAnswers);
+        let served = if core || needs_to_sell || dice.chance(250_000) {
+            draw_served(dice, index)
+        } else {
+            Vec::new()
+        };
+        let per_day = if dice.chance(200_000) {
+            dice.between(5, 40) * 1_000
+        } else {
+            5_000_000
+        };
+        let mut limits = payment::Config {
+            per_order: Msat(100_000),
+            per_day: Msat(per_day),
+            unknown_grace_ms: 120_000,
+            ..payment::Config::default()
+        };
+        if dice.chance(200_000) {
+            limits
+                .per_key
+                .insert("agent".to_owned(), Msat(dice.between(5, 30) * 1_000));
+        }
+        let skew = i64::try_from(dice.between(0, 2 * plan.skew_ms)).unwrap_or(0);
+        let person = Person {
+            key,
+            order_key,
+            lightning: lightning_id(&key),
+            vice,
+            validator: index % 6 == 1 || index % 6 == 2,
+            served,
+            limits,
+            skew_ms: skew - i64::try_from(plan.skew_ms).unwrap_or(0),
+        };
+        Node {
+            person,
+            secret,
+            order_secret,
+            real_crypto,
+            machines: None,
+            epoch: 0,
+            booted: 0,
+            dead: false,
+            withdrawn: false,
+            store: Store::default(),
+            lanes: Default::default(),
+            fifo: BTreeMap::new(),
+            engine: Engine::default(),
+            cut: None,
+            bug: crate::plant::Memory::default(),
+        }
+    }
+
+    /// The node's signer.
+    pub fn crypto(&self) -> SimCrypto {
+        SimCrypto::new(&self.secret, self.real_crypto)
+    }
+
+    /// The order key's signer.
+    pub fn order_crypto(&self) -> SimCrypto {
+        SimCrypto::new(&self.order_secret, self.real_crypto)
+    }
+
+    /// Both clocks at a world time.
+    pub fn now(&self, world: u64) -> Now {
+        let wall = (EPOCH_MS + world / MS).saturating_add_signed(self.person.skew_ms);
+        Now {
+            tick: Tick(world.saturating_sub(self.booted)),
+            wall: WallTime(wall),
+        }
+    }
+
+    /// Starts the five from what is on disk.
+    pub fn boot(&mut self, world: u64, seeds: [[u8; 32]; 4], plant: Option<crate::plant::Plant>) {
+        self.epoch += 1;
+        self.booted = world;
+        self.lanes = Default::default();
+        self.fifo.clear();
+        self.engine = Engine::default();
+        self.cut = None;
+        let now = self.now(world);
+        let load =
+            |tables: &[Table]| crate::plant::recovered(plant, self.store.load(tables)).into_iter();
+        let crypto = || Box::new(self.crypto());
+        let mut checks = validator::Config::new(NETWORK);
+        checks.can_replay = self.person.validator;
+        checks.serve = self.person.validator;
+        checks.share_sampled = true;
+        let limits = crate::plant::limits(plant, &self.person.limits);
+        self.machines = Some(Machines {
+            discovery: discovery::Discovery::recover(
+                discovery::Config::new(NETWORK),
+                crypto(),
+                seeds[0],
+                load(&[Table::Listings]),
+                now,
+            ),
+            payment: payment::Payment::recover(
+                limits,
+                seeds[1],
+                load(&[
+                    Table::Outgoing,
+                    Table::Incoming,
+                    Table::Ledger,
+                    Table::Credit,
+                ]),
+                now,
+            ),
+            inference: inference::Inference::recover(
+                Orders::new(NETWORK),
+                crypto(),
+                Box::new(self.order_crypto()),
+                seeds[2],
+                load(&[Table::Nonces, Table::Orders]),
+                now,
+            ),
+            validator: validator::Validator::recover(
+                checks,
+                crypto(),
+                seeds[3],
+                load(&[Table::Verdicts]),
+                now,
+            ),
+            reputation: reputation::Reputation::recover(
+                reputation::Config::default(),
+                load(&[Table::History]),
+                now,
+            ),
+        });
+    }
+
+    /// What it lists; `None` where it neither sells nor checks.
+    pub fn manifest(&self, index: usize) -> Option<Manifest> {
+        let person = &self.person;
+        if !person.sells() && !person.validator {
+            return None;
+        }
+        let mut roles = vec![Role::Client];
+        if person.sells() {
+            roles.push(Role::Host);
+        }
+        if person.validator {
+            roles.push(Role::Validator);
+        }
+        let limits = person.served.first().map_or(
+            HostLimits {
+                concurrent_orders: 0,
+                queued_orders: 0,
+                prompt_tokens: 0,
+                output_tokens: 0,
+            },
+            |model| model.limits,
+        );
+        Some(Manifest {
+            network: NETWORK,
+            node: person.key,
+            lightning: person.lightning,
+            lightning_proof: lightning_proof(
+                &person.lightning,
+                &lightning_statement(&person.key, NETWORK),
+            ),
+            roles,
+            software: "sim".to_owned(),
+            bands: Vec::new(),
+            models: person
+                .served
+                .iter()
+                .map(|model| model.offer.clone())
+                .collect(),
+            limits,
+            payment_modes: vec![PaymentMode::Metered],
+            quantum: Msat(QUANTUM),
+            addresses: vec![format!("sim/{index}")],
+            created: WallTime(0),
+            expires: WallTime(0),
+            extensions: Vec::new(),
+        })
+    }
+}
+
+fn draw_served(dice: &mut Dice, index: usize) -> Vec<Served> {
+    let limits = HostLimits {
+        concurrent_orders: u32::try_from(dice.between(1, 3)).unwrap_or(1),
+        queued_orders: 2,
+        prompt_tokens: 2_048,
+        output_tokens: 512,
+    };
+    let mut served = Vec::new();
+    for (at, model) in models().into_iter().enumerate() {
+        if at == index % 2 || dice.chance(300_000) {
+            let output = dice.between(40, 300) * 1_000_000;
+            let offer = offer(model, output / 4, output);
+            served.push(Served { offer, limits });
+        }
+    }
+    served
+}

@@ -1,0 +1,79 @@
+//! People: they want answers at random times, agree, stop, cancel, and try again.
+//!
+//! Not clients of the API: what they ask for goes straight to Inference.
+
+use crate::dice::Dice;
+use crate::node::models;
+use protocol::ids::{OrderId, RequestId};
+use protocol::inference::io::{BuyRequest, ModelSelector};
+use protocol::manifest::PaymentMode;
+use protocol::money::Msat;
+use protocol::order::wire::Privacy;
+use protocol::refusal::Code;
+use protocol::work::{Job, Sampling, Work};
+
+/// How a purchase ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With a receipt.
+    Finished,
+    /// With a refusal.
+    Failed(Code),
+    /// The node crashed.
+    Crashed,
+}
+
+/// One purchase.
+#[derive(Debug, Clone)]
+pub struct Purchase {
+    /// In which run.
+    pub epoch: u32,
+    /// The order it became, the last one.
+    pub order: Option<OrderId>,
+    /// Its end.
+    pub end: Option<End>,
+    /// Which attempt of the same wish, counted from 0; healed wishes are tried again.
+    pub tries: u32,
+    /// World time of the wish.
+    pub since: u64,
+    /// Part of the healed phase.
+    pub healed: bool,
+}
+
+/// Draws a purchase.
+pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
+    let words = dice.between(4, 40);
+    let text: String = (0..words)
+        .map(|n| format!("word{} ", (n * 7 + words) % 50))
+        .collect();
+    let agent = dice.chance(300_000);
+    let by_name = dice.chance(300_000);
+    let model = models()[dice.below(2)];
+    BuyRequest {
+        request,
+        model: match (healed, by_name) {
+            (true, _) => ModelSelector::Any,
+            (false, true) => ModelSelector::Name(format!("model-{}", model.short())),
+            (false, false) => ModelSelector::Digest(model),
+        },
+        job: Job {
+            work: Work::Complete { prompt: text },
+            max_output: u32::try_from(dice.between(4, 64)).unwrap_or(4),
+            sampling: Sampling::default(),
+            seed: dice.between(0, u64::MAX - 1),
+            stop: Vec::new(),
+            date: "2026-01-15".to_owned(),
+        },
+        max_cost: Msat(if healed {
+            60_000
+        } else {
+            dice.between(2, 40) * 1_000
+        }),
+        mode: PaymentMode::Metered,
+        privacy: Privacy::Open,
+        budget: if agent && !healed { "agent" } else { "cli" }.to_owned(),
+        host: None,
+        confirm: dice.chance(100_000),
+        audit: dice.chance(300_000),
+    }
+}

@@ -1,0 +1,271 @@
+//! The wrappers themselves; without a plant each passes everything through.
+
+use super::{Memory, Plant};
+use crate::node::{AnyEffect, Node, Person};
+use protocol::codec;
+use protocol::envelope::Envelope;
+use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderInput};
+use protocol::limits::MAX_ORDER_FRAME_BYTES;
+use protocol::machine::{Record, Table};
+use protocol::money::{Msat, Prices};
+use protocol::order::wire::{Frame, Invoice};
+use protocol::payment::io::{Effect as PayEffect, Input as PayInput, PayOutcome, PayRequest};
+use protocol::route::{Delivery, Message};
+use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput};
+use protocol::{discovery, payment};
+
+/// Acknowledged writes that a crash undoes.
+const LOST_WRITES: usize = 8;
+
+/// The input as the machine gets it, and effects that the bug adds.
+pub fn inputs(
+    plant: Option<Plant>,
+    memory: &mut Memory,
+    _person: &Person,
+    delivery: Delivery,
+) -> (Option<Delivery>, Vec<AnyEffect>) {
+    let pass = |delivery| (Some(delivery), Vec::new());
+    let Some(plant) = plant else {
+        return pass(delivery);
+    };
+    match (plant, delivery) {
+        (Plant::ForgetUnknown, Delivery::Payment(input)) => forget(memory, input),
+        (
+            Plant::ReplaceUnknown,
+            Delivery::Payment(PayInput::PayDone {
+                id,
+                hash,
+                outcome: PayOutcome::Unknown,
+            }),
+        ) => {
+            let outcome = PayOutcome::Failed {
+                reason: "no answer".to_owned(),
+            };
+            pass(Delivery::Payment(PayInput::PayDone { id, hash, outcome }))
+        }
+        (Plant::ConvictHonest, Delivery::Validator(CheckInput::Replayed { id, result })) => {
+            let result = result.map(|mut replay| {
+                if let Some(token) = replay.expected.first_mut() {
+                    token.id ^= 1;
+                }
+                replay
+            });
+            pass(Delivery::Validator(CheckInput::Replayed { id, result }))
+        }
+        (Plant::AcquitCheat, Delivery::Validator(CheckInput::Replayed { id, result })) => {
+            let believed = memory.asked.remove(&id);
+            let result = result.map(|mut replay| {
+                replay.expected = believed.unwrap_or(replay.expected);
+                replay
+            });
+            pass(Delivery::Validator(CheckInput::Replayed { id, result }))
+        }
+        (Plant::Overcharge, Delivery::Inference(OrderInput::Serve(mut served))) => {
+            for model in &mut served {
+                double(&mut model.offer.prices);
+            }
+            pass(Delivery::Inference(OrderInput::Serve(served)))
+        }
+        (Plant::Overcharge, Delivery::Inference(OrderInput::Candidates { request, mut hosts })) => {
+            for host in &mut hosts {
+                double(&mut host.offer.prices);
+            }
+            pass(Delivery::Inference(OrderInput::Candidates {
+                request,
+                hosts,
+            }))
+        }
+        (Plant::Overcommit, Delivery::Inference(OrderInput::Serve(mut served))) => {
+            for model in &mut served {
+                model.limits.concurrent_orders *= 4;
+                model.limits.queued_orders *= 4;
+            }
+            pass(Delivery::Inference(OrderInput::Serve(served)))
+        }
+        (Plant::SkipInvoiceCheck, Delivery::Inference(OrderInput::Received { stream, frame })) => {
+            match paid_blindly(&frame) {
+                Some(pay) => (
+                    None,
+                    vec![AnyEffect::Inference(OrderEffect::Tell(Message::Pay(
+                        Box::new(pay),
+                    )))],
+                ),
+                None => pass(Delivery::Inference(OrderInput::Received { stream, frame })),
+            }
+        }
+        (_, delivery) => pass(delivery),
+    }
+}
+
+fn double(prices: &mut Prices) {
+    for price in &mut prices.0 {
+        price.msat_per_million *= 2;
+    }
+}
+
+fn forget(memory: &mut Memory, input: PayInput) -> (Option<Delivery>, Vec<AnyEffect>) {
+    match input {
+        PayInput::PayDone {
+            hash,
+            outcome: PayOutcome::Unknown,
+            ..
+        } => {
+            memory.forgotten.insert(hash);
+            (None, Vec::new())
+        }
+        PayInput::Sent { event, hash, .. } if memory.forgotten.contains(&hash) => (
+            None,
+            vec![AnyEffect::Payment(PayEffect::Acknowledge { event })],
+        ),
+        other => (Some(Delivery::Payment(other)), Vec::new()),
+    }
+}
+
+fn paid_blindly(frame: &Frame) -> Option<PayRequest> {
+    let Frame::Invoice(signed) = frame else {
+        return None;
+    };
+    let envelope: Envelope = codec::decode(&signed.bytes, MAX_ORDER_FRAME_BYTES).ok()?;
+    let invoice: Invoice = codec::decode(&envelope.body, MAX_ORDER_FRAME_BYTES).ok()?;
+    let facts = crate::crypto::read_invoice(&invoice.bolt11)?;
+    Some(PayRequest {
+        order: invoice.order,
+        seq: invoice.seq,
+        host: envelope.from,
+        bolt11: invoice.bolt11,
+        msat: facts.msat?,
+        facts,
+        max_fee: Msat(3_000),
+    })
+}
+
+/// The effects as they are carried out.
+pub fn effects(
+    plant: Option<Plant>,
+    memory: &mut Memory,
+    _person: &Person,
+    effects: Vec<AnyEffect>,
+) -> Vec<AnyEffect> {
+    match plant {
+        None => effects,
+        Some(plant) => effects
+            .into_iter()
+            .flat_map(|effect| effect_of(plant, memory, effect))
+            .collect(),
+    }
+}
+
+fn effect_of(plant: Plant, memory: &mut Memory, effect: AnyEffect) -> Vec<AnyEffect> {
+    match (plant, effect) {
+        (Plant::PayTwice, AnyEffect::Payment(pay @ PayEffect::Pay { .. })) => {
+            vec![AnyEffect::Payment(pay.clone()), AnyEffect::Payment(pay)]
+        }
+        (
+            Plant::ServeUnpaid,
+            AnyEffect::Inference(OrderEffect::StartEngine {
+                order, model, job, ..
+            }),
+        ) => {
+            let allowed = u64::from(job.max_output);
+            vec![AnyEffect::Inference(OrderEffect::StartEngine {
+                order,
+                model,
+                job,
+                allowed,
+            })]
+        }
+        (Plant::StallCredit, AnyEffect::Inference(OrderEffect::AllowTokens { .. })) => Vec::new(),
+        (Plant::ForgetUnknown, AnyEffect::Payment(PayEffect::Lookup { hash, .. }))
+            if memory.forgotten.contains(&hash) =>
+        {
+            Vec::new()
+        }
+        (
+            Plant::AcquitCheat,
+            AnyEffect::Validator(CheckEffect::Replay {
+                id,
+                model,
+                job,
+                salt,
+                tokens,
+            }),
+        ) => {
+            memory.asked.insert(id, tokens.clone());
+            vec![AnyEffect::Validator(CheckEffect::Replay {
+                id,
+                model,
+                job,
+                salt,
+                tokens,
+            })]
+        }
+        (
+            Plant::GhostListingKept,
+            AnyEffect::Discovery(discovery::io::Effect::Tell(Message::CandidatesFound {
+                request,
+                hosts,
+            })),
+        ) => {
+            let hosts = with_ghosts(memory, hosts);
+            vec![AnyEffect::Discovery(discovery::io::Effect::Tell(
+                Message::CandidatesFound { request, hosts },
+            ))]
+        }
+        (_, effect) => vec![effect],
+    }
+}
+
+fn with_ghosts(memory: &mut Memory, mut hosts: Vec<Candidate>) -> Vec<Candidate> {
+    for host in &hosts {
+        memory.ghosts.insert(host.host, host.clone());
+    }
+    let missing: Vec<Candidate> = memory
+        .ghosts
+        .values()
+        .filter(|ghost| hosts.iter().all(|host| host.host != ghost.host))
+        .cloned()
+        .collect();
+    hosts.extend(missing);
+    hosts
+}
+
+/// What a machine finds on disk at start.
+pub fn recovered(plant: Option<Plant>, records: Vec<Record>) -> Vec<Record> {
+    match plant {
+        Some(Plant::AcceptReplay) => records
+            .into_iter()
+            .filter(|record| record.table != Table::Nonces)
+            .collect(),
+        _ => records,
+    }
+}
+
+/// The owner's limits as the machine gets them.
+pub fn limits(plant: Option<Plant>, limits: &payment::Config) -> payment::Config {
+    let mut limits = limits.clone();
+    if plant == Some(Plant::BudgetIgnored) {
+        limits.per_day = Msat(u64::MAX / 4);
+        limits.per_key.clear();
+    }
+    limits
+}
+
+/// What of a write gets to the disk now.
+pub fn synced(plant: Option<Plant>, memory: &mut Memory, records: Vec<Record>) -> Vec<Record> {
+    if plant != Some(Plant::LosePersist) {
+        return records;
+    }
+    memory.journal.push_back(records);
+    if memory.journal.len() > LOST_WRITES {
+        memory.journal.pop_front().unwrap_or_default()
+    } else {
+        Vec::new()
+    }
+}
+
+/// A node went down.
+pub fn crashed(plant: Option<Plant>, node: &mut Node) {
+    if plant == Some(Plant::LosePersist) {
+        node.bug.journal.clear();
+    }
+}

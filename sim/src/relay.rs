@@ -1,0 +1,46 @@
+//! Relays: they keep one listing per author, and are not to be trusted.
+//!
+//! Signatures and proofs of work of events are the relay port's business; what
+//! it would have refused does not get here.
+
+use protocol::ids::NodeKey;
+use protocol::manifest::Manifest;
+use protocol::time::WallTime;
+use std::collections::BTreeMap;
+
+/// Relays of the world.
+pub const RELAYS: usize = 3;
+
+/// One relay.
+#[derive(Debug, Default)]
+pub struct Relay {
+    /// Latest listing by author.
+    pub listings: BTreeMap<NodeKey, Manifest>,
+    /// The one before, which a bad relay still serves.
+    pub stale: BTreeMap<NodeKey, Manifest>,
+    /// Deletions by author.
+    pub deleted: BTreeMap<NodeKey, WallTime>,
+}
+
+impl Relay {
+    /// Takes a listing, as NIP-01 says of addressable events: the newest wins.
+    pub fn publish(&mut self, manifest: Manifest) {
+        let author = manifest.node;
+        if let Some(before) = self.listings.insert(author, manifest) {
+            self.stale.insert(author, before);
+        }
+    }
+
+    /// Takes a deletion.
+    pub fn delete(&mut self, author: NodeKey, at: WallTime) {
+        if let Some(before) = self.listings.remove(&author) {
+            self.stale.insert(author, before);
+        }
+        self.deleted.insert(author, at);
+    }
+}
+
+/// The relays that a node uses: two of three.
+pub fn relays_of(node: usize) -> [usize; 2] {
+    [node % RELAYS, (node + 1) % RELAYS]
+}

@@ -1,0 +1,686 @@
+//! The world: nodes, one queue, one clock that jumps to the next event.
+//!
+//! Two phases: in the first the fault plan works and the rules of safety are
+//! watched; then all faults end, byzantine nodes leave, and everybody honest
+//! must be served, and all books must agree.
+//!
+//! The files beside this one carry out effects (`perform`), move bytes (`wire`),
+//! pay (`money`), and break things (`havoc`).
+
+mod havoc;
+mod money;
+mod perform;
+mod wire;
+
+use crate::check::{Court, Seen, Violation};
+use crate::dice::{Dice, MS};
+use crate::event::{Event, Fault, Mind, NodeIx, Queue};
+use crate::faults::Plan;
+use crate::net::Net;
+use crate::node::{AnyEffect, Node, lane_of};
+use crate::people::{self, End, Purchase};
+use crate::plant::Plant;
+use crate::relay::{RELAYS, Relay};
+use crate::trace::Trace;
+use crate::wallet::Wallets;
+use protocol::ids::{EffectId, ModelDigest, NodeKey, RequestId, StreamId};
+use protocol::inference::io::{Admission, Input as OrderInput};
+use protocol::route::{Actor, Delivery};
+use protocol::{discovery, payment};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Length of the healed phase. Milliseconds. Longer than an invoice's life with its grace, and
+/// than a listing's.
+const HEALED_MS: u64 = 25 * 60_000;
+/// When people ask again in the healed phase, after its begin. Milliseconds.
+const ASK_AGAIN_MS: u64 = 6 * 60_000;
+/// Attempts of one wish in the healed phase.
+const HEALED_TRIES: u32 = 6;
+/// The mailbox of `actors::driver`.
+const MAILBOX: usize = 16_384;
+
+/// Who put an input into a mailbox: FIFO holds per (sender, receiver).
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Via {
+    Sibling(Actor),
+    Net,
+    Wallet,
+    Engine,
+    Relay,
+    Person,
+}
+
+impl Via {
+    fn code(self) -> u8 {
+        match self {
+            Via::Sibling(actor) => u8::try_from(lane_of(actor)).unwrap_or(0),
+            Via::Net => 10,
+            Via::Wallet => 11,
+            Via::Engine => 12,
+            Via::Relay => 13,
+            Via::Person => 14,
+        }
+    }
+}
+
+/// What to simulate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The seed.
+    pub seed: u64,
+    /// Nodes.
+    pub nodes: usize,
+    /// Length of the faulty phase. Milliseconds.
+    pub safety_ms: u64,
+    /// Purchases that one node begins in an hour, on average.
+    pub purchases_per_hour: u64,
+    /// A bug to plant.
+    pub plant: Option<Plant>,
+    /// Sign with BIP340.
+    pub real_crypto: bool,
+}
+
+impl Options {
+    /// Fifty nodes, one hour, four purchases per node and hour.
+    pub fn new(seed: u64) -> Self {
+        Options {
+            seed,
+            nodes: 50,
+            safety_ms: 3_600_000,
+            purchases_per_hour: 4,
+            plant: None,
+            real_crypto: false,
+        }
+    }
+}
+
+/// What happened, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Events.
+    pub events: u64,
+    /// Purchases begun.
+    pub purchases: u64,
+    /// Ended with a receipt.
+    pub finished: u64,
+    /// Ended with a refusal.
+    pub failed: u64,
+    /// Payments settled.
+    pub payments: u64,
+    /// Crashes.
+    pub crashes: u64,
+    /// Answers replayed by validators.
+    pub replays: u64,
+    /// Verdicts that convict.
+    pub convictions: u64,
+    /// Refusals by code.
+    pub refusals: BTreeMap<String, u64>,
+}
+
+/// A question put to a validator.
+#[derive(Debug)]
+struct Question {
+    asker: NodeIx,
+    epoch: u32,
+    id: EffectId,
+    server: NodeIx,
+    server_epoch: u32,
+}
+
+/// The world.
+pub struct World {
+    pub(crate) options: Options,
+    pub(crate) now: u64,
+    pub(crate) queue: Queue,
+    pub(crate) dice: Dice,
+    pub(crate) plan: Plan,
+    pub(crate) healed: bool,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) net: Net,
+    pub(crate) wallets: Wallets,
+    pub(crate) relays: Vec<Relay>,
+    pub(crate) followers: BTreeMap<ModelDigest, BTreeSet<NodeIx>>,
+    questions: BTreeMap<StreamId, Question>,
+    pub(crate) purchases: BTreeMap<(NodeIx, RequestId), Purchase>,
+    next_request: u64,
+    answered: BTreeMap<NodeIx, Result<(), String>>,
+    orders_seen: Vec<(u64, NodeIx, NodeIx, Vec<u8>)>,
+    court: Court,
+    pub(crate) trace: Trace,
+    /// Numbers of the run.
+    pub tally: Tally,
+    total: u64,
+}
+
+impl World {
+    /// Builds the world of a seed; nothing has happened yet.
+    pub fn new(options: Options) -> Self {
+        let mut dice = Dice::new(options.seed);
+        let plan = Plan::draw(&mut dice, options.nodes);
+        let nodes: Vec<Node> = (0..options.nodes)
+            .map(|index| Node::draw(index, &mut dice, &plan, options.real_crypto))
+            .collect();
+        let mut wallets = Wallets::default();
+        for _ in &nodes {
+            let (local, remote) = (
+                dice.between(500, 5_000) * 1_000,
+                dice.between(2_000, 20_000) * 1_000,
+            );
+            wallets.of.push(crate::wallet::Wallet {
+                local,
+                remote,
+                ..Default::default()
+            });
+        }
+        let people = nodes.iter().map(|node| node.person.clone()).collect();
+        let mut world = World {
+            now: 0,
+            queue: Queue::default(),
+            dice,
+            plan,
+            healed: false,
+            nodes,
+            net: Net::default(),
+            total: wallets.total(),
+            wallets,
+            relays: (0..RELAYS).map(|_| Relay::default()).collect(),
+            followers: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            purchases: BTreeMap::new(),
+            next_request: 0,
+            answered: BTreeMap::new(),
+            orders_seen: Vec::new(),
+            court: Court::new(people),
+            trace: Trace::default(),
+            tally: Tally::default(),
+            options,
+        };
+        world.populate();
+        world
+    }
+
+    fn populate(&mut self) {
+        for node in 0..self.nodes.len() {
+            let at = self.dice.ms(0, 20_000);
+            self.queue.push(at, Event::Fault(Fault::Restart { node }));
+            let first = self
+                .dice
+                .ms(30_000, 3_600_000 / self.options.purchases_per_hour.max(1));
+            self.queue.push(first, Event::Want { node, tries: 0 });
+        }
+        self.schedule_havoc();
+        self.queue.push(self.options.safety_ms * MS, Event::Heal);
+        let end = self.options.safety_ms + HEALED_MS;
+        self.queue.push(end * MS, Event::Audit);
+    }
+
+    /// Runs to the end; returns what the checkers found.
+    pub fn run(&mut self, mut progress: impl FnMut(u64, u64)) -> Vec<Violation> {
+        let end = (self.options.safety_ms + HEALED_MS + 60_000) * MS;
+        let mut next_note = 0;
+        while let Some((at, event)) = self.queue.pop() {
+            if at > end {
+                break;
+            }
+            self.now = at;
+            self.tally.events += 1;
+            if at >= next_note {
+                progress(at / MS, end / MS);
+                next_note = at + 600_000 * MS;
+            }
+            self.trace.numbers(&[at, event.code()]);
+            self.step(event);
+        }
+        self.close();
+        self.court.violations.clone()
+    }
+
+    /// The verdict of every checker so far.
+    pub fn verdicts(&self) -> Vec<(&'static str, usize)> {
+        self.court.verdicts()
+    }
+
+    pub(crate) fn see(&mut self, seen: Seen<'_>) {
+        self.court.see(self.now, seen);
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Wake { node, epoch, actor } => self.wake(node, epoch, actor),
+            Event::Deliver {
+                node,
+                epoch,
+                delivery,
+            } => {
+                if self.is_run(node, epoch) {
+                    self.input(node, *delivery);
+                }
+            }
+            Event::Synced { node, epoch, actor } => self.synced(node, epoch, actor),
+            Event::Dialed {
+                node,
+                epoch,
+                id,
+                target,
+            } => self.dialed(node, epoch, id, target),
+            Event::Arrive { stream, bytes } => self.arrive(stream, &bytes),
+            Event::Hangup { stream } => self.hangup(stream),
+            Event::Step { node, epoch, order } => self.engine_step(node, epoch, order),
+            Event::Resolve { payer, hash } => self.resolve(payer, hash),
+            Event::Repeat { node } => self.repeat(node),
+            Event::AuditArrives { stream, bytes } => self.audit_arrives(stream, &bytes),
+            Event::Listing {
+                relay,
+                node,
+                epoch,
+                created,
+                manifest,
+            } => {
+                self.listing_arrives(relay, node, epoch, created, manifest);
+            }
+            Event::Want { node, tries } => self.want(node, tries),
+            Event::Mind {
+                node,
+                epoch,
+                request,
+                what,
+            } => self.mind(node, epoch, request, what),
+            Event::Fault(fault) => self.fault(fault),
+            Event::Replay { from, to, bytes } => self.replay_order(from, to, bytes),
+            Event::Heal => self.heal(),
+            Event::Audit => self.audit(),
+        }
+    }
+
+    pub(crate) fn is_run(&self, node: NodeIx, epoch: u32) -> bool {
+        self.nodes[node].machines.is_some() && self.nodes[node].epoch == epoch
+    }
+
+    pub(crate) fn up(&self, node: NodeIx) -> bool {
+        self.nodes[node].machines.is_some()
+    }
+
+    /// Puts an input into a mailbox; it comes out in the order of its sender, a little later.
+    pub(crate) fn post(&mut self, node: NodeIx, from: Via, delivery: Delivery, after: u64) {
+        let jitter = self.dice.between(1_000, 200_000);
+        let to = lane_of(delivery.to());
+        let one = &mut self.nodes[node];
+        let epoch = one.epoch;
+        let last = one
+            .fifo
+            .entry((from.code(), u8::try_from(to).unwrap_or(0)))
+            .or_default();
+        let at = (self.now + after + jitter).max(*last + 1);
+        *last = at;
+        one.lanes[to].mail += 1;
+        let count = one.lanes[to].mail;
+        self.queue.push(
+            at,
+            Event::Deliver {
+                node,
+                epoch,
+                delivery: Box::new(delivery),
+            },
+        );
+        if count >= MAILBOX / 2 {
+            self.see(Seen::Mail { node, count });
+        }
+    }
+
+    fn wake(&mut self, node: NodeIx, epoch: u32, actor: Actor) {
+        if !self.is_run(node, epoch)
+            || self.nodes[node].lanes[lane_of(actor)].armed != Some(self.now)
+        {
+            return;
+        }
+        self.nodes[node].lanes[lane_of(actor)].armed = None;
+        let now = self.nodes[node].now(self.now);
+        let one = &mut self.nodes[node];
+        let Some(machines) = one.machines.as_mut() else {
+            return;
+        };
+        let effects = machines.expire(now, actor);
+        self.after_turn(node, actor, effects);
+    }
+
+    fn input(&mut self, node: NodeIx, delivery: Delivery) {
+        let actor = delivery.to();
+        self.nodes[node].lanes[lane_of(actor)].mail = self.nodes[node].lanes[lane_of(actor)]
+            .mail
+            .saturating_sub(1);
+        self.see(Seen::Handed {
+            node,
+            delivery: &delivery,
+        });
+        let now = self.nodes[node].now(self.now);
+        let plant = self.options.plant;
+        let one = &mut self.nodes[node];
+        let person = one.person.clone();
+        let (inputs, mut extra) = crate::plant::inputs(plant, &mut one.bug, &person, delivery);
+        let Some(machines) = one.machines.as_mut() else {
+            return;
+        };
+        let mut effects = Vec::new();
+        if let Some(delivery) = inputs {
+            effects = machines.handle(now, delivery);
+        }
+        effects.append(&mut extra);
+        self.after_turn(node, actor, effects);
+    }
+
+    fn after_turn(&mut self, node: NodeIx, actor: Actor, effects: Vec<AnyEffect>) {
+        let plant = self.options.plant;
+        let one = &mut self.nodes[node];
+        let wall = one.now(self.now).wall;
+        let person = one.person.clone();
+        let effects = crate::plant::effects(plant, &mut one.bug, &person, effects);
+        let effects = crate::world::havoc::vicious(&self.nodes[node], effects);
+        self.trace
+            .numbers(&[node as u64, lane_of(actor) as u64, effects.len() as u64]);
+        for effect in &effects {
+            self.court
+                .see(self.now, Seen::Emitted { node, wall, effect });
+        }
+        self.nodes[node].lanes[lane_of(actor)]
+            .pending
+            .extend(effects);
+        self.pump(node, actor);
+        self.arm(node, actor);
+    }
+
+    /// Carries out effects in order; a write holds back the rest.
+    fn pump(&mut self, node: NodeIx, actor: Actor) {
+        let lane = lane_of(actor);
+        loop {
+            let one = &mut self.nodes[node];
+            if one.machines.is_none() || one.lanes[lane].syncing.is_some() {
+                return;
+            }
+            let Some(effect) = one.lanes[lane].pending.pop_front() else {
+                return;
+            };
+            if let Some(left) = one.cut.as_mut() {
+                if *left == 0 {
+                    return self.crash(node);
+                }
+                *left -= 1;
+            }
+            let wall = one.now(self.now).wall;
+            self.court.see(
+                self.now,
+                Seen::Performed {
+                    node,
+                    wall,
+                    effect: &effect,
+                },
+            );
+            if let Some(records) = effect.persist() {
+                let (epoch, records) = (self.nodes[node].epoch, records.clone());
+                self.trace.records(&records);
+                let plant = self.options.plant;
+                let kept = crate::plant::synced(plant, &mut self.nodes[node].bug, records);
+                self.nodes[node].lanes[lane].syncing = Some(kept);
+                let at = self.now + self.dice.ms(0, self.plan.sync_ms) + 50_000;
+                self.queue.push(at, Event::Synced { node, epoch, actor });
+                return;
+            }
+            if let Some(message) = effect.tell() {
+                if self.dice.chance(self.plan.full_ppm) {
+                    // A full mailbox among siblings stops the node.
+                    return self.crash(node);
+                }
+                let delivery = protocol::route::deliver(message.clone());
+                self.post(node, Via::Sibling(actor), delivery, 0);
+                continue;
+            }
+            self.perform(node, effect);
+        }
+    }
+
+    fn synced(&mut self, node: NodeIx, epoch: u32, actor: Actor) {
+        if !self.is_run(node, epoch) {
+            return;
+        }
+        let one = &mut self.nodes[node];
+        if let Some(records) = one.lanes[lane_of(actor)].syncing.take() {
+            one.store.sync(records);
+        }
+        self.pump(node, actor);
+        self.arm(node, actor);
+    }
+
+    fn arm(&mut self, node: NodeIx, actor: Actor) {
+        let now = self.now;
+        let one = &mut self.nodes[node];
+        let Some(machines) = &one.machines else {
+            return;
+        };
+        let Some(due) = machines.deadline(actor) else {
+            return;
+        };
+        let at = one.booted.saturating_add(due.0).max(now + 1);
+        let epoch = one.epoch;
+        let lane = &mut one.lanes[lane_of(actor)];
+        if lane.armed.is_none_or(|armed| armed > at) {
+            lane.armed = Some(at);
+            self.queue.push(at, Event::Wake { node, epoch, actor });
+        }
+    }
+
+    /// Starts a node: machines from disk, relays from their beginning, wallet events again.
+    pub(crate) fn start(&mut self, node: NodeIx) {
+        if self.up(node) || self.nodes[node].dead {
+            return;
+        }
+        let seeds = [
+            self.dice.bytes(),
+            self.dice.bytes(),
+            self.dice.bytes(),
+            self.dice.bytes(),
+        ];
+        let plant = self.options.plant;
+        self.nodes[node].boot(self.now, seeds, plant);
+        for actor in Actor::ALL {
+            let now = self.nodes[node].now(self.now);
+            let effects = match self.nodes[node].machines.as_mut() {
+                Some(machines) => machines.start(now, actor),
+                None => return,
+            };
+            self.after_turn(node, actor, effects);
+            if !self.up(node) {
+                return;
+            }
+        }
+        let served = self.nodes[node].person.served.clone();
+        let serve = Delivery::Inference(OrderInput::Serve(served));
+        self.post(node, Via::Person, serve, 0);
+        self.post(
+            node,
+            Via::Person,
+            Delivery::Inference(OrderInput::Admit(Admission::Open)),
+            0,
+        );
+        self.announce(node);
+        self.subscribe(node);
+        self.repeat(node);
+        self.replay_at_restart(node);
+    }
+
+    pub(crate) fn announce(&mut self, node: NodeIx) {
+        if self.nodes[node].withdrawn {
+            return;
+        }
+        if let Some(manifest) = self.nodes[node].manifest(node) {
+            let input = discovery::io::Input::Announce(Box::new(manifest));
+            self.post(node, Via::Person, Delivery::Discovery(input), 0);
+        }
+    }
+
+    fn want(&mut self, node: NodeIx, tries: u32) {
+        let healed = tries > 0 || self.healed;
+        if !self.healed {
+            let mean = 3_600_000 / self.options.purchases_per_hour.max(1);
+            let at = self.now + self.dice.pause(mean);
+            self.queue.push(at, Event::Want { node, tries: 0 });
+        } else if tries == 0 {
+            return;
+        }
+        if !self.up(node) {
+            return;
+        }
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        let order = people::draw(&mut self.dice, request, healed);
+        let purchase = Purchase {
+            epoch: self.nodes[node].epoch,
+            order: None,
+            end: None,
+            tries,
+            since: self.now,
+            healed,
+        };
+        self.purchases.insert((node, request), purchase);
+        self.tally.purchases += 1;
+        self.post(
+            node,
+            Via::Person,
+            Delivery::Inference(OrderInput::Buy(Box::new(order))),
+            0,
+        );
+        if !healed && self.dice.chance(150_000) {
+            let what = if self.dice.chance(600_000) {
+                Mind::Stop
+            } else {
+                Mind::Cancel
+            };
+            let (at, epoch) = (self.now + self.dice.ms(200, 20_000), self.nodes[node].epoch);
+            self.queue.push(
+                at,
+                Event::Mind {
+                    node,
+                    epoch,
+                    request,
+                    what,
+                },
+            );
+        }
+    }
+
+    fn mind(&mut self, node: NodeIx, epoch: u32, request: RequestId, what: Mind) {
+        if !self.is_run(node, epoch) {
+            return;
+        }
+        let input = match what {
+            Mind::Confirm => OrderInput::Confirm(request),
+            Mind::Stop => OrderInput::Stop(request),
+            Mind::Cancel => OrderInput::Cancel(request),
+        };
+        self.post(node, Via::Person, Delivery::Inference(input), 0);
+    }
+
+    /// A purchase ended.
+    pub(crate) fn ended(&mut self, node: NodeIx, request: RequestId, end: End, why: &str) {
+        let Some(purchase) = self.purchases.get_mut(&(node, request)) else {
+            return;
+        };
+        if purchase.end.is_some() {
+            return;
+        }
+        purchase.end = Some(end);
+        let (tries, healed) = (purchase.tries, purchase.healed);
+        match end {
+            End::Finished => self.tally.finished += 1,
+            End::Failed(code) => {
+                self.tally.failed += 1;
+                *self.tally.refusals.entry(format!("{code:?}")).or_default() += 1;
+            }
+            End::Crashed => {}
+        }
+        if !healed || !self.healed {
+            return;
+        }
+        let poor = matches!(
+            end,
+            End::Failed(
+                protocol::refusal::Code::BudgetExhausted | protocol::refusal::Code::WalletCannotPay
+            )
+        );
+        if end == End::Finished || poor {
+            self.answered.insert(node, Ok(()));
+        } else if !matches!(self.answered.get(&node), Some(Ok(()))) {
+            self.answered.insert(node, Err(why.to_owned()));
+            if tries < HEALED_TRIES {
+                let at = self.now + self.dice.ms(5_000, 40_000);
+                self.queue.push(
+                    at,
+                    Event::Want {
+                        node,
+                        tries: tries + 1,
+                    },
+                );
+            }
+        }
+    }
+
+    /// The books and the lists are asked for.
+    fn audit(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.up(node) {
+                let id = EffectId(u64::MAX);
+                self.post(
+                    node,
+                    Via::Person,
+                    Delivery::Payment(payment::io::Input::Report { id }),
+                    0,
+                );
+                self.post(
+                    node,
+                    Via::Person,
+                    Delivery::Discovery(discovery::io::Input::List { id }),
+                    0,
+                );
+            }
+        }
+    }
+
+    /// What only the end shows.
+    fn close(&mut self) {
+        let purchases = std::mem::take(&mut self.purchases);
+        for ((node, request), purchase) in &purchases {
+            self.see(Seen::Bought {
+                node: *node,
+                request: *request,
+                purchase,
+            });
+        }
+        for node in 0..self.nodes.len() {
+            if self.up(node) {
+                let result = self.answered.get(&node).cloned();
+                let result = result.unwrap_or_else(|| Err("nothing was asked".to_owned()));
+                let why = result.clone().err().unwrap_or_default();
+                self.see(Seen::Served {
+                    node,
+                    answered: result.is_ok(),
+                    why: &why,
+                });
+            }
+        }
+        self.watch_total();
+    }
+
+    pub(crate) fn watch_total(&mut self) {
+        let (now, before) = (self.wallets.total(), self.total);
+        self.see(Seen::Total { now, before });
+    }
+
+    /// Author keys of all listings that ought to be known now.
+    pub(crate) fn expected_hosts(&self) -> Vec<NodeKey> {
+        let listed =
+            |node: &&Node| node.machines.is_some() && !node.withdrawn && node.person.sells();
+        self.nodes
+            .iter()
+            .filter(listed)
+            .map(|node| node.person.key)
+            .collect()
+    }
+}

@@ -1,0 +1,371 @@
+//! The fault plan at work: crashes, partitions, withdrawals, vices, and the end of them all.
+
+use super::{ASK_AGAIN_MS, Via, World};
+use crate::check::Seen;
+use crate::dice::MS;
+use crate::event::{Event, Fault, NodeIx};
+use crate::faults::{Plan, Vice};
+use crate::node::{AnyEffect, NETWORK, Node, lane_of};
+use crate::people::End;
+use protocol::crypto::Crypto;
+use protocol::discovery::io::Input as ListInput;
+use protocol::envelope::{Body, Signed};
+use protocol::ids::StreamId;
+use protocol::inference::io::{Effect, Input as OrderInput};
+use protocol::money::Msat;
+use protocol::order::wire::{Frame, Invoice, Terms};
+use protocol::route::{Actor, Delivery, Message};
+
+/// Orders that replaying peers remember.
+const REMEMBERED: usize = 200;
+
+impl World {
+    pub(super) fn schedule_havoc(&mut self) {
+        let plan = self.plan.clone();
+        for (every, fault) in [
+            (plan.crash_ms, Fault::Crash),
+            (plan.partition_ms, Fault::Partition),
+            (plan.withdraw_ms, Fault::Withdraw),
+        ] {
+            if let Some(every) = every {
+                let at = self.now + 60_000 * MS + self.dice.pause(every);
+                self.queue.push(at, Event::Fault(fault));
+            }
+        }
+    }
+
+    pub(super) fn fault(&mut self, fault: Fault) {
+        let again = match fault {
+            Fault::Crash => self.plan.crash_ms,
+            Fault::Partition => self.plan.partition_ms,
+            Fault::Withdraw => self.plan.withdraw_ms,
+            Fault::CrashNow { node, epoch } => {
+                if self.is_run(node, epoch) && self.nodes[node].cut.is_some() {
+                    self.crash(node);
+                }
+                None
+            }
+            Fault::Restart { node } => {
+                self.start(node);
+                None
+            }
+        };
+        let Some(every) = again.filter(|_| !self.healed) else {
+            return;
+        };
+        let at = self.now + self.dice.pause(every);
+        self.queue.push(at, Event::Fault(fault));
+        let node = self.dice.below(self.nodes.len());
+        match fault {
+            Fault::Crash if self.up(node) => {
+                // Between any two effects, soon; a node at rest crashes at rest.
+                let left = u32::try_from(self.dice.between(0, 12)).unwrap_or(0);
+                self.nodes[node].cut = Some(left);
+                let (at, epoch) = (self.now + self.dice.ms(100, 20_000), self.nodes[node].epoch);
+                self.queue
+                    .push(at, Event::Fault(Fault::CrashNow { node, epoch }));
+            }
+            Fault::Partition => self.partition(node),
+            Fault::Withdraw => self.withdraw(node),
+            _ => {}
+        }
+    }
+
+    fn partition(&mut self, node: NodeIx) {
+        let until = self.now + self.dice.ms(1_000, 150_000);
+        let which = self.dice.below(3);
+        if which != 0 {
+            self.net.cuts.insert((node, true), until);
+        }
+        if which != 1 {
+            self.net.cuts.insert((node, false), until);
+        }
+    }
+
+    fn withdraw(&mut self, node: NodeIx) {
+        if !self.up(node) || node < 4 {
+            return;
+        }
+        self.nodes[node].withdrawn ^= true;
+        if self.nodes[node].withdrawn {
+            self.post(
+                node,
+                Via::Person,
+                Delivery::Discovery(ListInput::Withdraw),
+                0,
+            );
+        } else {
+            self.announce(node);
+        }
+    }
+
+    /// The process is gone: memory, mailboxes, streams, and writes that were not durable.
+    pub(super) fn crash(&mut self, node: NodeIx) {
+        if !self.up(node) {
+            return;
+        }
+        self.tally.crashes += 1;
+        self.trace.numbers(&[node as u64]);
+        for actor in Actor::ALL {
+            let written = self.dice.chance(500_000);
+            let one = &mut self.nodes[node];
+            // A write under way may or may not have reached the disk.
+            if let Some(records) = one.lanes[lane_of(actor)].syncing.take()
+                && written
+            {
+                one.store.sync(records);
+            }
+        }
+        crate::plant::crashed(self.options.plant, &mut self.nodes[node]);
+        self.nodes[node].machines = None;
+        self.nodes[node].lanes = Default::default();
+        self.nodes[node].engine = Default::default();
+        self.nodes[node].cut = None;
+        self.see(Seen::Crashed { node });
+        self.drop_streams(node);
+        let open: Vec<_> = self
+            .purchases
+            .iter()
+            .filter(|((owner, _), purchase)| *owner == node && purchase.end.is_none())
+            .map(|((_, request), _)| *request)
+            .collect();
+        for request in open {
+            self.ended(node, request, End::Crashed, "crashed");
+        }
+        if node >= 4 && self.dice.chance(self.plan.dead_ppm) {
+            self.nodes[node].dead = true;
+        } else {
+            let at = self.now + self.dice.ms(500, 90_000);
+            self.queue.push(at, Event::Fault(Fault::Restart { node }));
+        }
+    }
+
+    fn drop_streams(&mut self, node: NodeIx) {
+        let ours: Vec<(StreamId, StreamId)> = self
+            .net
+            .ends
+            .iter()
+            .filter(|(_, end)| end.node == node && !end.closed)
+            .map(|(id, end)| (*id, end.peer))
+            .collect();
+        for (id, peer) in ours {
+            if let Some(end) = self.net.ends.get_mut(&id) {
+                end.closed = true;
+                end.reading = false;
+            }
+            // A dead process closes its sockets at once; a dead machine is missed later.
+            let soon = self.dice.chance(700_000);
+            let wait = if soon {
+                self.latency()
+            } else {
+                self.dice.ms(10_000, 60_000)
+            };
+            self.queue
+                .push(self.now + wait, Event::Hangup { stream: peer });
+        }
+    }
+
+    /// All faults end; byzantine nodes leave; the rest is whole again.
+    pub(super) fn heal(&mut self) {
+        self.healed = true;
+        self.plan = Plan::none();
+        self.net.cuts.clear();
+        for node in 0..self.nodes.len() {
+            if !self.nodes[node].person.honest() {
+                self.crash(node);
+                self.nodes[node].dead = true;
+                continue;
+            }
+            self.nodes[node].cut = None;
+            if self.nodes[node].withdrawn && self.up(node) {
+                self.nodes[node].withdrawn = false;
+                self.announce(node);
+            }
+            self.nodes[node].withdrawn = false;
+            if self.up(node) {
+                self.subscribe(node);
+                // The owner starts the listing again, as after a change of the settings.
+                self.announce(node);
+            } else {
+                let at = self.now + self.dice.ms(100, 5_000);
+                self.queue.push(at, Event::Fault(Fault::Restart { node }));
+            }
+            let at = self.now + ASK_AGAIN_MS * MS + self.dice.ms(0, 120_000);
+            self.queue.push(at, Event::Want { node, tries: 1 });
+        }
+    }
+
+    /// What a byzantine node puts on the wire in place of a frame.
+    pub(super) fn altered(&mut self, node: NodeIx, bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        if self.healed {
+            return vec![bytes];
+        }
+        match self.nodes[node].person.vice {
+            Vice::Mutates if self.dice.chance(50_000) => {
+                let mut bytes = bytes;
+                let at = self.dice.below(bytes.len());
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << self.dice.below(8);
+                }
+                vec![bytes]
+            }
+            Vice::Withholds if self.dice.chance(50_000) => Vec::new(),
+            Vice::Replays if self.dice.chance(50_000) => vec![bytes.clone(), bytes],
+            _ => vec![bytes],
+        }
+    }
+
+    /// A replaying buyer keeps its orders, to send them again on new streams.
+    pub(super) fn remember_order(&mut self, from: NodeIx, to: NodeIx, bytes: &[u8]) {
+        if self.nodes[from].person.vice != Vice::Replays || self.healed {
+            return;
+        }
+        self.orders_seen.push((self.now, from, to, bytes.to_vec()));
+        if self.orders_seen.len() > REMEMBERED {
+            self.orders_seen.remove(0);
+        }
+        for _ in 0..2 {
+            let at = self.now + self.dice.ms(1_000, 280_000);
+            self.queue.push(
+                at,
+                Event::Replay {
+                    from,
+                    to,
+                    bytes: bytes.to_vec(),
+                },
+            );
+        }
+    }
+
+    /// A host that just restarted is tried with the orders of before.
+    pub(super) fn replay_at_restart(&mut self, to: NodeIx) {
+        let recent = self.now.saturating_sub(240_000 * MS);
+        let again: Vec<_> = self
+            .orders_seen
+            .iter()
+            .filter(|(at, _, host, _)| *host == to && *at > recent)
+            .map(|(_, from, _, bytes)| (*from, bytes.clone()))
+            .collect();
+        for (from, bytes) in again {
+            let at = self.now + self.dice.ms(500, 5_000);
+            self.queue.push(at, Event::Replay { from, to, bytes });
+        }
+    }
+
+    pub(super) fn replay_order(&mut self, from: NodeIx, to: NodeIx, bytes: Vec<u8>) {
+        if self.healed
+            || !self.up(from)
+            || !self.up(to)
+            || self.net.blocked(from, to, self.now).is_some()
+        {
+            return;
+        }
+        let peer = Some(self.nodes[from].person.order_key);
+        let (from_epoch, to_epoch) = (self.nodes[from].epoch, self.nodes[to].epoch);
+        let (ours, theirs) = self.net.connect((from, from_epoch), (to, to_epoch));
+        self.post(
+            to,
+            Via::Net,
+            Delivery::Inference(OrderInput::Inbound {
+                stream: theirs,
+                peer,
+            }),
+            0,
+        );
+        self.send_bytes(ours, bytes);
+    }
+}
+
+/// What a dishonest host signs in place of what its machine meant.
+pub(super) fn vicious(node: &Node, effects: Vec<AnyEffect>) -> Vec<AnyEffect> {
+    match node.person.vice {
+        Vice::Greedy => effects
+            .into_iter()
+            .map(|effect| greedy(node, effect))
+            .collect(),
+        Vice::Dear => effects
+            .into_iter()
+            .map(|effect| dear(node, effect))
+            .collect(),
+        _ => effects,
+    }
+}
+
+/// Signs an altered body again.
+fn resign<T: Body>(node: &Node, signed: &Signed, change: impl FnOnce(&mut T)) -> Option<Signed> {
+    let crypto = node.crypto();
+    let mut opened = signed
+        .open_public::<T>(&crypto as &dyn Crypto, NETWORK)
+        .ok()?;
+    change(&mut opened.body);
+    let envelope = opened.envelope;
+    Some(Signed::seal(
+        &crypto,
+        NETWORK,
+        envelope.to,
+        envelope.time,
+        envelope.nonce,
+        &opened.body,
+    ))
+}
+
+fn greedy(node: &Node, effect: AnyEffect) -> AnyEffect {
+    match effect {
+        AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
+            order,
+            seq,
+            msat,
+            description_hash,
+            expiry_s,
+        })) if seq > 0 => {
+            let msat = Msat(msat.0 * 2);
+            AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
+                order,
+                seq,
+                msat,
+                description_hash,
+                expiry_s,
+            }))
+        }
+        AnyEffect::Inference(Effect::Send { stream, frame }) => {
+            let frame = match *frame {
+                Frame::Invoice(signed) => {
+                    let twice = |invoice: &mut Invoice| {
+                        invoice.invoiced = Msat(invoice.invoiced.0 + invoice.msat.0);
+                        invoice.msat = Msat(invoice.msat.0 * 2);
+                    };
+                    Frame::Invoice(resign(node, &signed, twice).unwrap_or(signed))
+                }
+                frame => frame,
+            };
+            AnyEffect::Inference(Effect::Send {
+                stream,
+                frame: Box::new(frame),
+            })
+        }
+        other => other,
+    }
+}
+
+fn dear(node: &Node, effect: AnyEffect) -> AnyEffect {
+    match effect {
+        AnyEffect::Inference(Effect::Send { stream, frame }) => {
+            let frame = match *frame {
+                Frame::Terms(signed) => {
+                    let dearer = |terms: &mut Terms| {
+                        for price in &mut terms.prices.0 {
+                            price.msat_per_million *= 2;
+                        }
+                    };
+                    Frame::Terms(resign(node, &signed, dearer).unwrap_or(signed))
+                }
+                frame => frame,
+            };
+            AnyEffect::Inference(Effect::Send {
+                stream,
+                frame: Box::new(frame),
+            })
+        }
+        other => other,
+    }
+}

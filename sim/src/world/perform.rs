@@ -1,0 +1,343 @@
+//! Carries out the effects of the five machines, as the shells of `actors` do.
+
+use super::{Via, World};
+use crate::check::Seen;
+use crate::dice::MS;
+use crate::engine::{Answer, NUMERICS, Running, STEP, count};
+use crate::event::{Event, Mind, NodeIx};
+use crate::faults::Vice;
+use crate::node::AnyEffect;
+use crate::people::End;
+use crate::wallet::Wallet;
+use protocol::chain::ChainedToken;
+use protocol::ids::{ModelDigest, OrderId, RequestId};
+use protocol::inference::io::{BuyerEvent, Effect as OrderEffect, Input as OrderInput};
+use protocol::order::wire::Finish;
+use protocol::route::Delivery;
+use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput, Replay};
+use protocol::work::Job;
+use protocol::{discovery, payment};
+
+impl World {
+    pub(super) fn perform(&mut self, node: NodeIx, effect: AnyEffect) {
+        match effect {
+            AnyEffect::Inference(effect) => self.perform_order(node, effect),
+            AnyEffect::Payment(effect) => self.perform_payment(node, effect),
+            AnyEffect::Discovery(effect) => self.perform_listing(node, effect),
+            AnyEffect::Validator(effect) => self.perform_check(node, effect),
+            AnyEffect::Reputation(_) => {}
+        }
+    }
+
+    fn perform_order(&mut self, node: NodeIx, effect: OrderEffect) {
+        match effect {
+            OrderEffect::OpenStream { id, addresses, .. } => self.dial(node, id, &addresses),
+            OrderEffect::Send { stream, frame } => self.send(node, stream, &frame),
+            OrderEffect::Close { stream } => self.close_stream(stream),
+            OrderEffect::CountPrompt { id, job, salt, .. } => {
+                let result = Ok(count(&job, &salt));
+                let wait = self.dice.ms(1, 30);
+                self.post(
+                    node,
+                    Via::Engine,
+                    Delivery::Inference(OrderInput::Counted { id, result }),
+                    wait,
+                );
+            }
+            OrderEffect::StartEngine {
+                order,
+                model,
+                job,
+                allowed,
+            } => {
+                self.start_engine(node, order, model, &job, allowed);
+            }
+            OrderEffect::AllowTokens { order, total } => {
+                if let Some(run) = self.nodes[node].engine.running.get_mut(&order) {
+                    run.allowed = run.allowed.max(total);
+                }
+                self.schedule_step(node, order);
+            }
+            OrderEffect::CancelEngine { order } => {
+                self.nodes[node].engine.running.remove(&order);
+            }
+            OrderEffect::Deliver { request, event } => self.delivered(node, request, event),
+            OrderEffect::Persist(_) | OrderEffect::Tell(_) => {}
+        }
+    }
+
+    fn start_engine(
+        &mut self,
+        node: NodeIx,
+        order: OrderId,
+        model: ModelDigest,
+        job: &Job,
+        allowed: u64,
+    ) {
+        let answer = Answer::new(&model, job);
+        let lies = self.nodes[node].person.vice == Vice::WrongAnswers && !self.healed;
+        let most = u64::from(job.max_output);
+        let bad_from = lies.then(|| {
+            self.dice
+                .between(0, answer.length.min(most).saturating_sub(1))
+        });
+        if let Some(from) = bad_from {
+            self.see(Seen::Lies { order, from });
+        }
+        let run = Running {
+            answer,
+            most,
+            produced: 0,
+            allowed,
+            busy: false,
+            bad_from,
+            model,
+        };
+        let running = &mut self.nodes[node].engine.running;
+        running.insert(order, run);
+        let count = running.values().filter(|run| run.model == model).count();
+        self.see(Seen::Running { node, model, count });
+        self.schedule_step(node, order);
+    }
+
+    fn schedule_step(&mut self, node: NodeIx, order: OrderId) {
+        let pace = self.dice.ms(30, 130) * self.plan.engine_slow;
+        let epoch = self.nodes[node].epoch;
+        let Some(run) = self.nodes[node].engine.running.get_mut(&order) else {
+            return;
+        };
+        if !run.busy && run.produced < run.allowed {
+            run.busy = true;
+            self.queue
+                .push(self.now + pace, Event::Step { node, epoch, order });
+        }
+    }
+
+    pub(super) fn engine_step(&mut self, node: NodeIx, epoch: u32, order: OrderId) {
+        if !self.is_run(node, epoch) {
+            return;
+        }
+        let fails = self.dice.chance(self.plan.engine_fail_ppm);
+        let Some(run) = self.nodes[node].engine.running.get_mut(&order) else {
+            return;
+        };
+        run.busy = false;
+        if fails {
+            self.nodes[node].engine.running.remove(&order);
+            let reason = "the device is lost".to_owned();
+            let failed = OrderInput::EngineFailed { order, reason };
+            return self.post(node, Via::Engine, Delivery::Inference(failed), 0);
+        }
+        let end = run.answer.length.min(run.most);
+        let until = (run.produced + STEP).min(run.allowed).min(end);
+        let tokens: Vec<ChainedToken> = (run.produced..until)
+            .map(|position| {
+                let mut token = run.answer.token(position);
+                if run.bad_from.is_some_and(|from| position >= from) {
+                    token.id ^= 1;
+                }
+                token
+            })
+            .collect();
+        run.produced = until;
+        let finish = (until >= end).then(|| {
+            if run.answer.length <= run.most {
+                Finish::Stop
+            } else {
+                Finish::Length
+            }
+        });
+        if finish.is_some() {
+            self.nodes[node].engine.running.remove(&order);
+        }
+        if !tokens.is_empty() || finish.is_some() {
+            let text = "word ".repeat(tokens.len());
+            let produced = OrderInput::Produced {
+                order,
+                tokens,
+                text,
+                finish,
+            };
+            self.post(node, Via::Engine, Delivery::Inference(produced), 0);
+        }
+        self.schedule_step(node, order);
+    }
+
+    fn delivered(&mut self, node: NodeIx, request: RequestId, event: BuyerEvent) {
+        match event {
+            BuyerEvent::Chosen { .. } => {
+                let (at, epoch) = (self.now + self.dice.ms(500, 5_000), self.nodes[node].epoch);
+                // Harmless where no consent was asked for.
+                let what = Mind::Confirm;
+                self.queue.push(
+                    at,
+                    Event::Mind {
+                        node,
+                        epoch,
+                        request,
+                        what,
+                    },
+                );
+            }
+            BuyerEvent::Accepted { order, .. } => {
+                if let Some(purchase) = self.purchases.get_mut(&(node, request)) {
+                    purchase.order = Some(order);
+                }
+            }
+            BuyerEvent::Finished { .. } => self.ended(node, request, End::Finished, ""),
+            BuyerEvent::Failed(refusal) => {
+                self.ended(node, request, End::Failed(refusal.code), &refusal.message);
+            }
+            BuyerEvent::Output { .. } | BuyerEvent::Paid { .. } => {}
+        }
+    }
+
+    fn perform_payment(&mut self, node: NodeIx, effect: payment::io::Effect) {
+        use payment::io::{Effect, Input};
+        match effect {
+            Effect::CheckBalance { id } => {
+                let spendable = Some(protocol::money::Msat(self.wallets.of[node].local));
+                let wait = self.dice.ms(1, 20);
+                self.post(
+                    node,
+                    Via::Wallet,
+                    Delivery::Payment(Input::BalanceChecked { id, spendable }),
+                    wait,
+                );
+            }
+            Effect::CreateInvoice {
+                id,
+                msat,
+                description_hash,
+                expiry_s,
+            } => {
+                self.create_invoice(node, id, msat, description_hash, expiry_s);
+            }
+            Effect::Pay {
+                id,
+                bolt11,
+                hash,
+                msat,
+                max_fee,
+            } => {
+                self.pay(node, id, &bolt11, hash, msat, max_fee);
+            }
+            Effect::Lookup { id, hash, side } => {
+                let outcome = if self.dice.chance(self.plan.lookup_fail_ppm) {
+                    payment::io::LookupOutcome::Unavailable
+                } else {
+                    self.wallets.look_up(node, &hash, side, self.now)
+                };
+                let wait = self.dice.ms(5, 200);
+                self.post(
+                    node,
+                    Via::Wallet,
+                    Delivery::Payment(Input::LookedUp { id, hash, outcome }),
+                    wait,
+                );
+            }
+            Effect::Acknowledge { event } => {
+                self.wallets.of[node].events.remove(&event);
+            }
+            Effect::Reply { report, .. } => {
+                let wallet: Wallet = std::mem::take(&mut self.wallets.of[node]);
+                self.see(Seen::Books {
+                    node,
+                    report: &report,
+                    wallet: &wallet,
+                });
+                self.wallets.of[node] = wallet;
+            }
+            Effect::Persist(_) | Effect::Tell(_) => {}
+        }
+    }
+
+    fn perform_listing(&mut self, node: NodeIx, effect: discovery::io::Effect) {
+        use discovery::io::{Effect, Input};
+        match effect {
+            Effect::SelfTest { id, .. } => {
+                let cut = [true, false].iter().any(|way| {
+                    self.net
+                        .cuts
+                        .get(&(node, *way))
+                        .is_some_and(|until| *until > self.now)
+                });
+                let result = if cut {
+                    Err("this node cannot be reached".to_owned())
+                } else {
+                    Ok(())
+                };
+                let wait = if cut { 15_000 * MS } else { self.latency() * 3 };
+                self.post(
+                    node,
+                    Via::Net,
+                    Delivery::Discovery(Input::SelfTested { id, result }),
+                    wait,
+                );
+            }
+            Effect::Publish { id, manifest } => self.publish(node, id, &manifest),
+            Effect::Unpublish => self.unpublish(node),
+            Effect::SendPulse(pulse) => self.gossip(node, &pulse),
+            Effect::Follow(model) => self.follow(node, model),
+            Effect::Reply { hosts, .. } => {
+                let mut known: Vec<_> = hosts.iter().map(|row| row.manifest.node).collect();
+                known.sort_unstable();
+                known.dedup();
+                let expected = self.expected_hosts();
+                let wall = self.nodes[node].now(self.now).wall;
+                self.see(Seen::Knows {
+                    node,
+                    wall,
+                    hosts: &known,
+                    expected: &expected,
+                });
+            }
+            Effect::Notice(_) | Effect::Persist(_) | Effect::Tell(_) => {}
+        }
+    }
+
+    fn perform_check(&mut self, node: NodeIx, effect: CheckEffect) {
+        match effect {
+            CheckEffect::Replay {
+                id,
+                model,
+                job,
+                salt,
+                tokens,
+            } => {
+                self.tally.replays += 1;
+                let answer = Answer::new(&model, &job);
+                let facts = count(&job, &salt);
+                let replay = Replay {
+                    prompt_tokens: facts.tokens,
+                    prompt: facts.digest,
+                    expected: (0..tokens.len() as u64)
+                        .map(|at| answer.token(at))
+                        .collect(),
+                    numerics: Some(NUMERICS.to_owned()),
+                };
+                let wait = self.dice.ms(50, 3_000) * self.plan.engine_slow;
+                let replayed = CheckInput::Replayed {
+                    id,
+                    result: Ok(Box::new(replay)),
+                };
+                self.post(node, Via::Engine, Delivery::Validator(replayed), wait);
+            }
+            CheckEffect::AskValidator {
+                id,
+                addresses,
+                bundle,
+                ..
+            } => {
+                self.ask_validator(node, id, &addresses, bundle);
+            }
+            CheckEffect::Answer { stream, frame } => self.answer_audit(stream, &frame),
+            CheckEffect::Report { result, .. } => {
+                if result.is_ok_and(|verdict| verdict.finding.convicts()) {
+                    self.tally.convictions += 1;
+                }
+            }
+            CheckEffect::Reply { .. } | CheckEffect::Persist(_) | CheckEffect::Tell(_) => {}
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Dials, frames, closes, audit questions, listings and pulses.
+
+use super::{Question, Via, World};
+use crate::check::Seen;
+use crate::dice::MS;
+use crate::event::{Event, NodeIx};
+use crate::faults::Vice;
+use crate::node::lane_of;
+use crate::relay::relays_of;
+use protocol::bundle::{AuditFrame, Bundle};
+use protocol::codec;
+use protocol::discovery::io::{Input as ListInput, Pulse};
+use protocol::ids::{EffectId, ModelDigest, NodeKey, StreamId};
+use protocol::inference::io::Input as OrderInput;
+use protocol::limits::MAX_AUDIT_FRAME_BYTES;
+use protocol::manifest::Manifest;
+use protocol::order::wire::Frame;
+use protocol::route::{Actor, Delivery};
+use protocol::time::WallTime;
+use protocol::validator::io::Input as CheckInput;
+
+/// How long a transport waits before it declares a silent peer gone. Milliseconds.
+const KEEPALIVE_MS: u64 = 60_000;
+/// How long a dial that gets no answer takes. Milliseconds.
+const DIAL_MS: u64 = 25_000;
+/// How long another validator's verdict is waited for. Milliseconds.
+const VERDICT_MS: u64 = 120_000;
+
+impl World {
+    pub(super) fn latency(&mut self) -> u64 {
+        self.dice.ms(1, self.plan.latency_ms)
+    }
+
+    pub(super) fn node_at(&self, addresses: &[String]) -> Option<NodeIx> {
+        let text = addresses.first()?.strip_prefix("sim/")?;
+        text.parse().ok().filter(|node| *node < self.nodes.len())
+    }
+
+    pub(super) fn dial(&mut self, node: NodeIx, id: EffectId, addresses: &[String]) {
+        let epoch = self.nodes[node].epoch;
+        let target = self.node_at(addresses).filter(|to| {
+            self.net.blocked(node, *to, self.now).is_none()
+                && self.net.blocked(*to, node, self.now).is_none()
+        });
+        let wait = if target.is_some() {
+            2 * self.latency()
+        } else {
+            DIAL_MS * MS
+        };
+        self.queue.push(
+            self.now + wait,
+            Event::Dialed {
+                node,
+                epoch,
+                id,
+                target,
+            },
+        );
+    }
+
+    pub(super) fn dialed(
+        &mut self,
+        node: NodeIx,
+        epoch: u32,
+        id: EffectId,
+        target: Option<NodeIx>,
+    ) {
+        if !self.is_run(node, epoch) {
+            return;
+        }
+        let Some(to) = target.filter(|to| self.up(*to)) else {
+            let reason = "no answer at this address".to_owned();
+            let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason });
+            return self.post(node, Via::Net, failed, 0);
+        };
+        let peer = Some(self.nodes[node].person.order_key);
+        let (ours, theirs) = self.net.connect((node, epoch), (to, self.nodes[to].epoch));
+        self.post(
+            to,
+            Via::Net,
+            Delivery::Inference(OrderInput::Inbound {
+                stream: theirs,
+                peer,
+            }),
+            0,
+        );
+        self.post(
+            node,
+            Via::Net,
+            Delivery::Inference(OrderInput::Opened { id, stream: ours }),
+            0,
+        );
+    }
+
+    /// A machine writes a frame.
+    pub(super) fn send(&mut self, node: NodeIx, stream: StreamId, frame: &Frame) {
+        let Some(end) = self.net.ends.get(&stream).filter(|end| !end.closed) else {
+            let closed = Delivery::Inference(OrderInput::Closed { stream });
+            return self.post(node, Via::Net, closed, 0);
+        };
+        let Some(to) = self.net.ends.get(&end.peer).map(|peer| peer.node) else {
+            return;
+        };
+        let dialer = end.dialer;
+        self.see(Seen::Sent {
+            from: node,
+            to,
+            stream,
+            frame,
+        });
+        let bytes = frame.encode();
+        self.trace.bytes(&bytes);
+        if let (true, Frame::Order(_)) = (dialer, frame) {
+            self.remember_order(node, to, &bytes);
+        }
+        for bytes in self.altered(node, bytes) {
+            self.send_bytes(stream, bytes);
+        }
+        if self.dice.chance(self.plan.break_ppm) {
+            self.break_stream(stream);
+        }
+    }
+
+    pub(super) fn send_bytes(&mut self, stream: StreamId, bytes: Vec<u8>) {
+        let Some((from, peer)) = self.net.ends.get(&stream).map(|end| (end.node, end.peer)) else {
+            return;
+        };
+        let latency = self.latency();
+        let now = self.now;
+        let Some(to) = self.net.ends.get(&peer).map(|end| end.node) else {
+            return;
+        };
+        let mut at = now + latency;
+        if let Some(until) = self.net.blocked(from, to, now) {
+            if until > now + KEEPALIVE_MS * MS {
+                let gone = now + KEEPALIVE_MS * MS;
+                self.queue.push(gone, Event::Hangup { stream });
+                self.queue.push(gone, Event::Hangup { stream: peer });
+                return;
+            }
+            at = until + latency;
+        }
+        if let Some(end) = self.net.ends.get_mut(&peer) {
+            at = at.max(end.last + 1);
+            end.last = at;
+            self.queue.push(
+                at,
+                Event::Arrive {
+                    stream: peer,
+                    bytes,
+                },
+            );
+        }
+    }
+
+    /// Both ends lose the stream.
+    fn break_stream(&mut self, stream: StreamId) {
+        let Some(peer) = self.net.ends.get(&stream).map(|end| end.peer) else {
+            return;
+        };
+        let (a, b) = (self.now + self.latency(), self.now + self.latency());
+        self.queue.push(a, Event::Hangup { stream });
+        self.queue.push(b, Event::Hangup { stream: peer });
+    }
+
+    pub(super) fn arrive(&mut self, stream: StreamId, bytes: &[u8]) {
+        let Some(end) = self.net.ends.get(&stream).filter(|end| end.reading) else {
+            return;
+        };
+        let (node, epoch, peer) = (end.node, end.epoch, end.peer);
+        let from = self.net.ends.get(&peer).map(|end| end.node);
+        if !self.is_run(node, epoch) {
+            return;
+        }
+        let input = match Frame::decode(bytes) {
+            Ok(frame) => {
+                if let Some(from) = from {
+                    self.see(Seen::Arrived {
+                        from,
+                        to: node,
+                        stream,
+                        peer,
+                        frame: &frame,
+                    });
+                }
+                OrderInput::Received {
+                    stream,
+                    frame: Box::new(frame),
+                }
+            }
+            Err(error) => {
+                if let Some(end) = self.net.ends.get_mut(&stream) {
+                    end.reading = false;
+                }
+                OrderInput::Garbled {
+                    stream,
+                    detail: error.to_string(),
+                }
+            }
+        };
+        self.post(node, Via::Net, Delivery::Inference(input), 0);
+    }
+
+    /// A machine closes its end.
+    pub(super) fn close_stream(&mut self, stream: StreamId) {
+        let latency = self.latency();
+        let Some(end) = self.net.ends.get_mut(&stream).filter(|end| !end.closed) else {
+            return;
+        };
+        end.closed = true;
+        let peer = end.peer;
+        let now = self.now;
+        if let Some(other) = self.net.ends.get_mut(&peer) {
+            let at = (now + latency).max(other.last + 1);
+            other.last = at;
+            self.queue.push(at, Event::Hangup { stream: peer });
+        }
+    }
+
+    pub(super) fn hangup(&mut self, stream: StreamId) {
+        let Some(end) = self.net.ends.get_mut(&stream) else {
+            return;
+        };
+        let (node, epoch, peer, reading) = (end.node, end.epoch, end.peer, end.reading);
+        end.reading = false;
+        end.closed = true;
+        if reading && self.is_run(node, epoch) {
+            self.post(
+                node,
+                Via::Net,
+                Delivery::Inference(OrderInput::Closed { stream }),
+                0,
+            );
+        }
+        if self
+            .net
+            .ends
+            .get(&peer)
+            .is_none_or(|other| other.closed && !other.reading)
+        {
+            self.net.ends.remove(&stream);
+            self.net.ends.remove(&peer);
+        }
+    }
+
+    /// A validator's question to another.
+    pub(super) fn ask_validator(
+        &mut self,
+        node: NodeIx,
+        id: EffectId,
+        addresses: &[String],
+        bundle: Box<Bundle>,
+    ) {
+        let epoch = self.nodes[node].epoch;
+        let late = Delivery::Validator(CheckInput::Answered {
+            id,
+            result: Err("no answer in time".to_owned()),
+        });
+        let target = self.node_at(addresses).filter(|to| self.up(*to));
+        let Some(server) = target.filter(|to| self.net.blocked(node, *to, self.now).is_none())
+        else {
+            return self.post(node, Via::Sibling(Actor::Validator), late, DIAL_MS * MS);
+        };
+        let timeout = self.now + VERDICT_MS * MS;
+        self.queue.push(
+            timeout,
+            Event::Deliver {
+                node,
+                epoch,
+                delivery: Box::new(late),
+            },
+        );
+        self.nodes[node].lanes[lane_of(Actor::Validator)].mail += 1;
+        let mut bundle = bundle;
+        if self.nodes[node].person.vice == Vice::Frames && !self.healed {
+            let at = self.dice.below(bundle.tokens.len());
+            if let Some(token) = bundle.tokens.get_mut(at) {
+                token.id ^= 1;
+            }
+        }
+        let bytes = codec::encode(&AuditFrame::Check(bundle));
+        let stream = self.net.fresh();
+        let question = Question {
+            asker: node,
+            epoch,
+            id,
+            server,
+            server_epoch: self.nodes[server].epoch,
+        };
+        self.questions.insert(stream, question);
+        let at = self.now + 2 * self.latency();
+        self.queue.push(at, Event::AuditArrives { stream, bytes });
+    }
+
+    pub(super) fn audit_arrives(&mut self, stream: StreamId, bytes: &[u8]) {
+        let Some(question) = self.questions.get(&stream) else {
+            return;
+        };
+        let (server, epoch, asker) = (question.server, question.server_epoch, question.asker);
+        let Ok(frame) = codec::decode::<AuditFrame>(bytes, MAX_AUDIT_FRAME_BYTES) else {
+            return;
+        };
+        if self.is_run(server, epoch) {
+            let peer = Some(self.nodes[asker].person.order_key);
+            let input = CheckInput::AuditAsked {
+                stream,
+                peer,
+                frame: Box::new(frame),
+            };
+            self.post(server, Via::Net, Delivery::Validator(input), 0);
+        }
+    }
+
+    /// A validator answers a question.
+    pub(super) fn answer_audit(&mut self, stream: StreamId, frame: &AuditFrame) {
+        let Some(question) = self.questions.remove(&stream) else {
+            return;
+        };
+        let bytes = codec::encode(frame);
+        self.trace.bytes(&bytes);
+        let result = match codec::decode::<AuditFrame>(&bytes, MAX_AUDIT_FRAME_BYTES) {
+            Ok(AuditFrame::Verdict(signed)) => Ok(signed),
+            Ok(AuditFrame::Refusal(refusal)) => Err(refusal.to_string()),
+            Ok(AuditFrame::Check(_)) => Err("a question for an answer".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let (asker, epoch, latency) = (question.asker, question.epoch, self.latency());
+        if self.is_run(asker, epoch) {
+            let input = CheckInput::Answered {
+                id: question.id,
+                result,
+            };
+            self.post(asker, Via::Net, Delivery::Validator(input), latency);
+        }
+        if self.is_run(question.server, question.server_epoch) {
+            let input = CheckInput::StreamClosed { stream };
+            self.post(
+                question.server,
+                Via::Net,
+                Delivery::Validator(input),
+                2 * latency,
+            );
+        }
+    }
+
+    /// Our listing goes to our relays.
+    pub(super) fn publish(&mut self, node: NodeIx, id: EffectId, manifest: &Manifest) {
+        let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+        for relay in relays_of(node) {
+            let name = format!("relay-{relay}");
+            if self.dice.chance(self.plan.relay_drop_ppm) {
+                refused.push((name, "rate-limited".to_owned()));
+                continue;
+            }
+            self.relays[relay].publish(manifest.clone());
+            accepted.push(name);
+            self.spread(relay, &manifest.node);
+        }
+        if !accepted.is_empty() {
+            self.see(Seen::Listed {
+                author: manifest.node,
+                expires: manifest.expires,
+            });
+        }
+        let done = Delivery::Discovery(ListInput::Published {
+            id,
+            accepted,
+            refused,
+        });
+        let wait = self.latency() * 2 + 500 * MS;
+        self.post(node, Via::Relay, done, wait);
+    }
+
+    fn spread(&mut self, relay: usize, author: &NodeKey) {
+        for node in 0..self.nodes.len() {
+            if relays_of(node).contains(&relay) && self.up(node) {
+                self.hand_listing(relay, node, author);
+            }
+        }
+    }
+
+    /// One listing from one relay to one node; a bad relay adds the one before.
+    fn hand_listing(&mut self, relay: usize, node: NodeIx, author: &NodeKey) {
+        if self.dice.chance(self.plan.relay_drop_ppm) {
+            return;
+        }
+        let stale = self.dice.chance(self.plan.relay_stale_ppm);
+        let fresh = self.relays[relay].listings.get(author).cloned();
+        let old = self.relays[relay]
+            .stale
+            .get(author)
+            .filter(|_| stale)
+            .cloned();
+        for manifest in [fresh, old].into_iter().flatten() {
+            let at = self.now + self.latency() + self.dice.ms(1, 500);
+            let epoch = self.nodes[node].epoch;
+            let created = manifest.created;
+            let manifest = Box::new(manifest);
+            self.queue.push(
+                at,
+                Event::Listing {
+                    relay,
+                    node,
+                    epoch,
+                    created,
+                    manifest,
+                },
+            );
+        }
+    }
+
+    pub(super) fn listing_arrives(
+        &mut self,
+        relay: usize,
+        node: NodeIx,
+        epoch: u32,
+        created: WallTime,
+        manifest: Box<Manifest>,
+    ) {
+        let expires = manifest.expires;
+        // The relay port drops expired events.
+        if !self.is_run(node, epoch) || expires <= self.nodes[node].now(self.now).wall {
+            return;
+        }
+        let author = manifest.node;
+        let input = ListInput::ListingSeen {
+            relay: format!("relay-{relay}"),
+            author,
+            created,
+            expires,
+            manifest,
+        };
+        self.post(node, Via::Relay, Delivery::Discovery(input), 0);
+    }
+
+    /// A node connects to its relays and gets what they have.
+    pub(super) fn subscribe(&mut self, node: NodeIx) {
+        for relay in relays_of(node) {
+            let authors: Vec<NodeKey> = self.relays[relay].listings.keys().copied().collect();
+            for author in authors {
+                self.hand_listing(relay, node, &author);
+            }
+            let deleted: Vec<(NodeKey, WallTime)> = self.relays[relay]
+                .deleted
+                .iter()
+                .map(|(key, at)| (*key, *at))
+                .collect();
+            for (author, at) in deleted {
+                let input = ListInput::ListingDeleted { author, at };
+                self.post(node, Via::Relay, Delivery::Discovery(input), 10 * MS);
+            }
+        }
+    }
+
+    /// Our listing is deleted at our relays.
+    pub(super) fn unpublish(&mut self, node: NodeIx) {
+        let (author, at) = (
+            self.nodes[node].person.key,
+            self.nodes[node].now(self.now).wall,
+        );
+        for relay in relays_of(node) {
+            if self.dice.chance(self.plan.relay_drop_ppm) {
+                continue;
+            }
+            self.relays[relay].delete(author, at);
+            for other in 0..self.nodes.len() {
+                let hears = relays_of(other).contains(&relay) && self.up(other);
+                if hears && !self.dice.chance(self.plan.relay_drop_ppm) {
+                    let wait = self.latency();
+                    let input = ListInput::ListingDeleted { author, at };
+                    self.post(other, Via::Relay, Delivery::Discovery(input), wait);
+                }
+            }
+        }
+    }
+
+    /// A pulse to everybody who follows its model.
+    pub(super) fn gossip(&mut self, node: NodeIx, pulse: &Pulse) {
+        let followers: Vec<NodeIx> = self
+            .followers
+            .get(&pulse.model)
+            .map(|all| all.iter().copied().filter(|other| *other != node).collect())
+            .unwrap_or_default();
+        let from = Some(self.nodes[node].person.key);
+        for other in followers {
+            if self.up(other) && self.net.blocked(node, other, self.now).is_none() {
+                let wait = self.latency();
+                let input = ListInput::PulseSeen {
+                    from,
+                    pulse: pulse.clone(),
+                };
+                self.post(other, Via::Net, Delivery::Discovery(input), wait);
+            }
+        }
+    }
+
+    pub(super) fn follow(&mut self, node: NodeIx, model: ModelDigest) {
+        self.followers.entry(model).or_default().insert(node);
+    }
+}
