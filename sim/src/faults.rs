@@ -129,7 +129,7 @@ impl Plan {
         plan.crash_ms = dice.chance(600_000).then(|| per_node(1_200_000));
         plan.withdraw_ms = dice.chance(400_000).then(|| per_node(3_000_000));
         plan.latency_ms = [20, 50, 200, 800][dice.below(4)];
-        plan.skew_ms = [0, 1_000, 30_000, 110_000][dice.below(4)];
+        plan.skew_ms = [0, 1_000, 30_000, 140_000][dice.below(4)];
         plan.engine_slow = [1, 1, 4, 20][dice.below(4)];
         plan.sync_ms = [1, 5, 50][dice.below(3)];
         plan

@@ -28,6 +28,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub const NETWORK: Network = Network::Regtest;
 /// Wall time at tick 0: a fixed noon (2026-01-15 12:00 UTC), so that a day's end is inside long runs only.
 pub const EPOCH_MS: u64 = 1_768_478_400_000;
+/// The node that replays orders wherever anybody is byzantine: the attack is too rare otherwise.
+const REPLAYER: usize = 7;
 /// One step of payment. Msat.
 pub const QUANTUM: u64 = 1_000;
 
@@ -290,7 +292,9 @@ impl Node {
         let order_key = SimCrypto::new(&order_secret, real_crypto).key();
         // The first few are honest hosts and validators, so that every world has a market.
         let core = index < 6;
-        let vice = if !core && dice.chance(plan.byzantine_ppm) {
+        let vice = if index == REPLAYER && plan.byzantine_ppm > 0 {
+            Vice::Replays
+        } else if !core && dice.chance(plan.byzantine_ppm) {
             crate::faults::VICES[dice.below(crate::faults::VICES.len())]
         } else {
             Vice::None

@@ -58,7 +58,7 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
         },
         job: Job {
             work: Work::Complete { prompt: text },
-            max_output: u32::try_from(dice.between(4, 64)).unwrap_or(4),
+            max_output: u32::try_from(dice.between(4, 160)).unwrap_or(4),
             sampling: Sampling::default(),
             seed: dice.between(0, u64::MAX - 1),
             stop: Vec::new(),

@@ -47,6 +47,13 @@ const HOLD_RECEIPT_MS: u64 = 5_000;
 /// Longest life that an invoice must still have when it arrives. Milliseconds. A payment needs a moment.
 const MIN_INVOICE_LIFE_MS: u64 = 5_000;
 
+/// Two honest clocks may be far enough apart for it, so it proves no bad faith.
+const EXPIRES_SOON: &str = "an invoice that is about to expire, by the clock of this machine";
+
+fn expires_soon(facts: &InvoiceFacts, ctx: &Ctx<'_>) -> bool {
+    facts.expires < ctx.now.wall.after_ms(MIN_INVOICE_LIFE_MS)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Reserving,
@@ -390,6 +397,11 @@ impl BuyerOrder {
             Ok(entry) => entry,
             Err(detail) => return self.violation(OffenceKind::WrongInvoice, detail, ctx),
         };
+        if let Some((_, _, facts)) = &entry
+            && expires_soon(facts, ctx)
+        {
+            return self.violation(OffenceKind::Replay, EXPIRES_SOON.to_owned(), ctx);
+        }
         let Some(deal) = self.deal.as_mut() else {
             return;
         };
@@ -536,9 +548,6 @@ impl BuyerOrder {
         if facts.description_hash != Some(wire::description_hash(&deal.id, seq, covers)) {
             return Err("an invoice that is not bound to this order".to_owned());
         }
-        if facts.expires < ctx.now.wall.after_ms(MIN_INVOICE_LIFE_MS) {
-            return Err("an invoice that is about to expire".to_owned());
-        }
         if deal.bills.values().any(|bill| bill.hash == facts.hash) {
             return Err("a second invoice with the same payment hash".to_owned());
         }
@@ -648,6 +657,9 @@ impl BuyerOrder {
             Ok(facts) => facts,
             Err(detail) => return self.violation(OffenceKind::WrongInvoice, detail, ctx),
         };
+        if expires_soon(&facts, ctx) {
+            return self.violation(OffenceKind::Replay, EXPIRES_SOON.to_owned(), ctx);
+        }
         let Some(deal) = self.deal.as_mut() else {
             return;
         };

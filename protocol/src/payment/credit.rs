@@ -12,7 +12,7 @@
 //!   buyer is a stranger again.
 //! - Open orders of one buyer share its window; one that finds less than two quanta
 //!   of it prepays.
-//! - A debt goes into the next order, into one at a time, and shrinks only by being
+//! - A debt goes into the next orders, one quantum of it into each, and shrinks only by being
 //!   paid. More than [`Config::tolerated_debt`] makes the buyer a stranger.
 
 use super::Config;
@@ -125,7 +125,9 @@ impl Credits {
         let elsewhere = self.of_buyer(&buyer, &order);
         let carried_elsewhere = sum(elsewhere.iter().map(|open| open.carried_left));
         let lent_elsewhere = sum(elsewhere.iter().map(|open| open.lent));
-        let debt = standing.debt.saturating_sub(carried_elsewhere);
+        // One quantum at a time: a buyer whose node crashed owes up to a window, knows of
+        // none of it, and takes no more than a remainder for an honest claim.
+        let debt = standing.debt.saturating_sub(carried_elsewhere).min(quantum);
         let free = standing.window_at(wall).saturating_sub(lent_elsewhere);
         let trusted = free >= two(quantum) && standing.debt <= config.tolerated_debt;
         let quota = known.is_none() && elsewhere.is_empty() && config.free_quota > Msat::ZERO;

@@ -224,7 +224,7 @@ impl World {
         if self.orders_seen.len() > REMEMBERED {
             self.orders_seen.remove(0);
         }
-        for _ in 0..2 {
+        for _ in 0..4 {
             let at = self.now + self.dice.ms(1_000, 280_000);
             self.queue.push(
                 at,

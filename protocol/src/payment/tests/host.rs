@@ -152,10 +152,24 @@ fn a_buyer_that_leaves_too_much_unpaid_is_a_stranger_with_a_debt() {
     open(&mut rig, 1, 5);
     paid(&mut rig, 1, 1, 1_000, 50);
     close(&mut rig, 1, 5, 2_001, 1_001);
-    assert_eq!(open(&mut rig, 2, 5), (0, true, 1_001));
-    assert_eq!(paid(&mut rig, 2, 2, 2_001, 50), 2_000);
+    assert_eq!(open(&mut rig, 2, 5), (0, true, QUANTUM));
+    assert_eq!(paid(&mut rig, 2, 2, 2_000, 50), 2_000);
     close(&mut rig, 2, 5, 1_000, 0);
-    assert_eq!(open(&mut rig, 3, 5), (2_000, false, 0));
+    assert_eq!(open(&mut rig, 3, 5), (2_000, false, 1));
+}
+
+#[test]
+fn a_large_debt_is_asked_for_one_quantum_at_a_time_and_all_of_it_is_paid() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    close(&mut rig, 1, 5, 3_500, 2_500);
+    for (n, asked, left) in [(2, 1_000, 1_500), (3, 1_000, 500), (4, 500, 0)] {
+        assert_eq!(open(&mut rig, n, 5).2, asked);
+        paid(&mut rig, n, n, 1_000 + asked, 50);
+        close(&mut rig, n, 5, 1_000, 0);
+        assert_eq!(rig.report().owed_to_us, Msat(left));
+    }
 }
 
 #[test]
