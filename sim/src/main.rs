@@ -75,10 +75,10 @@ fn run(args: Args) -> anyhow::Result<bool> {
             None => None,
         };
     if !(args.hours > 0.0 && args.hours <= 10_000.0)
-        || !(8..=20_000).contains(&args.nodes)
+        || !(9..=20_000).contains(&args.nodes)
         || args.purchases == 0
     {
-        bail!("--hours must be above 0, --nodes from 8 to 20000, --purchases at least 1");
+        bail!("--hours must be above 0, --nodes from 9 to 20000, --purchases at least 1");
     }
     let drawn = || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -30,6 +30,8 @@ pub const NETWORK: Network = Network::Regtest;
 pub const EPOCH_MS: u64 = 1_768_478_400_000;
 /// The node that replays orders wherever anybody is byzantine: the attack is too rare otherwise.
 const REPLAYER: usize = 7;
+/// The host that answers wrongly wherever anybody is byzantine.
+const LIAR: usize = 8;
 /// One step of payment. Msat.
 pub const QUANTUM: u64 = 1_000;
 
@@ -294,6 +296,8 @@ impl Node {
         let core = index < 6;
         let vice = if index == REPLAYER && plan.byzantine_ppm > 0 {
             Vice::Replays
+        } else if index == LIAR && plan.byzantine_ppm > 0 {
+            Vice::WrongAnswers
         } else if !core && dice.chance(plan.byzantine_ppm) {
             crate::faults::VICES[dice.below(crate::faults::VICES.len())]
         } else {

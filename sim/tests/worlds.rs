@@ -38,7 +38,7 @@ fn no_checker_trips_and_every_trace_repeats() {
 fn the_real_signatures_make_a_market_too() {
     let mut options = small(3, None);
     options.real_crypto = true;
-    options.nodes = 8;
+    options.nodes = 10;
     options.safety_ms = 600_000;
     let report = run::seed(&options, false, |_, _| {});
     assert!(report.passed(), "{:#?}", report.outcome.violations);

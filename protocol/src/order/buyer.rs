@@ -441,7 +441,8 @@ impl BuyerOrder {
         if terms.id != deal.id || terms.order != deal.signed.digest() {
             return wrong(OffenceKind::WrongReceipt, "terms of another order");
         }
-        if terms.expires < ctx.now.wall {
+        // As far apart as clocks may be; the host holds the terms to its own.
+        if terms.expires.after_ms(limits::ENVELOPE_WINDOW_MS) < ctx.now.wall {
             return wrong(OffenceKind::Replay, "terms that have expired");
         }
         if terms.numerics != deal.candidate.offer.numerics

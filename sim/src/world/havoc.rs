@@ -177,6 +177,8 @@ impl World {
                 continue;
             }
             self.nodes[node].cut = None;
+            // Somebody sets the clock: wall time jumps.
+            self.nodes[node].person.skew_ms = 0;
             if self.nodes[node].withdrawn && self.up(node) {
                 self.nodes[node].withdrawn = false;
                 self.announce(node);
