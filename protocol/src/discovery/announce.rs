@@ -129,7 +129,7 @@ impl Own {
             out.push(Effect::Unpublish);
         }
         out.push(Effect::Notice(format!(
-            "Not listed: the self-test says \"{reason}\". Fix it (open the port or set [network] external \
+            "Not listed: the self-test says \"{reason}\". Fix it (open the port, or set `announce` \
              in freehold.toml; for payments, `freehold wallet balance` must show inbound capacity); \
              tested again in {} s.",
             pause_ms / 1_000
