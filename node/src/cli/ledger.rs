@@ -17,7 +17,7 @@ Examples:
   freehold ledger --json           everything, for scripts")]
 pub struct Args {
     /// Every payment as comma-separated values
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long)]
     csv: bool,
     /// Show every payment
     #[arg(long)]

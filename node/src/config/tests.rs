@@ -101,7 +101,9 @@ fn the_fresh_file_documents_every_key() {
         for key in valid {
             let shown = text.lines().any(|line| {
                 let line = line.trim_start_matches('#').trim_start_matches('[');
-                line.starts_with(&format!("{key} = ")) || line.starts_with(&format!("{key}]"))
+                line.starts_with(&format!("{key} = "))
+                    || line.starts_with(&format!("{key}]"))
+                    || line.contains(&format!(".{key}]"))
             });
             assert!(
                 shown,
