@@ -139,7 +139,7 @@ where
                 Performed::Stop(fatal) => self.die(fatal, ctx),
                 Performed::Wait(done) => {
                     self.waiting = true;
-                    let resume = async move { done.await }.into_actor(self);
+                    let resume = done.into_actor(self);
                     ctx.spawn(actix::fut::ActorFutureExt::map(
                         resume,
                         |result, act: &mut Self, ctx| {

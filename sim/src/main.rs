@@ -74,10 +74,8 @@ fn run(args: Args) -> anyhow::Result<bool> {
             })?),
             None => None,
         };
-    if !(args.hours > 0.0 && args.hours <= 10_000.0)
-        || !(9..=20_000).contains(&args.nodes)
-        || args.purchases == 0
-    {
+    let hours_fit = args.hours > 0.0 && args.hours <= 10_000.0;
+    if !hours_fit || !(9..=20_000).contains(&args.nodes) || args.purchases == 0 {
         bail!("--hours must be above 0, --nodes from 9 to 20000, --purchases at least 1");
     }
     let drawn = || {

@@ -140,13 +140,12 @@ impl World {
             })
             .collect();
         run.produced = until;
-        let finish = (until >= end).then(|| {
-            if run.answer.length <= run.most {
-                Finish::Stop
-            } else {
-                Finish::Length
-            }
-        });
+        let last = if run.answer.length <= run.most {
+            Finish::Stop
+        } else {
+            Finish::Length
+        };
+        let finish = (until >= end).then_some(last);
         if finish.is_some() {
             self.nodes[node].engine.running.remove(&order);
         }
