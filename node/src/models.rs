@@ -135,10 +135,12 @@ pub fn open_entry(
         msat(entry.input_price, config.host.input_price),
         msat(entry.output_price, config.host.output_price),
     );
-    let name = entry
-        .name
-        .clone()
-        .unwrap_or_else(|| model.info().name.clone());
+    let default = if entry.path == Path::new(POCKET) {
+        POCKET
+    } else {
+        &model.info().name
+    };
+    let name = entry.name.clone().unwrap_or_else(|| default.to_owned());
     Ok(LocalModel {
         model,
         name,

@@ -51,7 +51,7 @@ pub async fn create(
         Some(Piece::End(ending))
             if ending.finish == Finish::Budget && ending.counts.output_tokens == 0 =>
         {
-            return Err(spent(&ending).into());
+            return Err(spent(&ending));
         }
         Some(first) => first,
         None => return Err(vanished().into()),
@@ -65,7 +65,7 @@ async fn whole(mut answer: Answer, head: &Head) -> Result<Response, ApiError> {
         match answer.next().await {
             Some(Piece::Text(more)) => text.push_str(&more),
             Some(Piece::End(ending)) if ending.finish == Finish::Budget && text.is_empty() => {
-                return Err(spent(&ending).into());
+                return Err(spent(&ending));
             }
             Some(Piece::End(ending)) => return Ok(Json(head.whole(&text, &ending)).into_response()),
             Some(Piece::Failed(refusal)) => return Err(refusal.into()),
@@ -124,9 +124,9 @@ impl Stream {
             Piece::Text(text) => self
                 .ready
                 .push_back(data(&self.head.text(&text).to_string())),
-            Piece::End(ending) if ending.finish == Finish::Budget => self.fail(spent(&ending)),
+            Piece::End(ending) if ending.finish == Finish::Budget => self.fail(&spent(&ending)),
             Piece::End(ending) => self.close(&ending),
-            Piece::Failed(refusal) => self.fail(refusal),
+            Piece::Failed(refusal) => self.fail(&refusal.into()),
         }
     }
 
@@ -141,9 +141,9 @@ impl Stream {
         self.ready.push_back(data("[DONE]"));
     }
 
-    fn fail(&mut self, refusal: Refusal) {
+    fn fail(&mut self, error: &ApiError) {
         self.ended = true;
-        self.ready.push_back(data(&ApiError::from(refusal).event()));
+        self.ready.push_back(data(&error.event()));
     }
 }
 
@@ -152,12 +152,17 @@ fn data(text: &str) -> Event {
 }
 
 /// The cap on the order is used up: what was delivered was paid, no more was bought.
-fn spent(ending: &Ending) -> Refusal {
-    let text = format!(
-        "the cap on this request is used up: {} paid for {} output tokens; raise max_cost_msat, or gateway.max_cost in freehold.toml",
-        ending.cost, ending.counts.output_tokens
+fn spent(ending: &Ending) -> ApiError {
+    let mut error = ApiError::new(
+        402,
+        format!(
+            "the cap on this request is used up: {} paid for {} output tokens",
+            ending.cost, ending.counts.output_tokens
+        ),
+        "raise `max_cost_msat` in the request's `freehold` field, or gateway.max_cost and budget.per_order in freehold.toml",
     );
-    Refusal::new(Code::BudgetExhausted, text)
+    error.body.error.code = Some("budget_exhausted".to_owned());
+    error
 }
 
 fn vanished() -> Refusal {

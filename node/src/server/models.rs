@@ -2,7 +2,7 @@
 
 use super::App;
 use super::errors::ApiError;
-use super::order::offer;
+use super::order::{offer, sells};
 use axum::Json;
 use axum::extract::{Path, State};
 use protocol::discovery::io::HostRow;
@@ -40,7 +40,7 @@ pub async fn one(
 async fn collect(app: &App) -> Result<BTreeMap<String, Value>, ApiError> {
     let hosts = app.node.hosts().await?;
     let mut offers: BTreeMap<String, Vec<&HostRow>> = BTreeMap::new();
-    for row in &hosts {
+    for row in hosts.iter().filter(|row| sells(row)) {
         if let Some(offer) = offer(row) {
             offers.entry(offer.name.clone()).or_default().push(row);
         }

@@ -10,7 +10,7 @@ use crate::control::BuyOrder;
 use protocol::discovery::io::HostRow;
 use protocol::ids::RequestId;
 use protocol::inference::io::{BuyRequest, ModelSelector};
-use protocol::manifest::{ModelOffer, PaymentMode};
+use protocol::manifest::{ModelOffer, PaymentMode, Role};
 use protocol::money::Msat;
 use protocol::order::wire::Privacy;
 use protocol::work::Job;
@@ -66,13 +66,18 @@ pub fn offer(row: &HostRow) -> Option<&ModelOffer> {
     row.manifest.offer(&row.model)
 }
 
+/// Whether a row is of a host: validators list their models as well.
+pub fn sells(row: &HostRow) -> bool {
+    row.manifest.roles.contains(&Role::Host)
+}
+
 fn fits(row: &HostRow, order: &BuyOrder) -> bool {
     let named = match &order.model {
         ModelSelector::Name(name) => offer(row).is_some_and(|offer| offer.name == *name),
         ModelSelector::Digest(digest) => row.model == *digest,
         ModelSelector::Any => true,
     };
-    named && order.host.is_none_or(|host| host == row.manifest.node)
+    sells(row) && named && order.host.is_none_or(|host| host == row.manifest.node)
 }
 
 /// The job with its defaults: today's date, a random seed, output that fits every offer.
