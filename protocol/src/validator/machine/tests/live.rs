@@ -79,10 +79,13 @@ fn offer() -> ModelOffer {
 
 impl World {
     fn new(course: Course) -> Self {
-        let side = |secp| Inference::new(OrderConfig::new(NETWORK), Box::new(Live(secp)), [3; 32]);
+        let side = |secp: fn() -> Secp| {
+            let key = || Box::new(Live(secp()));
+            Inference::new(OrderConfig::new(NETWORK), key(), key(), [3; 32])
+        };
         World {
             course,
-            sides: [side(testing::buyer()), side(host())],
+            sides: [side(testing::buyer), side(host)],
             queue: VecDeque::new(),
             sent: 0,
             produced: 0,
