@@ -320,7 +320,7 @@ impl Wallet for LdkWallet {
 
     fn lookup_incoming(&self, hash: PaymentHash) -> BoxFuture<'_, Result<Incoming, WalletError>> {
         self.inner
-            .blocking(move |inner| Ok(invoices::lookup(inner, hash)))
+            .blocking(move |inner| invoices::lookup(inner, hash))
             .boxed()
     }
 

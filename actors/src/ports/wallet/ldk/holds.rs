@@ -39,6 +39,7 @@ pub(super) fn settle(inner: &Arc<Inner>, preimage: Preimage) -> Result<(), Walle
             deadline: held.deadline,
         });
     }
+    inner.store.write_claimed(hash, preimage)?;
     inner
         .node
         .bolt11_payment()

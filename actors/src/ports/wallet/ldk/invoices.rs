@@ -62,30 +62,37 @@ pub(super) fn create(
     })
 }
 
-/// What became of an invoice of ours.
-pub(super) fn lookup(inner: &Arc<Inner>, hash: PaymentHash) -> Incoming {
+/// What became of an invoice of ours. Blocks for a read at most.
+pub(super) fn lookup(inner: &Arc<Inner>, hash: PaymentHash) -> Result<Incoming, WalletError> {
     let Some(details) = inner
         .node
         .payment(&convert::payment_id(hash))
         .filter(|details| details.direction == PaymentDirection::Inbound)
     else {
-        return Incoming::NotFound;
+        return Ok(Incoming::NotFound);
     };
     let msat = Msat(details.amount_msat.unwrap_or(0));
-    match (details.status, convert::preimage(&details)) {
-        (PaymentStatus::Succeeded, Some(preimage)) => Incoming::Settled { msat, preimage },
-        (PaymentStatus::Failed, _) => Incoming::Failed,
-        (PaymentStatus::Pending | PaymentStatus::Succeeded, _) => {
-            match inner.held.lock().get(&hash) {
-                Some(held) if super::holds::past(inner, held.deadline) => Incoming::Failed,
-                Some(held) => Incoming::Held {
-                    msat: held.msat,
-                    deadline: held.deadline,
-                },
-                None => Incoming::Pending { msat },
-            }
+    Ok(match details.status {
+        PaymentStatus::Succeeded => {
+            let preimage = match convert::preimage(&details) {
+                Some(preimage) => Some(preimage),
+                None => inner.store.claimed(hash)?,
+            };
+            let preimage = preimage.ok_or_else(|| WalletError::Storage {
+                reason: format!("{hash} was received, but its preimage is not on record"),
+            })?;
+            Incoming::Settled { msat, preimage }
         }
-    }
+        PaymentStatus::Failed => Incoming::Failed,
+        PaymentStatus::Pending => match inner.held.lock().get(&hash) {
+            Some(held) if super::holds::past(inner, held.deadline) => Incoming::Failed,
+            Some(held) => Incoming::Held {
+                msat: held.msat,
+                deadline: held.deadline,
+            },
+            None => Incoming::Pending { msat },
+        },
+    })
 }
 
 /// Drops the records of a final payment or an invoice past its time. Blocks.
@@ -125,5 +132,6 @@ pub(super) fn forget(inner: &Arc<Inner>, hash: PaymentHash) -> Result<(), Wallet
         .node
         .remove_payment(&id)
         .map_err(convert::node_error("forgetting a payment"))?;
+    inner.store.remove_claimed(hash)?;
     inner.store.remove_journal(hash)
 }

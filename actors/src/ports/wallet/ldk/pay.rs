@@ -339,7 +339,11 @@ fn why_not_sent(inner: &Inner, payment: &Payment, error: &NodeError) -> FailReas
             needed: payment.msat,
             spendable: Msat(capacity),
         }
-    } else if at_once < payment.msat.0 {
+    } else if at_once < payment.msat.0
+        // Too small: the most that may be under way in amounts too small for
+        // an output of their own (27,750 sat at the lowest fees) is under way.
+        || usable().all(|channel| channel.next_outbound_htlc_minimum_msat > payment.msat.0)
+    {
         FailReason::ChannelBusy
     } else {
         FailReason::NoRoute {

@@ -24,6 +24,7 @@ const SPACE: &str = "freehold";
 const OUTBOX: &str = "outbox";
 const OUTGOING: &str = "outgoing";
 const HELD: &str = "held";
+const CLAIMED: &str = "claimed";
 
 /// A payment that we have set out to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +101,19 @@ impl Store {
 
     pub fn remove_held(&self, hash: PaymentHash) -> Result<(), WalletError> {
         self.delete(HELD, &hash.to_string())
+    }
+
+    /// The preimage of a hold invoice that was claimed: LDK does not keep it.
+    pub fn claimed(&self, hash: PaymentHash) -> Result<Option<Preimage>, WalletError> {
+        self.get(CLAIMED, &hash.to_string())
+    }
+
+    pub fn write_claimed(&self, hash: PaymentHash, by: Preimage) -> Result<(), WalletError> {
+        self.put(CLAIMED, &hash.to_string(), &by)
+    }
+
+    pub fn remove_claimed(&self, hash: PaymentHash) -> Result<(), WalletError> {
+        self.delete(CLAIMED, &hash.to_string())
     }
 
     pub fn load_held(&self) -> Result<HashMap<PaymentHash, Held>, WalletError> {
