@@ -29,9 +29,12 @@ fn listings(c: &mut Criterion) {
     let event = runtime
         .block_on(draft.build_with(&signer, REQUIRED_BITS, 2))
         .expect("a listing is built");
-    c.bench_function("verify one listing event of 2 KiB (id, signature, work, tags)", |b| {
-        b.iter(|| ListingEvent::verify(black_box(&event), NOW).expect("it is valid"));
-    });
+    c.bench_function(
+        "verify one listing event of 2 KiB (id, signature, work, tags)",
+        |b| {
+            b.iter(|| ListingEvent::verify(black_box(&event), NOW).expect("it is valid"));
+        },
+    );
 }
 
 fn envelopes(c: &mut Criterion) {
@@ -44,7 +47,16 @@ fn envelopes(c: &mut Criterion) {
         head: Digest([5; 32]),
         extensions: Vec::new(),
     };
-    let seal = || Signed::seal(&buyer, Network::Regtest, Some(host.key()), NOW, [6; 16], &paid);
+    let seal = || {
+        Signed::seal(
+            &buyer,
+            Network::Regtest,
+            Some(host.key()),
+            NOW,
+            [6; 16],
+            &paid,
+        )
+    };
     let signed = seal();
     c.bench_function("seal one envelope", |b| b.iter(|| black_box(seal())));
     c.bench_function("open one envelope", |b| {
@@ -54,7 +66,10 @@ fn envelopes(c: &mut Criterion) {
                 .expect("it is valid")
         });
     });
-    let token = ChainedToken { id: 7, logits: Digest([8; 32]) };
+    let token = ChainedToken {
+        id: 7,
+        logits: Digest([8; 32]),
+    };
     c.bench_function("chain one token", |b| {
         let mut chain = TokenChain::new(&Digest([1; 32]), &Digest([2; 32]));
         b.iter(|| chain.push(black_box(&token)));

@@ -6,8 +6,8 @@
 
 use anyhow::{Context, Result};
 use freehold::control::{BuyOrder, Client};
-use freehold::lab::member::{MemberOptions, MemberPlan};
 use freehold::lab::Stage;
+use freehold::lab::member::{MemberOptions, MemberPlan};
 use protocol::inference::io::ModelSelector;
 use protocol::money::Msat;
 use protocol::payment::io::{EntryState, Report, Side};
@@ -57,12 +57,17 @@ async fn buy_until(client: &Client, moment: Duration) -> Result<()> {
 
 /// Whether nothing of a buyer's books is under way.
 fn resolved(report: &Report) -> bool {
-    report.entries.iter().filter(|entry| entry.side == Side::Buyer).all(|entry| {
-        matches!(entry.state, EntryState::Settled | EntryState::Failed)
-    })
+    report
+        .entries
+        .iter()
+        .filter(|entry| entry.side == Side::Buyer)
+        .all(|entry| matches!(entry.state, EntryState::Settled | EntryState::Failed))
 }
 
-async fn until<F: Future<Output = Result<bool>>>(what: &str, mut holds: impl FnMut() -> F) -> Result<()> {
+async fn until<F: Future<Output = Result<bool>>>(
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) -> Result<()> {
     let wait = async {
         let mut pause = tokio::time::interval(Duration::from_millis(100));
         while !holds().await? {
@@ -70,16 +75,24 @@ async fn until<F: Future<Output = Result<bool>>>(what: &str, mut holds: impl FnM
         }
         Ok(())
     };
-    tokio::time::timeout(BOUND, wait).await.with_context(|| format!("waited in vain: {what}"))?
+    tokio::time::timeout(BOUND, wait)
+        .await
+        .with_context(|| format!("waited in vain: {what}"))?
 }
 
 async fn listed(client: &Client) -> Result<()> {
-    until("the host is listed", || async { Ok(!client.hosts().await?.is_empty()) }).await
+    until("the host is listed", || async {
+        Ok(!client.hosts().await?.is_empty())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_kill_at_any_moment_the_books_agree_with_the_wallets() -> Result<()> {
-    let kills = std::env::var("FREEHOLD_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    let kills = std::env::var("FREEHOLD_KILLS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(KILLS);
     let mut rng = StdRng::seed_from_u64(20_261_120);
     let dir = tempfile::tempdir()?;
     let options = MemberOptions {
@@ -87,7 +100,8 @@ async fn after_a_kill_at_any_moment_the_books_agree_with_the_wallets() -> Result
         ..MemberOptions::default()
     };
     let plans = [MemberPlan::buyer("buyer"), MemberPlan::host("host")];
-    let mut stage = Stage::start(dir.path(), &plans, &options, &mut |line| println!("{line}")).await?;
+    let mut stage =
+        Stage::start(dir.path(), &plans, &options, &mut |line| println!("{line}")).await?;
     listed(stage.member("buyer")?.client()?).await?;
     let before = balances(&stage).await?;
 
@@ -105,7 +119,10 @@ async fn after_a_kill_at_any_moment_the_books_agree_with_the_wallets() -> Result
         }
         let buyer = stage.members[0].client()?;
         let host = stage.members[1].client()?;
-        until("every payment's fate is known", || async { Ok(resolved(&buyer.report().await?)) }).await?;
+        until("every payment's fate is known", || async {
+            Ok(resolved(&buyer.report().await?))
+        })
+        .await?;
         until("both books show the same payments", || async {
             Ok(buyer.report().await?.spent == host.report().await?.earned)
         })
@@ -113,8 +130,10 @@ async fn after_a_kill_at_any_moment_the_books_agree_with_the_wallets() -> Result
         until("the wallets show what the books show", || async {
             let now = balances(&stage).await?;
             let (spent, earned) = (buyer.report().await?, host.report().await?);
-            Ok(before.0.0.checked_sub(now.0.0) == Some(spent.spent.0 + spent.fees.0)
-                && now.1.0.checked_sub(before.1.0) == Some(earned.earned.0))
+            Ok(
+                before.0.0.checked_sub(now.0.0) == Some(spent.spent.0 + spent.fees.0)
+                    && now.1.0.checked_sub(before.1.0) == Some(earned.earned.0),
+            )
         })
         .await?;
         nobody_lost_more_than_a_window(&buyer.report().await?, &host.report().await?);
@@ -137,7 +156,11 @@ fn nobody_lost_more_than_a_window(buyer: &Report, host: &Report) {
             .filter(|entry| entry.order == account.order && entry.state == EntryState::Settled)
             .fold(Msat::ZERO, |sum, entry| sum.saturating_add(entry.msat));
         let unpaid = account.cost.saturating_sub(paid);
-        assert!(unpaid <= WINDOW, "host: {unpaid} unpaid in order {}", account.order);
+        assert!(
+            unpaid <= WINDOW,
+            "host: {unpaid} unpaid in order {}",
+            account.order
+        );
     }
     for account in &buyer.orders {
         let paid = buyer
@@ -148,6 +171,10 @@ fn nobody_lost_more_than_a_window(buyer: &Report, host: &Report) {
         // The entry payment covers the input and at most one quantum of output; what was
         // delivered since the last write to disk is not in the account, at most a window.
         let ahead = paid.saturating_sub(account.cost);
-        assert!(ahead <= WINDOW, "buyer: {ahead} ahead in order {}", account.order);
+        assert!(
+            ahead <= WINDOW,
+            "buyer: {ahead} ahead in order {}",
+            account.order
+        );
     }
 }

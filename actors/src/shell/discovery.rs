@@ -195,8 +195,7 @@ async fn self_test(
         .collect();
     if addresses.is_empty() {
         return Err(
-            "this node has no address to be reached at: set `network.listen` in freehold.toml"
-                .to_owned(),
+            "this node has no address to be reached at: set `listen` in freehold.toml".to_owned(),
         );
     }
     let sells = manifest.roles.contains(&Role::Host);
@@ -207,7 +206,7 @@ async fn self_test(
     };
     if let Err(error) = dialer.open(protocol, addresses, SELF_TEST).await {
         return Err(format!(
-            "this node cannot be reached at its own addresses ({error}): check `network.listen` and the firewall"
+            "this node cannot be reached at its own addresses ({error}): check `listen` and the firewall"
         ));
     }
     if !sells {
