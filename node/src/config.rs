@@ -60,7 +60,7 @@ pub struct Config {
 }
 
 /// The embedded Lightning node.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lightning {
     /// Addresses to accept Lightning peers on, `host:port`.
@@ -196,18 +196,6 @@ impl Default for Config {
             host: Host::default(),
             models: Vec::new(),
             validator: Validator::default(),
-        }
-    }
-}
-
-impl Default for Lightning {
-    fn default() -> Self {
-        Lightning {
-            listen: Vec::new(),
-            announce: Vec::new(),
-            alias: None,
-            trusted: Vec::new(),
-            log: LogLevel::default(),
         }
     }
 }
