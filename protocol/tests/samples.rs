@@ -2,7 +2,7 @@
 //!
 //! Used by the golden vectors and, as a starting point, by the decoder tests.
 
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, missing_docs)] // each test binary uses its part
 
 use protocol::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
 use protocol::chain::{ChainedToken, TokenChain};
