@@ -74,7 +74,7 @@ impl LocalModel {
         Served { offer, limits }
     }
 
-    /// Measures decoding; tokens a second. Takes [`MEASURE`].
+    /// Measures decoding; tokens a second. Takes `MEASURE`.
     pub fn measure(&self) -> f64 {
         kernels::bench::model(&self.model, MEASURE_TOKENS, MEASURE_TOKENS, MEASURE)
             .map_or(0.0, |speed| speed.decode_tokens_per_second)

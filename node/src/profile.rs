@@ -1,6 +1,6 @@
 //! What this machine is, in coarse bands, and which roles suit it.
 //!
-//! Not a decision: nothing is enabled here. [`measure`] looks and runs the
+//! Not a decision: nothing is enabled here. `measure` looks and runs the
 //! kernels, [`roles`] is a pure table over the result. No serial numbers, no
 //! names of the machine; raw figures only where they are asked for. Called by
 //! `freehold profile`; a host's listing takes the bands.

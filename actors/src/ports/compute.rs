@@ -3,7 +3,7 @@
 //! Never on an arbiter. A running job produces only up to the tokens allowed so
 //! far and sleeps otherwise, so that credit is spent without a round trip and
 //! never overdrawn. Output is handed on in small batches: the first token at
-//! once, then whatever was made within [`BATCH`].
+//! once, then whatever was made within `BATCH`.
 
 use kernels::{CancelFlag, ChatMessage, EngineError, Generation, Model, Sampling};
 use parking_lot::{Condvar, Mutex};

@@ -1,7 +1,7 @@
 //! Text to train the pocket model on, made by the project itself.
 //!
 //! A grammar (`kernels/pocket/corpus.txt`) gives questions and answers about freehold and
-//! short stories; [`sums`] makes arithmetic, counting, days, months and colours. Exchange n of
+//! short stories; `sums` makes arithmetic, counting, days, months and colours. Exchange n of
 //! a seed is a function of (seed, n), so the corpus has no file and no end. Called by
 //! [`super::run`].
 

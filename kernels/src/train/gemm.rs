@@ -1,7 +1,7 @@
 //! Matrix products for training: `C = A B` or `C += A B` in f32.
 //!
 //! Every element of C is one chain: it starts at zero (or at the old value), and the products
-//! a[i][k] * b[k][j] are added for k ascending, each product and each sum rounded on its own.
+//! `a[i][k] * b[k][j]` are added for k ascending, each product and each sum rounded on its own.
 //! The tiles and the SIMD level change only how many chains run side by side, so AVX-512,
 //! AVX2 and the portable path give the same bits (tested). Operands are strided views, so
 //! transposed operands cost a packing pass and no copy by the caller. Called by [`super::net`].

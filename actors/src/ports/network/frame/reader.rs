@@ -34,7 +34,7 @@ enum Step {
     End,
 }
 
-/// The receiving half of a [`FramedStream`].
+/// The receiving half of a `FramedStream`.
 pub struct FrameReader {
     wire: Shared,
     protocol: Protocol,

@@ -22,7 +22,7 @@ enum WriterState {
     Finished,
 }
 
-/// The sending half of a [`FramedStream`].
+/// The sending half of a `FramedStream`.
 pub struct FrameWriter {
     wire: Shared,
     protocol: Protocol,
