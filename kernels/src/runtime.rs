@@ -8,6 +8,7 @@
 mod cache;
 mod digest;
 mod generation;
+mod logits;
 mod replay;
 mod sampling;
 mod stop;

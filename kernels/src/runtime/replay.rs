@@ -6,7 +6,7 @@ use super::{CHUNK, CancelFlag, EngineError, Sampling};
 use crate::model::Model;
 
 /// Rows of logits held at once: 16 rows of the largest vocabularies are 16 MB.
-const LOGIT_ROWS: usize = 16;
+pub(super) const LOGIT_ROWS: usize = 16;
 
 /// What an honest engine would have produced at one place of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -126,6 +126,18 @@ fn the_cut_of_the_prompt_into_batches_does_not_change_a_bit() {
 }
 
 #[test]
+fn logits_of_all_tokens_are_those_of_each_last_token() {
+    let tokens = prompt(140);
+    let all = MODEL.logits(&tokens, true).unwrap();
+    assert_eq!(all.len(), 140);
+    for n in [1, 2, 64, 65, 129, 140] {
+        let last = MODEL.logits(&tokens[..n], false).unwrap();
+        assert!(last.len() == 1 && last[0] == all[n - 1], "{n}");
+    }
+    assert_eq!(MODEL.logits(&[], true), Err(EngineError::EmptyPrompt));
+}
+
+#[test]
 fn sequences_that_share_a_batch_do_not_change_each_other() {
     let inner = &MODEL.0;
     let prompts = [prompt(5), prompt(70), prompt(33)];
