@@ -4,18 +4,18 @@
 //! run on one pool, one operation at a time. It holds no sequence: that is
 //! `runtime::Generation`.
 
+mod arch;
 mod error;
 mod forward;
 mod graph;
 mod loader;
-mod qwen3;
 mod template;
 
 pub use error::LoadError;
 pub use template::{ChatMessage, TemplateError};
 
 pub(crate) use forward::{Row, Scratch};
-pub(crate) use graph::Graph;
+pub(crate) use graph::{Graph, Head, Pooling};
 
 use crate::cpu::{Simd, SimdLevel};
 use crate::gguf::Gguf;
@@ -160,4 +160,8 @@ impl Model {
 }
 
 #[cfg(test)]
+pub(crate) mod oracle;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod zoo;

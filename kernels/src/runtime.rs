@@ -7,6 +7,7 @@
 
 mod cache;
 mod digest;
+mod embed;
 mod generation;
 mod logits;
 mod replay;
@@ -106,6 +107,14 @@ pub enum EngineError {
         /// Where.
         position: u32,
     },
+    /// A text asked of a model that makes vectors.
+    #[error(
+        "this model makes embeddings, not text: ask it for embeddings, or choose another model"
+    )]
+    NoText,
+    /// A vector asked of a model that makes text.
+    #[error("this model makes text, not embeddings: choose an embedding model (bert)")]
+    NoEmbeddings,
     /// `step` after the answer has ended.
     #[error("the answer has already ended")]
     Finished,

@@ -27,6 +27,8 @@ pub enum Value {
     Texts(Vec<String>),
     /// Type 9 of type 5.
     I32s(Vec<i32>),
+    /// Type 9 of type 7.
+    Bools(Vec<bool>),
 }
 
 /// How the weights of a tensor are stored.
@@ -98,6 +100,12 @@ impl Writer {
                 put(&(list.len() as u64).to_le_bytes());
                 list.iter()
                     .for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
+            }
+            Value::Bools(list) => {
+                put(&9u32.to_le_bytes());
+                put(&7u32.to_le_bytes());
+                put(&(list.len() as u64).to_le_bytes());
+                list.iter().for_each(|x| out.push(u8::from(*x)));
             }
         }
     }

@@ -13,7 +13,10 @@ pub enum LoadError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// An architecture without a graph.
-    #[error("architecture {architecture:?} is not supported (qwen3 is)")]
+    #[error(
+        "architecture {architecture:?} is not supported ({} supported)",
+        super::arch::KNOWN
+    )]
     Architecture {
         /// Its name in the file.
         architecture: String,

@@ -3,20 +3,21 @@
 //! A row is one token at one position of one sequence. Rows of several sequences
 //! may share a batch: every operation computes each row as if it were alone, so
 //! the batch never changes a bit. Caches must already have a page for every
-//! position of the batch.
+//! position of the batch. Experts are in `experts`.
+
+mod attend;
+mod experts;
 
 use super::Inner;
-use super::graph::Layer;
+use super::graph::{Attention, Head, Layer, Learned, Linear, Mlp, Norm, Norms};
 use crate::gguf::TensorType;
-use crate::ops::attention::{self, Queries, TILE, Wide};
+use crate::ops::attention::{self, TILE};
 use crate::ops::half::widen_one;
 use crate::ops::linear::{Input, Product, linear};
-use crate::ops::{norm, rope};
-use crate::pool::{Pool, SendPtr};
+use crate::ops::math::ln64;
+use crate::ops::norm;
 use crate::runtime::Cache;
-
-/// Rows of one sequence that share a widened tile of keys and values.
-const QUERY_ROWS: usize = 16;
+use std::mem::take;
 
 /// One token at one position of sequence `sequence` of the batch.
 #[derive(Clone, Copy, Debug)]
@@ -36,44 +37,70 @@ pub(crate) struct Scratch {
     k: Vec<f32>,
     v: Vec<f32>,
     attended: Vec<f32>,
+    mlp: MlpScratch,
+    out: Vec<f32>,
+    /// Of every rope, the angles of every row.
+    angles: Vec<Vec<f32>>,
+    input: Input,
+    experts: experts::Scratch,
+    runs: Vec<attend::Run>,
+    pub logits: Vec<f32>,
+}
+
+/// Buffers of one feed-forward network.
+#[derive(Default)]
+struct MlpScratch {
     gate: Vec<f32>,
     up: Vec<f32>,
-    out: Vec<f32>,
-    angles: Vec<f32>,
-    input: Input,
-    pub logits: Vec<f32>,
 }
 
 impl Inner {
     /// Compute a batch up to the last norm's input, filling the caches.
     /// Tokens are below the vocabulary size, positions below the context length,
-    /// rows of one sequence adjacent and in order.
+    /// rows of one sequence adjacent and in order. Where a position sees all others,
+    /// the batch holds every position of its sequences.
     pub fn forward(&self, rows: &[Row], caches: &mut [&mut Cache], s: &mut Scratch) {
         let g = &self.graph;
         s.x.resize(rows.len() * g.width, 0.0);
-        s.angles.resize(rows.len() * g.head_dim, 0.0);
-        for (row, (x, angles)) in rows.iter().zip(
-            s.x.chunks_exact_mut(g.width)
-                .zip(s.angles.chunks_exact_mut(g.head_dim)),
-        ) {
-            self.embed(row.token, x);
-            g.rope.angles(row.position, angles);
+        for (row, x) in rows.iter().zip(s.x.chunks_exact_mut(g.width)) {
+            self.embed_token(row, x);
         }
+        if let Some(learned) = &g.embedding.learned {
+            self.normalise(&learned.norm, &mut s.x);
+        }
+        s.angles.resize_with(g.ropes.len(), Vec::new);
+        for (rope, angles) in g.ropes.iter().zip(&mut s.angles) {
+            angles.resize(rows.len() * rope.turning(), 0.0);
+            for (row, angles) in rows.iter().zip(angles.chunks_exact_mut(rope.turning())) {
+                rope.angles(row.position, angles);
+            }
+        }
+        attend::cut(rows, g.causal(), &mut s.runs);
         for (i, layer) in g.layers.iter().enumerate() {
-            self.attention(i, layer, rows, caches, s);
+            self.before(&layer.attention_norms, s);
+            self.attention(i, &layer.attention, rows, caches, s);
+            self.after(&layer.attention_norms, s);
+            self.before(&layer.feed_forward_norms, s);
             self.feed_forward(layer, s);
+            self.after(&layer.feed_forward_norms, s);
         }
     }
 
-    /// Logits of the rows `from .. to` of the last `forward`, into `s.logits`.
+    /// Logits of the rows `from .. to` of the last `forward`, into `s.logits`;
+    /// none, where the model's head makes no logits.
     pub fn logits(&self, from: usize, to: usize, s: &mut Scratch) {
         let g = &self.graph;
+        s.logits.clear();
+        let Head::Logits { norm, output, cap } = &g.head else {
+            return;
+        };
         let x = &s.x[from * g.width..to * g.width];
-        s.normed.resize(x.len(), 0.0);
-        norm::rms_norm(self.simd, x, &g.norm, g.epsilon, &mut s.normed);
+        s.normed.clear();
+        s.normed.extend_from_slice(x);
+        self.normalise(norm, &mut s.normed);
         s.logits.resize((to - from) * g.vocab, 0.0);
         let mut products = [Product {
-            matrix: &g.output,
+            matrix: output,
             out: &mut s.logits,
         }];
         linear(
@@ -84,241 +111,221 @@ impl Inner {
             g.width,
             &mut products,
         );
+        if let Some(cap) = cap {
+            norm::cap(self.simd, &mut s.logits, *cap);
+        }
+    }
+
+    /// One token's embedding, from the file's own layout.
+    fn embed_token(&self, row: &Row, out: &mut [f32]) {
+        let embedding = &self.graph.embedding;
+        let Some(tensor) = self.file.tensor(&embedding.tensor) else {
+            return;
+        };
+        let len = tensor.len / self.graph.vocab;
+        let at = row.token as usize * len;
+        file_row(tensor.ty, &self.file.bytes(tensor)[at..at + len], out);
+        if let Some(scale) = embedding.scale {
+            norm::scale(self.simd, out, scale);
+        }
+        if let Some(Learned {
+            kind, positions, ..
+        }) = &embedding.learned
+        {
+            if let Some(kind) = kind {
+                norm::add(self.simd, out, kind);
+            }
+            let at = row.position as usize * out.len();
+            norm::add(self.simd, out, &positions[at..at + out.len()]);
+        }
+    }
+
+    /// A part's input, from the stream into `s.normed`.
+    fn before(&self, norms: &Norms, s: &mut Scratch) {
+        s.normed.resize(s.x.len(), 0.0);
+        match &norms.before {
+            Some(Norm::Rms(weight)) => {
+                let (x, width) = (&s.x, weight.len());
+                self.pool.pieces(&mut s.normed, width, |i, out| {
+                    let row = &x[i * width..(i + 1) * width];
+                    norm::rms_norm(self.simd, row, weight, self.graph.epsilon, out);
+                });
+            }
+            other => {
+                s.normed.copy_from_slice(&s.x);
+                if let Some(norm) = other {
+                    self.normalise(norm, &mut s.normed);
+                }
+            }
+        }
+    }
+
+    /// Add a part's output, in `s.out`, to the stream.
+    fn after(&self, norms: &Norms, s: &mut Scratch) {
+        if let Some(norm) = &norms.after {
+            self.normalise(norm, &mut s.out);
+        }
+        norm::add(self.simd, &mut s.x, &s.out);
+        if let Some(norm) = &norms.sum {
+            self.normalise(norm, &mut s.x);
+        }
+    }
+
+    /// Normalise rows in place.
+    fn normalise(&self, norm: &Norm, x: &mut [f32]) {
+        let epsilon = self.graph.epsilon;
+        self.pool.pieces(x, norm.width(), |_, x| match norm {
+            Norm::Rms(weight) => norm::rms_norm_in_place(self.simd, x, weight, epsilon),
+            Norm::Layer { weight, bias } => norm::layer_norm(self.simd, x, weight, bias, epsilon),
+        });
+    }
+
+    /// Linear layers that share the rows `x` of `k` elements.
+    fn project<const N: usize>(
+        &self,
+        input: &mut Input,
+        x: &[f32],
+        k: usize,
+        mut layers: [(&Linear, &mut Vec<f32>); N],
+    ) {
+        let rows = x.len() / k;
+        let mut products = layers.each_mut().map(|(linear, out)| {
+            out.resize(rows * linear.matrix.rows, 0.0);
+            Product {
+                matrix: &linear.matrix,
+                out,
+            }
+        });
+        linear(self.simd, &self.pool, input, x, k, &mut products);
+        for (linear, out) in layers {
+            if let Some(bias) = &linear.bias {
+                norm::add_bias(self.simd, out, bias);
+            }
+        }
     }
 
     fn attention(
         &self,
         index: usize,
-        layer: &Layer,
+        a: &Attention,
         rows: &[Row],
         caches: &mut [&mut Cache],
         s: &mut Scratch,
     ) {
         let g = &self.graph;
-        let (n, q_len, kv_len) = (rows.len(), g.heads * g.head_dim, g.kv_heads * g.head_dim);
-        self.normed(&layer.attention_norm, s);
-        s.q.resize(n * q_len, 0.0);
-        s.k.resize(n * kv_len, 0.0);
-        s.v.resize(n * kv_len, 0.0);
-        let mut products = [
-            Product {
-                matrix: &layer.query,
-                out: &mut s.q,
-            },
-            Product {
-                matrix: &layer.key,
-                out: &mut s.k,
-            },
-            Product {
-                matrix: &layer.value,
-                out: &mut s.v,
-            },
+        let (dim, q_len, kv_len) = (a.shape.head_dim, a.shape.query_len(), a.shape.kv_len());
+        let layers = [
+            (&a.query, &mut s.q),
+            (&a.key, &mut s.k),
+            (&a.value, &mut s.v),
         ];
-        linear(
-            self.simd,
-            &self.pool,
-            &mut s.input,
-            &s.normed,
-            g.width,
-            &mut products,
-        );
-        self.turn(&mut s.q, q_len, layer.query_norm.as_deref(), &s.angles);
-        self.turn(&mut s.k, kv_len, layer.key_norm.as_deref(), &s.angles);
+        self.project(&mut s.input, &s.normed, g.width, layers);
+        self.turn(a, a.query_norm.as_deref(), q_len, &mut s.q, &s.angles);
+        self.turn(a, a.key_norm.as_deref(), kv_len, &mut s.k, &s.angles);
+        if let Some(t) = a.shape.temperature {
+            for (row, q) in rows.iter().zip(s.q.chunks_exact_mut(q_len)) {
+                let steps = f64::from(row.position / t.every + 1);
+                let factor = (1.0 + f64::from(t.scale) * ln64(steps)) as f32;
+                norm::scale(self.simd, q, factor);
+            }
+        }
         for (i, row) in rows.iter().enumerate() {
             let cache = &mut caches[row.sequence];
-            for head in 0..g.kv_heads {
-                let at = i * kv_len + head * g.head_dim;
+            for head in 0..a.shape.kv_heads {
+                let at = i * kv_len + head * dim;
                 let tile = cache.tile_mut(g, index, head, row.position as usize / TILE);
-                let (k, v) = (&s.k[at..at + g.head_dim], &s.v[at..at + g.head_dim]);
+                let (k, v) = (&s.k[at..at + dim], &s.v[at..at + dim]);
                 attention::store(tile, row.position as usize % TILE, k, v);
             }
         }
-        s.attended.resize(n * q_len, 0.0);
-        self.attend(index, rows, caches, &s.q, &mut s.attended);
-        s.out.resize(n * g.width, 0.0);
-        let mut products = [Product {
-            matrix: &layer.attention_output,
-            out: &mut s.out,
-        }];
-        linear(
-            self.simd,
-            &self.pool,
-            &mut s.input,
-            &s.attended,
-            q_len,
-            &mut products,
-        );
-        self.add(s);
-    }
-
-    fn feed_forward(&self, layer: &Layer, s: &mut Scratch) {
-        let g = &self.graph;
-        let n = s.x.len() / g.width;
-        self.normed(&layer.feed_forward_norm, s);
-        s.gate.resize(n * g.feed_forward, 0.0);
-        s.up.resize(n * g.feed_forward, 0.0);
-        let mut products = [
-            Product {
-                matrix: &layer.gate,
-                out: &mut s.gate,
-            },
-            Product {
-                matrix: &layer.up,
-                out: &mut s.up,
-            },
-        ];
-        linear(
-            self.simd,
-            &self.pool,
-            &mut s.input,
-            &s.normed,
-            g.width,
-            &mut products,
-        );
-        let up = &s.up;
-        // Elementwise, so any cut will do; one row is small enough for one thread.
-        self.pool.pieces(&mut s.gate, g.feed_forward, |i, gate| {
-            norm::swiglu(
-                self.simd,
-                gate,
-                &up[i * g.feed_forward..(i + 1) * g.feed_forward],
-            );
-        });
-        let mut products = [Product {
-            matrix: &layer.down,
-            out: &mut s.out,
-        }];
-        linear(
-            self.simd,
-            &self.pool,
-            &mut s.input,
-            &s.gate,
-            g.feed_forward,
-            &mut products,
-        );
-        self.add(s);
-    }
-
-    fn normed(&self, weight: &[f32], s: &mut Scratch) {
-        s.normed.resize(s.x.len(), 0.0);
-        let (x, width) = (&s.x, weight.len());
-        self.pool.pieces(&mut s.normed, width, |i, out| {
-            let row = &x[i * width..(i + 1) * width];
-            norm::rms_norm(self.simd, row, weight, self.graph.epsilon, out);
-        });
-    }
-
-    fn add(&self, s: &mut Scratch) {
-        norm::add(self.simd, &mut s.x, &s.out);
+        s.attended.resize(rows.len() * q_len, 0.0);
+        let mut attended = take(&mut s.attended);
+        self.attend(index, a, rows, caches, s, &mut attended);
+        s.attended = attended;
+        let layers = [(&a.output, &mut s.out)];
+        self.project(&mut s.input, &s.attended, q_len, layers);
     }
 
     /// Norm and rotate the heads of queries or keys.
-    fn turn(&self, heads: &mut [f32], row_len: usize, weight: Option<&[f32]>, angles: &[f32]) {
-        let dim = self.graph.head_dim;
+    fn turn(
+        &self,
+        a: &Attention,
+        weight: Option<&[f32]>,
+        row_len: usize,
+        heads: &mut [f32],
+        angles: &[Vec<f32>],
+    ) {
+        let rope = a.shape.rope.map(|i| (&self.graph.ropes[i], &angles[i]));
+        if weight.is_none() && rope.is_none() {
+            return;
+        }
         self.pool.pieces(heads, row_len, |i, heads| {
             if let Some(weight) = weight {
                 norm::rms_norm_in_place(self.simd, heads, weight, self.graph.epsilon);
             }
-            rope::rotate(heads, &angles[i * dim..(i + 1) * dim]);
-        });
-    }
-
-    /// Attention of all rows in one layer: one chunk per run of rows and KV head.
-    fn attend(
-        &self,
-        layer: usize,
-        rows: &[Row],
-        caches: &mut [&mut Cache],
-        q: &[f32],
-        out: &mut [f32],
-    ) {
-        let g = &self.graph;
-        let runs = runs(rows);
-        let caches: Vec<&Cache> = caches.iter().map(|c| &**c).collect();
-        let out = SendPtr(out.as_mut_ptr());
-        let (dim, group) = (g.head_dim, g.heads / g.kv_heads);
-        let scale = 1.0 / (dim as f32).sqrt();
-        pool_run(&self.pool, runs.len() * g.kv_heads, |chunk| {
-            let (from, to) = runs[chunk / g.kv_heads];
-            let head = chunk % g.kv_heads;
-            let rows = &rows[from..to];
-            let of = |row: usize, h: usize| ((from + row) * g.heads + head * group + h) * dim;
-            let gathered = (0..rows.len())
-                .flat_map(|row| q[of(row, 0)..of(row, 0) + group * dim].iter().copied());
-            let mut queries = Queries::new(dim, gathered.collect());
-            let mut wide = Wide::default();
-            let mut seen = vec![0; rows.len() * group];
-            let last = rows.last().map_or(0, |r| r.position as usize);
-            for tile in 0..=last / TILE {
-                wide.fill(
-                    self.simd,
-                    caches[rows[0].sequence].tile(g, layer, head, tile),
-                );
-                for (row, seen) in rows.iter().zip(seen.chunks_exact_mut(group)) {
-                    let positions = row.position as usize + 1;
-                    seen.fill(positions.saturating_sub(tile * TILE).min(TILE));
-                }
-                queries.attend(self.simd, &wide, scale, &seen);
-            }
-            for n in 0..rows.len() * group {
-                let at = of(n / group, n % group);
-                // SAFETY: lifetime: `out` is borrowed for this whole function. Bounds: a
-                // row of the batch and a head below `heads` of a buffer of rows x heads x
-                // dim. Each (row, head) belongs to one chunk. Alignment: f32 in f32.
-                let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(at), dim) };
-                queries.finish(n, out);
+            if let Some((rope, angles)) = rope {
+                let n = rope.turning();
+                rope.rotate(heads, a.shape.head_dim, &angles[i * n..(i + 1) * n]);
             }
         });
     }
 
-    /// One token's embedding, from the file's own layout.
-    fn embed(&self, token: u32, out: &mut [f32]) {
-        let Some(tensor) = self.file.tensor(&self.graph.embedding) else {
-            return;
-        };
-        let bytes = self.file.bytes(tensor);
-        let row = tensor.len / self.graph.vocab;
-        let bytes = &bytes[token as usize * row..(token as usize + 1) * row];
-        match tensor.ty {
-            TensorType::F32 => {
-                let from = bytes.as_chunks::<4>().0;
-                out.iter_mut()
-                    .zip(from)
-                    .for_each(|(o, b)| *o = f32::from_le_bytes(*b));
+    fn feed_forward(&self, layer: &Layer, s: &mut Scratch) {
+        use super::graph::FeedForward;
+        match &layer.feed_forward {
+            FeedForward::Dense(mlp) => {
+                self.mlp(mlp, &mut s.input, &s.normed, &mut s.mlp, &mut s.out);
             }
-            TensorType::F16 => {
-                let from = bytes.as_chunks::<2>().0;
-                out.iter_mut()
-                    .zip(from)
-                    .for_each(|(o, b)| *o = widen_one(u16::from_le_bytes(*b)));
+            FeedForward::Experts(experts) => self.experts(experts, s),
+        }
+    }
+
+    /// One feed-forward network over the rows `x`.
+    fn mlp(&self, mlp: &Mlp, input: &mut Input, x: &[f32], s: &mut MlpScratch, out: &mut Vec<f32>) {
+        let width = self.graph.width;
+        match &mlp.gate {
+            Some(gate) => {
+                let layers = [(gate, &mut s.gate), (&mlp.up, &mut s.up)];
+                self.project(input, x, width, layers);
             }
-            // `vocabulary` and `matrix` let only the three types through.
-            _ => {
-                for (out, block) in out.chunks_exact_mut(32).zip(bytes.as_chunks::<34>().0) {
-                    let d = widen_one(u16::from_le_bytes([block[0], block[1]]));
-                    for (o, code) in out.iter_mut().zip(&block[2..]) {
-                        *o = d * f32::from(*code as i8);
-                    }
+            None => self.project(input, x, width, [(&mlp.up, &mut s.gate)]),
+        }
+        let (inner, up) = (mlp.up.matrix.rows, &s.up);
+        // Elementwise, so any cut will do; one row is small enough for one thread.
+        self.pool
+            .pieces(&mut s.gate, inner, |i, gate| match mlp.gate {
+                Some(_) => {
+                    let up = &up[i * inner..(i + 1) * inner];
+                    mlp.activation.gated(self.simd, gate, up);
+                }
+                None => mlp.activation.alone(self.simd, gate),
+            });
+        self.project(input, &s.gate, inner, [(&mlp.down, out)]);
+    }
+}
+
+/// One row of a tensor as f32. `Loader::readable` lets only these types through.
+pub(super) fn file_row(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
+    match ty {
+        TensorType::F32 => {
+            let from = bytes.as_chunks::<4>().0;
+            out.iter_mut()
+                .zip(from)
+                .for_each(|(o, b)| *o = f32::from_le_bytes(*b));
+        }
+        TensorType::F16 => {
+            let from = bytes.as_chunks::<2>().0;
+            out.iter_mut()
+                .zip(from)
+                .for_each(|(o, b)| *o = widen_one(u16::from_le_bytes(*b)));
+        }
+        _ => {
+            for (out, block) in out.chunks_exact_mut(32).zip(bytes.as_chunks::<34>().0) {
+                let d = widen_one(u16::from_le_bytes([block[0], block[1]]));
+                for (o, code) in out.iter_mut().zip(&block[2..]) {
+                    *o = d * f32::from(*code as i8);
                 }
             }
         }
     }
-}
-
-fn pool_run(pool: &Pool, chunks: usize, run: impl Fn(usize) + Sync) {
-    pool.run(chunks, &run);
-}
-
-/// Cut the batch into runs of at most [`QUERY_ROWS`] rows of one sequence.
-fn runs(rows: &[Row]) -> Vec<(usize, usize)> {
-    let mut runs = Vec::new();
-    let mut from = 0;
-    for i in 1..=rows.len() {
-        let ends = i == rows.len() || rows[i].sequence != rows[from].sequence;
-        if ends || i - from == QUERY_ROWS {
-            runs.push((from, i));
-            from = i;
-        }
-    }
-    runs
 }

@@ -1,9 +1,13 @@
-//! What a decoder-only transformer computes, as data.
+//! What a transformer computes, as data.
 //!
 //! An architecture is a file that reads hyperparameters and tensors into a
 //! [`Graph`]; `forward` runs any graph. Parts that only some architectures have
-//! are optional fields here.
+//! are optional fields here. Sizes that may differ from layer to layer are the
+//! layer's own. No arithmetic here: the operations are `ops`, their order is
+//! `forward`.
 
+use crate::ops::attention::TILE;
+use crate::ops::norm::Activation;
 use crate::ops::rope::Rope;
 use crate::ops::weights::Matrix;
 
@@ -11,55 +15,218 @@ use crate::ops::weights::Matrix;
 pub(crate) struct Graph {
     /// Width of the residual stream.
     pub width: usize,
+    /// Added to mean squares (or variances) in norms.
+    pub epsilon: f32,
+    /// Longest sequence in tokens.
+    pub context: u32,
+    /// Number of token ids.
+    pub vocab: usize,
+    pub embedding: Embedding,
+    /// Tables of angles; layers name theirs by index.
+    pub ropes: Vec<Rope>,
+    pub layers: Vec<Layer>,
+    pub head: Head,
+}
+
+/// How tokens become the residual stream.
+pub(crate) struct Embedding {
+    /// Name of the tensor whose rows are read from the file.
+    pub tensor: String,
+    /// Every element is multiplied by this.
+    pub scale: Option<f32>,
+    /// Learned positions and a norm, as encoders have them.
+    pub learned: Option<Learned>,
+}
+
+/// What an encoder adds to its embeddings: `norm((token + kind) + positions[p])`.
+pub(crate) struct Learned {
+    /// The row of the first token type.
+    pub kind: Option<Vec<f32>>,
+    /// One row of the stream's width for every position.
+    pub positions: Vec<f32>,
+    pub norm: Norm,
+}
+
+/// What is made of the stream after the last layer.
+pub(crate) enum Head {
+    /// Logits of the next token.
+    Logits {
+        norm: Norm,
+        /// `vocab` rows.
+        output: Matrix,
+        /// Bound of the logits: `cap * tanh(l / cap)`.
+        cap: Option<f32>,
+    },
+    /// One vector of a whole text: every position sees all others.
+    Pooled(Pooling),
+}
+
+/// How the rows of a text become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// The mean over all positions.
+    Mean,
+    /// The first position.
+    First,
+    /// The last position.
+    Last,
+}
+
+/// A norm over the width of a row (or of a head).
+pub(crate) enum Norm {
+    /// By the root of the mean square.
+    Rms(Vec<f32>),
+    /// By mean and variance, with a bias.
+    Layer { weight: Vec<f32>, bias: Vec<f32> },
+}
+
+impl Norm {
+    /// Elements of a row.
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Rms(weight) | Self::Layer { weight, .. } => weight.len(),
+        }
+    }
+}
+
+/// Norms around one part of a layer: `x = sum(x + after(part(before(x))))`.
+#[derive(Default)]
+pub(crate) struct Norms {
+    pub before: Option<Norm>,
+    pub after: Option<Norm>,
+    pub sum: Option<Norm>,
+}
+
+/// One layer: attention, then feed-forward, each added to the stream.
+pub(crate) struct Layer {
+    pub attention_norms: Norms,
+    pub attention: Attention,
+    pub feed_forward_norms: Norms,
+    pub feed_forward: FeedForward,
+}
+
+/// `matrix * x + bias`.
+pub(crate) struct Linear {
+    pub matrix: Matrix,
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Softmax attention.
+pub(crate) struct Attention {
+    pub shape: AttentionShape,
+    pub query: Linear,
+    pub key: Linear,
+    pub value: Linear,
+    pub output: Linear,
+    /// Norm over each head of the queries, before rope.
+    pub query_norm: Option<Vec<f32>>,
+    /// Norm over each head of the keys, before rope.
+    pub key_norm: Option<Vec<f32>>,
+    /// One score per query head that takes part in the softmax and has no value.
+    pub sinks: Option<Vec<f32>>,
+}
+
+/// The numbers of an attention.
+#[derive(Clone, Debug)]
+pub(crate) struct AttentionShape {
     /// Query heads.
     pub heads: usize,
     /// Key/value heads; divides `heads`.
     pub kv_heads: usize,
     /// Elements of one head.
     pub head_dim: usize,
-    /// Width of the feed-forward part.
-    pub feed_forward: usize,
-    /// Added to mean squares in norms.
-    pub epsilon: f32,
-    /// Longest sequence in tokens.
-    pub context: u32,
-    /// Number of token ids.
-    pub vocab: usize,
-    /// Name of the embedding tensor; its rows are read from the file.
-    pub embedding: String,
-    pub rope: Rope,
-    pub layers: Vec<Layer>,
-    /// Weights of the last norm.
-    pub norm: Vec<f32>,
-    /// Output matrix, `vocab` rows.
-    pub output: Matrix,
+    /// Scores are multiplied by this.
+    pub scale: f32,
+    /// Index into [`Graph::ropes`].
+    pub rope: Option<usize>,
+    /// A position sees only so many positions, itself among them.
+    pub window: Option<u32>,
+    /// Bound of the scores: `cap * tanh(score / cap)`.
+    pub cap: Option<f32>,
+    pub temperature: Option<Temperature>,
+    /// Where the layer's tiles begin in a cache page: see [`Graph::place`].
+    pub page_at: usize,
 }
 
-/// One transformer layer: attention, then feed-forward, each added to the stream.
-pub(crate) struct Layer {
-    pub attention_norm: Vec<f32>,
-    pub query: Matrix,
-    pub key: Matrix,
-    pub value: Matrix,
-    /// Norm over each head of the queries, before rope.
-    pub query_norm: Option<Vec<f32>>,
-    /// Norm over each head of the keys, before rope.
-    pub key_norm: Option<Vec<f32>>,
-    pub attention_output: Matrix,
-    pub feed_forward_norm: Vec<f32>,
-    pub gate: Matrix,
-    pub up: Matrix,
-    pub down: Matrix,
+/// Queries of position `p` are multiplied by `1 + scale * ln(floor(p / every) + 1)`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Temperature {
+    pub scale: f32,
+    pub every: u32,
+}
+
+/// The feed-forward part of a layer.
+pub(crate) enum FeedForward {
+    /// One network for every row.
+    Dense(Mlp),
+    /// A few of many networks for each row.
+    Experts(Experts),
+}
+
+/// `down(activation(gate(x), up(x)))`, or `down(activation(up(x)))` without a gate.
+pub(crate) struct Mlp {
+    pub gate: Option<Linear>,
+    pub up: Linear,
+    pub down: Linear,
+    pub activation: Activation,
+}
+
+/// The experts with the largest router logits, weighted by the softmax over these.
+pub(crate) struct Experts {
+    pub router: Linear,
+    /// Experts per row.
+    pub used: usize,
+    /// The weights are multiplied by this.
+    pub scale: Option<f32>,
+    pub experts: Vec<Mlp>,
 }
 
 impl Graph {
-    /// f16 numbers in one cache page: keys and values of 64 positions, all layers.
-    pub fn page_len(&self) -> usize {
-        self.layers.len() * self.kv_heads * self.tile_len()
+    /// Whether a position sees the earlier ones only.
+    pub fn causal(&self) -> bool {
+        matches!(self.head, Head::Logits { .. })
     }
 
+    /// Give every layer its place in the cache's pages. The last step of building.
+    pub fn place(mut self) -> Self {
+        let mut at = 0;
+        for layer in &mut self.layers {
+            let shape = &mut layer.attention.shape;
+            shape.page_at = at;
+            at += shape.kv_heads * shape.tile_len();
+        }
+        self
+    }
+
+    /// f16 numbers in one cache page: keys and values of 64 positions, all layers.
+    pub fn page_len(&self) -> usize {
+        self.layers.last().map_or(0, |last| {
+            let shape = &last.attention.shape;
+            shape.page_at + shape.kv_heads * shape.tile_len()
+        })
+    }
+
+    /// Where one head's tile lies in a page.
+    pub fn tile(&self, layer: usize, head: usize) -> std::ops::Range<usize> {
+        let shape = &self.layers[layer].attention.shape;
+        let at = shape.page_at + head * shape.tile_len();
+        at..at + shape.tile_len()
+    }
+}
+
+impl AttentionShape {
     /// f16 numbers of one head's tile in a page.
     pub fn tile_len(&self) -> usize {
-        2 * self.head_dim * crate::ops::attention::TILE
+        2 * self.head_dim * TILE
+    }
+
+    /// Elements of a row of queries.
+    pub fn query_len(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements of a row of keys or of values.
+    pub fn kv_len(&self) -> usize {
+        self.kv_heads * self.head_dim
     }
 }

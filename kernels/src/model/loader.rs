@@ -5,9 +5,10 @@
 //! demand, and all of them lie in the file, no hyperparameter can make us allocate
 //! more than a small multiple of the file.
 
-use super::{Cheat, Graph, Inner, LoadError, Model, ModelInfo, NUMERICS, OpenOptions, qwen3};
+use super::graph::{Head, Linear, Norm};
+use super::{Cheat, Graph, Inner, LoadError, Model, ModelInfo, NUMERICS, OpenOptions, arch};
 use crate::cpu::{Simd, default_threads};
-use crate::gguf::{Gguf, TensorType, Value};
+use crate::gguf::{Gguf, Tensor, TensorType, Value};
 use crate::ops::weights::{Matrix, PackError};
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
@@ -20,6 +21,7 @@ pub(super) const WIDTH: Bound = Bound(1..=1 << 18, "from 1 to 262144");
 pub(super) const LAYERS: Bound = Bound(1..=1024, "from 1 to 1024");
 pub(super) const HEADS: Bound = Bound(1..=2048, "from 1 to 2048");
 pub(super) const HEAD_DIM: Bound = Bound(2..=1024, "from 2 to 1024");
+pub(super) const EXPERTS: Bound = Bound(1..=2048, "from 1 to 2048");
 /// Positions below 2^20: NUMERICS.md states the accuracy of angles up to there.
 pub(super) const CONTEXT: Bound = Bound(1..=1 << 20, "from 1 to 1048576");
 
@@ -28,7 +30,7 @@ pub(super) struct Bound(RangeInclusive<u64>, &'static str);
 /// Reads one model's parts by name.
 pub(super) struct Loader<'a> {
     pub file: &'a Gguf,
-    architecture: String,
+    pub architecture: String,
     pool: &'a Pool,
     tokens: usize,
 }
@@ -48,14 +50,7 @@ pub(super) fn load(file: Gguf, options: &OpenOptions) -> Result<Model, LoadError
         pool: &pool,
         tokens: tokenizer.len(),
     };
-    let mut graph = match loader.architecture.as_str() {
-        "qwen3" => qwen3::build(&loader)?,
-        _ => {
-            return Err(LoadError::Architecture {
-                architecture: loader.architecture,
-            });
-        }
-    };
+    let mut graph = arch::build(&loader)?.place();
     if options.cheat == Some(Cheat::AlterWeight) {
         alter(&mut graph);
     }
@@ -120,17 +115,24 @@ fn info(
 /// Flip the sign of the largest weight of the last norm: every logit of every
 /// token contains it.
 fn alter(graph: &mut Graph) {
-    let largest = graph
-        .norm
-        .iter_mut()
-        .max_by(|a, b| a.abs().total_cmp(&b.abs()));
+    let last = match &mut graph.head {
+        Head::Logits { norm, .. } => Some(norm),
+        Head::Pooled(_) => graph
+            .layers
+            .last_mut()
+            .and_then(|l| l.feed_forward_norms.sum.as_mut()),
+    };
+    let Some(Norm::Rms(weight) | Norm::Layer { weight, .. }) = last else {
+        return;
+    };
+    let largest = weight.iter_mut().max_by(|a, b| a.abs().total_cmp(&b.abs()));
     if let Some(weight) = largest {
         *weight = -*weight;
     }
 }
 
 impl Loader<'_> {
-    fn key(&self, part: &str) -> String {
+    pub fn key(&self, part: &str) -> String {
         format!("{}.{part}", self.architecture)
     }
 
@@ -138,10 +140,22 @@ impl Loader<'_> {
         self.file.get(&self.key(part)).is_some()
     }
 
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.file.tensor(name).is_some()
+    }
+
     /// An integer hyperparameter within bounds.
     pub fn size(&self, part: &str, bound: Bound) -> Result<usize, LoadError> {
         let value = self.file.uint(&self.key(part))?;
         self.within(part, value, bound)
+    }
+
+    /// An integer hyperparameter that may be missing.
+    pub fn size_or(&self, part: &str, bound: Bound, or: usize) -> Result<usize, LoadError> {
+        match self.has(part) {
+            true => self.size(part, bound),
+            false => self.within(part, or as u64, bound),
+        }
     }
 
     /// A computed hyperparameter within bounds.
@@ -162,6 +176,14 @@ impl Loader<'_> {
         Ok(value)
     }
 
+    /// A float hyperparameter that is not there where it is missing or 0.
+    pub fn optional(&self, part: &str) -> Result<Option<f32>, LoadError> {
+        match self.has(part) && self.file.float(&self.key(part))? != 0.0 {
+            true => self.positive(part).map(Some),
+            false => Ok(None),
+        }
+    }
+
     pub fn require(
         &self,
         part: &str,
@@ -179,23 +201,6 @@ impl Loader<'_> {
         }
     }
 
-    /// Refuse rope scaling, which no graph here computes.
-    pub fn plain_rope(&self) -> Result<(), LoadError> {
-        let part = "rope.scaling.type";
-        match self.file.get(&self.key(part)) {
-            None => Ok(()),
-            Some(value) => {
-                let found = value.as_str().unwrap_or("not a string");
-                self.require(
-                    part,
-                    found == "none",
-                    found,
-                    "\"none\" (no rope scaling yet)",
-                )
-            }
-        }
-    }
-
     /// Check the embedding against width and vocabulary; the number of tokens.
     pub fn vocabulary(&self, name: &str, width: usize) -> Result<usize, LoadError> {
         let tensor = self.tensor(name)?;
@@ -206,51 +211,130 @@ impl Loader<'_> {
                 rows,
             });
         }
-        self.shaped(name, &[width, self.tokens])?;
-        // Rows are read from the file as they are, so its type must be one of ours.
-        match tensor.ty {
-            TensorType::F32 | TensorType::F16 | TensorType::Q8_0 => Ok(self.tokens),
-            ty => Err(LoadError::Quantisation {
-                name: name.to_owned(),
-                ty,
-            }),
-        }
+        let tensor = self.shaped(name, &[width, self.tokens])?;
+        self.readable(tensor)?;
+        Ok(self.tokens)
     }
 
-    /// A vector of f32 (norm weights).
-    pub fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>, LoadError> {
-        let tensor = self.shaped(name, &[n])?;
-        if tensor.ty != TensorType::F32 {
-            return Err(LoadError::Quantisation {
-                name: name.to_owned(),
-                ty: tensor.ty,
-            });
+    /// Rows of any length, as f32.
+    pub fn floats(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let tensor = self.shaped(name, dims)?;
+        self.readable(tensor)?;
+        let mut out = vec![0.0; tensor.elements() as usize];
+        let row = tensor.row_len();
+        let bytes = self.file.bytes(tensor);
+        for (out, bytes) in out
+            .chunks_exact_mut(row)
+            .zip(bytes.chunks_exact(bytes.len() / tensor.rows()))
+        {
+            super::forward::file_row(tensor.ty, bytes, out);
         }
-        let bytes = self.file.bytes(tensor).as_chunks::<4>().0;
-        let vector: Vec<f32> = bytes.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        match vector.iter().all(|x| x.is_finite()) {
-            true => Ok(vector),
+        match out.iter().all(|x| x.is_finite()) {
+            true => Ok(out),
             false => Err(LoadError::NotFinite {
                 name: name.to_owned(),
             }),
         }
     }
 
+    /// A vector (weights of a norm, a bias).
+    pub fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>, LoadError> {
+        self.floats(name, &[n])
+    }
+
+    /// A vector that may be missing.
+    pub fn optional_vector(&self, name: &str, n: usize) -> Result<Option<Vec<f32>>, LoadError> {
+        match self.has_tensor(name) {
+            true => self.vector(name, n).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// A root-mean-square norm.
+    pub fn rms(&self, name: &str, n: usize) -> Result<Norm, LoadError> {
+        Ok(Norm::Rms(self.vector(&format!("{name}.weight"), n)?))
+    }
+
+    /// A norm by mean and variance, with its bias.
+    pub fn layer_norm(&self, name: &str, n: usize) -> Result<Norm, LoadError> {
+        Ok(Norm::Layer {
+            weight: self.vector(&format!("{name}.weight"), n)?,
+            bias: self.vector(&format!("{name}.bias"), n)?,
+        })
+    }
+
+    /// A matrix of `rows` rows of `k` elements, with its bias where there is one.
+    pub fn linear(&self, name: &str, k: usize, rows: usize) -> Result<Linear, LoadError> {
+        Ok(Linear {
+            matrix: self.matrix(&format!("{name}.weight"), k, rows)?,
+            bias: self.optional_vector(&format!("{name}.bias"), rows)?,
+        })
+    }
+
+    /// `count` matrices of one shape in one tensor, with their biases in another
+    /// where there are any.
+    pub fn linears(
+        &self,
+        name: &str,
+        k: usize,
+        rows: usize,
+        count: usize,
+    ) -> Result<Vec<Linear>, LoadError> {
+        let bias_name = format!("{name}.bias");
+        let bias = match self.has_tensor(&bias_name) {
+            true => Some(self.floats(&bias_name, &[rows, count])?),
+            false => None,
+        };
+        let name = format!("{name}.weight");
+        let tensor = self.shaped(&name, &[k, rows, count])?;
+        let one = |i: usize| {
+            let bias = bias.as_ref().map(|b| b[i * rows..(i + 1) * rows].to_vec());
+            Ok(Linear {
+                matrix: self.pack(tensor, k, i * rows, rows)?,
+                bias,
+            })
+        };
+        (0..count).map(one).collect()
+    }
+
     /// A matrix of `rows` rows of `k` elements, packed.
     pub fn matrix(&self, name: &str, k: usize, rows: usize) -> Result<Matrix, LoadError> {
-        let tensor = self.shaped(name, &[k, rows])?;
-        Matrix::pack(self.pool, tensor.ty, self.file.bytes(tensor), k, rows).map_err(|e| match e {
+        self.pack(self.shaped(name, &[k, rows])?, k, 0, rows)
+    }
+
+    /// Pack the rows `from .. from + rows` of a tensor whose rows have `k` elements.
+    fn pack(
+        &self,
+        tensor: &Tensor,
+        k: usize,
+        from: usize,
+        rows: usize,
+    ) -> Result<Matrix, LoadError> {
+        let row = tensor.len / tensor.rows();
+        let bytes = &self.file.bytes(tensor)[from * row..(from + rows) * row];
+        Matrix::pack(self.pool, tensor.ty, bytes, k, rows).map_err(|e| match e {
             PackError::Type => LoadError::Quantisation {
-                name: name.to_owned(),
+                name: tensor.name.clone(),
                 ty: tensor.ty,
             },
             PackError::NotFinite => LoadError::NotFinite {
-                name: name.to_owned(),
+                name: tensor.name.clone(),
             },
         })
     }
 
-    fn tensor(&self, name: &str) -> Result<&crate::gguf::Tensor, LoadError> {
+    /// Refuse a tensor whose rows `file_row` cannot read.
+    fn readable(&self, tensor: &Tensor) -> Result<(), LoadError> {
+        match tensor.ty {
+            TensorType::F32 | TensorType::F16 | TensorType::Q8_0 => Ok(()),
+            ty => Err(LoadError::Quantisation {
+                name: tensor.name.clone(),
+                ty,
+            }),
+        }
+    }
+
+    fn tensor(&self, name: &str) -> Result<&Tensor, LoadError> {
         self.file
             .tensor(name)
             .ok_or_else(|| LoadError::MissingTensor {
@@ -258,7 +342,7 @@ impl Loader<'_> {
             })
     }
 
-    fn shaped(&self, name: &str, dims: &[usize]) -> Result<&crate::gguf::Tensor, LoadError> {
+    fn shaped(&self, name: &str, dims: &[usize]) -> Result<&Tensor, LoadError> {
         let tensor = self.tensor(name)?;
         let wanted: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
         // Trailing dimensions of one say nothing.

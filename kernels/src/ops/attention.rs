@@ -1,18 +1,27 @@
-//! Causal attention over a cache of f16 keys and values in tiles of 64 positions.
+//! Attention over a cache of f16 keys and values in tiles of 64 positions.
 //!
 //! Per tile: scores (keys stored transposed, so that a lane is a position and the
 //! sum runs over the head's elements in order), the online softmax update, and
 //! the weighted sum of values in order of position. The tiles are cut at absolute
 //! positions, so decoding and prefilling do the same operations. Heads that share
-//! keys and values share the widened tile.
+//! keys and values share the tile: many queries by widening it once (`wide`), a
+//! few by widening in registers (`avx2`), which gives the same bits.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod wide;
 
 use super::half::{narrow, widen};
-use super::math::exp;
+use super::math::{exp, tanh};
 use super::norm::tree;
 use crate::cpu::{Simd, versions};
 
 /// Positions per tile (and per cache page).
 pub(crate) const TILE: usize = 64;
+/// Queries up to which a tile is widened in registers, again for every two of them;
+/// beyond, a widened copy is cheaper.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 8;
 
 /// Write one position's key and value of one head into its tile.
 /// `tile` holds keys `[dim][64]`, then values `[64][dim]`.
@@ -27,19 +36,40 @@ pub(crate) fn store(tile: &mut [u16], slot: usize, key: &[f32], value: &[f32]) {
     }
 }
 
-/// A tile widened to f32, shared by all queries that look at it.
-#[derive(Default)]
-pub(crate) struct Wide(Vec<f32>);
+/// What is done to a score before the softmax.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// Multiplied by this.
+    pub scale: f32,
+    /// Then `cap * tanh(score / cap)`.
+    pub cap: Option<f32>,
+}
 
-impl Wide {
-    /// Widen a tile.
-    pub fn fill(&mut self, simd: Simd, tile: &[u16]) {
-        self.0.resize(tile.len(), 0.0);
-        widen(simd, tile, &mut self.0);
+/// The slots of a tile that a query sees: `from .. to`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub from: usize,
+    pub to: usize,
+}
+
+impl Seen {
+    /// Of the positions `first .. end`, those that lie in tile `tile`.
+    pub fn of(first: usize, end: usize, tile: usize) -> Self {
+        let slot = |p: usize| p.saturating_sub(tile * TILE).min(TILE);
+        Self {
+            from: slot(first),
+            to: slot(end),
+        }
+    }
+
+    fn is_empty(self) -> bool {
+        self.from >= self.to
     }
 }
 
-/// Queries of one KV head, by ascending position, with their running softmax.
+/// Queries of one KV head, by ascending position, with their running softmax. The
+/// buffers are kept from use to use.
+#[derive(Default)]
 pub(crate) struct Queries {
     dim: usize,
     /// `[n][dim]`.
@@ -50,26 +80,76 @@ pub(crate) struct Queries {
     out: Vec<f32>,
     /// Scores, then weights, of the tile in hand.
     weights: Vec<[f32; TILE]>,
+    seen: Vec<Seen>,
+    wide: Vec<f32>,
 }
 
 impl Queries {
-    /// Queries of `dim` elements, one after the other; nothing seen yet.
-    pub fn new(dim: usize, queries: Vec<f32>) -> Self {
-        let n = queries.len() / dim;
-        Self {
-            dim,
-            max: vec![f32::NEG_INFINITY; n],
-            sum: vec![0.0; n],
-            out: vec![0.0; queries.len()],
-            weights: vec![[0.0; TILE]; n],
-            queries,
-        }
+    /// Begin with `n` queries of `dim` elements that have seen nothing; the returned
+    /// buffer takes their elements, one query after the other.
+    pub fn start(&mut self, dim: usize, n: usize) -> &mut [f32] {
+        self.dim = dim;
+        self.max.clear();
+        self.max.resize(n, f32::NEG_INFINITY);
+        self.sum.clear();
+        self.sum.resize(n, 0.0);
+        self.out.clear();
+        self.out.resize(n * dim, 0.0);
+        self.weights.resize(n, [0.0; TILE]);
+        self.seen.resize(n, Seen::default());
+        self.queries.resize(n * dim, 0.0);
+        &mut self.queries
     }
 
-    /// Let each query see the first `seen` positions of a tile. `seen` does not
-    /// decrease from query to query; only the first ones may be 0.
-    pub fn attend(&mut self, simd: Simd, wide: &Wide, scale: f32, seen: &[usize]) {
-        attend(simd, self, &wide.0, scale, seen);
+    /// Let a query's softmax begin with a score that has no value.
+    pub fn sink(&mut self, query: usize, score: f32) {
+        self.max[query] = score;
+        self.sum[query] = 1.0;
+    }
+
+    /// What each query sees of the next tile. Neither end decreases from query to
+    /// query.
+    pub fn seen(&mut self) -> &mut [Seen] {
+        &mut self.seen
+    }
+
+    /// Let each query see its part of a tile.
+    pub fn attend(&mut self, simd: Simd, tile: &[u16], rules: Rules) {
+        let first = self.seen.iter().take_while(|s| s.is_empty()).count();
+        let n = self.seen[first..]
+            .iter()
+            .take_while(|s| !s.is_empty())
+            .count();
+        if n == 0 {
+            return;
+        }
+        let dim = self.dim;
+        assert!(tile.len() == 2 * dim * TILE);
+        let mut part = Part {
+            dim,
+            queries: &self.queries[first * dim..(first + n) * dim],
+            weights: &mut self.weights[first..first + n],
+            seen: &self.seen[first..first + n],
+            out: &mut self.out[first * dim..(first + n) * dim],
+        };
+        let (max, sum) = (
+            &mut self.max[first..first + n],
+            &mut self.sum[first..first + n],
+        );
+        #[cfg(target_arch = "x86_64")]
+        if n <= FEW && simd.level() >= crate::cpu::SimdLevel::Avx2 {
+            let (keys, values) = tile.split_at(dim * TILE);
+            avx2::scores(simd, keys, &mut part);
+            soften(simd, &mut part, rules, max, sum);
+            avx2::weigh(simd, values, &mut part);
+            return;
+        }
+        self.wide.resize(tile.len(), 0.0);
+        widen(simd, tile, &mut self.wide);
+        let (keys, values) = self.wide.split_at(dim * TILE);
+        wide::scores(simd, keys, &mut part);
+        soften(simd, &mut part, rules, max, sum);
+        wide::weigh(simd, values, &mut part);
     }
 
     /// One query's result.
@@ -80,111 +160,41 @@ impl Queries {
     }
 }
 
-/// Lanes in hand: with two queries, four or eight accumulators, enough to hide the
-/// latency of an addition and few enough for sixteen registers.
-const LANES: usize = 32;
-
-#[inline(always)]
-fn attend_body(all: &mut Queries, wide: &[f32], scale: f32, seen: &[usize]) {
-    let dim = all.dim;
-    let first = seen.iter().take_while(|s| **s == 0).count();
-    let (keys, values) = wide.split_at(dim * TILE);
-    let seen = &seen[first..];
-    let weights = &mut all.weights[first..];
-    // Half a tile of keys stays in the first-level cache while all queries pass.
-    for half in 0..TILE / LANES {
-        for (q, w) in all.queries[first * dim..]
-            .chunks(2 * dim)
-            .zip(weights.chunks_mut(2))
-        {
-            score(keys, q, dim, half * LANES, w);
-        }
-    }
-    let out = &mut all.out[first * dim..];
-    for (i, weights) in weights.iter_mut().enumerate() {
-        let (max, sum) = (&mut all.max[first + i], &mut all.sum[first + i]);
-        soften(
-            weights,
-            scale,
-            seen[i],
-            max,
-            sum,
-            &mut out[i * dim..(i + 1) * dim],
-        );
-    }
-    let chunks = dim / LANES;
-    for c in 0..chunks {
-        for ((w, s), out) in weights
-            .chunks(2)
-            .zip(seen.chunks(2))
-            .zip(out.chunks_mut(2 * dim))
-        {
-            weigh(values, w, s, dim, c * LANES, out);
-        }
-    }
-    for i in chunks * LANES..dim {
-        for ((w, s), out) in weights.iter().zip(seen).zip(out.chunks_mut(dim)) {
-            for p in 0..*s {
-                out[i] += w[p] * values[p * dim + i];
-            }
-        }
-    }
+/// The queries that see anything of the tile in hand.
+struct Part<'a> {
+    dim: usize,
+    queries: &'a [f32],
+    weights: &'a mut [[f32; TILE]],
+    seen: &'a [Seen],
+    out: &'a mut [f32],
 }
 
-/// `scores[p] = sum over i of query[i] * keys[i][p]`, i ascending, for the lanes
-/// from `lane` and one or two queries.
+/// Scores to weights, with the online softmax update of every query.
 #[inline(always)]
-fn score(keys: &[f32], q: &[f32], dim: usize, lane: usize, scores: &mut [[f32; TILE]]) {
-    let row = |i: usize| {
-        let row = &keys[i * TILE + lane..i * TILE + lane + LANES];
-        row.first_chunk::<LANES>().unwrap_or(&[0.0; LANES])
-    };
-    let (mut first, mut second) = ([0.0; LANES], [0.0; LANES]);
-    if let [one, two] = scores {
-        for ((i, q0), q1) in q[..dim].iter().enumerate().zip(&q[dim..]) {
-            let k = row(i);
-            for p in 0..LANES {
-                first[p] += q0 * k[p];
-                second[p] += q1 * k[p];
+fn soften_body(part: &mut Part<'_>, rules: Rules, max: &mut [f32], sum: &mut [f32]) {
+    for (i, weights) in part.weights.iter_mut().enumerate() {
+        let seen = part.seen[i];
+        for w in weights.iter_mut() {
+            *w *= rules.scale;
+        }
+        if let Some(cap) = rules.cap {
+            for w in weights.iter_mut() {
+                *w = cap * tanh(*w / cap);
             }
         }
-        one[lane..lane + LANES].copy_from_slice(&first);
-        two[lane..lane + LANES].copy_from_slice(&second);
-    } else if let [one] = scores {
-        for (i, q0) in q.iter().enumerate() {
-            let k = row(i);
-            for p in 0..LANES {
-                first[p] += q0 * k[p];
-            }
+        // Positions not seen: exp(-infinity) is +0, which changes no sum.
+        weights[..seen.from].fill(f32::NEG_INFINITY);
+        weights[seen.to..].fill(f32::NEG_INFINITY);
+        let larger = largest(weights, max[i]);
+        for w in weights.iter_mut() {
+            *w = exp(*w - larger);
         }
-        one[lane..lane + LANES].copy_from_slice(&first);
-    }
-}
-
-/// Scores to weights, with the online softmax update of one query.
-#[inline(always)]
-fn soften(
-    weights: &mut [f32; TILE],
-    scale: f32,
-    seen: usize,
-    max: &mut f32,
-    sum: &mut f32,
-    out: &mut [f32],
-) {
-    for w in weights.iter_mut() {
-        *w *= scale;
-    }
-    // Positions not yet seen: exp(-infinity) is +0, which changes no sum.
-    weights[seen..].fill(f32::NEG_INFINITY);
-    let larger = largest(weights, *max);
-    for w in weights.iter_mut() {
-        *w = exp(*w - larger);
-    }
-    let correction = exp(*max - larger);
-    *max = larger;
-    *sum = *sum * correction + total(weights);
-    for o in out {
-        *o *= correction;
+        let correction = exp(max[i] - larger);
+        max[i] = larger;
+        sum[i] = sum[i] * correction + total(weights);
+        for o in &mut part.out[i * part.dim..(i + 1) * part.dim] {
+            *o *= correction;
+        }
     }
 }
 
@@ -213,47 +223,6 @@ fn total(weights: &[f32; TILE]) -> f32 {
     tree(sums)
 }
 
-/// `out[i] += weights[p] * values[p][i]`, p ascending, for the lanes from `lane` and
-/// one or two queries. Positions that a query has not seen are left out, not added
-/// with weight zero: -0 + 0 would change a bit.
-#[inline(always)]
-fn weigh(
-    values: &[f32],
-    weights: &[[f32; TILE]],
-    seen: &[usize],
-    dim: usize,
-    lane: usize,
-    out: &mut [f32],
-) {
-    let row = |p: usize| {
-        values[p * dim + lane..]
-            .first_chunk::<LANES>()
-            .unwrap_or(&[0.0; LANES])
-    };
-    let take = |out: &[f32]| *out[lane..].first_chunk::<LANES>().unwrap_or(&[0.0; LANES]);
-    let both = if seen.len() == 2 { seen[0] } else { 0 };
-    let last = seen.len() - 1;
-    let mut tail = take(&out[last * dim..]);
-    if both > 0 {
-        let mut sums = take(out);
-        for ((p, w0), w1) in weights[0][..both].iter().enumerate().zip(&weights[1]) {
-            let v = row(p);
-            for i in 0..LANES {
-                sums[i] += w0 * v[i];
-                tail[i] += w1 * v[i];
-            }
-        }
-        out[lane..lane + LANES].copy_from_slice(&sums);
-    }
-    for (p, w) in weights[last][..seen[last]].iter().enumerate().skip(both) {
-        let v = row(p);
-        for i in 0..LANES {
-            tail[i] += w * v[i];
-        }
-    }
-    out[last * dim + lane..last * dim + lane + LANES].copy_from_slice(&tail);
-}
-
 versions! {
-    fn attend(all: &mut Queries, wide: &[f32], scale: f32, seen: &[usize]) = attend_body;
+    fn soften(part: &mut Part<'_>, rules: Rules, max: &mut [f32], sum: &mut [f32]) = soften_body;
 }

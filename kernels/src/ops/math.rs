@@ -46,6 +46,47 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// tanh(x) = 1 - 2 / (e^2x + 1), within 2e-7.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
+/// GELU in its tanh form, within a few ulp of it: with
+/// `u = sqrt(8/pi) (x + 0.044715 x^3)` it is `x / (1 + e^-u)`.
+#[inline(always)]
+pub(crate) fn gelu_tanh(x: f32) -> f32 {
+    // sqrt(8/pi), and 0.044715 of it.
+    let u = x * (1.595_769 + 0.071_354_814 * (x * x));
+    x / (1.0 + exp(-u))
+}
+
+/// GELU in its exact form, `x * (1 + erf(x / sqrt 2)) / 2`, within 3e-7 of max(1, |x|):
+/// erf by formula 7.1.26 of Abramowitz and Stegun.
+#[inline(always)]
+pub(crate) fn gelu_erf(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let mut p = 1.061_405_4;
+    p = p * t - 1.453_152;
+    p = p * t + 1.421_413_7;
+    p = p * t - 0.284_496_74;
+    p = p * t + 0.254_829_6;
+    // Half of 1 - erf(z): the part of the bell beyond z.
+    let tail = 0.5 * ((p * t) * exp(-(z * z)));
+    if x < 0.0 { x * tail } else { x - x * tail }
+}
+
+/// The gate of gpt-oss: `g / (1 + e^(-1.702 g)) * (u + 1)` with g at most 7 and u
+/// within ±7.
+#[inline(always)]
+pub(crate) fn swiglu_clamped(gate: f32, up: f32) -> f32 {
+    let g = if gate > 7.0 { 7.0 } else { gate };
+    let u = if up > 7.0 { 7.0 } else { up };
+    let u = if u < -7.0 { -7.0 } else { u };
+    (g / (1.0 + exp(-1.702 * g))) * (u + 1.0)
+}
+
 /// 1.5 * 2^52: adding it rounds an f64 to an integer.
 const ROUND64: f64 = 6_755_399_441_055_744.0;
 /// ln 2 and pi/2 in two parts each; the first parts end in zeros, so that products
@@ -134,6 +175,37 @@ mod tests {
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(f32::INFINITY), exp(88.0));
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn activations_stay_close_to_the_truth() {
+        // erf(z) as its series, good to 1e-12 below 5.
+        let erf = |z: f64| {
+            let (mut term, mut sum) = (z, z);
+            for n in 1..200 {
+                term *= -z * z / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            sum * 2.0 / std::f64::consts::PI.sqrt()
+        };
+        for i in -60_000..=60_000 {
+            let x = i as f32 / 9_000.0;
+            let y = f64::from(x);
+            let near = |found: f32, truth: f64, what: &str| {
+                let error = (f64::from(found) - truth).abs();
+                assert!(error < 4e-7 * y.abs().max(1.0), "{what}({x}): {error:e}");
+            };
+            near(tanh(x), y.tanh(), "tanh");
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y * y * y);
+            near(gelu_tanh(x), 0.5 * y * (1.0 + u.tanh()), "gelu_tanh");
+            let z = y / std::f64::consts::SQRT_2;
+            near(gelu_erf(x), 0.5 * y * (1.0 + erf(z)), "gelu_erf");
+        }
+        assert_eq!((tanh(100.0), tanh(-100.0)), (1.0, -1.0));
+        assert_eq!((gelu_tanh(50.0), gelu_erf(50.0)), (50.0, 50.0));
+        assert_eq!(gelu_erf(-50.0), 0.0);
+        assert_eq!(swiglu_clamped(9.0, 9.0), swiglu_clamped(7.0, 7.0));
+        assert_eq!(swiglu_clamped(1.0, -9.0), swiglu_clamped(1.0, -7.0));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The slow and obvious versions, in f64 over `ndarray`: the oracle of the tests.
 
-use crate::gguf::{Gguf, Tensor, TensorType};
+use crate::gguf::TensorType;
 use ::half::f16;
-use ndarray::{Array1, Array2, ArrayView1, Axis, s};
+use ndarray::{Array1, Array2, ArrayView1, s};
 
 /// All elements of a tensor.
 pub(crate) fn dequantise(ty: TensorType, bytes: &[u8]) -> Vec<f64> {
@@ -52,103 +52,32 @@ pub(crate) fn rms_norm(x: ArrayView1<'_, f64>, weight: &[f64], epsilon: f64) -> 
     x.iter().zip(weight).map(|(x, w)| x / scale * w).collect()
 }
 
-fn rotate(head: &mut [f64], position: usize, base: f64) {
-    let half = head.len() / 2;
-    for i in 0..half {
-        let angle = position as f64 * base.powf(-(i as f64) / half as f64);
-        let (a, b) = (head[i], head[i + half]);
-        head[i] = a * angle.cos() - b * angle.sin();
-        head[i + half] = b * angle.cos() + a * angle.sin();
-    }
+/// What a softmax over scores does besides.
+pub(crate) struct Softmax {
+    pub scale: f64,
+    /// First position that is seen.
+    pub first: usize,
+    pub cap: Option<f64>,
+    pub sink: Option<f64>,
 }
 
-/// Causal softmax attention of one query over the keys and values up to it.
+/// Softmax attention of one query over the keys and values given.
 pub(crate) fn attend(
     query: ArrayView1<'_, f64>,
     keys: &Array2<f64>,
     values: &Array2<f64>,
+    softmax: &Softmax,
 ) -> Array1<f64> {
-    let scores = keys.dot(&query) / (query.len() as f64).sqrt();
-    let max = scores.fold(f64::NEG_INFINITY, |m, s| m.max(*s));
+    let scores = keys.slice(s![softmax.first.., ..]).dot(&query) * softmax.scale;
+    let scores = match softmax.cap {
+        Some(cap) => scores.mapv(|s| cap * (s / cap).tanh()),
+        None => scores,
+    };
+    let sink = softmax.sink.unwrap_or(f64::NEG_INFINITY);
+    let max = scores.fold(sink, |m, s| m.max(*s));
     let weights = scores.mapv(|s| (s - max).exp());
-    values.t().dot(&weights) / weights.sum()
-}
-
-/// Logits of every position of a qwen3 model, without any quantised activation.
-pub(crate) fn qwen3(file: &Gguf, tokens: &[u32]) -> Array2<f64> {
-    let size = |key: &str| file.uint(&format!("qwen3.{key}")).unwrap() as usize;
-    let float = |key: &str| f64::from(file.float(&format!("qwen3.{key}")).unwrap());
-    let tensor = |name: &str| -> &Tensor { file.tensor(name).unwrap() };
-    let load = |name: &str| -> Array2<f64> {
-        let t = tensor(name);
-        matrix(t.ty, file.bytes(t), t.row_len())
-    };
-    let vector = |name: &str| dequantise(TensorType::F32, file.bytes(tensor(name)));
-    let (heads, kv_heads) = (
-        size("attention.head_count"),
-        size("attention.head_count_kv"),
-    );
-    let dim = size("attention.key_length");
-    let (epsilon, base) = (
-        float("attention.layer_norm_rms_epsilon"),
-        float("rope.freq_base"),
-    );
-    let embedding = load("token_embd.weight");
-    let ids: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
-    let mut x = embedding.select(Axis(0), &ids);
-    let normed = |x: &Array2<f64>, weight: &[f64]| {
-        let mut out = x.clone();
-        for (from, mut to) in x.rows().into_iter().zip(out.rows_mut()) {
-            to.assign(&rms_norm(from, weight, epsilon));
-        }
-        out
-    };
-    for layer in 0..size("block_count") {
-        let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        let h = normed(&x, &vector(&name("attn_norm")));
-        let turned = |matrix: &str, norm: &str| {
-            let mut rows = h.dot(&load(&name(matrix)).t());
-            let weight = vector(&name(norm));
-            for (position, mut row) in rows.rows_mut().into_iter().enumerate() {
-                for head in row.as_slice_mut().unwrap().chunks_mut(dim) {
-                    let n = rms_norm(ArrayView1::from(&*head), &weight, epsilon);
-                    head.copy_from_slice(n.as_slice().unwrap());
-                    rotate(head, position, base);
-                }
-            }
-            rows
-        };
-        let (q, k) = (
-            turned("attn_q", "attn_q_norm"),
-            turned("attn_k", "attn_k_norm"),
-        );
-        let v = h.dot(&load(&name("attn_v")).t());
-        let mut attended = Array2::zeros(q.dim());
-        for position in 0..tokens.len() {
-            for head in 0..heads {
-                let kv = head / (heads / kv_heads) * dim;
-                let keys = k.slice(s![..=position, kv..kv + dim]).to_owned();
-                let values = v.slice(s![..=position, kv..kv + dim]).to_owned();
-                let at = s![position, head * dim..(head + 1) * dim];
-                attended
-                    .slice_mut(at)
-                    .assign(&attend(q.slice(at), &keys, &values));
-            }
-        }
-        x += &attended.dot(&load(&name("attn_output")).t());
-        let h = normed(&x, &vector(&name("ffn_norm")));
-        let gate = h
-            .dot(&load(&name("ffn_gate")).t())
-            .mapv(|g| g / (1.0 + (-g).exp()));
-        let up = h.dot(&load(&name("ffn_up")).t());
-        x += &(gate * up).dot(&load(&name("ffn_down")).t());
-    }
-    let output = if file.tensor("output.weight").is_some() {
-        load("output.weight")
-    } else {
-        embedding
-    };
-    normed(&x, &vector("output_norm.weight")).dot(&output.t())
+    let total = weights.sum() + (sink - max).exp();
+    values.slice(s![softmax.first.., ..]).t().dot(&weights) / total
 }
 
 /// Normalised mean squared error.

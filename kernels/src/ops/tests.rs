@@ -224,10 +224,10 @@ proptest! {
         let mut numbers = Numbers(seed);
         let (gate, up) = (numbers.reals(n), numbers.reals(n));
         let mut expected = gate.clone();
-        norm::swiglu(Simd::at_most(SimdLevel::Portable), &mut expected, &up);
+        norm::Activation::Silu.gated(Simd::at_most(SimdLevel::Portable), &mut expected, &up);
         for level in LEVELS {
             let mut out = gate.clone();
-            norm::swiglu(Simd::at_most(level), &mut out, &up);
+            norm::Activation::Silu.gated(Simd::at_most(level), &mut out, &up);
             prop_assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
         }
         for i in 0..n {
@@ -239,13 +239,15 @@ proptest! {
 
     #[test]
     fn attention_agrees_bit_for_bit_and_with_the_reference(
-        half in 1usize..70, positions in 1usize..200, seed in any::<u64>(),
+        half in 1usize..70, positions in 1usize..200, seed in any::<u64>(), many in any::<bool>(),
+        window in prop::option::of(1usize..150), cap in prop::option::of(1.0f32..60.0),
+        sink in prop::option::of(-5.0f32..5.0),
     ) {
         let dim = 2 * half;
         let mut numbers = Numbers(seed);
-        // Five queries at the last positions, as in a batch; the last one is checked
-        // against the reference, each of them against a batch of its own.
-        let n = positions.min(5);
+        // Five (or twenty) queries at the last positions, as in a batch; the last one is
+        // checked against the reference, each of them against a batch of its own.
+        let n = positions.min(if many { 20 } else { 5 });
         let query = numbers.reals(n * dim);
         let rows: Vec<KeyValue> = (0..positions)
             .map(|_| (numbers.reals(dim), numbers.reals(dim)))
@@ -255,18 +257,20 @@ proptest! {
         for (p, (k, v)) in rows.iter().enumerate() {
             attention::store(&mut tiles[p / attention::TILE], p % attention::TILE, k, v);
         }
+        let first = |end: usize| window.map_or(0, |w| end.saturating_sub(w));
+        let rules = attention::Rules { scale: 1.0 / (dim as f32).sqrt(), cap };
         let run = |simd: Simd, from: usize, to: usize| {
-            let mut queries = attention::Queries::new(dim, query[from * dim..to * dim].to_vec());
-            let mut wide = attention::Wide::default();
+            let mut queries = attention::Queries::default();
+            queries.start(dim, to - from).copy_from_slice(&query[from * dim..to * dim]);
+            for q in 0..to - from {
+                sink.into_iter().for_each(|sink| queries.sink(q, sink));
+            }
             for (i, tile) in tiles.iter().enumerate() {
-                wide.fill(simd, tile);
-                let seen: Vec<usize> = (from..to)
-                    .map(|q| {
-                        let visible = positions - n + q + 1;
-                        visible.saturating_sub(i * attention::TILE).min(attention::TILE)
-                    })
-                    .collect();
-                queries.attend(simd, &wide, 1.0 / (dim as f32).sqrt(), &seen);
+                for (seen, q) in queries.seen().iter_mut().zip(from..to) {
+                    let end = positions - n + q + 1;
+                    *seen = attention::Seen::of(first(end), end, i);
+                }
+                queries.attend(simd, tile, rules);
             }
             let mut out = vec![0.0; (to - from) * dim];
             for (q, out) in out.chunks_mut(dim).enumerate() {
@@ -291,7 +295,17 @@ proptest! {
             Array2::from_shape_vec((positions, dim), all).unwrap()
         };
         let wide: Vec<f64> = query.iter().map(|x| f64::from(*x)).collect();
-        let truth = reference::attend(ArrayView1::from(&wide), &matrix(|r| &r.0), &matrix(|r| &r.1));
+        let truth = reference::attend(
+            ArrayView1::from(&wide),
+            &matrix(|r| &r.0),
+            &matrix(|r| &r.1),
+            &reference::Softmax {
+                scale: 1.0 / (dim as f64).sqrt(),
+                first: first(positions),
+                cap: cap.map(f64::from),
+                sink: sink.map(f64::from),
+            },
+        );
         let error = reference::nmse(truth.iter().copied(), expected.iter().map(|x| f64::from(*x)));
         prop_assert!(error < 1e-6, "{error}");
     }
@@ -299,18 +313,33 @@ proptest! {
 
 #[test]
 fn rope_turns_pairs_by_their_angle() {
-    let rope = rope::Rope::new(8, 10_000.0);
-    for position in [0, 1, 77, 40_000] {
-        let mut angles = [0.0; 8];
-        rope.angles(position, &mut angles);
-        let mut head = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
-        let before = head;
-        rope::rotate(&mut head, &angles);
-        for i in 0..4 {
-            let angle = f64::from(position) * 10_000f64.powf(-(i as f64) / 4.0);
-            let (a, b) = (f64::from(before[i]), f64::from(before[i + 4]));
-            assert!((f64::from(head[i]) - (a * angle.cos() - b * angle.sin())).abs() < 2e-6);
-            assert!((f64::from(head[i + 4]) - (b * angle.cos() + a * angle.sin())).abs() < 2e-6);
+    for pairs in [rope::Pairs::Halves, rope::Pairs::Neighbours] {
+        let rope = rope::Rope::new(&rope::RopeSpec {
+            pairs,
+            turning: 8,
+            base: 10_000.0,
+            scaling: rope::Scaling::None,
+            factors: None,
+            magnitude: 1.0,
+        });
+        for position in [0, 1, 77, 40_000] {
+            let mut angles = [0.0; 8];
+            rope.angles(position, &mut angles);
+            // Two elements more than turn.
+            let mut head = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0];
+            let before = head;
+            rope.rotate(&mut head, 10, &angles);
+            assert_eq!(head[8..], before[8..]);
+            for i in 0..4 {
+                let angle = f64::from(position) * 10_000f64.powf(-(i as f64) / 4.0);
+                let (one, two) = match pairs {
+                    rope::Pairs::Halves => (i, i + 4),
+                    rope::Pairs::Neighbours => (2 * i, 2 * i + 1),
+                };
+                let (a, b) = (f64::from(before[one]), f64::from(before[two]));
+                assert!((f64::from(head[one]) - (a * angle.cos() - b * angle.sin())).abs() < 2e-6);
+                assert!((f64::from(head[two]) - (b * angle.cos() + a * angle.sin())).abs() < 2e-6);
+            }
         }
     }
 }

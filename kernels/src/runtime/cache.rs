@@ -21,8 +21,7 @@ impl Cache {
 
     /// One head's tile.
     pub fn tile(&self, graph: &Graph, layer: usize, head: usize, page: usize) -> &[u16] {
-        let at = (layer * graph.kv_heads + head) * graph.tile_len();
-        &self.pages[page][at..at + graph.tile_len()]
+        &self.pages[page][graph.tile(layer, head)]
     }
 
     /// One head's tile, to be written.
@@ -33,7 +32,6 @@ impl Cache {
         head: usize,
         page: usize,
     ) -> &mut [u16] {
-        let at = (layer * graph.kv_heads + head) * graph.tile_len();
-        &mut self.pages[page][at..at + graph.tile_len()]
+        &mut self.pages[page][graph.tile(layer, head)]
     }
 }

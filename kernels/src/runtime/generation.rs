@@ -145,8 +145,17 @@ impl Generation {
     }
 }
 
-/// Check a prompt, and that it fits with `output` further tokens.
+/// Check that the model makes text, a prompt, and that it fits with `output` further
+/// tokens.
 pub(super) fn check(model: &Model, tokens: &[u32], output: u64) -> Result<(), EngineError> {
+    match model.is_encoder() {
+        true => Err(EngineError::NoText),
+        false => check_tokens(model, tokens, output),
+    }
+}
+
+/// Check tokens, and that they fit with `output` further ones.
+pub(super) fn check_tokens(model: &Model, tokens: &[u32], output: u64) -> Result<(), EngineError> {
     let info = model.info();
     if tokens.is_empty() {
         return Err(EngineError::EmptyPrompt);
