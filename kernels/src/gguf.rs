@@ -11,6 +11,7 @@
 mod error;
 mod read;
 mod source;
+mod split;
 mod types;
 mod value;
 pub mod write;
@@ -21,7 +22,7 @@ pub use types::TensorType;
 pub use value::{Array, Value};
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One tensor's directory entry; its bytes come from [`Gguf::bytes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +33,9 @@ pub struct Tensor {
     pub dims: Vec<u64>,
     /// Storage type.
     pub ty: TensorType,
-    /// First byte, counted from the start of the file.
+    /// The part of a split model that holds it, from zero.
+    pub part: usize,
+    /// First byte, counted from the start of its file.
     pub start: usize,
     /// Length in bytes.
     pub len: usize,
@@ -55,10 +58,10 @@ impl Tensor {
     }
 }
 
-/// A checked GGUF file.
+/// A checked GGUF file, or all files of a split model.
 #[derive(Debug)]
 pub struct Gguf {
-    source: Source,
+    parts: Vec<Source>,
     version: u32,
     metadata: BTreeMap<String, Value>,
     tensors: Vec<Tensor>,
@@ -66,18 +69,33 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Map a file and read its directory.
+    /// Map a file and read its directory; of a split model, the first part, and with
+    /// it all others, which must lie beside it.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        Self::read(Source::map(path)?)
+        Self::read(Source::map(path)?, |split| split::others(path, split))
     }
 
     /// Read a file that is already in memory.
     pub fn from_bytes(bytes: impl Into<std::sync::Arc<[u8]>>) -> Result<Self, GgufError> {
-        Self::read(Source::Memory(bytes.into()))
+        Self::read(Source::Memory(bytes.into()), |split| {
+            Err(GgufError::PartInMemory { count: split.count })
+        })
     }
 
-    fn read(source: Source) -> Result<Self, GgufError> {
-        let directory = read::directory(source.bytes())?;
+    fn read(
+        first: Source,
+        others: impl FnOnce(split::Split) -> Result<Vec<(PathBuf, Source)>, GgufError>,
+    ) -> Result<Self, GgufError> {
+        let mut directory = read::directory(first.bytes())?;
+        let split = split::check_first(&directory)?;
+        let mut parts = vec![first];
+        if split.count > 1 {
+            for (no, (path, source)) in others(split)?.into_iter().enumerate() {
+                split::join(&mut directory, no as u64 + 1, &path, &source)?;
+                parts.push(source);
+            }
+            split::check_whole(&directory)?;
+        }
         let by_name = directory
             .tensors
             .iter()
@@ -85,7 +103,7 @@ impl Gguf {
             .map(|(i, t)| (t.name.clone(), i))
             .collect();
         Ok(Self {
-            source,
+            parts,
             version: directory.version,
             metadata: directory.metadata,
             tensors: directory.tensors,
@@ -113,14 +131,34 @@ impl Gguf {
         self.by_name.get(name).map(|i| &self.tensors[*i])
     }
 
-    /// The bytes of one of this file's tensors.
+    /// The bytes of one of this model's tensors.
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
-        &self.source.bytes()[tensor.start..tensor.start + tensor.len]
+        &self.parts[tensor.part].bytes()[tensor.start..tensor.start + tensor.len]
     }
 
-    /// The whole file.
+    /// The whole file; of a split model, the first part.
     pub fn file(&self) -> &[u8] {
-        self.source.bytes()
+        self.parts[0].bytes()
+    }
+
+    /// The bytes of every part, in order; of a model that is not split, of its file.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.parts.iter().map(Source::bytes)
+    }
+
+    /// The model's digest: BLAKE3 of the file; of a split model, BLAKE3 over the
+    /// parts' digests in order. Reads every byte.
+    pub fn digest(&self) -> [u8; 32] {
+        match &self.parts[..] {
+            [whole] => blake3::hash(whole.bytes()).into(),
+            parts => {
+                let mut all = blake3::Hasher::new();
+                for part in parts {
+                    all.update(blake3::hash(part.bytes()).as_bytes());
+                }
+                all.finalize().into()
+            }
+        }
     }
 
     /// A string value.

@@ -62,7 +62,7 @@ pub struct ModelInfo {
     pub vocab: u32,
     /// Number of weights.
     pub parameters: u64,
-    /// BLAKE3 of the whole file.
+    /// BLAKE3 of the whole file; of a split model, of its parts' digests in order.
     pub digest: [u8; 32],
     /// BLAKE3 of the vocabulary ([`Tokenizer::digest`]).
     pub tokenizer_digest: [u8; 32],
@@ -95,7 +95,8 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Map and load a GGUF file. The file must not change while it is open.
+    /// Map and load a GGUF file, or a split model by its first part. The files must not
+    /// change while it is open.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, LoadError> {
         loader::load(Gguf::open(path)?, options)
     }

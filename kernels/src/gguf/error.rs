@@ -135,13 +135,59 @@ pub enum GgufError {
         /// The upper one.
         second: String,
     },
-    /// One part of a split model.
+    /// A part of a split model that is not its first.
     #[error(
-        "this is part {part} of {count} of a split model; split files are not supported yet: merge them first"
+        "this is part {part} of {count} of a split model: open the first part, whose name ends in -00001-of-{count:05}.gguf"
     )]
-    Split {
-        /// Part number from zero.
+    NotFirstPart {
+        /// Part number from one.
         part: u64,
+        /// Number of parts.
+        count: u64,
+    },
+    /// More parts than any model has.
+    #[error("the file says that it has {count} parts; at most {max} are allowed")]
+    Parts {
+        /// Number of parts.
+        count: u64,
+        /// The most.
+        max: u64,
+    },
+    /// The first part was renamed, so that the others cannot be found.
+    #[error(
+        "{path} is the first part of a split model: its name must end in {ending:?}, as it did"
+    )]
+    PartName {
+        /// The file.
+        path: String,
+        /// How its name must end.
+        ending: String,
+    },
+    /// A part that belongs elsewhere.
+    #[error("{path} is not part {part} of {count} of this model: download all parts again")]
+    WrongPart {
+        /// The file.
+        path: String,
+        /// The part it should be, from one.
+        part: u64,
+        /// Number of parts.
+        count: u64,
+    },
+    /// The parts hold more or fewer tensors than the model.
+    #[error(
+        "the parts hold {found} tensors together, the model has {wanted}: a part belongs to another model"
+    )]
+    PartTensors {
+        /// By `split.tensors.count`.
+        wanted: u64,
+        /// In the parts.
+        found: u64,
+    },
+    /// A split model in memory.
+    #[error(
+        "this is the first of {count} parts of a split model: open it as a file, beside the other parts"
+    )]
+    PartInMemory {
         /// Number of parts.
         count: u64,
     },

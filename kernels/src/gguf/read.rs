@@ -3,6 +3,7 @@
 //! Every count is compared with the bytes left before anything is allocated, so
 //! memory stays within a small multiple of the file.
 
+use super::split::Split;
 use super::{Array, GgufError, Tensor, TensorType, Value};
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,6 +18,7 @@ const MIN_TENSOR: u64 = 32;
 
 pub(super) struct Directory {
     pub version: u32,
+    pub split: Split,
     pub metadata: BTreeMap<String, Value>,
     pub tensors: Vec<Tensor>,
 }
@@ -49,10 +51,10 @@ pub(super) fn directory(file: &[u8]) -> Result<Directory, GgufError> {
         }
         metadata.insert(key, value);
     }
-    refuse_split(&metadata)?;
     let tensors = r.tensors(tensor_count, alignment(&metadata)?)?;
     Ok(Directory {
         version,
+        split: split(&metadata),
         metadata,
         tensors,
     })
@@ -70,14 +72,13 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64, GgufError> {
     }
 }
 
-fn refuse_split(metadata: &BTreeMap<String, Value>) -> Result<(), GgufError> {
-    let read = |key: &str| metadata.get(key).and_then(Value::as_u64).unwrap_or(0);
-    match read("split.count") {
-        0 | 1 => Ok(()),
-        count => Err(GgufError::Split {
-            part: read("split.no"),
-            count,
-        }),
+/// What the file says about parts; a file that says nothing is whole.
+fn split(metadata: &BTreeMap<String, Value>) -> Split {
+    let read = |key: &str| metadata.get(key).and_then(Value::as_u64);
+    Split {
+        no: read("split.no").unwrap_or(0),
+        count: read("split.count").unwrap_or(0).max(1),
+        tensors: read("split.tensors.count"),
     }
 }
 
@@ -251,6 +252,7 @@ impl<'a> Reader<'a> {
                 name,
                 dims,
                 ty,
+                part: 0,
                 start: 0,
                 len: 0,
             },

@@ -76,6 +76,155 @@ fn a_mapped_file_equals_one_in_memory_and_an_empty_one_is_truncated() {
     assert!(matches!(Gguf::open(&path), Err(GgufError::Io { .. })));
 }
 
+/// A model in `count` parts: the first holds the metadata and, as splitters may leave
+/// it, no tensor; the others share the tensors.
+fn parts(count: usize) -> Vec<Vec<u8>> {
+    let total = 6;
+    (0..count)
+        .map(|no| {
+            let mut w = write::Writer::new("test");
+            for (key, value) in [("no", no), ("count", count), ("tensors.count", total)] {
+                w.key(&format!("split.{key}"), write::Value::U32(value as u32));
+            }
+            if no == 0 {
+                w.key("test.answer", write::Value::U32(42));
+            }
+            for i in (0..total).filter(|i| no > 0 && i % (count - 1) == no - 1) {
+                let weights = [i as f32; 8];
+                w.tensor(&format!("t{i}"), &[8], &weights, write::Encoding::F32);
+            }
+            w.finish()
+        })
+        .collect()
+}
+
+/// A folder of its own that goes when the test ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("freehold-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Write parts under the names they have by convention; the first one's path.
+    fn write(&self, parts: &[Vec<u8>]) -> PathBuf {
+        for (i, part) in parts.iter().enumerate() {
+            std::fs::write(self.part(i, parts.len()), part).unwrap();
+        }
+        self.part(0, parts.len())
+    }
+
+    fn part(&self, i: usize, count: usize) -> PathBuf {
+        self.0.join(format!("m-{:05}-of-{count:05}.gguf", i + 1))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn the_first_part_opens_a_split_model_whole() {
+    let folder = Folder::new("split");
+    let parts = parts(4);
+    let file = Gguf::open(&folder.write(&parts)).unwrap();
+    assert_eq!(file.uint("test.answer").unwrap(), 42);
+    assert_eq!(file.tensors().len(), 6);
+    for i in 0..6u8 {
+        let tensor = file.tensor(&format!("t{i}")).unwrap();
+        assert_eq!(file.bytes(tensor), f32::from(i).to_le_bytes().repeat(8));
+    }
+    let digests: Vec<u8> = parts
+        .iter()
+        .flat_map(|p| *blake3::hash(p).as_bytes())
+        .collect();
+    assert_eq!(file.digest(), *blake3::hash(&digests).as_bytes());
+    let whole = Gguf::from_bytes(sample()).unwrap();
+    assert_eq!(whole.digest(), *blake3::hash(&sample()).as_bytes());
+    assert_eq!((file.parts().len(), whole.parts().len()), (4, 1));
+}
+
+#[test]
+fn what_is_wrong_with_a_split_model_is_said_by_name() {
+    let folder = Folder::new("parts");
+    let good = parts(3);
+    let first = folder.write(&good);
+    let error = |path: &Path| Gguf::open(path).unwrap_err();
+    let text = error(&folder.part(1, 3)).to_string();
+    assert!(
+        text.contains("part 2 of 3") && text.contains("-00001-of-00003.gguf"),
+        "{text}"
+    );
+    assert!(matches!(
+        Gguf::from_bytes(good[0].clone()),
+        Err(GgufError::PartInMemory { count: 3 })
+    ));
+    let renamed = folder.0.join("renamed.gguf");
+    std::fs::write(&renamed, &good[0]).unwrap();
+    assert!(matches!(error(&renamed), GgufError::PartName { .. }));
+    folder.write(&[good[0].clone(), good[2].clone(), good[2].clone()]);
+    assert!(matches!(
+        error(&first),
+        GgufError::WrongPart { part: 2, .. }
+    ));
+    let other = parts(4);
+    folder.write(&[good[0].clone(), other[1].clone(), good[2].clone()]);
+    assert!(matches!(
+        error(&first),
+        GgufError::WrongPart { part: 2, .. }
+    ));
+    // A part of another model that calls itself the same number.
+    let mut twin = good[2].clone();
+    let at = twin.windows(8).position(|w| w == b"split.no").unwrap() + 12;
+    twin[at] = 1;
+    folder.write(&[good[0].clone(), twin, good[2].clone()]);
+    assert!(matches!(error(&first), GgufError::DuplicateTensor { .. }));
+    let mut fewer = good[0].clone();
+    let key = b"split.tensors.count";
+    let at = fewer.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    fewer[at] = 7;
+    folder.write(&[fewer, good[1].clone(), good[2].clone()]);
+    let wrong = GgufError::PartTensors {
+        wanted: 7,
+        found: 6,
+    };
+    assert_eq!(error(&first).to_string(), wrong.to_string());
+    let mut many = good[0].clone();
+    let at = many.windows(11).position(|w| w == b"split.count").unwrap() + 15;
+    many[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    folder.write(&[many, good[1].clone(), good[2].clone()]);
+    assert!(matches!(error(&first), GgufError::Parts { .. }));
+    folder.write(&good);
+    std::fs::remove_file(folder.part(2, 3)).unwrap();
+    assert!(matches!(error(&first), GgufError::Io { .. }));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn a_mutated_part_never_panics_the_reader(
+        no in 0usize..3, changes in prop::collection::vec((0usize..400, any::<u8>()), 1..5),
+    ) {
+        let mut parts = parts(3);
+        for (at, value) in changes {
+            let len = parts[no].len();
+            parts[no][at % len] = value;
+        }
+        let mut sources = parts.into_iter().map(|p| Source::Memory(p.into()));
+        let first = sources.next().unwrap();
+        let read = Gguf::read(first, |_| Ok(sources.map(|s| (PathBuf::new(), s)).collect()));
+        if let Ok(file) = read {
+            for tensor in file.tensors() {
+                prop_assert_eq!(file.bytes(tensor).len(), tensor.len);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]

@@ -105,7 +105,7 @@ fn info(
             .iter()
             .map(crate::gguf::Tensor::elements)
             .sum(),
-        digest: blake3::hash(file.file()).into(),
+        digest: file.digest(),
         tokenizer_digest: tokenizer.digest(),
         template_digest: blake3::hash(template.unwrap_or_default().as_bytes()).into(),
         numerics: Some(NUMERICS.to_owned()),
