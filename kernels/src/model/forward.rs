@@ -10,9 +10,8 @@ mod experts;
 
 use super::Inner;
 use super::graph::{Attention, Head, Layer, Learned, Linear, Mlp, Norm, Norms};
-use crate::gguf::TensorType;
 use crate::ops::attention::{self, TILE};
-use crate::ops::half::widen_one;
+use crate::ops::dequant;
 use crate::ops::linear::{Input, Product, linear};
 use crate::ops::math::ln64;
 use crate::ops::norm;
@@ -124,7 +123,7 @@ impl Inner {
         };
         let len = tensor.len / self.graph.vocab;
         let at = row.token as usize * len;
-        file_row(tensor.ty, &self.file.bytes(tensor)[at..at + len], out);
+        dequant::row(tensor.ty, &self.file.bytes(tensor)[at..at + len], out);
         if let Some(scale) = embedding.scale {
             norm::scale(self.simd, out, scale);
         }
@@ -301,31 +300,5 @@ impl Inner {
                 None => mlp.activation.alone(self.simd, gate),
             });
         self.project(input, &s.gate, inner, [(&mlp.down, out)]);
-    }
-}
-
-/// One row of a tensor as f32. `Loader::readable` lets only these types through.
-pub(super) fn file_row(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
-    match ty {
-        TensorType::F32 => {
-            let from = bytes.as_chunks::<4>().0;
-            out.iter_mut()
-                .zip(from)
-                .for_each(|(o, b)| *o = f32::from_le_bytes(*b));
-        }
-        TensorType::F16 => {
-            let from = bytes.as_chunks::<2>().0;
-            out.iter_mut()
-                .zip(from)
-                .for_each(|(o, b)| *o = widen_one(u16::from_le_bytes(*b)));
-        }
-        _ => {
-            for (out, block) in out.chunks_exact_mut(32).zip(bytes.as_chunks::<34>().0) {
-                let d = widen_one(u16::from_le_bytes([block[0], block[1]]));
-                for (o, code) in out.iter_mut().zip(&block[2..]) {
-                    *o = d * f32::from(*code as i8);
-                }
-            }
-        }
     }
 }

@@ -9,6 +9,7 @@ use super::graph::{Head, Linear, Norm};
 use super::{Cheat, Graph, Inner, LoadError, Model, ModelInfo, NUMERICS, OpenOptions, arch};
 use crate::cpu::{Simd, default_threads};
 use crate::gguf::{Gguf, Tensor, TensorType, Value};
+use crate::ops::dequant;
 use crate::ops::weights::{Matrix, PackError};
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
@@ -227,7 +228,7 @@ impl Loader<'_> {
             .chunks_exact_mut(row)
             .zip(bytes.chunks_exact(bytes.len() / tensor.rows()))
         {
-            super::forward::file_row(tensor.ty, bytes, out);
+            dequant::row(tensor.ty, bytes, out);
         }
         match out.iter().all(|x| x.is_finite()) {
             true => Ok(out),
@@ -323,13 +324,13 @@ impl Loader<'_> {
         })
     }
 
-    /// Refuse a tensor whose rows `file_row` cannot read.
+    /// Refuse a tensor whose rows `dequant::row` cannot read.
     fn readable(&self, tensor: &Tensor) -> Result<(), LoadError> {
-        match tensor.ty {
-            TensorType::F32 | TensorType::F16 | TensorType::Q8_0 => Ok(()),
-            ty => Err(LoadError::Quantisation {
+        match dequant::reads(tensor.ty) {
+            true => Ok(()),
+            false => Err(LoadError::Quantisation {
                 name: tensor.name.clone(),
-                ty,
+                ty: tensor.ty,
             }),
         }
     }

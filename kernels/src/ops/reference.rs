@@ -1,26 +1,15 @@
 //! The slow and obvious versions, in f64 over `ndarray`: the oracle of the tests.
 
+use super::dequant;
 use crate::gguf::TensorType;
-use ::half::f16;
 use ndarray::{Array1, Array2, ArrayView1, s};
 
 /// All elements of a tensor.
 pub(crate) fn dequantise(ty: TensorType, bytes: &[u8]) -> Vec<f64> {
-    let half = |b: &[u8]| f64::from(f16::from_le_bytes([b[0], b[1]]));
-    match ty {
-        TensorType::F32 => {
-            let from = bytes.as_chunks::<4>().0;
-            from.iter()
-                .map(|b| f64::from(f32::from_le_bytes(*b)))
-                .collect()
-        }
-        TensorType::F16 => bytes.chunks(2).map(half).collect(),
-        TensorType::Q8_0 => bytes
-            .chunks(34)
-            .flat_map(|b| b[2..].iter().map(move |q| half(b) * f64::from(*q as i8)))
-            .collect(),
-        other => panic!("no reference for {other}"),
-    }
+    let blocks = bytes.len() / ty.block_bytes() as usize;
+    let mut out = vec![0.0; blocks * ty.block_len() as usize];
+    dequant::row(ty, bytes, &mut out);
+    out.into_iter().map(f64::from).collect()
 }
 
 /// A tensor as a matrix of rows.
