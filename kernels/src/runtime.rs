@@ -5,6 +5,7 @@
 //! of the computing threads. Called by the inference and validator actors on
 //! threads of their own.
 
+mod answer;
 mod cache;
 mod digest;
 mod embed;
@@ -14,7 +15,8 @@ mod replay;
 mod sampling;
 mod stop;
 
-pub use generation::{Finish, Generation, Step};
+pub use answer::{Finish, Step};
+pub use generation::Generation;
 pub use replay::{Replayed, replay};
 pub use sampling::Sampling;
 

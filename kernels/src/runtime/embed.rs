@@ -1,7 +1,7 @@
 //! Vectors of whole texts, from models that make embeddings.
 
 use super::EngineError;
-use super::generation::{Sequence, check_tokens};
+use super::generation::{Computation, check_tokens};
 use crate::model::{Head, Model, Pooling};
 use crate::ops::norm;
 
@@ -24,8 +24,8 @@ impl Model {
             return Err(EngineError::NoEmbeddings);
         };
         check_tokens(self, tokens, 0)?;
-        let mut sequence = Sequence::new(tokens);
-        sequence.compute(&self.0, tokens.len())?;
+        let mut sequence = Computation::default();
+        sequence.compute(&self.0, tokens, tokens.len())?;
         let rows = sequence.scratch.x.chunks_exact(self.0.graph.width);
         let mut out = match pooling {
             Pooling::First => rows.take(1).flatten().copied().collect(),

@@ -1,6 +1,6 @@
 //! Logits of given tokens: what a comparison with another engine reads.
 
-use super::generation::{Sequence, check};
+use super::generation::{Computation, check};
 use super::replay::LOGIT_ROWS;
 use super::{CHUNK, EngineError};
 use crate::model::Model;
@@ -25,11 +25,11 @@ impl Model {
     ) -> Result<(), EngineError> {
         check(self, tokens, 0)?;
         let first = if all { 0 } else { tokens.len() - 1 };
-        let mut sequence = Sequence::new(tokens);
+        let mut sequence = Computation::default();
         while sequence.computed < tokens.len() {
             let from = sequence.computed;
             let to = (from + CHUNK).min(tokens.len());
-            sequence.compute(&self.0, to)?;
+            sequence.compute(&self.0, tokens, to)?;
             let mut row = from.max(first);
             while row < to {
                 let end = (row + LOGIT_ROWS).min(to);

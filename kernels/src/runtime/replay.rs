@@ -1,7 +1,7 @@
 //! Recomputing an answer from its tokens: what a validator does.
 
 use super::digest::logit_digest;
-use super::generation::{Sequence, check};
+use super::generation::{Computation, check};
 use super::{CHUNK, CancelFlag, EngineError, Sampling};
 use crate::model::Model;
 
@@ -31,7 +31,7 @@ pub fn replay(
     check(model, prompt, answer.len() as u64)?;
     let tokens = [prompt, answer].concat();
     check(model, &tokens, 0)?;
-    let mut sequence = Sequence::new(&tokens);
+    let mut sequence = Computation::default();
     let mut out = Vec::with_capacity(answer.len());
     // The last token's own logits were never sampled from.
     let last = tokens.len() - 1;
@@ -41,7 +41,7 @@ pub fn replay(
         }
         let from = sequence.computed;
         let to = (from + CHUNK).min(last);
-        sequence.compute(&model.0, to)?;
+        sequence.compute(&model.0, &tokens, to)?;
         // Row i gives the logits for token i + 1.
         let mut row = from.max(prompt.len() - 1);
         while row < to {
@@ -50,7 +50,7 @@ pub fn replay(
             let vocab = model.0.graph.vocab;
             for (i, logits) in sequence.scratch.logits.chunks_exact_mut(vocab).enumerate() {
                 let logit_digest = logit_digest(logits);
-                let before = &sequence.tokens[..row + i + 1];
+                let before = &tokens[..row + i + 1];
                 let expected_token = sampling.choose(logits, before, seed);
                 out.push(Replayed {
                     expected_token,

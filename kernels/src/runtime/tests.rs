@@ -109,10 +109,10 @@ fn the_cut_of_the_prompt_into_batches_does_not_change_a_bit() {
     let prompt = prompt(90);
     let mut logits = Vec::new();
     for chunk in [1, 4, 8, 23, 90] {
-        let mut sequence = generation::Sequence::new(&prompt);
+        let mut sequence = generation::Computation::default();
         while sequence.computed < prompt.len() {
             let to = (sequence.computed + chunk).min(prompt.len());
-            sequence.compute(&model.0, to).unwrap();
+            sequence.compute(&model.0, &prompt, to).unwrap();
         }
         let bits: Vec<u32> = sequence
             .last_logits(&model.0)
@@ -163,8 +163,8 @@ fn sequences_that_share_a_batch_do_not_change_each_other() {
     for tokens in &prompts {
         end += tokens.len();
         inner.logits(end - 1, end, &mut scratch);
-        let mut alone = generation::Sequence::new(tokens);
-        alone.compute(inner, tokens.len()).unwrap();
+        let mut alone = generation::Computation::default();
+        alone.compute(inner, tokens, tokens.len()).unwrap();
         assert_eq!(scratch.logits, alone.last_logits(inner).unwrap());
     }
 }
