@@ -26,7 +26,8 @@ pub mod train;
 
 pub use cpu::{CpuFeatures, SimdLevel, cpu_features};
 pub use model::{
-    ChatMessage, Cheat, LoadError, Model, ModelInfo, NUMERICS, OpenOptions, TemplateError,
+    ChatMessage, Cheat, DeviceChoice, LoadError, Model, ModelInfo, NUMERICS, OpenOptions,
+    TemplateError,
 };
 pub use runtime::{CancelFlag, EngineError, Finish, Generation, Replayed, Sampling, Step, replay};
 pub use tokenizer::Tokenizer;

@@ -7,7 +7,7 @@
 mod arch;
 mod error;
 mod forward;
-mod graph;
+pub(crate) mod graph;
 mod loader;
 mod template;
 
@@ -18,6 +18,7 @@ pub(crate) use forward::{Row, Scratch};
 pub(crate) use graph::{Graph, Head, Pooling};
 
 use crate::cpu::{Simd, SimdLevel};
+use crate::cuda::{CudaError, DeviceModel};
 use crate::gguf::Gguf;
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
@@ -37,6 +38,43 @@ pub struct OpenOptions {
     pub simd: Option<SimdLevel>,
     /// Damage the model on purpose (for the demonstration of audits).
     pub cheat: Option<Cheat>,
+}
+
+/// Where to compute, and with how much of it. The default is the processor.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// Most bytes of GPU memory to use, for weights and cache; all that is free where
+    /// there is no number. Nothing to the CPU.
+    pub memory: Option<u64>,
+}
+
+/// Where to compute. The bits of an answer do not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// This CUDA device, or fail.
+    Cuda(u32),
+    /// The first CUDA device that takes the model, otherwise the processor.
+    Auto,
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let number = |n: &str| n.parse().ok().map(Self::Cuda);
+        match s {
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            "auto" => Some(Self::Auto),
+            other => other.strip_prefix("cuda:").and_then(number),
+        }
+        .ok_or_else(|| format!("device {s:?} is none of cpu, cuda, cuda:0 (1, 2, …) and auto"))
+    }
 }
 
 /// A deliberate fault.
@@ -84,6 +122,8 @@ pub(crate) struct Inner {
     pub info: ModelInfo,
     pub simd: Simd,
     pub pool: Pool,
+    pub device: Option<DeviceModel>,
+    pub fallback: Option<CudaError>,
 }
 
 impl std::fmt::Debug for Model {
@@ -98,7 +138,16 @@ impl Model {
     /// Map and load a GGUF file, or a split model by its first part. The files must not
     /// change while it is open.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, LoadError> {
-        loader::load(Gguf::open(path)?, options)
+        Self::open_on(path, options, &Placement::default())
+    }
+
+    /// [`Self::open`], to compute on a chosen device.
+    pub fn open_on(
+        path: &Path,
+        options: &OpenOptions,
+        placement: &Placement,
+    ) -> Result<Self, LoadError> {
+        loader::load(Gguf::open(path)?, options, placement)
     }
 
     /// Load a GGUF file that is in memory.
@@ -106,7 +155,16 @@ impl Model {
         bytes: impl Into<Arc<[u8]>>,
         options: &OpenOptions,
     ) -> Result<Self, LoadError> {
-        loader::load(Gguf::from_bytes(bytes)?, options)
+        Self::from_bytes_on(bytes, options, &Placement::default())
+    }
+
+    /// [`Self::from_bytes`], to compute on a chosen device.
+    pub fn from_bytes_on(
+        bytes: impl Into<Arc<[u8]>>,
+        options: &OpenOptions,
+        placement: &Placement,
+    ) -> Result<Self, LoadError> {
+        loader::load(Gguf::from_bytes(bytes)?, options, placement)
     }
 
     /// What the model is.
@@ -122,6 +180,17 @@ impl Model {
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.0.pool.threads()
+    }
+
+    /// What computes: `cpu`, or a GPU's number, name and compute capability.
+    pub fn device(&self) -> String {
+        let device = self.0.device.as_ref();
+        device.map_or_else(|| "cpu".to_owned(), DeviceModel::device)
+    }
+
+    /// Why the processor computes although [`DeviceChoice::Auto`] was asked for.
+    pub fn fallback(&self) -> Option<&CudaError> {
+        self.0.fallback.as_ref()
     }
 
     /// The instruction level in use.

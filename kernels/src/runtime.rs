@@ -117,6 +117,9 @@ pub enum EngineError {
     /// A vector asked of a model that makes text.
     #[error("this model makes text, not embeddings: choose an embedding model (bert)")]
     NoEmbeddings,
+    /// The GPU failed, or has no memory left for another page.
+    #[error(transparent)]
+    Device(#[from] crate::cuda::CudaError),
     /// `step` after the answer has ended.
     #[error("the answer has already ended")]
     Finished,

@@ -12,6 +12,9 @@ pub enum LoadError {
     /// The vocabulary cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The GPU asked for cannot run it.
+    #[error(transparent)]
+    Device(#[from] crate::cuda::CudaError),
     /// An architecture without a graph.
     #[error(
         "architecture {architecture:?} is not supported ({} supported)",

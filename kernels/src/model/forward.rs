@@ -10,10 +10,10 @@ mod experts;
 
 use super::Inner;
 use super::graph::{Attention, Head, Layer, Learned, Linear, Mlp, Norm, Norms};
+use crate::cuda::CudaError;
 use crate::ops::attention::{self, TILE};
 use crate::ops::dequant;
 use crate::ops::linear::{Input, Product, linear};
-use crate::ops::math::ln64;
 use crate::ops::norm;
 use crate::runtime::Cache;
 use std::mem::take;
@@ -44,6 +44,8 @@ pub(crate) struct Scratch {
     experts: experts::Scratch,
     runs: Vec<attend::Run>,
     pub logits: Vec<f32>,
+    /// What went wrong on the device; `x` and `logits` then say nothing.
+    pub failure: Option<CudaError>,
 }
 
 /// Buffers of one feed-forward network.
@@ -66,6 +68,11 @@ impl Inner {
         }
         if let Some(learned) = &g.embedding.learned {
             self.normalise(&learned.norm, &mut s.x);
+        }
+        if let Some(device) = &self.device {
+            let mut caches: Vec<_> = caches.iter_mut().map(|c| &mut c.device).collect();
+            s.failure = device.forward(g, rows, &mut caches, &mut s.x).err();
+            return;
         }
         s.angles.resize_with(g.ropes.len(), Vec::new);
         for (rope, angles) in g.ropes.iter().zip(&mut s.angles) {
@@ -94,10 +101,14 @@ impl Inner {
             return;
         };
         let x = &s.x[from * g.width..to * g.width];
+        s.logits.resize((to - from) * g.vocab, 0.0);
+        if let Some(device) = &self.device {
+            s.failure = device.logits(g, x, &mut s.logits).err();
+            return;
+        }
         s.normed.clear();
         s.normed.extend_from_slice(x);
         self.normalise(norm, &mut s.normed);
-        s.logits.resize((to - from) * g.vocab, 0.0);
         let mut products = [Product {
             matrix: output,
             out: &mut s.logits,
@@ -116,7 +127,7 @@ impl Inner {
     }
 
     /// One token's embedding, from the file's own layout.
-    fn embed_token(&self, row: &Row, out: &mut [f32]) {
+    pub(crate) fn embed_token(&self, row: &Row, out: &mut [f32]) {
         let embedding = &self.graph.embedding;
         let Some(tensor) = self.file.tensor(&embedding.tensor) else {
             return;
@@ -223,9 +234,7 @@ impl Inner {
         self.turn(a, a.key_norm.as_deref(), kv_len, &mut s.k, &s.angles);
         if let Some(t) = a.shape.temperature {
             for (row, q) in rows.iter().zip(s.q.chunks_exact_mut(q_len)) {
-                let steps = f64::from(row.position / t.every + 1);
-                let factor = (1.0 + f64::from(t.scale) * ln64(steps)) as f32;
-                norm::scale(self.simd, q, factor);
+                norm::scale(self.simd, q, t.factor(row.position));
             }
         }
         for (i, row) in rows.iter().enumerate() {

@@ -7,6 +7,7 @@
 //! `forward`.
 
 use crate::ops::attention::TILE;
+use crate::ops::math::ln64;
 use crate::ops::norm::Activation;
 use crate::ops::rope::Rope;
 use crate::ops::weights::Matrix;
@@ -149,10 +150,18 @@ pub(crate) struct AttentionShape {
 }
 
 /// Queries of position `p` are multiplied by `1 + scale * ln(floor(p / every) + 1)`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Temperature {
     pub scale: f32,
     pub every: u32,
+}
+
+impl Temperature {
+    /// What queries at a position are multiplied by.
+    pub fn factor(self, position: u32) -> f32 {
+        let steps = f64::from(position / self.every + 1);
+        (1.0 + f64::from(self.scale) * ln64(steps)) as f32
+    }
 }
 
 /// The feed-forward part of a layer.

@@ -6,11 +6,14 @@
 //! more than a small multiple of the file.
 
 use super::graph::{Head, Linear, Norm};
-use super::{Cheat, Graph, Inner, LoadError, Model, ModelInfo, NUMERICS, OpenOptions, arch};
+use super::{
+    Cheat, Graph, Inner, LoadError, Model, ModelInfo, NUMERICS, OpenOptions, Placement, arch,
+};
 use crate::cpu::{Simd, default_threads};
+use crate::cuda::DeviceModel;
 use crate::gguf::{Gguf, Tensor, TensorType, Value};
 use crate::ops::dequant;
-use crate::ops::weights::{Matrix, PackError};
+use crate::ops::weights::{Matrix, PackError, Source};
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
 use std::collections::HashMap;
@@ -36,7 +39,11 @@ pub(super) struct Loader<'a> {
     tokens: usize,
 }
 
-pub(super) fn load(file: Gguf, options: &OpenOptions) -> Result<Model, LoadError> {
+pub(super) fn load(
+    file: Gguf,
+    options: &OpenOptions,
+    placement: &Placement,
+) -> Result<Model, LoadError> {
     let tokenizer = Tokenizer::from_gguf(&file)?;
     let threads = if options.threads == 0 {
         default_threads()
@@ -67,6 +74,7 @@ pub(super) fn load(file: Gguf, options: &OpenOptions) -> Result<Model, LoadError
         loader.architecture,
     );
     let simd = options.simd.map_or_else(Simd::detect, Simd::at_most);
+    let (device, fallback) = DeviceModel::choose(&file, &graph, placement)?;
     Ok(Model(Arc::new(Inner {
         file,
         graph,
@@ -75,6 +83,8 @@ pub(super) fn load(file: Gguf, options: &OpenOptions) -> Result<Model, LoadError
         info,
         simd,
         pool,
+        device,
+        fallback,
     })))
 }
 
@@ -313,7 +323,8 @@ impl Loader<'_> {
     ) -> Result<Matrix, LoadError> {
         let row = tensor.len / tensor.rows();
         let bytes = &self.file.bytes(tensor)[from * row..(from + rows) * row];
-        Matrix::pack(self.pool, tensor.ty, bytes, k, rows).map_err(|e| match e {
+        let packed = Matrix::pack(self.pool, tensor.ty, bytes, k, rows);
+        let mut matrix = packed.map_err(|e| match e {
             PackError::Type => LoadError::Quantisation {
                 name: tensor.name.clone(),
                 ty: tensor.ty,
@@ -321,7 +332,12 @@ impl Loader<'_> {
             PackError::NotFinite => LoadError::NotFinite {
                 name: tensor.name.clone(),
             },
-        })
+        })?;
+        matrix.source = Source {
+            tensor: tensor.name.clone(),
+            from,
+        };
+        Ok(matrix)
     }
 
     /// Refuse a tensor whose rows `dequant::row` cannot read.

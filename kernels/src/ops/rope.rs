@@ -79,6 +79,11 @@ impl Rope {
         }
     }
 
+    /// Which elements turn together.
+    pub fn pairs(&self) -> Pairs {
+        self.pairs
+    }
+
     /// Elements of a head that turn.
     pub fn turning(&self) -> usize {
         2 * self.frequencies.len()

@@ -7,9 +7,20 @@ use crate::pool::Pool;
 /// A matrix of `rows` x `k`, sixteen rows interleaved; missing rows of the last
 /// group are zero.
 pub(crate) struct Matrix {
+    pub source: Source,
     pub rows: usize,
     pub k: usize,
     pub data: Packed,
+}
+
+/// The rows of the file that a matrix was made of: a device packs the same bytes in
+/// its own way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Source {
+    /// The tensor's name.
+    pub tensor: String,
+    /// The first of its rows.
+    pub from: usize,
 }
 
 /// The storage types that the kernels compute with.
@@ -64,7 +75,12 @@ impl Matrix {
             }
             _ => return Err(PackError::Type),
         };
-        Ok(Self { rows, k, data })
+        Ok(Self {
+            source: Source::default(),
+            rows,
+            k,
+            data,
+        })
     }
 
     /// Groups of sixteen rows.

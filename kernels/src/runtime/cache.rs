@@ -1,5 +1,6 @@
 //! Keys and values of one sequence, in pages of 64 positions.
 
+use crate::cuda::DeviceCache;
 use crate::model::Graph;
 use crate::ops::attention::TILE;
 
@@ -8,6 +9,8 @@ use crate::ops::attention::TILE;
 #[derive(Default)]
 pub(crate) struct Cache {
     pages: Vec<Box<[u16]>>,
+    /// Pages on the device, where the model runs on one; `forward` reserves them.
+    pub device: DeviceCache,
 }
 
 impl Cache {

@@ -127,6 +127,9 @@ impl Computation {
             })
             .collect();
         model.forward(&rows, &mut [&mut self.cache], &mut self.scratch);
+        if let Some(failure) = self.scratch.failure.take() {
+            return Err(failure.into());
+        }
         let width = model.graph.width;
         let bad = self
             .scratch
@@ -155,6 +158,9 @@ impl Computation {
             to - self.first_row,
             &mut self.scratch,
         );
+        if let Some(failure) = self.scratch.failure.take() {
+            return Err(failure.into());
+        }
         let logits = &self.scratch.logits;
         match logits.iter().position(|l| !l.is_finite()) {
             None => Ok(logits),

@@ -1,0 +1,292 @@
+//! The steps between matrices, as safe calls: every length is compared with the
+//! shapes before a kernel starts.
+
+use super::CudaError;
+use super::backend::Arg::{F32, Pointer, U32, U64};
+use super::backend::{Arg, Backend, Buffer, GRID_Y, Launch, SHARED_BYTES};
+use super::frame::{Frame, query_bytes};
+use super::linear::{Activations, Needs};
+use crate::model::graph::AttentionShape;
+use crate::ops::norm::Activation;
+use std::sync::Arc;
+
+/// The pointers of outputs wanted.
+fn outputs(out: &Activations, n: usize, needs: Needs) -> [Arg; 3] {
+    assert!(!needs.plain || out.plain.len() >= n);
+    assert!(!needs.q8 || (out.codes.len() >= n && out.scales.len() >= n / 32));
+    let or_none = |wanted, arg| if wanted { arg } else { Pointer(0) };
+    [
+        or_none(needs.plain, out.plain.arg()),
+        or_none(needs.q8, out.codes.arg()),
+        or_none(needs.q8, out.scales.arg()),
+    ]
+}
+
+fn rows_launch(kernel: &'static str, rows: usize, shared: usize) -> Launch {
+    Launch {
+        kernel,
+        grid: [rows, 1],
+        threads: 256,
+        shared,
+    }
+}
+
+/// RMS norm of `rows` rows of `weight.len()` elements, in the forms needed.
+pub(crate) fn rms_norm(
+    device: &Arc<dyn Backend>,
+    x: &Buffer<f32>,
+    rows: usize,
+    weight: &Buffer<f32>,
+    epsilon: f32,
+    (out, needs): (&mut Activations, Needs),
+) -> Result<(), CudaError> {
+    let n = weight.len();
+    assert!(!needs.q8 || n.is_multiple_of(32));
+    let outputs = outputs(out, rows * n, needs);
+    norm_into(device, x, rows, weight, epsilon, outputs)
+}
+
+/// [`rms_norm`] in place.
+pub(crate) fn rms_norm_in_place(
+    device: &Arc<dyn Backend>,
+    x: &mut Buffer<f32>,
+    rows: usize,
+    weight: &Buffer<f32>,
+    epsilon: f32,
+) -> Result<(), CudaError> {
+    let outputs = [x.arg(), Pointer(0), Pointer(0)];
+    norm_into(device, x, rows, weight, epsilon, outputs)
+}
+
+fn norm_into(
+    device: &Arc<dyn Backend>,
+    x: &Buffer<f32>,
+    rows: usize,
+    weight: &Buffer<f32>,
+    epsilon: f32,
+    [plain, codes, scales]: [Arg; 3],
+) -> Result<(), CudaError> {
+    let n = weight.len();
+    assert!(rows > 0 && x.len() >= rows * n && 4 * n <= SHARED_BYTES);
+    let (n_arg, epsilon) = (U32(n as u32), F32(epsilon));
+    let args = [x.arg(), weight.arg(), n_arg, epsilon, plain, codes, scales];
+    // SAFETY: the arguments of `rms_norm` in `norm.cu`, which touches `rows` rows of `n`
+    // of each buffer that is not null, and 4 n bytes of shared memory: compared above
+    // and by the callers.
+    unsafe { device.launch(&rows_launch("rms_norm", rows, 4 * n), &args) }
+}
+
+/// `activation(gate, up)` of `rows` rows of n gates and n ups, in the forms needed.
+pub(crate) fn gated(
+    device: &Arc<dyn Backend>,
+    activation: Activation,
+    gate_up: &Buffer<f32>,
+    (rows, n): (usize, usize),
+    (out, needs): (&mut Activations, Needs),
+) -> Result<(), CudaError> {
+    assert!(rows > 0 && gate_up.len() >= rows * 2 * n && (!needs.q8 || n.is_multiple_of(32)));
+    let [plain, codes, scales] = outputs(out, rows * n, needs);
+    let kind = match activation {
+        Activation::Silu => 0,
+        Activation::GeluTanh => 1,
+        Activation::GeluErf => 2,
+        Activation::SwigluClamped => 3,
+    };
+    let args = [
+        gate_up.arg(),
+        U32(n as u32),
+        U32(kind),
+        plain,
+        codes,
+        scales,
+    ];
+    // SAFETY: the arguments of `gated` in `norm.cu`; lengths compared above.
+    unsafe { device.launch(&rows_launch("gated", rows, 0), &args) }
+}
+
+/// Quantise `rows` rows of n elements that are in `out.plain`, where needed.
+pub(crate) fn quantise(
+    device: &Arc<dyn Backend>,
+    out: &mut Activations,
+    (rows, n): (usize, usize),
+    needs: Needs,
+) -> Result<(), CudaError> {
+    if !needs.q8 {
+        return Ok(());
+    }
+    assert!(rows > 0 && n.is_multiple_of(32));
+    let both = Needs {
+        plain: true,
+        q8: true,
+    };
+    let [plain, codes, scales] = outputs(out, rows * n, both);
+    let args = [plain, U32(n as u32), codes, scales];
+    // SAFETY: the arguments of `quantise` in `norm.cu`; lengths compared above.
+    unsafe { device.launch(&rows_launch("quantise", rows, 0), &args) }
+}
+
+/// `x = x + y` for the first `n` elements.
+pub(crate) fn residual(
+    device: &Arc<dyn Backend>,
+    x: &mut Buffer<f32>,
+    y: &Buffer<f32>,
+    n: usize,
+) -> Result<(), CudaError> {
+    assert!(n > 0 && x.len() >= n && y.len() >= n);
+    let args = [x.arg(), y.arg(), U32(n as u32)];
+    // SAFETY: the arguments of `residual` in `norm.cu`; lengths compared above.
+    unsafe { device.launch(&rows_launch("residual", n.div_ceil(256), 0), &args) }
+}
+
+/// `x = cap * tanh(x / cap)` for the first `n` elements.
+pub(crate) fn cap(
+    device: &Arc<dyn Backend>,
+    x: &mut Buffer<f32>,
+    cap: f32,
+    n: usize,
+) -> Result<(), CudaError> {
+    assert!(n > 0 && x.len() >= n);
+    let args = [x.arg(), F32(cap), U32(n as u32)];
+    // SAFETY: the arguments of `cap` in `norm.cu`; lengths compared above.
+    unsafe { device.launch(&rows_launch("cap", n.div_ceil(256), 0), &args) }
+}
+
+/// All cache pages of a device.
+#[derive(Clone, Copy)]
+pub(crate) struct Pages<'a> {
+    pub all: &'a Buffer<u16>,
+    /// f16 numbers of one page.
+    pub page_len: usize,
+}
+
+/// A batch, and its words on the device.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    pub frame: &'a Frame,
+    pub words: &'a Buffer<u32>,
+}
+
+/// What an attention has of its own on the device.
+#[derive(Default)]
+pub(crate) struct HeadWeights {
+    pub query_norm: Option<Buffer<f32>>,
+    pub key_norm: Option<Buffer<f32>>,
+    pub sinks: Option<Buffer<f32>>,
+}
+
+fn or_none(buffer: Option<&Buffer<f32>>, len: usize) -> Arg {
+    assert!(buffer.is_none_or(|b| b.len() == len));
+    buffer.map_or(Pointer(0), Buffer::arg)
+}
+
+fn check_shapes(shape: &AttentionShape, qkv: &Buffer<f32>, pages: &Pages<'_>, batch: &Batch<'_>) {
+    let row = shape.query_len() + 2 * shape.kv_len();
+    assert!(qkv.len() >= batch.frame.rows * row);
+    assert!(batch.words.len() >= batch.frame.words.len());
+    assert!(shape.page_at + shape.kv_heads * shape.tile_len() <= pages.page_len);
+    assert!(pages.all.len() >= batch.frame.pages * pages.page_len);
+}
+
+/// Norms, rope, and keys and values into the cache.
+pub(crate) fn heads(
+    device: &Arc<dyn Backend>,
+    shape: &AttentionShape,
+    weights: &HeadWeights,
+    epsilon: f32,
+    qkv: &mut Buffer<f32>,
+    pages: &Pages<'_>,
+    batch: &Batch<'_>,
+) -> Result<(), CudaError> {
+    check_shapes(shape, qkv, pages, batch);
+    let (frame, words) = (batch.frame, batch.words);
+    let all = shape.heads + 2 * shape.kv_heads;
+    assert!(all <= GRID_Y);
+    let rope = frame.rope(shape);
+    let (angles, turning, neighbours) = rope.map_or((Pointer(0), 0, 0), |r| {
+        assert!(r.turning <= shape.head_dim);
+        (
+            words.arg_at(r.at),
+            r.turning as u32,
+            u32::from(r.neighbours),
+        )
+    });
+    let factors = frame
+        .factors(shape)
+        .map_or(Pointer(0), |at| words.arg_at(at));
+    let args = [
+        qkv.arg(),
+        U32(shape.heads as u32),
+        U32(shape.kv_heads as u32),
+        U32(shape.head_dim as u32),
+        or_none(weights.query_norm.as_ref(), shape.head_dim),
+        or_none(weights.key_norm.as_ref(), shape.head_dim),
+        F32(epsilon),
+        angles,
+        U32(turning),
+        U32(neighbours),
+        factors,
+        pages.all.arg(),
+        U64(pages.page_len as u64),
+        U64(shape.page_at as u64),
+        words.arg_at(frame.places_at),
+    ];
+    let launch = Launch {
+        kernel: "heads",
+        grid: [frame.rows, all],
+        threads: 128,
+        shared: 4 * shape.head_dim,
+    };
+    // SAFETY: the arguments of `heads` in `heads.cu`, which touches `rows` rows of `qkv`,
+    // angles and factors, one tile of each KV head in pages that `Frame::new` has
+    // compared with their number, and 4 bytes of shared memory per element of a head:
+    // compared above.
+    unsafe { device.launch(&launch, &args) }
+}
+
+/// Attention of all rows in one layer; `out` gets rows of all query heads.
+pub(crate) fn attention(
+    device: &Arc<dyn Backend>,
+    shape: &AttentionShape,
+    weights: &HeadWeights,
+    qkv: &Buffer<f32>,
+    pages: &Pages<'_>,
+    batch: &Batch<'_>,
+    out: &mut Buffer<f32>,
+) -> Result<(), CudaError> {
+    check_shapes(shape, qkv, pages, batch);
+    let (frame, words) = (batch.frame, batch.words);
+    let group = shape.heads / shape.kv_heads;
+    let fit = SHARED_BYTES / query_bytes(shape.head_dim) / frame.run_len;
+    let at_once = group.min(fit).max(1);
+    let launch = Launch {
+        kernel: "attention",
+        grid: [frame.runs, shape.kv_heads * group.div_ceil(at_once)],
+        threads: 128,
+        shared: frame.run_len * at_once * query_bytes(shape.head_dim),
+    };
+    assert!(out.len() >= frame.rows * shape.query_len());
+    assert!(launch.shared <= SHARED_BYTES && launch.grid[1] <= GRID_Y);
+    let args = [
+        qkv.arg(),
+        U32(shape.heads as u32),
+        U32(shape.kv_heads as u32),
+        U32(shape.head_dim as u32),
+        pages.all.arg(),
+        U64(pages.page_len as u64),
+        U64(shape.page_at as u64),
+        words.arg(),
+        words.arg_at(frame.runs_at),
+        words.arg_at(frame.tables_at),
+        U32(frame.table_len as u32),
+        U32(at_once as u32),
+        F32(shape.scale),
+        U32(shape.window.unwrap_or(u32::MAX)),
+        F32(shape.cap.unwrap_or(0.0)),
+        or_none(weights.sinks.as_ref(), shape.heads),
+        out.arg(),
+    ];
+    // SAFETY: the arguments of `attention` in `attention.cu`, which reads rows of `qkv`
+    // and pages of the tables (compared in `Frame::new`) up to the position of each
+    // row, for which a page exists, and writes rows of `out`: compared above.
+    unsafe { device.launch(&launch, &args) }
+}

@@ -1,0 +1,221 @@
+//! Every kernel under emulation against the operations of the CPU, bit for bit; and
+//! the same on a GPU, where there is one.
+
+use super::backend::Backend;
+use super::emulated::Emulated;
+use super::{CudaError, DeviceCache, DeviceModel, Driver};
+use crate::gguf::TensorType;
+use crate::gguf::write::Encoding;
+use crate::model::{DeviceChoice, LoadError, Model, OpenOptions, Placement, Row, Scratch, zoo};
+use crate::runtime::Cache;
+use crate::synthetic::{Shape, qwen3};
+use std::sync::Arc;
+
+/// (sequence, number of tokens) of the rows of one batch.
+type Batch = &'static [(usize, usize)];
+
+/// A prompt, its continuation across a page, single tokens, two more sequences, many.
+const BATCHES: &[Batch] = &[
+    &[(0, 30)],
+    &[(0, 37)],
+    &[(0, 1)],
+    &[(0, 1), (1, 70), (2, 3)],
+    &[(0, 1), (1, 1), (2, 1)],
+];
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+fn cpu(bytes: Vec<u8>) -> Model {
+    let options = OpenOptions {
+        threads: 1,
+        ..OpenOptions::default()
+    };
+    Model::from_bytes(bytes, &options).unwrap()
+}
+
+fn upload(model: &Model, device: &Arc<dyn Backend>) -> DeviceModel {
+    DeviceModel::upload(device, &model.0.file, &model.0.graph, Some(128 << 20)).unwrap()
+}
+
+/// The rows of a batch, given the tokens of each sequence so far.
+fn rows(batch: Batch, done: &mut [usize]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (sequence, n) in batch {
+        let from = done[*sequence];
+        done[*sequence] += n;
+        rows.extend((from..from + n).map(|i| Row {
+            sequence: *sequence,
+            position: i as u32,
+            token: ((i * 57 + sequence * 31 + 11) % 256) as u32,
+        }));
+    }
+    rows
+}
+
+/// Residual stream and logits of every batch, here and there.
+fn check_model(bytes: Vec<u8>, device: &Arc<dyn Backend>) {
+    let model = cpu(bytes);
+    let inner = &model.0;
+    let there = upload(&model, device);
+    let mut caches = [(); 3].map(|()| Cache::default());
+    let mut pages = [(); 3].map(|()| DeviceCache::default());
+    let (mut done, mut here) = ([0; 3], Scratch::default());
+    for batch in BATCHES {
+        let rows = rows(batch, &mut done);
+        for (cache, positions) in caches.iter_mut().zip(done) {
+            cache.reserve(&inner.graph, positions);
+        }
+        inner.forward(&rows, &mut caches.each_mut(), &mut here);
+        inner.logits(0, rows.len(), &mut here);
+        let mut x = vec![0.0; rows.len() * inner.graph.width];
+        for (row, x) in rows.iter().zip(x.chunks_exact_mut(inner.graph.width)) {
+            inner.embed_token(row, x);
+        }
+        there
+            .forward(&inner.graph, &rows, &mut pages.each_mut(), &mut x)
+            .unwrap();
+        assert!(bits(&x) == bits(&here.x), "residual stream of {batch:?}");
+        let mut logits = vec![0.0; here.logits.len()];
+        there.logits(&inner.graph, &x, &mut logits).unwrap();
+        assert!(bits(&logits) == bits(&here.logits), "logits of {batch:?}");
+    }
+}
+
+/// Every architecture without experts, in both types; and f16 with ragged sizes.
+fn models() -> Vec<(String, Vec<u8>)> {
+    let untied = Shape {
+        tied: false,
+        heads: 6,
+        kv_heads: 3,
+        vocab: 300,
+        ..Shape::tiny()
+    };
+    let mut models = vec![("f16".to_owned(), qwen3(&untied, TensorType::F16, 4))];
+    for kind in zoo::DECODERS.iter().filter(|k| !MIXTURES.contains(k)) {
+        for encoding in [Encoding::Q8_0, Encoding::F32] {
+            let name = format!("{kind} {encoding:?}");
+            models.push((name, zoo::write(kind, encoding, 3)));
+        }
+    }
+    models
+}
+
+/// What is refused as yet.
+const MIXTURES: [&str; 3] = ["llama-mixture", "qwen3moe", "gpt-oss"];
+
+#[test]
+fn every_architecture_has_the_same_bits_as_on_the_cpu() {
+    for (order, (name, bytes)) in models().into_iter().enumerate() {
+        println!("{name}");
+        check_model(bytes, &Emulated::device(order as u32));
+    }
+}
+
+#[test]
+fn what_no_kernel_computes_is_refused_by_name() {
+    let device = Emulated::device(0);
+    let refused = |kind| {
+        let model = cpu(zoo::write(kind, Encoding::Q8_0, 3));
+        let there = DeviceModel::upload(&device, &model.0.file, &model.0.graph, None);
+        there.err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    for kind in MIXTURES {
+        assert!(refused(kind).starts_with("mixtures of experts do not run on GPUs yet"));
+    }
+    assert!(refused("bert").starts_with("embedding models do not run"));
+}
+
+#[test]
+fn a_gpu_has_the_same_bits_as_the_cpu_where_there_is_one() {
+    match Driver::open(0) {
+        Ok(device) => {
+            println!("on {}", device.name());
+            for (name, bytes) in models() {
+                println!("{name}");
+                check_model(bytes, &device);
+            }
+        }
+        Err(error) => {
+            println!("not run: {error}");
+            assert!(error.to_string().contains("use --device cpu"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn listing_devices_never_panics_and_explains_an_empty_list() {
+    let found = super::devices();
+    assert_eq!(found.devices.is_empty(), found.reason.is_some());
+}
+
+#[test]
+fn without_a_gpu_a_model_says_so_and_runs_on_the_cpu() {
+    let open = |device| {
+        let placement = Placement {
+            device,
+            memory: None,
+        };
+        let bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 1);
+        Model::from_bytes_on(bytes, &OpenOptions::default(), &placement)
+    };
+    assert_eq!(open(DeviceChoice::Cpu).unwrap().device(), "cpu");
+    let model = open(DeviceChoice::Auto).unwrap();
+    match super::devices().reason {
+        None => println!("not run: this machine has a GPU, {}", model.device()),
+        Some(reason) => {
+            let expected = CudaError::NoDevice { reason };
+            assert_eq!(model.device(), "cpu");
+            assert_eq!(model.fallback(), Some(&expected));
+            let refused = open(DeviceChoice::Cuda(0)).unwrap_err();
+            assert!(matches!(refused, LoadError::Device(e) if e == expected));
+        }
+    }
+    assert!(open(DeviceChoice::Cuda(999)).is_err());
+}
+
+#[test]
+fn devices_are_chosen_by_name() {
+    assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
+    assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+    assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+    assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
+    for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x"] {
+        assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn pages_are_lent_within_the_budget_and_come_back() {
+    let model = cpu(qwen3(&Shape::tiny(), TensorType::Q8_0, 1));
+    let device = Emulated::device(0);
+    let graph = &model.0.graph;
+    let tight = |bytes| DeviceModel::upload(&device, &model.0.file, graph, Some(bytes));
+    let page = graph.page_len() as u64 * 2;
+    assert!(matches!(tight(page), Err(CudaError::Memory { .. })));
+    let there = tight(400_000).unwrap();
+    let pages = there.free_pages();
+    assert!((1..12).contains(&pages), "{pages}");
+    let mut cache = DeviceCache::default();
+    let row = |position| Row {
+        sequence: 0,
+        position,
+        token: 1,
+    };
+    let mut x = vec![0.5; graph.width];
+    let mut run = |cache: &mut DeviceCache, position| {
+        there.forward(graph, &[row(position)], &mut [cache], &mut x)
+    };
+    run(&mut cache, 0).unwrap();
+    assert_eq!(there.free_pages(), pages - 1);
+    let shared = cache.clone();
+    run(&mut cache, 64 * pages as u32 - 1).unwrap();
+    assert_eq!(there.free_pages(), 0);
+    let error = run(&mut cache, 64 * pages as u32).unwrap_err();
+    assert_eq!(error, CudaError::Pages { pages });
+    drop(cache);
+    assert_eq!(there.free_pages(), pages - 1);
+    drop(shared);
+    assert_eq!(there.free_pages(), pages);
+}
