@@ -13,6 +13,7 @@
 #include "linear_float.cu"
 #undef TILE
 #undef STRETCH
+#include "linear_k.cu"
 #include "norm.cu"
 #include "heads.cu"
 #include "attention.cu"
@@ -28,6 +29,8 @@ struct Entry {
 #define ENTRY(name) {#name, emulation::Kernel<name>::run, emulation::Kernel<name>::signature}
 const Entry KERNELS[] = {
     ENTRY(linear_q8_one), ENTRY(linear_q8_eight), ENTRY(linear_f32), ENTRY(linear_f16), ENTRY(linear_bf16),
+    ENTRY(linear_q4_k_one), ENTRY(linear_q4_k_eight), ENTRY(linear_q5_k_one), ENTRY(linear_q5_k_eight),
+    ENTRY(linear_q6_k_one), ENTRY(linear_q6_k_eight),
     ENTRY(rms_norm),      ENTRY(gated),           ENTRY(quantise),   ENTRY(residual),   ENTRY(cap),
     ENTRY(heads),         ENTRY(attention),
 };

@@ -7,6 +7,7 @@
 //! and the reason. Kernels are in `kernels/cuda`; they follow NUMERICS.md, so that an
 //! answer has the same bits as on a CPU. Called by the capability profiler and `model`.
 
+mod activations;
 mod backend;
 mod driver;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod frame;
 mod linear;
 mod model;
 pub mod nvrtc;
+mod pack;
 mod pages;
 pub mod ptx;
 mod specialise;

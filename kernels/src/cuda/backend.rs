@@ -100,11 +100,11 @@ pub(crate) unsafe trait Plain: Copy {}
 // SAFETY: integers and floats of fixed size.
 unsafe impl Plain for i8 {}
 // SAFETY: as above.
+unsafe impl Plain for i16 {}
+// SAFETY: as above.
 unsafe impl Plain for u16 {}
 // SAFETY: as above.
 unsafe impl Plain for u32 {}
-// SAFETY: as above.
-unsafe impl Plain for u64 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
 

@@ -4,18 +4,14 @@
 //! stacked and computed by one launch per storage type. Bits: NUMERICS.md, as on a CPU.
 
 use super::CudaError;
+use super::activations::{Activations, Needs};
 use super::backend::Arg::{Pointer, U32};
-use super::backend::{Backend, Buffer, GRID_Y, Launch};
+use super::backend::{Arg, Backend, Buffer, GRID_Y, Launch};
+use super::pack::{self, BLOCK, KQuant, ROWS, SUPER};
 use crate::gguf::TensorType;
 use std::sync::Arc;
 
-/// Rows interleaved.
-const ROWS: usize = 16;
-/// Elements of a Q8_0 block.
-const BLOCK: usize = 32;
-/// Bytes of a Q8_0 block in a file: a scale and the codes.
-const Q8_BYTES: usize = 34;
-/// Tokens that one block of threads takes.
+/// Tokens that one block of threads takes, where there are several.
 const TILE: usize = 8;
 
 /// Rows of a tensor of a file: `rows` of the stack's `k` elements, and their bias.
@@ -43,50 +39,13 @@ struct Part {
     bias: Option<Buffer<f32>>,
 }
 
+/// In the layouts of `pack`.
 enum Weights {
-    /// Codes `[group][block][half][row][16]` and f16 scales `[group][block][row]`.
     Q8(Buffer<i8>, Buffer<u16>),
-    /// `[group][k][row]`.
+    K(KQuant, Buffer<i8>, Buffer<u32>),
     F32(Buffer<f32>),
     F16(Buffer<u16>),
     Bf16(Buffer<u16>),
-}
-
-/// Inputs of a stack: rows of `k` elements as they are and quantised; only what
-/// [`Stack::needs`] says is ever filled.
-pub(crate) struct Activations {
-    pub plain: Buffer<f32>,
-    pub codes: Buffer<i8>,
-    pub scales: Buffer<f32>,
-}
-
-/// The forms of activations that a stack reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Needs {
-    pub plain: bool,
-    pub q8: bool,
-}
-
-impl Activations {
-    pub fn new(device: &Arc<dyn Backend>) -> Result<Self, CudaError> {
-        Ok(Self {
-            plain: Buffer::new(device, 0)?,
-            codes: Buffer::new(device, 0)?,
-            scales: Buffer::new(device, 0)?,
-        })
-    }
-
-    /// Room for `n` elements in the forms needed.
-    pub fn grow(&mut self, n: usize, needs: Needs) -> Result<(), CudaError> {
-        if needs.plain {
-            self.plain.grow(n)?;
-        }
-        if needs.q8 {
-            self.codes.grow(n)?;
-            self.scales.grow(n.div_ceil(BLOCK))?;
-        }
-        Ok(())
-    }
 }
 
 impl Stack {
@@ -106,19 +65,9 @@ impl Stack {
         }
         let (mut parts, mut first) = (Vec::new(), 0);
         for run in runs {
-            let rows: usize = run.iter().map(|t| t.rows).sum();
-            let bias: Option<Vec<f32>> = run
-                .iter()
-                .map(|t| t.bias)
-                .collect::<Option<Vec<_>>>()
-                .map(|b| b.concat());
-            parts.push(Part {
-                first,
-                rows,
-                weights: upload(device, k, rows, &run)?,
-                bias: bias.map(|b| Buffer::of(device, &b)).transpose()?,
-            });
-            first += rows;
+            let part = Part::upload(device, k, first, &run)?;
+            first += part.rows;
+            parts.push(part);
         }
         Ok(Self {
             k,
@@ -129,14 +78,15 @@ impl Stack {
 
     /// What [`Self::product`] reads.
     pub fn needs(&self) -> Needs {
-        let q8 = |p: &Part| matches!(p.weights, Weights::Q8(..));
+        let any = |kind: fn(&Weights) -> bool| self.parts.iter().any(|p| kind(&p.weights));
         Needs {
-            plain: self.parts.iter().any(|p| !q8(p)),
-            q8: self.parts.iter().any(q8),
+            plain: any(|w| matches!(w, Weights::F32(_) | Weights::F16(_) | Weights::Bf16(_))),
+            q8: any(|w| matches!(w, Weights::Q8(..))),
+            k: any(|w| matches!(w, Weights::K(..))),
         }
     }
 
-    /// `out[t] = matrix * x[t]` for `tokens` rows of activations.
+    /// `out[t] = matrix * x[t] + bias` for `tokens` rows of activations.
     pub fn product(
         &self,
         device: &Arc<dyn Backend>,
@@ -144,10 +94,8 @@ impl Stack {
         tokens: usize,
         out: &mut Buffer<f32>,
     ) -> Result<(), CudaError> {
-        let (n, needs) = (tokens * self.k, self.needs());
-        assert!(tokens > 0 && out.len() >= tokens * self.rows);
-        assert!(!needs.plain || x.plain.len() >= n);
-        assert!(!needs.q8 || (x.codes.len() >= n && x.scales.len() * BLOCK >= n));
+        x.check(tokens, self.k, self.needs());
+        assert!(out.len() >= tokens * self.rows);
         for part in &self.parts {
             part.product(device, self, x, tokens, out)?;
         }
@@ -162,6 +110,38 @@ fn joins(run: &[Tensor<'_>], tensor: &Tensor<'_>) -> bool {
 }
 
 impl Part {
+    fn upload(
+        device: &Arc<dyn Backend>,
+        k: usize,
+        first: usize,
+        run: &[Tensor<'_>],
+    ) -> Result<Self, CudaError> {
+        let rows: usize = run.iter().map(|t| t.rows).sum();
+        let joined: Vec<u8>;
+        let bytes = match run {
+            [one] => one.bytes,
+            many => {
+                joined = many.iter().flat_map(|t| t.bytes).copied().collect();
+                &joined
+            }
+        };
+        let weights = Weights::upload(device, run[0].ty, bytes, k, rows)?;
+        let weights = weights.ok_or_else(|| CudaError::Quantisation {
+            name: run[0].name.to_owned(),
+            ty: run[0].ty,
+        })?;
+        let biases: Option<Vec<&[f32]>> = run.iter().map(|t| t.bias).collect();
+        let bias = biases
+            .map(|b| Buffer::of(device, &b.concat()))
+            .transpose()?;
+        Ok(Self {
+            first,
+            rows,
+            weights,
+            bias,
+        })
+    }
+
     fn product(
         &self,
         device: &Arc<dyn Backend>,
@@ -170,43 +150,18 @@ impl Part {
         tokens: usize,
         out: &Buffer<f32>,
     ) -> Result<(), CudaError> {
-        let tail = |k: usize| (U32(self.rows as u32), U32(k as u32));
-        let (tokens_arg, stride) = (U32(tokens as u32), U32(stack.rows as u32));
-        let bias = self.bias.as_ref().map_or(Pointer(0), Buffer::arg);
-        let out = out.arg_at(self.first);
-        let floats = |name, weights| {
-            let (rows, k) = tail(stack.k);
-            let args = vec![
-                weights,
-                rows,
-                k,
-                x.plain.arg(),
-                tokens_arg,
-                bias,
-                out,
-                stride,
-            ];
-            (name, TILE, args)
+        let (kernel, tile, weights, inputs) = self.weights.kernel(x, tokens);
+        let block = match self.weights {
+            Weights::Q8(..) => BLOCK,
+            Weights::K(..) => SUPER,
+            _ => 1,
         };
-        let (kernel, tile, args) = match &self.weights {
-            Weights::Q8(codes, scales) => {
-                let (rows, blocks) = tail(stack.k / BLOCK);
-                let (name, tile) = match tokens {
-                    1 => ("linear_q8_one", 1),
-                    _ => ("linear_q8_eight", TILE),
-                };
-                let (x, s) = (x.codes.arg(), x.scales.arg());
-                let head = [codes.arg(), scales.arg(), rows, blocks, x, s];
-                (
-                    name,
-                    tile,
-                    [&head[..], &[tokens_arg, bias, out, stride]].concat(),
-                )
-            }
-            Weights::F32(w) => floats("linear_f32", w.arg()),
-            Weights::F16(w) => floats("linear_f16", w.arg()),
-            Weights::Bf16(w) => floats("linear_bf16", w.arg()),
-        };
+        let mut args = weights;
+        args.extend([U32(self.rows as u32), U32((stack.k / block) as u32)]);
+        args.extend(inputs);
+        args.push(U32(tokens as u32));
+        args.push(self.bias.as_ref().map_or(Pointer(0), Buffer::arg));
+        args.extend([out.arg_at(self.first), U32(stack.rows as u32)]);
         let launch = Launch {
             kernel,
             grid: [self.rows.div_ceil(ROWS), tokens.div_ceil(tile)],
@@ -214,90 +169,75 @@ impl Part {
             shared: 0,
         };
         assert!(launch.grid[1] <= GRID_Y);
-        // SAFETY: the arguments are those of the kernels in `linear_q8.cu` and
-        // `linear_float.cu`. They read the groups of this part, which `upload` packed
-        // whole, and `tokens` rows of activations, and write `tokens` rows below
-        // `first + rows`: lengths compared in `Stack::product`. All buffers outlive the
-        // launch: freeing waits for it.
+        // SAFETY: the arguments are those of the kernels in `linear_q8.cu`, `linear_k.cu`
+        // and `linear_float.cu`. They read the groups of this part, which `pack` made
+        // whole, its bias, and `tokens` rows of activations, and write `tokens` rows
+        // below `first + rows`: lengths compared in `Stack::product`. All buffers
+        // outlive the launch: freeing waits for it.
         unsafe { device.launch(&launch, &args) }
     }
 }
 
-fn upload(
-    device: &Arc<dyn Backend>,
-    k: usize,
-    rows: usize,
-    run: &[Tensor<'_>],
-) -> Result<Weights, CudaError> {
-    let bytes: Vec<u8>;
-    let all = match run {
-        [one] => one.bytes,
-        many => {
-            bytes = many.iter().flat_map(|t| t.bytes.iter().copied()).collect();
-            &bytes
-        }
-    };
-    let half = |i: usize| {
-        all.as_chunks::<2>()
-            .0
-            .get(i)
-            .map_or(0, |b| u16::from_le_bytes(*b))
-    };
-    match run[0].ty {
-        TensorType::Q8_0 => {
-            let (codes, scales) = pack_q8(all, k / BLOCK, rows.div_ceil(ROWS));
-            Ok(Weights::Q8(
-                Buffer::of(device, &codes)?,
-                Buffer::of(device, &scales)?,
-            ))
-        }
-        TensorType::F32 => {
-            let float = |i: usize| {
-                all.as_chunks::<4>()
-                    .0
-                    .get(i)
-                    .map_or(0.0, |b| f32::from_le_bytes(*b))
-            };
-            let packed = interleave(k, rows, float);
-            Ok(Weights::F32(Buffer::of(device, &packed)?))
-        }
-        TensorType::F16 => Ok(Weights::F16(Buffer::of(
-            device,
-            &interleave(k, rows, half),
-        )?)),
-        TensorType::BF16 => Ok(Weights::Bf16(Buffer::of(
-            device,
-            &interleave(k, rows, half),
-        )?)),
-        ty => Err(CudaError::Quantisation {
-            name: run[0].name.to_owned(),
-            ty,
-        }),
+impl Weights {
+    /// None, where there is no kernel for the type.
+    fn upload(
+        device: &Arc<dyn Backend>,
+        ty: TensorType,
+        bytes: &[u8],
+        k: usize,
+        rows: usize,
+    ) -> Result<Option<Self>, CudaError> {
+        let groups = rows.div_ceil(ROWS);
+        let halves = || {
+            let all = bytes.as_chunks::<2>().0;
+            Buffer::of(
+                device,
+                &pack::interleave(k, rows, |i| u16::from_le_bytes(all[i])),
+            )
+        };
+        Ok(Some(match ty {
+            TensorType::Q8_0 => {
+                let (codes, scales) = pack::q8(bytes, k / BLOCK, groups);
+                Self::Q8(Buffer::of(device, &codes)?, Buffer::of(device, &scales)?)
+            }
+            TensorType::F32 => {
+                let all = bytes.as_chunks::<4>().0;
+                let packed = pack::interleave(k, rows, |i| f32::from_le_bytes(all[i]));
+                Self::F32(Buffer::of(device, &packed)?)
+            }
+            TensorType::F16 => Self::F16(halves()?),
+            TensorType::BF16 => Self::Bf16(halves()?),
+            ty => match KQuant::of(ty) {
+                None => return Ok(None),
+                Some(kind) => {
+                    let (pieces, d) = kind.pack(bytes, k / SUPER, groups);
+                    Self::K(kind, Buffer::of(device, &pieces)?, Buffer::of(device, &d)?)
+                }
+            },
+        }))
     }
-}
 
-/// Rows beyond the last are zero.
-fn pack_q8(bytes: &[u8], blocks: usize, groups: usize) -> (Vec<i8>, Vec<u16>) {
-    let mut codes = vec![0i8; groups * blocks * ROWS * BLOCK];
-    let mut scales = vec![0u16; groups * blocks * ROWS];
-    for (i, source) in bytes.as_chunks::<Q8_BYTES>().0.iter().enumerate() {
-        let (row, block) = (i / blocks, i % blocks);
-        let at = row / ROWS * blocks + block;
-        scales[at * ROWS + row % ROWS] = u16::from_le_bytes([source[0], source[1]]);
-        for (half, sixteen) in source[2..].as_chunks::<16>().0.iter().enumerate() {
-            let to = (at * 2 + half) * ROWS + row % ROWS;
-            codes[to * 16..to * 16 + 16].copy_from_slice(&sixteen.map(|b| b as i8));
+    /// Kernel, tokens it takes at a time, its weights, its activations.
+    fn kernel(&self, x: &Activations, tokens: usize) -> (&'static str, usize, Vec<Arg>, Vec<Arg>) {
+        let choose = |[one, many]: [&'static str; 2]| match tokens {
+            1 => (one, 1),
+            _ => (many, TILE),
+        };
+        let floats = |name, w| (name, TILE, vec![w], vec![x.plain.arg()]);
+        match self {
+            Self::Q8(codes, scales) => {
+                let (name, tile) = choose(["linear_q8_one", "linear_q8_eight"]);
+                let inputs = vec![x.q8.codes.arg(), x.q8.scales.arg()];
+                (name, tile, vec![codes.arg(), scales.arg()], inputs)
+            }
+            Self::K(kind, pieces, d) => {
+                let (name, tile) = choose(kind.kernels());
+                let inputs = vec![x.k.codes.arg(), x.k.scales.arg(), x.sums.arg()];
+                (name, tile, vec![pieces.arg(), d.arg()], inputs)
+            }
+            Self::F32(w) => floats("linear_f32", w.arg()),
+            Self::F16(w) => floats("linear_f16", w.arg()),
+            Self::Bf16(w) => floats("linear_bf16", w.arg()),
         }
     }
-    (codes, scales)
-}
-
-fn interleave<T: Copy + Default>(k: usize, rows: usize, at: impl Fn(usize) -> T) -> Vec<T> {
-    let mut out = vec![T::default(); rows.div_ceil(ROWS) * k * ROWS];
-    for row in 0..rows {
-        for i in 0..k {
-            out[(row / ROWS * k + i) * ROWS + row % ROWS] = at(row * k + i);
-        }
-    }
-    out
 }

@@ -5,9 +5,10 @@
 //! token); everything else stays on the device until the residual stream goes back.
 //! One batch at a time.
 
+use super::activations::{Activations, Needs};
 use super::backend::{Backend, Buffer};
 use super::frame::Frame;
-use super::linear::{Activations, Needs, Stack};
+use super::linear::Stack;
 use super::pages::{DeviceCache, Pages};
 use super::steps::{self, Batch};
 use super::upload::{self, DeviceAttention, DeviceLayer, DeviceMlp, DeviceNorms, Output};

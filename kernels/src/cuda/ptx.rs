@@ -46,6 +46,8 @@ modules! {
     "attention": "attention";
     "heads": "heads";
     "linear_float": "linear_f32", "linear_f16", "linear_bf16";
+    "linear_k": "linear_q4_k_one", "linear_q4_k_eight", "linear_q5_k_one",
+        "linear_q5_k_eight", "linear_q6_k_one", "linear_q6_k_eight";
     "linear_q8": "linear_q8_one", "linear_q8_eight";
     "norm": "rms_norm", "gated", "quantise", "residual", "cap";
 }

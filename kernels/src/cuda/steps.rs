@@ -2,25 +2,14 @@
 //! shapes before a kernel starts.
 
 use super::CudaError;
+use super::activations::{Activations, Needs};
 use super::backend::Arg::{F32, Pointer, U32, U64};
 use super::backend::{Arg, Backend, Buffer, GRID_Y, Launch, SHARED_BYTES};
 use super::frame::{Frame, query_bytes};
-use super::linear::{Activations, Needs};
+
 use crate::model::graph::AttentionShape;
 use crate::ops::norm::Activation;
 use std::sync::Arc;
-
-/// The pointers of outputs wanted.
-fn outputs(out: &Activations, n: usize, needs: Needs) -> [Arg; 3] {
-    assert!(!needs.plain || out.plain.len() >= n);
-    assert!(!needs.q8 || (out.codes.len() >= n && out.scales.len() >= n / 32));
-    let or_none = |wanted, arg| if wanted { arg } else { Pointer(0) };
-    [
-        or_none(needs.plain, out.plain.arg()),
-        or_none(needs.q8, out.codes.arg()),
-        or_none(needs.q8, out.scales.arg()),
-    ]
-}
 
 fn rows_launch(kernel: &'static str, rows: usize, shared: usize) -> Launch {
     Launch {
@@ -40,10 +29,8 @@ pub(crate) fn rms_norm(
     epsilon: f32,
     (out, needs): (&mut Activations, Needs),
 ) -> Result<(), CudaError> {
-    let n = weight.len();
-    assert!(!needs.q8 || n.is_multiple_of(32));
-    let outputs = outputs(out, rows * n, needs);
-    norm_into(device, x, rows, weight, epsilon, outputs)
+    out.check(rows, weight.len(), needs);
+    norm_into(device, x, rows, weight, epsilon, out.outputs(needs))
 }
 
 /// [`rms_norm`] in place.
@@ -54,7 +41,8 @@ pub(crate) fn rms_norm_in_place(
     weight: &Buffer<f32>,
     epsilon: f32,
 ) -> Result<(), CudaError> {
-    let outputs = [x.arg(), Pointer(0), Pointer(0)];
+    let mut outputs = [Pointer(0); 6];
+    outputs[0] = x.arg();
     norm_into(device, x, rows, weight, epsilon, outputs)
 }
 
@@ -64,12 +52,13 @@ fn norm_into(
     rows: usize,
     weight: &Buffer<f32>,
     epsilon: f32,
-    [plain, codes, scales]: [Arg; 3],
+    outputs: [Arg; 6],
 ) -> Result<(), CudaError> {
     let n = weight.len();
     assert!(rows > 0 && x.len() >= rows * n && 4 * n <= SHARED_BYTES);
     let (n_arg, epsilon) = (U32(n as u32), F32(epsilon));
-    let args = [x.arg(), weight.arg(), n_arg, epsilon, plain, codes, scales];
+    let head = [x.arg(), weight.arg(), n_arg, epsilon];
+    let args = [&head[..], &outputs].concat();
     // SAFETY: the arguments of `rms_norm` in `norm.cu`, which touches `rows` rows of `n`
     // of each buffer that is not null, and 4 n bytes of shared memory: compared above
     // and by the callers.
@@ -84,22 +73,16 @@ pub(crate) fn gated(
     (rows, n): (usize, usize),
     (out, needs): (&mut Activations, Needs),
 ) -> Result<(), CudaError> {
-    assert!(rows > 0 && gate_up.len() >= rows * 2 * n && (!needs.q8 || n.is_multiple_of(32)));
-    let [plain, codes, scales] = outputs(out, rows * n, needs);
+    assert!(gate_up.len() >= rows * 2 * n);
+    out.check(rows, n, needs);
     let kind = match activation {
         Activation::Silu => 0,
         Activation::GeluTanh => 1,
         Activation::GeluErf => 2,
         Activation::SwigluClamped => 3,
     };
-    let args = [
-        gate_up.arg(),
-        U32(n as u32),
-        U32(kind),
-        plain,
-        codes,
-        scales,
-    ];
+    let head = [gate_up.arg(), U32(n as u32), U32(kind)];
+    let args = [&head[..], &out.outputs(needs)].concat();
     // SAFETY: the arguments of `gated` in `norm.cu`; lengths compared above.
     unsafe { device.launch(&rows_launch("gated", rows, 0), &args) }
 }
@@ -111,16 +94,19 @@ pub(crate) fn quantise(
     (rows, n): (usize, usize),
     needs: Needs,
 ) -> Result<(), CudaError> {
-    if !needs.q8 {
+    if !needs.q8 && !needs.k {
         return Ok(());
     }
-    assert!(rows > 0 && n.is_multiple_of(32));
-    let both = Needs {
-        plain: true,
-        q8: true,
-    };
-    let [plain, codes, scales] = outputs(out, rows * n, both);
-    let args = [plain, U32(n as u32), codes, scales];
+    out.check(
+        rows,
+        n,
+        Needs {
+            plain: true,
+            ..needs
+        },
+    );
+    let mut args = vec![out.plain.arg(), U32(n as u32)];
+    args.extend(&out.outputs(needs)[1..]);
     // SAFETY: the arguments of `quantise` in `norm.cu`; lengths compared above.
     unsafe { device.launch(&rows_launch("quantise", rows, 0), &args) }
 }

@@ -1,6 +1,8 @@
 //! Every kernel under emulation against the operations of the CPU, bit for bit; and
 //! the same on a GPU, where there is one.
 
+mod linear;
+
 use super::backend::Backend;
 use super::emulated::Emulated;
 use super::{CudaError, DeviceCache, DeviceModel, Driver};

@@ -6,7 +6,7 @@
 //! Layouts: ggml `ggml-common.h`; the values are held against those of the Python
 //! package `gguf` by `vectors.json`.
 
-mod k;
+pub(crate) mod k;
 
 use super::half::widen_one;
 use crate::gguf::TensorType;

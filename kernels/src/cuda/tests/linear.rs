@@ -1,0 +1,235 @@
+//! Every matrix kernel on ragged shapes: against the CPU's operations where these
+//! compute the type, and against NUMERICS.md written out for K-quants.
+
+use super::*;
+use crate::cpu::Simd;
+use crate::cuda::activations::{Activations, Needs};
+use crate::cuda::backend::Buffer;
+use crate::cuda::linear::{Stack, Tensor};
+use crate::cuda::steps;
+use crate::ops::dequant::k::{q4_code, q5_code, q6_code, scale_min};
+use crate::ops::linear::{Input, Product, linear};
+use crate::ops::weights::Matrix;
+use crate::pool::Pool;
+use half::f16;
+
+/// Numbers like a model's: mostly small, with outliers, tiny ones and zeros.
+struct Numbers(u64);
+
+impl Numbers {
+    fn bits(&mut self) -> u32 {
+        self.0 = self
+            .0
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        (self.0 >> 33) as u32
+    }
+
+    fn real(&mut self) -> f32 {
+        let x = self.bits() as f32 / 2f32.powi(30) - 1.0;
+        match self.bits() % 64 {
+            0 => x * 100.0,
+            1 => 0.0,
+            2 => x * 1e-20,
+            _ => x,
+        }
+    }
+
+    fn reals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.real()).collect()
+    }
+
+    fn half(&mut self, size: f32) -> [u8; 2] {
+        f16::from_f32(self.real() * size).to_le_bytes()
+    }
+
+    /// File bytes of `n` weights: every code and scale that the format has.
+    fn weights(&mut self, ty: TensorType, n: usize) -> Vec<u8> {
+        let (block, size) = (ty.block_len() as usize, ty.block_bytes() as usize);
+        let mut bytes: Vec<u8> = (0..n / block * size).map(|_| self.bits() as u8).collect();
+        for block in bytes.chunks_exact_mut(size) {
+            match ty {
+                TensorType::F32 => block.copy_from_slice(&self.real().to_le_bytes()),
+                TensorType::F16 => block.copy_from_slice(&self.half(1.0)),
+                TensorType::BF16 => block.copy_from_slice(&self.real().to_le_bytes()[2..]),
+                TensorType::Q6_K => block[208..].copy_from_slice(&self.half(0.001)),
+                TensorType::Q8_0 => block[..2].copy_from_slice(&self.half(0.01)),
+                _ => {
+                    block[..2].copy_from_slice(&self.half(0.001));
+                    block[2..4].copy_from_slice(&self.half(0.001));
+                }
+            }
+        }
+        bytes
+    }
+}
+
+/// The device's product of two stacked matrices with quantised rows of `x`.
+fn there(order: u32, k: usize, tensors: &[Tensor<'_>], x: &[f32]) -> Vec<f32> {
+    let device = Emulated::device(order);
+    let stack = Stack::upload(&device, k, tensors).unwrap();
+    let (tokens, needs) = (x.len() / k, stack.needs());
+    let mut input = Activations::new(&device).unwrap();
+    input
+        .grow(
+            x.len(),
+            Needs {
+                plain: true,
+                ..needs
+            },
+        )
+        .unwrap();
+    input.plain.write(x).unwrap();
+    steps::quantise(&device, &mut input, (tokens, k), needs).unwrap();
+    let mut out = Buffer::of(&device, &vec![f32::NAN; tokens * stack.rows]).unwrap();
+    stack.product(&device, &input, tokens, &mut out).unwrap();
+    let mut found = vec![0.0; out.len()];
+    out.read(0..found.len(), &mut found).unwrap();
+    found
+}
+
+/// The CPU's, row by row of the stack.
+fn here(k: usize, tensors: &[Tensor<'_>], x: &[f32]) -> Vec<f32> {
+    let (tokens, pool) = (x.len() / k, Pool::new(1));
+    let all: usize = tensors.iter().map(|t| t.rows).sum();
+    let (mut found, mut first) = (vec![0.0; tokens * all], 0);
+    for t in tensors {
+        let matrix = Matrix::pack(&pool, t.ty, t.bytes, k, t.rows).unwrap();
+        let mut out = vec![0.0; tokens * t.rows];
+        let mut products = [Product {
+            matrix: &matrix,
+            out: &mut out,
+        }];
+        linear(
+            Simd::detect(),
+            &pool,
+            &mut Input::default(),
+            x,
+            k,
+            &mut products,
+        );
+        for (token, out) in out.chunks_exact(t.rows).enumerate() {
+            for (row, y) in out.iter().enumerate() {
+                let bias = t.bias.map(|b| b[row]);
+                found[token * all + first + row] = bias.map_or(*y, |b| y + b);
+            }
+        }
+        first += t.rows;
+    }
+    found
+}
+
+fn check(ty: TensorType, k: usize, rows: [usize; 2], tokens: usize, seed: u64) {
+    let mut numbers = Numbers(seed);
+    let bytes = rows.map(|rows| numbers.weights(ty, k * rows));
+    let bias = numbers.reals(rows[1]);
+    let tensors = [
+        Tensor {
+            name: "a",
+            ty,
+            bytes: &bytes[0],
+            rows: rows[0],
+            bias: None,
+        },
+        Tensor {
+            name: "b",
+            ty,
+            bytes: &bytes[1],
+            rows: rows[1],
+            bias: Some(&bias),
+        },
+    ];
+    let x = numbers.reals(tokens * k);
+    let expected = match ty {
+        TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => written_out(k, &tensors, &x),
+        _ => here(k, &tensors, &x),
+    };
+    let found = there(seed as u32, k, &tensors, &x);
+    assert!(
+        bits(&found) == bits(&expected),
+        "{ty} {k} x {rows:?}, {tokens} tokens"
+    );
+}
+
+#[test]
+fn matrices_of_any_shape_have_the_same_bits_as_on_the_cpu() {
+    let types = [TensorType::Q8_0, TensorType::F16, TensorType::F32];
+    for (i, ty) in types.into_iter().enumerate() {
+        for (k, rows) in [
+            (32, [1, 1]),
+            (96, [16, 17]),
+            (544, [40, 3]),
+            (1056, [32, 16]),
+        ] {
+            for tokens in [1, 4, 8, 23] {
+                check(ty, k, rows, tokens, (i + tokens) as u64);
+            }
+        }
+    }
+    check(TensorType::F32, 33, [5, 18], 9, 3);
+    check(TensorType::F16, 65, [31, 2], 2, 4);
+}
+
+#[test]
+fn k_quants_have_the_bits_that_the_specification_writes() {
+    let types = [TensorType::Q4_K, TensorType::Q5_K, TensorType::Q6_K];
+    for (i, ty) in types.into_iter().enumerate() {
+        for (k, rows) in [(256, [1, 1]), (768, [16, 17]), (2304, [40, 3])] {
+            for tokens in [1, 4, 8, 11] {
+                check(ty, k, rows, tokens, (i + tokens) as u64);
+            }
+        }
+    }
+}
+
+/// NUMERICS.md, one number at a time.
+fn written_out(k: usize, tensors: &[Tensor<'_>], x: &[f32]) -> Vec<f32> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(k) {
+        for t in tensors {
+            let row = t.bytes.len() / t.rows;
+            for (i, bytes) in t.bytes.chunks_exact(row).enumerate() {
+                let blocks = bytes.chunks_exact(t.ty.block_bytes() as usize);
+                let mut acc = 0f32;
+                for (block, x) in blocks.zip(x.chunks_exact(256)) {
+                    acc += term(t.ty, block, x);
+                }
+                out.push(t.bias.map_or(acc, |b| acc + b[i]));
+            }
+        }
+    }
+    out
+}
+
+/// One super-block with 256 activations.
+fn term(ty: TensorType, b: &[u8], x: &[f32]) -> f32 {
+    let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
+    let tiny = largest < 1e-30;
+    let (s, inverse) = if tiny {
+        (0.0, 0.0)
+    } else {
+        (largest / 127.0, 127.0 / largest)
+    };
+    let c: Vec<i32> = x
+        .iter()
+        .map(|x| (x * inverse).round_ties_even() as i32)
+        .collect();
+    let half = |i: usize| f16::from_le_bytes([b[i], b[i + 1]]).to_f32();
+    if ty == TensorType::Q6_K {
+        let dot: i32 = (0..256)
+            .map(|i| i32::from(b[192 + i / 16] as i8) * (i32::from(q6_code(b, i)) - 32) * c[i])
+            .sum();
+        return dot as f32 * (half(208) * s);
+    }
+    let code = |i| match ty {
+        TensorType::Q4_K => q4_code(&b[16..], i),
+        _ => q5_code(b, i),
+    };
+    let (mut dot, mut minimum) = (0, 0);
+    for (i, c) in c.iter().enumerate() {
+        let (scale, m) = scale_min(&b[4..16], i / 32);
+        dot += i32::from(scale) * i32::from(code(i)) * c;
+        minimum += i32::from(m) * c;
+    }
+    dot as f32 * (half(0) * s) - minimum as f32 * (half(2) * s)
+}
