@@ -17,7 +17,7 @@ pub(crate) fn scale_min(s: &[u8], j: usize) -> (u8, u8) {
 /// Four-bit code `i` of Q4_K and Q5_K: 32 low halves, 32 high halves, four times.
 pub(crate) fn q4_code(codes: &[u8], i: usize) -> u8 {
     let byte = codes[i / 64 * 32 + i % 32];
-    if i / 32 % 2 == 0 {
+    if (i / 32).is_multiple_of(2) {
         byte & 15
     } else {
         byte >> 4
