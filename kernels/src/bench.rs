@@ -3,6 +3,12 @@
 //! Times vary with the machine's load; nothing here decides anything. For numbers
 //! that are compared with peers see the `benches` package.
 
+mod bandwidth;
+mod streams;
+
+pub use bandwidth::bandwidth;
+pub use streams::{Plan, Speed, streams};
+
 use crate::cpu::{Simd, SimdLevel, default_threads};
 use crate::gguf::TensorType;
 use crate::model::{LoadError, Model, OpenOptions};

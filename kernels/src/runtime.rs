@@ -21,6 +21,7 @@ pub use replay::{Replayed, replay};
 pub use sampling::Sampling;
 
 pub(crate) use cache::Cache;
+pub(crate) use digest::logit_digest;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
