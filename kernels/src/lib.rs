@@ -27,7 +27,7 @@ pub mod train;
 pub use cpu::{CpuFeatures, SimdLevel, cpu_features};
 pub use model::{
     ChatMessage, Cheat, DeviceChoice, LoadError, Model, ModelInfo, NUMERICS, OpenOptions,
-    Placement, TemplateError,
+    Placement, TemplateError, render_template,
 };
 pub use runtime::{CancelFlag, EngineError, Finish, Generation, Replayed, Sampling, Step, replay};
 pub use tokenizer::Tokenizer;

@@ -12,7 +12,7 @@ mod loader;
 mod template;
 
 pub use error::LoadError;
-pub use template::{ChatMessage, TemplateError};
+pub use template::{ChatMessage, TemplateError, render_template};
 
 pub(crate) use forward::{Row, Scratch};
 pub(crate) use graph::{Graph, Head, Pooling};

@@ -62,6 +62,24 @@ pub(super) fn render(
     messages: &[ChatMessage],
     date: &str,
 ) -> Result<String, TemplateError> {
+    let token = |id: Option<u32>| {
+        id.map_or(String::new(), |id| {
+            String::from_utf8_lossy(tokenizer.bytes(id)).into_owned()
+        })
+    };
+    let (bos, eos) = (token(tokenizer.bos()), token(tokenizer.eos()));
+    render_template(source, &bos, &eos, messages, date)
+}
+
+/// The prompt that a template makes of a conversation, for a vocabulary whose BOS and
+/// EOS tokens have these names. `date` is `YYYY-MM-DD`.
+pub fn render_template(
+    source: &str,
+    bos: &str,
+    eos: &str,
+    messages: &[ChatMessage],
+    date: &str,
+) -> Result<String, TemplateError> {
     if source.len() > MAX_SOURCE {
         let (bytes, limit) = (source.len(), MAX_SOURCE);
         return Err(TemplateError::TooLong {
@@ -70,6 +88,7 @@ pub(super) fn render(
             limit,
         });
     }
+    let date_text = date;
     let date = Date::parse(date).ok_or_else(|| TemplateError::Date {
         date: date.to_owned(),
     })?;
@@ -83,6 +102,11 @@ pub(super) fn render(
     env.set_fuel(Some(FUEL));
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_filter("tojson", to_json);
+    // As in Jinja2, where they differ: `none` cannot be iterated, what is undefined is
+    // empty.
+    env.add_test("iterable", |v: &Value| !v.is_none() && v.try_iter().is_ok());
+    env.add_filter("length", length);
+    env.add_filter("count", length);
     env.add_function(
         "raise_exception",
         |message: String| -> Result<Value, Error> {
@@ -90,19 +114,21 @@ pub(super) fn render(
         },
     );
     env.add_function("strftime_now", move |format: &str| date.format(format));
-    let token = |id: Option<u32>| {
-        id.map_or(String::new(), |id| {
-            String::from_utf8_lossy(tokenizer.bytes(id)).into_owned()
-        })
-    };
-    env.add_template("chat", source).map_err(failed)?;
+    let source = without_generation_marks(source);
+    env.add_template("chat", &source).map_err(failed)?;
     let template = env.get_template("chat").map_err(failed)?;
     let mut out = Bounded(Vec::new());
     let context = context! {
         messages,
         add_generation_prompt => true,
-        bos_token => token(tokenizer.bos()),
-        eos_token => token(tokenizer.eos()),
+        bos_token => bos,
+        eos_token => eos,
+        // The Transformers library always passes these two; Firefunction's template
+        // adds up the two behind them without looking.
+        tools => Value::from(()),
+        documents => Value::from(()),
+        functions => "[]",
+        datetime => date_text,
     };
     let result = template.render_captured_to(context, &mut out).map(|_| ());
     if out.0.len() >= MAX_OUTPUT {
@@ -119,6 +145,32 @@ pub(super) fn render(
     })
 }
 
+/// The source without `{% generation %}` and `{% endgeneration %}`, which mark for a
+/// trainer what the model wrote and say nothing about the text.
+fn without_generation_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(len) = rest[start..].find("%}") else {
+            break;
+        };
+        let tag = &rest[start..start + len + 2];
+        let inside = tag[2..len].trim_matches(['-', '+']);
+        out.push_str(&rest[..start]);
+        rest = &rest[start + tag.len()..];
+        match inside.trim() {
+            // An empty comment trims white space and the line's end as the tag would.
+            "generation" | "endgeneration" => {
+                out.push_str(if tag.starts_with("{%-") { "{#-" } else { "{#" });
+                out.push_str(if tag.ends_with("-%}") { "-#}" } else { "#}" });
+            }
+            _ => out.push_str(tag),
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 /// Refuses to grow beyond [`MAX_OUTPUT`].
 struct Bounded(Vec<u8>);
 
@@ -130,6 +182,17 @@ impl std::io::Write for Bounded {
     }
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+fn length(value: &Value) -> Result<usize, Error> {
+    match value.len() {
+        Some(n) => Ok(n),
+        None if value.is_undefined() => Ok(0),
+        None => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("cannot calculate length of value of type {}", value.kind()),
+        )),
     }
 }
 
@@ -363,6 +426,14 @@ mod tests {
             error.to_string().contains("system role not supported"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn absent_tools_are_none_and_marks_for_trainers_leave_no_trace() {
+        let tools = "{% if tools is iterable and tools|length > 0 %}a{% endif %}{% if tools is not none and tools|length > 0 %}b{% endif %}{{ nothing|length }}";
+        assert_eq!(run(tools).unwrap(), "0");
+        let marked = "x {%- generation -%}  y{% endgeneration %}\nz{% if true %}w{% endif %}";
+        assert_eq!(run(marked).unwrap(), "xyzw");
     }
 
     #[test]
