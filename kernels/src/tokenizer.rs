@@ -1,22 +1,32 @@
 //! Text to token ids and back, from the vocabulary inside a GGUF file.
 //!
 //! Byte-level BPE (`tokenizer.ggml.model = gpt2`) with the pre-tokenisers named
-//! in [`Pre`]. It adds no BOS token by itself and treats the text of special
-//! tokens as plain text unless asked to parse it. Called by `model` (chat
-//! prompts), `runtime` (streaming text) and the node's `tokenize`.
+//! in [`Pre`], Gemma 4's BPE over characters (`gemma4`), SentencePiece (`llama`) and
+//! WordPiece (`bert`); anything else is refused by name. It adds no BOS token by
+//! itself and treats the text of special tokens as plain text unless asked to parse
+//! it. Called by `model` (chat prompts, embeddings), `runtime` (streaming text) and
+//! the node's `tokenize`.
 
+mod accents;
 mod bpe;
 mod bytes;
+mod classes;
+mod deepseek;
 mod load;
 mod pre;
+mod prefixes;
+mod scan;
 mod special;
+mod spm;
 mod stream;
+mod wpm;
 
 pub use pre::Pre;
 pub use stream::TextStream;
 
 use bpe::Merges;
-use special::Specials;
+use special::{Part, Specials};
+use spm::SPACE;
 
 /// Why a vocabulary was refused.
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +35,17 @@ pub enum TokenizerError {
     #[error(transparent)]
     Gguf(#[from] crate::gguf::GgufError),
     /// Another kind of tokenizer.
-    #[error("tokenizer model {model:?} is not supported (only \"gpt2\", byte-level BPE)")]
+    #[error(
+        "tokenizer model {model:?} is not supported (gpt2, gemma4, llama and bert are): use a file with one of these"
+    )]
     Model {
         /// Its name in the file.
         model: String,
     },
     /// Another pre-tokeniser.
-    #[error("pre-tokeniser {pre:?} is not supported (qwen2, llama-bpe and gpt-2 are)")]
+    #[error(
+        "pre-tokeniser {pre:?} is not supported (llama-bpe, qwen2, qwen35, gpt-4o, tekken, gpt-2, deepseek-v3 and others are): convert the model with a current converter or use another"
+    )]
     Pre {
         /// Its name in the file.
         pre: String,
@@ -51,6 +65,30 @@ pub enum TokenizerError {
         tokens: usize,
         /// Number of types.
         types: usize,
+    },
+    /// A token with an endless text.
+    #[error("token {id} is {bytes} bytes long; at most {max} are allowed: the file is damaged")]
+    Long {
+        /// Its id.
+        id: usize,
+        /// Its length.
+        bytes: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// `scores` does not have one entry per token.
+    #[error("the vocabulary has {tokens} tokens but {scores} scores")]
+    Scores {
+        /// Number of tokens.
+        tokens: usize,
+        /// Number of scores.
+        scores: usize,
+    },
+    /// A score that cannot be ordered.
+    #[error("the score of token {id} is not a number: the file is damaged")]
+    Score {
+        /// The token.
+        id: usize,
     },
     /// One of the 256 byte tokens is missing.
     #[error("the vocabulary has no token for byte 0x{byte:02x}")]
@@ -89,6 +127,18 @@ pub enum TokenKind {
     UserDefined,
     /// A filler that is never produced.
     Unused,
+    /// What stands for text that has no tokens.
+    Unknown,
+    /// One byte, for text that has no other tokens.
+    Byte,
+}
+
+/// How text becomes tokens.
+#[derive(Debug)]
+enum Algorithm {
+    Bpe { pre: Pre, merges: Box<Merges> },
+    Spm(Box<spm::Pieces>),
+    Wpm(wpm::Words),
 }
 
 /// A loaded vocabulary.
@@ -99,13 +149,16 @@ pub struct Tokenizer {
     /// Token `i` is `text[ends[i-1]..ends[i]]`.
     ends: Vec<usize>,
     kinds: Vec<TokenKind>,
-    pre: Pre,
-    merges: Merges,
+    algorithm: Algorithm,
     specials: Specials,
     bos: Option<u32>,
     eos: Option<u32>,
+    sep: Option<u32>,
     stops: Vec<u32>,
     add_bos: bool,
+    add_eos: bool,
+    /// Text gets a space in front, and loses it again on the way back.
+    add_space: bool,
     digest: [u8; 32],
 }
 
@@ -125,9 +178,13 @@ impl Tokenizer {
         self.ends.is_empty()
     }
 
-    /// The pre-tokeniser.
-    pub fn pre(&self) -> Pre {
-        self.pre
+    /// The name of the algorithm: of the pre-tokeniser, `spm` or `wpm`.
+    pub fn name(&self) -> &'static str {
+        match &self.algorithm {
+            Algorithm::Bpe { pre, .. } => pre.name(),
+            Algorithm::Spm(_) => "spm",
+            Algorithm::Wpm(_) => "wpm",
+        }
     }
 
     /// The begin-of-text token, if the model has one.
@@ -143,6 +200,11 @@ impl Tokenizer {
     /// Whether prompts of this model start with [`Self::bos`].
     pub fn add_bos(&self) -> bool {
         self.add_bos
+    }
+
+    /// Whether texts of this model end with [`Self::eos`].
+    pub fn add_eos(&self) -> bool {
+        self.add_eos
     }
 
     /// Whether this token ends an answer (end of text, of turn, of message).
@@ -175,29 +237,94 @@ impl Tokenizer {
     /// become those tokens; without it they are plain text. No BOS is added.
     pub fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3 + 1);
+        // SentencePiece puts its space in front of text that follows nothing or a
+        // special token.
+        let mut space = self.add_space;
         self.specials.split(text, parse_special, |part| match part {
-            special::Part::Token(id) => out.push(id),
-            special::Part::Text(text) => {
-                for piece in self.pre.split(text) {
-                    self.merges.encode(piece.as_bytes(), &mut out);
-                }
+            Part::Token(id) => {
+                out.push(id);
+                space = self.add_space;
+            }
+            Part::Text(text) => {
+                self.algorithm.encode(text, space, &mut out);
+                space = false;
             }
         });
         out
     }
 
-    /// The bytes of a token sequence, control tokens included by name.
+    /// [`Self::encode`] with what the model was trained to see around a whole text:
+    /// BOS and EOS where it wants them, `[CLS]` and `[SEP]` for BERT.
+    pub fn encode_whole(&self, text: &str, parse_special: bool) -> Vec<u32> {
+        let mut out: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        out.extend(self.encode(text, parse_special));
+        out.extend(match &self.algorithm {
+            Algorithm::Wpm(_) => self.sep,
+            _ => self.eos.filter(|_| self.add_eos),
+        });
+        out
+    }
+
+    /// The bytes of a whole text from its tokens, control tokens included by name.
+    /// A space that [`Self::encode`] put in front is taken away.
     pub fn decode(&self, tokens: &[u32]) -> Vec<u8> {
-        tokens
+        let mut text: Vec<u8> = tokens
             .iter()
             .flat_map(|t| self.bytes(*t))
             .copied()
-            .collect()
+            .collect();
+        if self.leads_with_space() && text.first() == Some(&b' ') {
+            text.remove(0);
+        }
+        text
     }
 
-    /// A decoder for a stream of tokens that gives whole characters only.
+    fn leads_with_space(&self) -> bool {
+        self.add_space || matches!(self.algorithm, Algorithm::Wpm(_))
+    }
+
+    /// A decoder for a stream of tokens that are a whole text: the pieces it gives
+    /// are whole characters and together [`Self::decode`] without control tokens.
+    /// For text that continues a prompt use [`TextStream::default`], which keeps the
+    /// first space.
     pub fn stream(&self) -> TextStream {
-        TextStream::default()
+        TextStream::whole(self.leads_with_space())
+    }
+
+    /// Whether the text of this token is shown to people.
+    fn is_text(&self, token: u32) -> bool {
+        matches!(
+            self.kind(token),
+            Some(TokenKind::Normal | TokenKind::UserDefined | TokenKind::Byte)
+        )
+    }
+}
+
+impl Algorithm {
+    fn encode(&self, text: &str, space: bool, out: &mut Vec<u32>) {
+        match self {
+            Self::Wpm(words) => words.encode(text, out),
+            Self::Spm(pieces) => {
+                let mut escaped = String::with_capacity(text.len() + text.len() / 2);
+                escaped.extend(space.then_some(SPACE));
+                escaped.extend(text.chars().map(|c| if c == ' ' { SPACE } else { c }));
+                pieces.encode(&escaped, out);
+            }
+            Self::Bpe { pre, merges } if *pre == Pre::Gemma4 => {
+                let escaped = text.replace(' ', "\u{2581}");
+                pre.split(&escaped).for_each(|p| merges.encode(p, out));
+            }
+            Self::Bpe { pre, merges } => pre.split(text).for_each(|p| merges.encode(p, out)),
+        }
+    }
+
+    /// What decides beside the lists of the vocabulary.
+    fn hash(&self, hash: &mut blake3::Hasher) {
+        match self {
+            Self::Bpe { .. } => {}
+            Self::Spm(pieces) => pieces.hash(hash),
+            Self::Wpm(words) => words.hash(hash),
+        }
     }
 }
 

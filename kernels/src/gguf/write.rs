@@ -27,6 +27,8 @@ pub enum Value {
     Texts(Vec<String>),
     /// Type 9 of type 5.
     I32s(Vec<i32>),
+    /// Type 9 of type 6.
+    F32s(Vec<f32>),
     /// Type 9 of type 7.
     Bools(Vec<bool>),
 }
@@ -93,6 +95,13 @@ impl Writer {
                 put(&8u32.to_le_bytes());
                 put(&(list.len() as u64).to_le_bytes());
                 list.iter().for_each(|x| text(out, x));
+            }
+            Value::F32s(list) => {
+                put(&9u32.to_le_bytes());
+                put(&6u32.to_le_bytes());
+                put(&(list.len() as u64).to_le_bytes());
+                list.iter()
+                    .for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
             }
             Value::I32s(list) => {
                 put(&9u32.to_le_bytes());

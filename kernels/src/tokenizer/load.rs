@@ -1,96 +1,103 @@
 //! Building a [`Tokenizer`] from GGUF metadata.
+//!
+//! Files are untrusted: every count, id, score and length is checked, and whatever
+//! is kept is bounded by the file's own size.
 
-use super::bpe::Merges;
-use super::special::Specials;
-use super::{Pre, TokenKind, Tokenizer, TokenizerError, bytes};
-use crate::gguf::{Array, Gguf, Value};
-use std::collections::HashMap;
+mod flags;
+mod pieces;
+
+use super::special::{Special, Specials};
+use super::spm::SPACE;
+use super::{Algorithm, Pre, TokenKind, Tokenizer, TokenizerError, bytes};
+use crate::gguf::{Array, Gguf, GgufError, Value};
 
 /// Far above any vocabulary (262,144 is the largest known); keeps ids in u32 and
 /// logits in memory.
 const MAX_TOKENS: usize = 1 << 22;
+/// Longest text of a token: four times the longest known (runs of 256 spaces,
+/// written in two bytes each). Bounds what one comparison can cost.
+const MAX_TOKEN_BYTES: usize = 2048;
 
-/// Control tokens that end a turn in the families we run, whatever the file says
-/// in `eos_token_id`.
-const TURN_ENDS: [&str; 7] = [
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|end_of_text|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-];
+/// The lists of a vocabulary, checked against each other.
+struct Lists<'a> {
+    tokens: &'a [String],
+    kinds: Vec<TokenKind>,
+}
 
 pub(super) fn from_gguf(file: &Gguf) -> Result<Tokenizer, TokenizerError> {
-    let model = file.str("tokenizer.ggml.model")?;
-    if model != "gpt2" {
-        return Err(TokenizerError::Model {
-            model: model.to_owned(),
-        });
-    }
-    let name = file.str("tokenizer.ggml.pre")?;
-    let pre = Pre::from_name(name).ok_or_else(|| TokenizerError::Pre {
-        pre: name.to_owned(),
-    })?;
-    let tokens = file.strings("tokenizer.ggml.tokens")?;
-    if tokens.is_empty() || tokens.len() > MAX_TOKENS {
-        return Err(TokenizerError::Size {
-            tokens: tokens.len(),
-            max: MAX_TOKENS,
-        });
-    }
-    let kinds = kinds(file, tokens.len())?;
-    let (text, ends) = texts(tokens, &kinds);
-    let rules = file.strings("tokenizer.ggml.merges")?;
-    let merges = merges(tokens, &kinds, rules, pre)?;
-    let specials = Specials::new(tokens.iter().zip(&kinds).enumerate().filter_map(
-        |(id, (text, kind))| match kind {
-            TokenKind::Control => Some((text.clone(), id as u32, false)),
-            TokenKind::UserDefined => Some((text.clone(), id as u32, true)),
-            _ => None,
-        },
-    ));
-    let id = |key| special_id(file, key, tokens.len());
-    let (bos, eos) = (
-        id("tokenizer.ggml.bos_token_id")?,
-        id("tokenizer.ggml.eos_token_id")?,
-    );
-    let mut stops: Vec<u32> = eos
-        .into_iter()
-        .chain(id("tokenizer.ggml.eot_token_id")?)
-        .chain(id("tokenizer.ggml.eom_token_id")?)
-        .collect();
-    stops.extend(
-        tokens
-            .iter()
-            .zip(&kinds)
-            .enumerate()
-            .filter_map(|(id, (text, kind))| {
-                let ends = *kind == TokenKind::Control && TURN_ENDS.contains(&text.as_str());
-                ends.then_some(id as u32)
-            }),
-    );
-    stops.sort_unstable();
-    stops.dedup();
-    let add_bos = matches!(
-        file.get("tokenizer.ggml.add_bos_token"),
-        Some(Value::Bool(true))
-    );
-    let digest = digest(pre, tokens, &kinds, rules, bos, &stops, add_bos);
-    Ok(Tokenizer {
+    let lists = Lists::read(file)?;
+    let (algorithm, rules) = algorithm(file, &lists)?;
+    let flags = flags::Flags::read(file, &lists, &algorithm)?;
+    let (text, ends) = texts(&lists, &algorithm);
+    let mut tokenizer = Tokenizer {
         text,
         ends,
-        kinds,
-        pre,
-        merges,
-        specials,
-        bos,
-        eos,
-        stops,
-        add_bos,
-        digest,
-    })
+        specials: specials(file, &lists),
+        kinds: lists.kinds,
+        algorithm,
+        bos: flags.bos,
+        eos: flags.eos,
+        sep: flags.sep,
+        stops: flags.stops,
+        add_bos: flags.add_bos,
+        add_eos: flags.add_eos,
+        add_space: flags.add_space,
+        digest: [0; 32],
+    };
+    tokenizer.digest = digest(&tokenizer, lists.tokens, rules);
+    Ok(tokenizer)
+}
+
+fn algorithm<'a>(
+    file: &'a Gguf,
+    lists: &Lists<'_>,
+) -> Result<(Algorithm, &'a [String]), TokenizerError> {
+    let model = file.str("tokenizer.ggml.model")?;
+    let pre = match model {
+        "llama" => return Ok((Algorithm::Spm(Box::new(pieces::spm(file, lists)?)), &[])),
+        "bert" => return Ok((Algorithm::Wpm(pieces::wpm(file, lists)?), &[])),
+        "gemma4" => Pre::Gemma4,
+        "gpt2" => {
+            let name = file.str("tokenizer.ggml.pre")?;
+            Pre::from_name(name).ok_or_else(|| TokenizerError::Pre {
+                pre: name.to_owned(),
+            })?
+        }
+        _ => {
+            return Err(TokenizerError::Model {
+                model: model.to_owned(),
+            });
+        }
+    };
+    let rules = file.strings("tokenizer.ggml.merges")?;
+    let merges = Box::new(pieces::merges(lists, rules, pre)?);
+    Ok((Algorithm::Bpe { pre, merges }, rules))
+}
+
+impl<'a> Lists<'a> {
+    fn read(file: &'a Gguf) -> Result<Self, TokenizerError> {
+        let tokens = file.strings("tokenizer.ggml.tokens")?;
+        if tokens.is_empty() || tokens.len() > MAX_TOKENS {
+            return Err(TokenizerError::Size {
+                tokens: tokens.len(),
+                max: MAX_TOKENS,
+            });
+        }
+        if let Some(id) = tokens.iter().position(|t| t.len() > MAX_TOKEN_BYTES) {
+            return Err(TokenizerError::Long {
+                id,
+                bytes: tokens[id].len(),
+                max: MAX_TOKEN_BYTES,
+            });
+        }
+        let kinds = kinds(file, tokens.len())?;
+        Ok(Self { tokens, kinds })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, &'a str, TokenKind)> + '_ {
+        let all = self.tokens.iter().zip(&self.kinds).enumerate();
+        all.map(|(id, (text, kind))| (id as u32, text.as_str(), *kind))
+    }
 }
 
 fn kinds(file: &Gguf, tokens: usize) -> Result<Vec<TokenKind>, TokenizerError> {
@@ -100,7 +107,7 @@ fn kinds(file: &Gguf, tokens: usize) -> Result<Vec<TokenKind>, TokenizerError> {
         Some(Value::Array(Array::I32(x))) => x.iter().map(|t| kind(i64::from(*t))).collect(),
         Some(Value::Array(Array::U32(x))) => x.iter().map(|t| kind(i64::from(*t))).collect(),
         Some(other) => {
-            return Err(crate::gguf::GgufError::WrongType {
+            return Err(GgufError::WrongType {
                 key: KEY.to_owned(),
                 wanted: "an array of i32",
                 found: other.type_name(),
@@ -119,19 +126,25 @@ fn kinds(file: &Gguf, tokens: usize) -> Result<Vec<TokenKind>, TokenizerError> {
 
 fn kind(id: i64) -> TokenKind {
     match id {
+        2 => TokenKind::Unknown,
         3 => TokenKind::Control,
         4 => TokenKind::UserDefined,
         5 => TokenKind::Unused,
+        6 => TokenKind::Byte,
         _ => TokenKind::Normal,
     }
 }
 
-fn texts(tokens: &[String], kinds: &[TokenKind]) -> (Vec<u8>, Vec<usize>) {
+/// What each token stands for, one after the other, and where each ends.
+fn texts(lists: &Lists<'_>, algorithm: &Algorithm) -> (Vec<u8>, Vec<usize>) {
+    let byte_level = matches!(algorithm, Algorithm::Bpe { pre, .. } if *pre != Pre::Gemma4);
     let mut text = Vec::new();
-    let mut ends = Vec::with_capacity(tokens.len());
-    for (token, kind) in tokens.iter().zip(kinds) {
-        match kind {
-            TokenKind::Normal => text.extend(bytes::decode(token)),
+    let mut ends = Vec::with_capacity(lists.tokens.len());
+    for (_, token, kind) in lists.iter() {
+        match (kind, byte_of(token)) {
+            (TokenKind::Byte, Some(byte)) => text.push(byte),
+            (TokenKind::Normal, _) if byte_level => text.extend(bytes::decode(token)),
+            (TokenKind::Normal, _) => text.extend(token.replace(SPACE, " ").into_bytes()),
             _ => text.extend_from_slice(token.as_bytes()),
         }
         ends.push(text.len());
@@ -139,96 +152,61 @@ fn texts(tokens: &[String], kinds: &[TokenKind]) -> (Vec<u8>, Vec<usize>) {
     (text, ends)
 }
 
-fn merges(
-    tokens: &[String],
-    kinds: &[TokenKind],
-    list: &[String],
-    pre: Pre,
-) -> Result<Merges, TokenizerError> {
-    let mut ids: HashMap<&str, u32> = HashMap::with_capacity(tokens.len());
-    for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {
-        if *kind == TokenKind::Normal {
-            ids.entry(token).or_insert(id as u32);
-        }
-    }
-    let mut byte_ids = [0; 256];
-    for byte in 0..=255u8 {
-        let mut buffer = [0; 4];
-        let text: &str = bytes::to_char(byte).encode_utf8(&mut buffer);
-        byte_ids[usize::from(byte)] = *ids.get(text).ok_or(TokenizerError::MissingByte { byte })?;
-    }
-    let mut rules = HashMap::with_capacity(list.len());
-    for (index, merge) in list.iter().enumerate() {
-        let rule = rule(&ids, merge).ok_or_else(|| TokenizerError::Merge {
-            index,
-            merge: merge.clone(),
-        })?;
-        rules
-            .entry((rule.0, rule.1))
-            .or_insert((index as u32, rule.2));
-    }
-    let whole = (pre == Pre::LlamaBpe).then(|| {
-        ids.iter()
-            .map(|(text, id)| (bytes::decode(text).into_boxed_slice(), *id))
-            .collect()
-    });
-    Ok(Merges {
-        rules,
-        byte_ids,
-        whole,
-    })
+/// The byte that a token such as `<0x0A>` stands for.
+fn byte_of(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let hex = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    hex.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// `"a b"` to (id of a, id of b, id of ab). The separator is the only space: the
-/// alphabet of the tokens has none.
-fn rule(ids: &HashMap<&str, u32>, merge: &str) -> Option<(u32, u32, u32)> {
-    let (left, right) = merge.split_once(' ')?;
-    let merged = ids.get(format!("{left}{right}").as_str())?;
-    Some((*ids.get(left)?, *ids.get(right)?, *merged))
+fn specials(file: &Gguf, lists: &Lists<'_>) -> Specials {
+    let strips = strips_right(file);
+    let special = |id, text: &str, always| Special {
+        id,
+        always,
+        strips_right: strips && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>"),
+    };
+    Specials::new(lists.iter().filter_map(|(id, text, kind)| match kind {
+        TokenKind::Control | TokenKind::Unknown => Some((text, special(id, text, false))),
+        TokenKind::UserDefined => Some((text, special(id, text, true))),
+        _ => None,
+    }))
 }
 
-fn special_id(
-    file: &Gguf,
-    key: &'static str,
-    tokens: usize,
-) -> Result<Option<u32>, TokenizerError> {
-    if file.get(key).is_none() {
-        return Ok(None);
-    }
-    let id = file.uint(key)?;
-    if id < tokens as u64 {
-        Ok(Some(id as u32))
-    } else {
-        Err(TokenizerError::SpecialId { key, id, tokens })
-    }
+/// Phi-3's tokenizer lets its special tokens swallow the white space behind them.
+/// The format has no key for it: llama.cpp goes by the model's name, too.
+fn strips_right(file: &Gguf) -> bool {
+    let name = file.get("general.name").and_then(Value::as_str);
+    let name = name.unwrap_or_default().to_lowercase();
+    name.contains("phi-3") || name.contains("phi3")
 }
 
 /// Length-prefixed fields in a fixed order, hashed with BLAKE3.
-fn digest(
-    pre: Pre,
-    tokens: &[String],
-    kinds: &[TokenKind],
-    merges: &[String],
-    bos: Option<u32>,
-    stops: &[u32],
-    add_bos: bool,
-) -> [u8; 32] {
+fn digest(tokenizer: &Tokenizer, tokens: &[String], merges: &[String]) -> [u8; 32] {
     let mut hash = blake3::Hasher::new();
     let mut text = |s: &str| {
         hash.update(&(s.len() as u64).to_le_bytes());
         hash.update(s.as_bytes());
     };
     text("freehold/tokenizer/1");
-    text(pre.name());
+    text(tokenizer.name());
     text(&format!("{} tokens, {} merges", tokens.len(), merges.len()));
     tokens.iter().chain(merges).for_each(|s| text(s));
-    for kind in kinds {
+    for kind in &tokenizer.kinds {
         hash.update(&[*kind as u8]);
     }
-    hash.update(&bos.map_or(u64::MAX, u64::from).to_le_bytes());
-    for stop in stops {
+    hash.update(&tokenizer.bos.map_or(u64::MAX, u64::from).to_le_bytes());
+    for stop in &tokenizer.stops {
         hash.update(&stop.to_le_bytes());
     }
-    hash.update(&[u8::from(add_bos)]);
+    hash.update(&[u8::from(tokenizer.add_bos)]);
+    tokenizer.algorithm.hash(&mut hash);
+    // What files of byte-level vocabularies do not have leaves their digest alone.
+    if tokenizer.add_eos || tokenizer.add_space {
+        hash.update(&[u8::from(tokenizer.add_eos), u8::from(tokenizer.add_space)]);
+    }
     hash.finalize().into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Text from a stream of tokens, in whole characters.
 
-use super::{TokenKind, Tokenizer};
+use super::Tokenizer;
 
 /// Holds back the bytes of an unfinished UTF-8 character until it is whole.
 /// Bytes that can never become a character turn into U+FFFD.
@@ -8,16 +8,31 @@ use super::{TokenKind, Tokenizer};
 pub struct TextStream {
     /// At most three bytes between calls: the longest unfinished character.
     pending: Vec<u8>,
+    /// The next text loses one leading space.
+    strip_space: bool,
 }
 
 impl TextStream {
+    /// At the beginning of a whole text, whose first space was added by encoding it.
+    pub(super) fn whole(strip_space: bool) -> Self {
+        Self {
+            pending: Vec::new(),
+            strip_space,
+        }
+    }
+
     /// Add a token and take the text that is now complete. Control tokens have
     /// no text.
     pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> String {
-        if tokenizer.kind(token) == Some(TokenKind::Control) {
+        if !tokenizer.is_text(token) {
             return String::new();
         }
-        self.pending.extend_from_slice(tokenizer.bytes(token));
+        let mut bytes = tokenizer.bytes(token);
+        if self.strip_space && !bytes.is_empty() {
+            self.strip_space = false;
+            bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+        }
+        self.pending.extend_from_slice(bytes);
         self.complete(false)
     }
 
