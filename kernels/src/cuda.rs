@@ -28,7 +28,7 @@ pub use error::CudaError;
 
 pub(crate) use driver::Driver;
 pub(crate) use model::DeviceModel;
-pub(crate) use pages::DeviceCache;
+pub(crate) use pages::{DeviceCache, Page as DevicePage};
 
 use cudarc::driver::result;
 use cudarc::driver::sys;

@@ -29,5 +29,8 @@ pub use model::{
     ChatMessage, Cheat, DeviceChoice, LoadError, Model, ModelInfo, NUMERICS, OpenOptions,
     Placement, TemplateError, render_template,
 };
-pub use runtime::{CancelFlag, EngineError, Finish, Generation, Replayed, Sampling, Step, replay};
+pub use runtime::{
+    CancelFlag, Control, Engine, EngineError, EngineOptions, Finish, Generation, Load, Next,
+    Replayed, Request, Sampling, Step, Stream, replay,
+};
 pub use tokenizer::Tokenizer;

@@ -1,4 +1,4 @@
-//! Sequences: cache, generation, replay.
+//! Sequences: cache, generation, replay, and the engine that runs many at once.
 //!
 //! A [`Generation`] is one order's answer in the making; [`replay`] recomputes one
 //! from its tokens and must give the same bits. The thread that calls them is one
@@ -9,16 +9,23 @@ mod answer;
 mod cache;
 mod digest;
 mod embed;
+mod engine;
 mod generation;
 mod logits;
+mod pages;
+mod prefix;
 mod replay;
 mod sampling;
+mod schedule;
 mod stop;
+mod stream;
 
 pub use answer::{Finish, Step};
+pub use engine::{Engine, EngineOptions, Load, Request};
 pub use generation::Generation;
 pub use replay::{Replayed, replay};
 pub use sampling::Sampling;
+pub use stream::{Control, Next, Stream};
 
 pub(crate) use cache::Cache;
 pub(crate) use digest::logit_digest;
@@ -99,7 +106,28 @@ pub enum EngineError {
         /// How long they may be.
         max_bytes: usize,
     },
-    /// Stopped by its [`CancelFlag`].
+    /// More tokens than the engine's memory for keys and values holds at all.
+    #[error(
+        "{tokens} tokens (prompt and answer) need {needed_mib} MiB of cache and the engine may use {budget_mib} MiB: shorten the prompt, ask for fewer tokens, or give the engine more memory"
+    )]
+    Memory {
+        /// Prompt tokens plus the most output tokens.
+        tokens: u64,
+        /// What they need.
+        needed_mib: u64,
+        /// The engine's budget.
+        budget_mib: u64,
+    },
+    /// The engine has as many jobs as it takes.
+    #[error("the engine is busy: try again in {retry_ms} ms")]
+    Busy {
+        /// When to try again.
+        retry_ms: u64,
+    },
+    /// The engine was shut down, or its thread died.
+    #[error("the engine has stopped: restart the node")]
+    Stopped,
+    /// Stopped by its [`CancelFlag`] or [`Control`].
     #[error("cancelled")]
     Cancelled,
     /// The model computed something that is not a number.

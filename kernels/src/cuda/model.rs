@@ -105,6 +105,11 @@ impl DeviceModel {
         self.device.name()
     }
 
+    /// The pages for keys and values.
+    pub fn pages(&self) -> &Arc<Pages> {
+        &self.pages
+    }
+
     /// Number of cache pages that no sequence holds.
     #[cfg(test)]
     pub fn free_pages(&self) -> usize {

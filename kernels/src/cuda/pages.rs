@@ -51,7 +51,8 @@ impl Pages {
         self.list().len()
     }
 
-    fn take(self: &Arc<Self>) -> Result<Arc<Page>, CudaError> {
+    /// Hold a page.
+    pub fn take(self: &Arc<Self>) -> Result<Arc<Page>, CudaError> {
         let id = self.list().pop().ok_or(CudaError::Pages {
             pages: self.count(),
         })?;
@@ -80,6 +81,16 @@ impl DeviceCache {
             self.0.push(pages.take()?);
         }
         Ok(())
+    }
+
+    /// Add pages that are held already, perhaps by other sequences too.
+    pub fn extend(&mut self, pages: impl IntoIterator<Item = Arc<Page>>) {
+        self.0.extend(pages);
+    }
+
+    /// Hold another copy of a page.
+    pub fn replace(&mut self, index: usize, page: Arc<Page>) {
+        self.0[index] = page;
     }
 
     /// Ids of the pages, in order of position.

@@ -20,24 +20,33 @@ impl Model {
     /// says, scaled to length one. Tokens are taken as they are, with the special
     /// ones that the model wants around them. The same bits whatever the machine.
     pub fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        let Head::Pooled(pooling) = self.0.graph.head else {
+        if !self.is_encoder() {
             return Err(EngineError::NoEmbeddings);
-        };
+        }
         check_tokens(self, tokens, 0)?;
         let mut sequence = Computation::default();
         sequence.compute(&self.0, tokens, tokens.len())?;
-        let rows = sequence.scratch.x.chunks_exact(self.0.graph.width);
-        let mut out = match pooling {
-            Pooling::First => rows.take(1).flatten().copied().collect(),
-            Pooling::Last => rows.skip(tokens.len() - 1).flatten().copied().collect(),
-            Pooling::Mean => {
-                let mut sum = vec![0.0; self.0.graph.width];
-                rows.for_each(|row| norm::add(self.0.simd, &mut sum, row));
-                norm::scale(self.0.simd, &mut sum, 1.0 / tokens.len() as f32);
-                sum
-            }
-        };
-        norm::to_unit_length(self.0.simd, &mut out);
-        Ok(out)
+        Ok(pooled(self, &sequence.scratch.x))
     }
+}
+
+/// One vector of all rows of a text that an encoder has computed.
+pub(super) fn pooled(model: &Model, x: &[f32]) -> Vec<f32> {
+    let (width, simd) = (model.0.graph.width, model.0.simd);
+    let Head::Pooled(pooling) = model.0.graph.head else {
+        return Vec::new();
+    };
+    let mut out = match pooling {
+        Pooling::First => x[..width].to_vec(),
+        Pooling::Last => x[x.len() - width..].to_vec(),
+        Pooling::Mean => {
+            let mut sum = vec![0.0; width];
+            x.chunks_exact(width)
+                .for_each(|row| norm::add(simd, &mut sum, row));
+            norm::scale(simd, &mut sum, 1.0 / (x.len() / width) as f32);
+            sum
+        }
+    };
+    norm::to_unit_length(simd, &mut out);
+    out
 }

@@ -1,0 +1,219 @@
+//! One step: rows of several jobs through the model, logits to tokens.
+
+use super::super::answer::{Answer, Step};
+use super::super::embed::pooled;
+use super::super::prefix::Prefix;
+use super::super::{Cache, EngineError, Replayed};
+use super::job::{Job, Recheck, Task};
+use crate::model::{Model, Row, Scratch};
+use std::mem::take;
+
+/// Rows of logits held at once: 20 MB with the largest vocabularies, and enough that
+/// the output matrix is read once for all streams.
+const LOGIT_ROWS: usize = 32;
+
+/// What a row came to.
+pub(super) enum Made {
+    Step(Step),
+    Replayed(Replayed),
+    Vector(Vec<f32>),
+    Failed(EngineError),
+}
+
+/// Rows `row .. row + to - from` of the batch: tokens `from .. to` of a job.
+struct Slice {
+    job: usize,
+    row: usize,
+    from: usize,
+    to: usize,
+}
+
+/// A row whose logits are wanted.
+struct Want {
+    job: usize,
+    row: usize,
+    position: usize,
+}
+
+/// Buffers reused from step to step.
+#[derive(Default)]
+pub(super) struct Batch {
+    rows: Vec<Row>,
+    scratch: Scratch,
+}
+
+impl Batch {
+    /// Compute the next rows of some jobs, given as (index, number of rows). Jobs have
+    /// pages for them. The result names jobs by index; it has several entries for a
+    /// job that is rechecked, in order.
+    pub fn compute(
+        &mut self,
+        model: &Model,
+        jobs: &mut [Job],
+        rows: &[(usize, usize)],
+        prefix: &mut Prefix,
+    ) -> Vec<(usize, Made)> {
+        let slices = self.forward(model, jobs, rows);
+        let failure = self.scratch.failure.take();
+        let mut made = Vec::new();
+        let mut wants = Vec::new();
+        for slice in &slices {
+            let job = &mut jobs[slice.job];
+            let failure = failure.clone().map(EngineError::from);
+            if let Some(error) = failure.or_else(|| self.bad_row(model, slice)) {
+                made.push((slice.job, Made::Failed(error)));
+                continue;
+            }
+            job.advance(slice.to, prefix);
+            let wanted = match &job.task {
+                Task::Embed(..) => {
+                    let width = model.0.graph.width;
+                    let x = slice.row * width..(slice.row + slice.to - slice.from) * width;
+                    made.push((slice.job, Made::Vector(pooled(model, &self.scratch.x[x]))));
+                    continue;
+                }
+                Task::Answer(answer, _) => answer.tokens.len() - 1..slice.to,
+                Task::Recheck(recheck, ..) => slice.from.max(recheck.prompt_len - 1)..slice.to,
+            };
+            wants.extend(wanted.map(|position| Want {
+                job: slice.job,
+                row: slice.row + position - slice.from,
+                position,
+            }));
+        }
+        for group in wants.chunks(LOGIT_ROWS) {
+            self.choose(model, jobs, group, &mut made);
+        }
+        made
+    }
+
+    fn forward(&mut self, model: &Model, jobs: &mut [Job], rows: &[(usize, usize)]) -> Vec<Slice> {
+        self.rows.clear();
+        let mut slices = Vec::with_capacity(rows.len());
+        for (sequence, (index, count)) in rows.iter().enumerate() {
+            let job = &jobs[*index];
+            let (from, to) = (job.computed, job.computed + count);
+            slices.push(Slice {
+                job: *index,
+                row: self.rows.len(),
+                from,
+                to,
+            });
+            let tokens = job.tokens()[from..to].iter().zip(from as u32..);
+            self.rows.extend(tokens.map(|(token, position)| Row {
+                sequence,
+                position,
+                token: *token,
+            }));
+        }
+        let mut caches: Vec<Cache> = slices
+            .iter()
+            .map(|s| take(&mut jobs[s.job].cache))
+            .collect();
+        let mut borrowed: Vec<&mut Cache> = caches.iter_mut().collect();
+        model
+            .0
+            .forward(&self.rows, &mut borrowed, &mut self.scratch);
+        for (slice, cache) in slices.iter().zip(caches) {
+            jobs[slice.job].cache = cache;
+        }
+        slices
+    }
+
+    /// The first row of a slice with a value that is not finite.
+    fn bad_row(&self, model: &Model, slice: &Slice) -> Option<EngineError> {
+        let width = model.0.graph.width;
+        let rows = self.scratch.x.chunks_exact(width).zip(&self.rows);
+        let mut rows = rows.skip(slice.row).take(slice.to - slice.from);
+        let bad = rows.find(|(x, _)| !x.iter().all(|x| x.is_finite()));
+        bad.map(|(_, row)| EngineError::NotFinite {
+            position: row.position,
+        })
+    }
+
+    /// Logits of at most [`LOGIT_ROWS`] rows, and what they are for, on all threads.
+    fn choose(
+        &mut self,
+        model: &Model,
+        jobs: &mut [Job],
+        wants: &[Want],
+        made: &mut Vec<(usize, Made)>,
+    ) {
+        let width = model.0.graph.width;
+        let s = &mut self.scratch;
+        for (i, want) in wants.iter().enumerate() {
+            // Rows ascend, so no wanted row is overwritten before it has moved.
+            let from = want.row * width;
+            s.x.copy_within(from..from + width, i * width);
+        }
+        model.0.logits(0, wants.len(), s);
+        if let Some(failure) = s.failure.take() {
+            let failed = |want: &Want| (want.job, Made::Failed(failure.clone().into()));
+            made.extend(wants.iter().map(failed));
+            return;
+        }
+        let mut choosers: Vec<Option<Chooser<'_>>> = jobs.iter_mut().map(Chooser::of).collect();
+        let logits = s.logits.chunks_exact_mut(model.0.graph.vocab);
+        let mut choices: Vec<Choice<'_>> = wants
+            .iter()
+            .zip(logits)
+            .filter_map(|(want, logits)| {
+                Some(Choice {
+                    job: want.job,
+                    position: want.position,
+                    logits,
+                    chooser: Chooser::for_row(&mut choosers[want.job])?,
+                    made: None,
+                })
+            })
+            .collect();
+        model.0.pool.pieces(&mut choices, 1, |_, choice| {
+            choice.iter_mut().for_each(Choice::make);
+        });
+        made.extend(choices.into_iter().filter_map(|c| Some((c.job, c.made?))));
+    }
+}
+
+/// Who turns logits into a token.
+enum Chooser<'a> {
+    Answer(&'a mut Answer),
+    Recheck(&'a Recheck),
+}
+
+impl<'a> Chooser<'a> {
+    fn of(job: &'a mut Job) -> Option<Self> {
+        match &mut job.task {
+            Task::Answer(answer, _) => Some(Self::Answer(answer)),
+            Task::Recheck(recheck, ..) => Some(Self::Recheck(recheck)),
+            Task::Embed(..) => None,
+        }
+    }
+
+    /// An answer has one row in a step, a recheck many.
+    fn for_row(slot: &mut Option<Self>) -> Option<Self> {
+        match slot {
+            Some(Self::Recheck(recheck)) => Some(Self::Recheck(recheck)),
+            _ => slot.take(),
+        }
+    }
+}
+
+struct Choice<'a> {
+    job: usize,
+    position: usize,
+    logits: &'a mut [f32],
+    chooser: Chooser<'a>,
+    made: Option<Made>,
+}
+
+impl Choice<'_> {
+    fn make(&mut self) {
+        let finite = self.logits.iter().all(|l| l.is_finite());
+        let position = self.position as u32;
+        self.made = Some(match &mut self.chooser {
+            _ if !finite => Made::Failed(EngineError::NotFinite { position }),
+            Chooser::Answer(answer) => Made::Step(answer.choose(self.logits)),
+            Chooser::Recheck(recheck) => Made::Replayed(recheck.choose(self.logits, self.position)),
+        });
+    }
+}

@@ -1,0 +1,218 @@
+//! One accepted piece of work and everything the engine holds for it.
+
+use super::super::answer::Answer;
+use super::super::digest::logit_digest;
+use super::super::prefix::{self, Key, Prefix};
+use super::super::schedule::{PAGE, View};
+use super::super::stream::Outlet;
+use super::super::{Cache, CancelFlag, EngineError, Replayed, Sampling};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+/// Where the result of a job that has one goes.
+pub(super) type Done<T> = SyncSender<Result<T, EngineError>>;
+
+/// An answer to be computed again.
+pub(super) struct Recheck {
+    pub tokens: Vec<u32>,
+    pub prompt_len: usize,
+    pub sampling: Sampling,
+    pub seed: u64,
+    pub replayed: Vec<Replayed>,
+}
+
+impl Recheck {
+    /// Whether every token of the answer has been made again.
+    pub fn is_done(&self) -> bool {
+        self.replayed.len() == self.tokens.len() - self.prompt_len
+    }
+
+    /// What an honest engine would have made of the logits after `position`.
+    pub fn choose(&self, logits: &mut [f32], position: usize) -> Replayed {
+        let before = &self.tokens[..=position];
+        Replayed {
+            logit_digest: logit_digest(logits),
+            expected_token: self.sampling.choose(logits, before, self.seed),
+        }
+    }
+}
+
+/// What is to be done.
+pub(super) enum Task {
+    Answer(Box<Answer>, Outlet),
+    Recheck(Box<Recheck>, CancelFlag, Done<Vec<Replayed>>),
+    Embed(Vec<u32>, CancelFlag, Done<Vec<f32>>),
+}
+
+/// A task with its place in the queue and its cache.
+pub(super) struct Job {
+    pub task: Task,
+    pub owner: u64,
+    /// Set by the thread: order of arrival, and the step of the last rows.
+    pub arrival: u64,
+    pub turn: u64,
+    pub since: Instant,
+    /// Scope, then the key of each full page known so far; empty: never shared.
+    keys: Vec<Key>,
+    pub cache: Cache,
+    pub computed: usize,
+    pub admitted: bool,
+    /// Gave its pages up: until it has credit it does not compute them again.
+    preempted: bool,
+    /// Had a place before: tokens found later are its own.
+    counted: bool,
+}
+
+impl Job {
+    pub fn new(owner: u64, keys: Vec<Key>, task: Task) -> Self {
+        Self {
+            task,
+            owner,
+            arrival: 0,
+            turn: 0,
+            since: Instant::now(),
+            keys,
+            cache: Cache::default(),
+            computed: 0,
+            admitted: false,
+            preempted: false,
+            counted: false,
+        }
+    }
+
+    /// All tokens, computed or not.
+    pub fn tokens(&self) -> &[u32] {
+        match &self.task {
+            Task::Answer(answer, _) => &answer.tokens,
+            // The last token's own logits were never sampled from.
+            Task::Recheck(recheck, ..) => &recheck.tokens[..recheck.tokens.len() - 1],
+            Task::Embed(tokens, ..) => tokens,
+        }
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        match &self.task {
+            Task::Answer(_, outlet) => outlet.is_cancelled(),
+            Task::Recheck(_, cancel, _) | Task::Embed(_, cancel, _) => cancel.is_cancelled(),
+        }
+    }
+
+    /// Whether there is nothing to compute at all.
+    pub fn is_empty(&self) -> bool {
+        match &self.task {
+            Task::Answer(answer, _) => answer.finish.is_some(),
+            Task::Recheck(recheck, ..) => recheck.is_done(),
+            Task::Embed(..) => false,
+        }
+    }
+
+    /// Whether one more token may be made and would find room.
+    fn may_speak(&self) -> bool {
+        match &self.task {
+            Task::Answer(answer, outlet) => {
+                (answer.made().len() as u64) < outlet.allowance() && outlet.has_room()
+            }
+            Task::Recheck(..) | Task::Embed(..) => true,
+        }
+    }
+
+    /// What the schedule knows of it; pages of its own are counted only where asked,
+    /// because that takes a look at every page.
+    pub fn view(&self, count_private: bool) -> View {
+        let tokens = self.tokens().len();
+        let speaks = self.may_speak();
+        // The last token is computed when its successor may be made.
+        let known = if speaks { tokens } else { tokens - 1 };
+        View {
+            arrival: self.arrival,
+            owner: self.owner,
+            background: matches!(self.task, Task::Recheck(..)),
+            whole: matches!(self.task, Task::Embed(..)),
+            known,
+            computed: self.computed,
+            pages: self.cache.pages().len(),
+            private: if count_private { self.private() } else { 0 },
+            admitted: self.admitted,
+            paused: !speaks && (self.computed >= known || self.preempted),
+            turn: self.turn,
+        }
+    }
+
+    /// Pages that nobody but this job and the prefix cache holds.
+    fn private(&self) -> usize {
+        let own = |page: &&Arc<_>| Arc::strong_count(page) <= 2;
+        self.cache.pages().iter().filter(own).count()
+    }
+
+    /// Take a place, and the pages that are there already. At least the last token is
+    /// left to compute: its logits are wanted.
+    pub fn admit(&mut self, prefix: &mut Prefix) {
+        self.admitted = true;
+        self.preempted = false;
+        if let [_, chain @ ..] = self.keys.as_slice() {
+            let most = (self.tokens().len() - 1) / PAGE;
+            let pages = prefix.find(chain, most);
+            self.computed = pages.len() * PAGE;
+            self.cache = Cache::shared(pages);
+        }
+        if let Task::Answer(_, outlet) = &self.task
+            && !self.counted
+        {
+            outlet.cached(self.computed);
+        }
+        self.counted = true;
+    }
+
+    /// Give up place and pages; full ones stay in the prefix cache while there is room.
+    pub fn preempt(&mut self, prefix: &mut Prefix) {
+        self.touch(prefix);
+        self.cache = Cache::default();
+        self.computed = 0;
+        self.admitted = false;
+        self.preempted = true;
+    }
+
+    /// Count its pages as used now, as one chain.
+    pub fn touch(&self, prefix: &mut Prefix) {
+        if let [_, chain @ ..] = self.keys.as_slice() {
+            prefix.find(chain, chain.len());
+        }
+    }
+
+    /// Tokens up to `to` are computed: keep the pages that this filled.
+    pub fn advance(&mut self, to: usize, prefix: &mut Prefix) {
+        let filled = self.computed / PAGE..to / PAGE;
+        self.computed = to;
+        if self.keys.is_empty() {
+            return;
+        }
+        for page in filled {
+            if self.keys.len() == page + 1 {
+                let tokens = &self.tokens()[page * PAGE..(page + 1) * PAGE];
+                let key = prefix::key(&self.keys[page], tokens);
+                self.keys.push(key);
+            }
+            let (key, own) = (self.keys[page + 1], &self.cache.pages()[page]);
+            if let Some(twin) = prefix.keep(key, page, own) {
+                self.cache.replace(page, twin);
+            }
+        }
+    }
+
+    /// The end, once.
+    pub fn end(self, error: Option<EngineError>) {
+        match (self.task, error) {
+            (Task::Answer(_, outlet), error) => outlet.end(error.map_or(Ok(()), Err)),
+            // Whoever asked may have gone.
+            (Task::Recheck(recheck, _, done), error) => {
+                let _ = done.send(error.map_or(Ok(recheck.replayed), Err));
+            }
+            // Without an error it has its vector.
+            (Task::Embed(_, _, done), Some(error)) => {
+                let _ = done.send(Err(error));
+            }
+            (Task::Embed(..), None) => {}
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The engine's thread: takes jobs, executes plans, hands results on.
+
+use super::super::pages::Arena;
+use super::super::prefix::Prefix;
+use super::super::schedule::{self, Limits, State};
+use super::super::{CHUNK, EngineError};
+use super::batch::{Batch, Made};
+use super::job::{Job, Task};
+use super::{EngineOptions, Hub, Inbox, lock};
+use crate::model::Model;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// Prompt rows of a step beside running streams: enough for a prompt to keep most of
+/// its speed, few enough that a step stays a fraction of a second on two cores.
+const BESIDE: usize = 32;
+
+/// Between two looks at pages that others hold: sequences that run on the same
+/// device beside the engine.
+const STARVED: Duration = Duration::from_millis(20);
+
+/// What a turn came to.
+#[derive(Clone, Copy)]
+enum Progress {
+    Made,
+    Nothing,
+    /// Pages that should be there are not.
+    Starved,
+}
+
+/// Everything that only the thread touches.
+pub(super) struct Worker {
+    model: Model,
+    limits: Limits,
+    hub: Arc<Hub>,
+    arena: Arc<Arena>,
+    prefix: Prefix,
+    jobs: Vec<Job>,
+    batch: Batch,
+    arrivals: u64,
+    steps: u64,
+    rows: u64,
+}
+
+/// Refuses everything from when the thread ends, however it ends.
+struct Closing(Arc<Hub>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let mut inbox = lock(&self.0.inbox);
+        inbox.stopped = true;
+        let unheard = std::mem::take(&mut inbox.jobs);
+        drop(inbox);
+        // Jobs end as stopped when they are dropped.
+        drop(unheard);
+    }
+}
+
+impl Worker {
+    pub fn new(model: &Model, options: &EngineOptions, hub: Arc<Hub>, arena: Arc<Arena>) -> Self {
+        Self {
+            model: model.clone(),
+            limits: Limits {
+                streams: options.streams.max(1),
+                alone: CHUNK,
+                beside: BESIDE,
+            },
+            hub,
+            arena,
+            prefix: Prefix::default(),
+            jobs: Vec::new(),
+            batch: Batch::default(),
+            arrivals: 0,
+            steps: 0,
+            rows: 0,
+        }
+    }
+
+    /// Until the engine is dropped.
+    pub fn run(mut self) {
+        let _closing = Closing(self.hub.clone());
+        let mut progress = Progress::Made;
+        while self.receive(progress) {
+            self.clear();
+            self.admit();
+            progress = self.step();
+        }
+    }
+
+    /// Take what arrived; wait for something where there was nothing to do. False
+    /// where the engine stops.
+    fn receive(&mut self, progress: Progress) -> bool {
+        let hub = self.hub.clone();
+        let mut inbox = lock(&hub.inbox);
+        inbox.load.running = self.jobs.iter().filter(|job| job.admitted).count();
+        inbox.load.pages = self.arena.capacity() - self.arena.free();
+        (inbox.load.steps, inbox.load.rows) = (self.steps, self.rows);
+        let quiet = |inbox: &mut Inbox| !inbox.woken && !inbox.stopped && inbox.jobs.is_empty();
+        inbox = match progress {
+            Progress::Made => inbox,
+            Progress::Nothing => {
+                let woken = hub.arrived.wait_while(inbox, quiet);
+                woken.unwrap_or_else(PoisonError::into_inner)
+            }
+            Progress::Starved => {
+                let woken = hub.arrived.wait_timeout_while(inbox, STARVED, quiet);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        inbox.woken = false;
+        for mut job in inbox.jobs.drain(..) {
+            (job.arrival, job.turn) = (self.arrivals, self.steps);
+            self.arrivals += 1;
+            self.jobs.push(job);
+        }
+        !inbox.stopped
+    }
+
+    /// End what was cancelled, and what asks for nothing.
+    fn clear(&mut self) {
+        let mut ended = Vec::new();
+        for (index, job) in self.jobs.iter().enumerate() {
+            if job.is_cancelled() {
+                ended.push((index, Some(EngineError::Cancelled)));
+            } else if job.is_empty() {
+                ended.push((index, None));
+            }
+        }
+        self.end(ended);
+    }
+
+    fn admit(&mut self) {
+        while self.jobs.iter().any(|job| !job.admitted) {
+            let Some(admission) = schedule::admit(&self.state()) else {
+                return;
+            };
+            for index in admission.preempt {
+                self.jobs[index].preempt(&mut self.prefix);
+            }
+            if let Some(index) = admission.admit {
+                self.jobs[index].admit(&mut self.prefix);
+            }
+        }
+    }
+
+    /// What the schedule sees. Who holds which page is counted only where memory may
+    /// not do for everybody.
+    fn state(&self) -> State {
+        let lacking = |job: &Job| {
+            schedule::pages(job.tokens().len() + 1).saturating_sub(job.cache.pages().len())
+        };
+        let free = self.arena.free();
+        let tight = free < self.jobs.iter().map(lacking).sum();
+        State {
+            views: self.jobs.iter().map(|job| job.view(tight)).collect(),
+            free: if tight {
+                free + self.prefix.idle()
+            } else {
+                free
+            },
+            limits: self.limits.clone(),
+        }
+    }
+
+    /// Compute one step.
+    fn step(&mut self) -> Progress {
+        let plan = schedule::plan(&self.state());
+        for index in &plan.preempt {
+            self.jobs[*index].preempt(&mut self.prefix);
+        }
+        let mut rows = plan.rows;
+        let planned = rows.len();
+        rows.retain(|(index, count)| self.provide(*index, *count));
+        if rows.is_empty() {
+            return match (planned, plan.preempt.len()) {
+                (0, 0) => Progress::Nothing,
+                (0, _) => Progress::Made,
+                _ => Progress::Starved,
+            };
+        }
+        self.steps += 1;
+        for (index, count) in &rows {
+            self.jobs[*index].turn = self.steps;
+            self.rows += *count as u64;
+        }
+        let jobs = &mut self.jobs;
+        let made = self
+            .batch
+            .compute(&self.model, jobs, &rows, &mut self.prefix);
+        let ended = made
+            .into_iter()
+            .filter_map(|(index, made)| self.deliver(index, made))
+            .collect();
+        self.end(ended);
+        Progress::Made
+    }
+
+    /// Pages for the next rows of a job, at the cost of kept ones.
+    fn provide(&mut self, index: usize, count: usize) -> bool {
+        let job = &mut self.jobs[index];
+        let needed = schedule::pages(job.computed + count);
+        while job.cache.pages().len() < needed {
+            if !job.cache.grow(&self.arena) && !self.prefix.evict() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Hand on what was made; the job and how it ended, where that was its end.
+    fn deliver(&mut self, index: usize, made: Made) -> Option<(usize, Option<EngineError>)> {
+        let job = &mut self.jobs[index];
+        match (made, &mut job.task) {
+            (Made::Failed(error), _) => Some((index, Some(error))),
+            (Made::Step(step), Task::Answer(_, outlet)) => {
+                let last = step.finish.is_some();
+                outlet.push(step);
+                last.then_some((index, None))
+            }
+            (Made::Replayed(token), Task::Recheck(recheck, ..)) => {
+                recheck.replayed.push(token);
+                recheck.is_done().then_some((index, None))
+            }
+            (Made::Vector(vector), Task::Embed(_, _, done)) => {
+                // Whoever asked may have gone.
+                let _ = done.send(Ok(vector));
+                Some((index, None))
+            }
+            _ => None,
+        }
+    }
+
+    /// Take ended jobs out, each once.
+    fn end(&mut self, mut ended: Vec<(usize, Option<EngineError>)>) {
+        if ended.is_empty() {
+            return;
+        }
+        // From the back: what `swap_remove` moves has been looked at.
+        ended.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+        ended.dedup_by_key(|(index, _)| *index);
+        for (index, error) in ended {
+            let job = self.jobs.swap_remove(index);
+            job.touch(&mut self.prefix);
+            let took = job.since.elapsed().as_millis() as u64;
+            {
+                // Before the reader learns of the end: it may ask again at once.
+                let mut inbox = lock(&self.hub.inbox);
+                inbox.load.jobs -= 1;
+                inbox.job_ms = (7 * inbox.job_ms + took) / 8;
+            }
+            job.end(error);
+        }
+    }
+}

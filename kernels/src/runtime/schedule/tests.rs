@@ -1,0 +1,258 @@
+//! The schedule alone, with a made-up engine around it.
+
+use super::*;
+use proptest::prelude::*;
+
+const LIMITS: Limits = Limits {
+    streams: 3,
+    alone: 128,
+    beside: 32,
+};
+
+fn view(arrival: u64, owner: u64, known: usize) -> View {
+    View {
+        arrival,
+        owner,
+        background: false,
+        whole: false,
+        known,
+        computed: 0,
+        pages: 0,
+        private: 0,
+        admitted: false,
+        paused: false,
+        turn: 0,
+    }
+}
+
+fn running(arrival: u64, owner: u64, known: usize, computed: usize) -> View {
+    View {
+        computed,
+        pages: pages(computed),
+        private: pages(computed),
+        admitted: true,
+        ..view(arrival, owner, known)
+    }
+}
+
+fn state(views: Vec<View>, free: usize) -> State {
+    State {
+        views,
+        free,
+        limits: LIMITS,
+    }
+}
+
+#[test]
+fn streams_go_on_beside_a_slice_of_a_long_prompt() {
+    let views = vec![
+        running(0, 1, 5000, 64),
+        running(1, 2, 31, 30),
+        running(2, 3, 8, 7),
+    ];
+    let step = plan(&state(views.clone(), 1000));
+    assert_eq!(step.rows, [(1, 1), (2, 1), (0, 32)]);
+    let alone = plan(&state(views[..1].to_vec(), 1000));
+    assert_eq!(alone.rows, [(0, 128)]);
+}
+
+#[test]
+fn a_place_goes_to_the_owner_with_the_fewest_and_then_to_the_first() {
+    let views = vec![
+        running(0, 1, 10, 9),
+        view(1, 1, 10),
+        view(2, 2, 10),
+        view(3, 3, 10),
+    ];
+    let admitted = |views: &[View]| admit(&state(views.to_vec(), 10)).unwrap().admit;
+    assert_eq!(admitted(&views), Some(2));
+    assert_eq!(admitted(&views[..2]), Some(1));
+    let full: Vec<View> = (0..3).map(|i| running(i, i, 10, 9)).collect();
+    let full = [full, vec![view(9, 9, 10)]].concat();
+    assert_eq!(admit(&state(full, 10)), None);
+}
+
+#[test]
+fn paused_sequences_keep_their_pages_until_somebody_needs_them() {
+    let mut paused = running(0, 1, 640, 640);
+    paused.paused = true;
+    let views = vec![paused, view(1, 2, 600)];
+    let roomy = admit(&state(views.clone(), 10)).unwrap();
+    assert_eq!((roomy.admit, roomy.preempt.len()), (Some(1), 0));
+    let tight = admit(&state(views.clone(), 1)).unwrap();
+    assert_eq!((tight.admit, tight.preempt), (Some(1), vec![0]));
+    let mut shared = views;
+    shared[0].private = 0;
+    let counted = admit(&state(shared, 1)).unwrap();
+    assert_eq!((counted.admit, counted.preempt), (None, vec![0]));
+}
+
+#[test]
+fn the_youngest_gives_way_to_the_oldest_and_not_the_other_way_round() {
+    let views = vec![running(0, 1, 65, 64), running(1, 2, 65, 64)];
+    let step = plan(&state(views, 0));
+    assert_eq!((step.preempt, step.rows), (vec![1], vec![(0, 1)]));
+    let mut alone = running(5, 1, 65, 64);
+    alone.private = 0;
+    assert_eq!(plan(&state(vec![alone], 0)), Step::default());
+}
+
+#[test]
+fn rows_that_belong_together_are_not_cut() {
+    let mut whole: Vec<View> = (0..3).map(|i| running(i, i, 300, 0)).collect();
+    whole.iter_mut().for_each(|v| v.whole = true);
+    assert_eq!(plan(&state(whole.clone(), 99)).rows, [(0, 300)]);
+    whole.iter_mut().for_each(|v| v.known = 60);
+    assert_eq!(plan(&state(whole, 99)).rows, [(0, 60), (1, 60)]);
+}
+
+#[test]
+fn background_work_waits_its_turns_and_gets_it() {
+    let mut views = vec![running(0, 1, 100_000, 0), running(1, 2, 100_000, 0)];
+    views[1].background = true;
+    let mut slices = [0, 0];
+    for turn in 1..=100 {
+        for (index, _) in plan(&state(views.clone(), 10_000)).rows {
+            views[index].turn = turn;
+            slices[index] += 1;
+        }
+    }
+    assert!(slices[1] >= 10 && slices[0] >= 3 * slices[1], "{slices:?}");
+}
+
+/// One sequence of the made-up engine.
+#[derive(Clone, Debug)]
+struct Wish {
+    arrives: u64,
+    owner: u64,
+    prompt: usize,
+    output: usize,
+    background: bool,
+    /// Steps without credit after each token.
+    pause: u64,
+}
+
+fn wishes() -> impl Strategy<Value = Vec<Wish>> {
+    let wish = (0u64..40, 0u64..4, 1usize..400, 1usize..150, 0u64..12).prop_map(
+        |(arrives, owner, prompt, output, kind)| Wish {
+            arrives,
+            owner,
+            prompt,
+            output,
+            background: kind == 11,
+            pause: kind.saturating_sub(6) % 4,
+        },
+    );
+    prop::collection::vec(wish, 1..14)
+}
+
+/// What is left of a wish.
+struct Alive {
+    view: View,
+    wish: Wish,
+    made: usize,
+    resumes: u64,
+    preempted: bool,
+}
+
+/// Runs the schedule over the wishes with `capacity` pages and checks every step;
+/// the number of steps.
+fn run(wishes: &[Wish], capacity: usize) -> u64 {
+    let mut alive: Vec<Alive> = Vec::new();
+    let mut ended = 0;
+    let work: usize = wishes.iter().map(|w| w.prompt + w.output).sum();
+    for now in 0.. {
+        // Each token may be paused after and every pause may cost a computation.
+        assert!(now < 2_000 + 40 * work as u64, "somebody starves");
+        for (arrival, wish) in wishes.iter().enumerate().filter(|(_, w)| w.arrives == now) {
+            let mut view = view(arrival as u64, wish.owner, wish.prompt);
+            (view.background, view.turn) = (wish.background, now);
+            alive.push(Alive {
+                view,
+                wish: wish.clone(),
+                made: 0,
+                resumes: 0,
+                preempted: false,
+            });
+        }
+        for job in &mut alive {
+            let speaks = now >= job.resumes;
+            let all = job.wish.prompt + job.made;
+            job.view.known = if speaks { all } else { all - 1 };
+            let nothing = job.view.computed >= job.view.known;
+            job.view.paused = !speaks && (nothing || job.preempted);
+        }
+        let look = |alive: &[Alive]| {
+            let used: usize = alive.iter().map(|job| job.view.pages).sum();
+            assert!(used <= capacity, "{used} pages of {capacity}");
+            state(
+                alive.iter().map(|j| j.view.clone()).collect(),
+                capacity - used,
+            )
+        };
+        let preempt = |job: &mut Alive| {
+            (job.view.pages, job.view.private, job.view.computed) = (0, 0, 0);
+            job.view.admitted = false;
+            job.preempted = true;
+        };
+        while let Some(admission) = admit(&look(&alive)) {
+            admission
+                .preempt
+                .iter()
+                .for_each(|i| preempt(&mut alive[*i]));
+            let Some(index) = admission.admit else {
+                continue;
+            };
+            assert!(!alive[index].view.admitted);
+            alive[index].view.admitted = true;
+            alive[index].preempted = false;
+        }
+        let step = plan(&look(&alive));
+        step.preempt.iter().for_each(|i| preempt(&mut alive[*i]));
+        let single = step.rows.iter().filter(|(_, n)| *n == 1).count();
+        let rows: usize = step.rows.iter().map(|(_, n)| n).sum();
+        assert!(single <= LIMITS.streams + LIMITS.alone && rows <= LIMITS.streams + LIMITS.alone);
+        for (index, count) in step.rows {
+            let job = &mut alive[index];
+            assert!(job.view.runs() && count <= job.view.wanted());
+            job.view.turn = now;
+            job.view.computed += count;
+            job.view.pages = pages(job.view.computed).max(job.view.pages);
+            job.view.private = job.view.pages;
+            if job.view.computed == job.wish.prompt + job.made {
+                job.made += 1;
+                job.resumes = now + 1 + job.wish.pause;
+            }
+        }
+        look(&alive);
+        let before = alive.len();
+        alive.retain(|job| job.made < job.wish.output);
+        ended += before - alive.len();
+        if ended == wishes.len() {
+            return now;
+        }
+    }
+    unreachable!("the loop returns")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn nobody_starves_and_the_budget_holds(wishes in wishes(), spare in 0usize..20) {
+        // Room for the largest alone, and for a few more pages.
+        let largest = wishes.iter().map(|w| pages(w.prompt + w.output)).max().unwrap_or(1);
+        run(&wishes, largest + spare);
+    }
+
+    #[test]
+    fn equal_states_give_equal_plans(wishes in wishes()) {
+        let views: Vec<View> = wishes
+            .iter()
+            .enumerate()
+            .map(|(i, w)| running(i as u64, w.owner, w.prompt + w.output, w.prompt))
+            .collect();
+        let state = state(views, 3);
+        prop_assert_eq!(plan(&state), plan(&state));
+        prop_assert_eq!(admit(&state), admit(&state));
+    }
+}
