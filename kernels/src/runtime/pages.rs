@@ -45,7 +45,10 @@ impl Arena {
 
     /// A page; `None` where the budget is used up.
     pub fn page(self: &Arc<Self>) -> Option<Page> {
-        let device = self.device.as_ref().and_then(|model| model.0.device.as_ref());
+        let device = self
+            .device
+            .as_ref()
+            .and_then(|model| model.0.device.as_ref());
         let lent = match device {
             Some(device) => Some(device.pages().take().ok()?),
             None => None,
