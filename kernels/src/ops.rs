@@ -9,6 +9,9 @@ pub(crate) mod attention;
 pub(crate) mod dequant;
 pub(crate) mod float;
 pub(crate) mod half;
+// As for `q8` below.
+#[allow(clippy::needless_range_loop)]
+pub(crate) mod k;
 pub(crate) mod linear;
 pub(crate) mod math;
 pub(crate) mod norm;
@@ -18,6 +21,8 @@ pub(crate) mod norm;
 pub(crate) mod q8;
 pub(crate) mod rope;
 pub(crate) mod weights;
+#[cfg(any(test, target_arch = "x86_64"))]
+pub(crate) mod wide;
 
 #[cfg(test)]
 pub(crate) mod reference;

@@ -83,11 +83,12 @@ fn decoder(ty: TensorType) -> Option<Decoder> {
 }
 
 /// Half of the scale 2^(e - 127) of an MXFP4 block, as bf16 bits: exact, denormal for
-/// the two least exponents.
+/// the two least exponents, NaN for the greatest, which the format does not use.
 pub(crate) fn exponent(e: u8) -> u16 {
     match e {
         0 => 0x20,
         1 => 0x40,
+        255 => 0x7fc0,
         _ => (u16::from(e) - 1) << 7,
     }
 }

@@ -1,8 +1,9 @@
-//! F32 and F16 weights times f32 activations: sixteen rows at a time.
+//! F32, F16 and BF16 weights times f32 activations: sixteen rows at a time.
 //!
-//! `acc = acc + w * x` for K ascending, one multiply and one add. F16 weights are
-//! widened a stretch of K at a time, which is exact.
+//! `acc = acc + w * x` for K ascending, one multiply and one add. Weights of
+//! 16 bits are widened a stretch of K at a time, which is exact.
 
+use super::dequant::bf16;
 use super::half::widen;
 use crate::cpu::{Simd, versions};
 
@@ -23,6 +24,22 @@ pub(crate) fn group_f32(simd: Simd, w: &[f32], x: &[f32], k: usize, out: &mut [[
 
 /// [`group_f32`] for f16 weights.
 pub(crate) fn group_f16(simd: Simd, w: &[u16], x: &[f32], k: usize, out: &mut [[f32; ROWS]]) {
+    widened(simd, widen, w, x, k, out);
+}
+
+/// [`group_f32`] for bf16 weights.
+pub(crate) fn group_bf16(simd: Simd, w: &[u16], x: &[f32], k: usize, out: &mut [[f32; ROWS]]) {
+    widened(simd, widen_bf16, w, x, k, out);
+}
+
+fn widened(
+    simd: Simd,
+    widen: fn(Simd, &[u16], &mut [f32]),
+    w: &[u16],
+    x: &[f32],
+    k: usize,
+    out: &mut [[f32; ROWS]],
+) {
     out.fill([0.0; ROWS]);
     let mut wide = [0.0; STRETCH * ROWS];
     for (i, w) in w.chunks(STRETCH * ROWS).enumerate() {
@@ -30,6 +47,16 @@ pub(crate) fn group_f16(simd: Simd, w: &[u16], x: &[f32], k: usize, out: &mut [[
         widen(simd, w, wide);
         dots(simd, wide, x, k, i * STRETCH, out);
     }
+}
+
+#[inline(always)]
+fn widen_bf16_body(from: &[u16], to: &mut [f32]) {
+    from.iter().zip(to).for_each(|(x, y)| *y = bf16(*x));
+}
+
+versions! {
+    /// bf16 to f32, exact, for slices of one length.
+    fn widen_bf16(from: &[u16], to: &mut [f32]) = widen_bf16_body;
 }
 
 /// Add the products of elements `from ..` of K (as many as `w` holds) to `out`.

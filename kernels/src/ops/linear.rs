@@ -4,7 +4,7 @@
 //! threads nor batch can change it.
 
 use super::weights::{Matrix, Packed};
-use super::{float, q8};
+use super::{float, k, q8};
 use crate::cpu::Simd;
 use crate::pool::{Pool, SendPtr};
 
@@ -13,6 +13,9 @@ use crate::pool::{Pool, SendPtr};
 const STREAM_CHUNK: usize = 96 * 1024;
 /// Weight bytes kept in the second-level cache while many tokens pass over them.
 const CACHE_CHUNK: usize = 256 * 1024;
+/// Tokens that an integer kernel takes at a time.
+const TILE: usize = q8::TILE;
+const _: () = assert!(q8::TILE == k::TILE);
 /// Tokens a float kernel takes at a time.
 const FLOAT_TILE: usize = 8;
 
@@ -20,6 +23,7 @@ const FLOAT_TILE: usize = 8;
 #[derive(Default)]
 pub(crate) struct Input {
     q8: q8::Acts,
+    k: k::Acts,
 }
 
 /// One matrix and where its results go: `out` has `tokens * matrix.rows` elements.
@@ -42,11 +46,12 @@ pub(crate) fn linear(
     for p in products.iter() {
         assert!(p.matrix.k == k && p.out.len() == tokens * p.matrix.rows && x.len() == tokens * k);
     }
-    if products
-        .iter()
-        .any(|p| matches!(p.matrix.data, Packed::Q8(_)))
-    {
+    let any = |kind: fn(&Packed) -> bool| products.iter().any(|p| kind(&p.matrix.data));
+    if any(|data| matches!(data, Packed::Q8(_))) {
         scratch.q8.fill(simd, pool, x, k);
+    }
+    if any(|data| matches!(data, Packed::Q4K(_) | Packed::Q5K(_) | Packed::Q6K(_))) {
+        scratch.k.fill(simd, pool, x, k);
     }
     let goal = if tokens == 1 {
         STREAM_CHUNK
@@ -70,13 +75,13 @@ pub(crate) fn linear(
             }
         })
         .collect();
-    let acts = &scratch.q8;
+    let input = &*scratch;
     pool.run(chunks, &|chunk| {
         let i = plan.partition_point(|p| p.first <= chunk) - 1;
         let plan = &plan[i];
         let from = (chunk - plan.first) * plan.groups;
         let to = (from + plan.groups).min(plan.matrix.groups());
-        plan.compute(simd, from, to, x, acts);
+        plan.compute(simd, from, to, x, input);
     });
 }
 
@@ -90,29 +95,70 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn compute(&self, simd: Simd, from: usize, to: usize, x: &[f32], acts: &q8::Acts) {
+    fn compute(&self, simd: Simd, from: usize, to: usize, x: &[f32], input: &Input) {
         let k = self.matrix.k;
-        let mut out = [[0.0; q8::ROWS]; q8::TILE];
         match &self.matrix.data {
             Packed::Q8(blocks) => {
-                let n = k / q8::BLOCK;
-                for i in 0..acts.tiles() {
-                    let tile = acts.tile(i);
-                    let out = &mut out[..tile.tokens];
-                    for group in from..to {
-                        q8::tile(simd, &blocks[group * n..(group + 1) * n], tile, out);
-                        self.store(group, i * q8::TILE, out);
-                    }
-                }
+                let tile = |i| input.q8.tile(i);
+                let tiles = (input.q8.tiles(), tile, |t: &q8::Tile<'_>| t.tokens);
+                self.blocks(from, to, blocks, tiles, |group, tile, out| q8::tile(simd, group, tile, out));
             }
+            Packed::Q4K(blocks) => self.k_blocks(from, to, blocks, input, |group, tile, out| {
+                k::affine(simd, group, tile, out);
+            }),
+            Packed::Q5K(blocks) => self.k_blocks(from, to, blocks, input, |group, tile, out| {
+                k::affine(simd, group, tile, out);
+            }),
+            Packed::Q6K(blocks) => self.k_blocks(from, to, blocks, input, |group, tile, out| {
+                k::signed(simd, group, tile, out);
+            }),
             Packed::F32(w) => self.floats(from, to, x, |group, x, out| {
                 let size = k * float::ROWS;
                 float::group_f32(simd, &w[group * size..(group + 1) * size], x, k, out);
+            }),
+            Packed::Bf16(w) => self.floats(from, to, x, |group, x, out| {
+                let size = k * float::ROWS;
+                float::group_bf16(simd, &w[group * size..(group + 1) * size], x, k, out);
             }),
             Packed::F16(w) => self.floats(from, to, x, |group, x, out| {
                 let size = k * float::ROWS;
                 float::group_f16(simd, &w[group * size..(group + 1) * size], x, k, out);
             }),
+        }
+    }
+
+    fn k_blocks<T>(
+        &self,
+        from: usize,
+        to: usize,
+        blocks: &[T],
+        input: &Input,
+        kernel: impl Fn(&[T], k::Tile<'_>, &mut [[f32; q8::ROWS]]),
+    ) {
+        let tile = |i| input.k.tile(i);
+        let tiles = (input.k.tiles(), tile, |t: &k::Tile<'_>| t.tokens);
+        self.blocks(from, to, blocks, tiles, kernel);
+    }
+
+    /// Every tile of tokens with every group of the chunk; tiles outside, so that the
+    /// weights of the chunk stay in the cache.
+    fn blocks<T, A: Copy>(
+        &self,
+        from: usize,
+        to: usize,
+        blocks: &[T],
+        (tiles, tile, tokens): (usize, impl Fn(usize) -> A, impl Fn(&A) -> usize),
+        kernel: impl Fn(&[T], A, &mut [[f32; q8::ROWS]]),
+    ) {
+        let n = blocks.len() / self.matrix.groups();
+        let mut out = [[0.0; q8::ROWS]; TILE];
+        for i in 0..tiles {
+            let tile = tile(i);
+            let out = &mut out[..tokens(&tile)];
+            for group in from..to {
+                kernel(&blocks[group * n..(group + 1) * n], tile, out);
+                self.store(group, i * TILE, out);
+            }
         }
     }
 

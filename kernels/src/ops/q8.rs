@@ -7,12 +7,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(test, target_arch = "x86_64"))]
 mod avx512;
 mod portable;
 mod quantise;
 
-pub(crate) use quantise::Acts;
+pub(crate) use quantise::{Acts, quantise_block};
 
 use crate::cpu::{Simd, SimdLevel};
 
@@ -50,7 +50,7 @@ pub(crate) fn tile(simd: Simd, group: &[Block], acts: Tile<'_>, out: &mut [[f32;
     match simd.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level proves the features; lengths were compared above.
-        SimdLevel::Avx512Vnni => unsafe { avx512::tile(group, acts, out) },
+        SimdLevel::Avx512Vnni => unsafe { avx512::hardware(group, acts, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         SimdLevel::Avx2 => unsafe { avx2::tile(group, acts, out) },
@@ -69,3 +69,6 @@ pub(crate) struct Tile<'a> {
     pub tokens: usize,
     pub words: &'a [u32],
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,10 +18,11 @@ pub(crate) fn matrix(ty: TensorType, bytes: &[u8], k: usize) -> Array2<f64> {
     Array2::from_shape_vec((all.len() / k, k), all).unwrap()
 }
 
-/// What an activation row becomes when it is quantised to eight bits and back.
-pub(crate) fn quantised(x: &[f32]) -> Array1<f64> {
+/// What an activation row becomes when it is quantised to eight bits, per `block`
+/// elements, and back.
+pub(crate) fn quantised(x: &[f32], block: usize) -> Array1<f64> {
     let mut out = Vec::new();
-    for block in x.chunks(32) {
+    for block in x.chunks(block) {
         let amax = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         for x in block {
             let code = if amax < 1e-30 {

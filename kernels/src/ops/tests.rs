@@ -1,7 +1,7 @@
 //! Every kernel at every instruction level against the others and the reference.
 
 use super::linear::{Input, Product, linear};
-use super::weights::Matrix;
+use super::weights::{Matrix, PackError};
 use super::{attention, norm, reference, rope};
 use crate::cpu::{Simd, SimdLevel};
 use crate::gguf::TensorType;
@@ -11,7 +11,48 @@ use ndarray::{Array2, ArrayView1};
 use proptest::prelude::*;
 
 const LEVELS: [SimdLevel; 3] = [SimdLevel::Portable, SimdLevel::Avx2, SimdLevel::Avx512Vnni];
-const TYPES: [TensorType; 3] = [TensorType::Q8_0, TensorType::F16, TensorType::F32];
+/// Every type that matrices may have.
+const TYPES: [TensorType; 15] = [
+    TensorType::Q8_0,
+    TensorType::Q4_K,
+    TensorType::Q5_K,
+    TensorType::Q6_K,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::F32,
+    TensorType::Q4_0,
+    TensorType::MXFP4,
+    TensorType::IQ4_NL,
+    TensorType::IQ4_XS,
+    TensorType::Q5_0,
+    TensorType::Q4_1,
+    TensorType::Q5_1,
+    TensorType::Q3_K,
+];
+
+/// Where a block's f16 scales are: the scale itself and a minimum.
+fn scales(ty: TensorType) -> &'static [usize] {
+    match ty {
+        TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
+        TensorType::Q6_K => &[208],
+        TensorType::Q3_K => &[108],
+        TensorType::MXFP4 => &[],
+        _ => &[0],
+    }
+}
+
+/// Elements that share an activation scale, by NUMERICS.md; 0 where activations stay
+/// f32.
+fn activation_block(ty: TensorType) -> usize {
+    match ty {
+        TensorType::Q8_0
+        | TensorType::Q4_0
+        | TensorType::Q5_0
+        | TensorType::IQ4_NL => 32,
+        TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => 256,
+        _ => 0,
+    }
+}
 
 /// One position's key and value.
 type KeyValue = (Vec<f32>, Vec<f32>);
@@ -45,20 +86,34 @@ impl Numbers {
 
     fn weights(&mut self, ty: TensorType, n: usize) -> Vec<u8> {
         match ty {
-            TensorType::Q8_0 => (0..n / 32)
-                .flat_map(|_| {
-                    // Scales of both signs, some below the normal range of f16.
-                    let d = f16::from_f32(self.real() * 0.01).to_le_bytes();
-                    // All codes, -128 among them, which quantisers do not write.
-                    let codes: Vec<u8> = (0..32).map(|_| self.bits() as u8).collect();
-                    d.into_iter().chain(codes)
-                })
-                .collect(),
             TensorType::F16 => (0..n)
                 .flat_map(|_| f16::from_f32(self.real()).to_le_bytes())
                 .collect(),
-            _ => (0..n).flat_map(|_| self.real().to_le_bytes()).collect(),
+            TensorType::BF16 => (0..n)
+                .flat_map(|_| ((self.real().to_bits() >> 16) as u16).to_le_bytes())
+                .collect(),
+            TensorType::F32 => (0..n).flat_map(|_| self.real().to_le_bytes()).collect(),
+            _ => {
+                let blocks = n / ty.block_len() as usize;
+                (0..blocks).flat_map(|_| self.block(ty)).collect()
+            }
         }
+    }
+}
+
+impl Numbers {
+    /// All codes, even those that quantisers do not write, under scales of both signs,
+    /// some below the normal range of f16.
+    fn block(&mut self, ty: TensorType) -> Vec<u8> {
+        let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| self.bits() as u8).collect();
+        for at in scales(ty) {
+            let d = f16::from_f32(self.real() * 0.01).to_le_bytes();
+            block[*at..at + 2].copy_from_slice(&d);
+        }
+        if ty == TensorType::MXFP4 {
+            block[0] = 120 + block[0] % 8;
+        }
+        block
     }
 }
 
@@ -77,6 +132,19 @@ fn product(simd: Simd, pool: &Pool, matrix: &Matrix, x: &[f32]) -> Vec<f32> {
         &mut products,
     );
     out
+}
+
+/// Magnitudes of the minima that are subtracted apart from the codes: what remains of
+/// the weights when their scales are zero.
+fn minima(ty: TensorType, bytes: &[u8], k: usize) -> Array2<f64> {
+    let mut bytes = bytes.to_vec();
+    if let (Some(at), true) = (scales(ty).first(), ty.block_len() > 1) {
+        for block in bytes.chunks_mut(ty.block_bytes() as usize) {
+            block[*at..at + 2].fill(0);
+        }
+        return reference::matrix(ty, &bytes, k).mapv(f64::abs);
+    }
+    Array2::zeros((bytes.len() / ty.block_bytes() as usize * ty.block_len() as usize / k, k))
 }
 
 /// All levels, thread counts and batches agree bit for bit; the reference agrees
@@ -108,14 +176,15 @@ fn check_linear(ty: TensorType, k: usize, rows: usize, tokens: usize, seed: u64)
         }
     }
     let w = reference::matrix(ty, &bytes, k);
+    let w_size = w.mapv(f64::abs) + minima(ty, &bytes, k) * 2.0;
     for t in [0, tokens - 1] {
         let row = &x[t * k..(t + 1) * k];
-        let seen = match ty {
-            TensorType::Q8_0 => reference::quantised(row),
-            _ => row.iter().map(|x| f64::from(*x)).collect(),
+        let seen = match activation_block(ty) {
+            0 => row.iter().map(|x| f64::from(*x)).collect(),
+            block => reference::quantised(row, block),
         };
         let truth = w.dot(&seen);
-        let size = w.mapv(f64::abs).dot(&seen.mapv(f64::abs));
+        let size = w_size.dot(&seen.mapv(f64::abs));
         for r in 0..rows {
             // K sums, each rounded relative to a partial sum within `size`.
             let bound = size[r] * k as f64 * f64::from(f32::EPSILON) + 1e-30;
@@ -128,12 +197,13 @@ fn check_linear(ty: TensorType, k: usize, rows: usize, tokens: usize, seed: u64)
 #[test]
 fn linear_layers_agree_bit_for_bit_and_with_the_reference() {
     for ty in TYPES {
+        let whole = |k: usize| k.next_multiple_of(ty.block_len() as usize);
         for tokens in [1, 4, 8, 23] {
             for (k, rows) in [(32, 1), (96, 16), (256, 17), (1024, 40), (3072, 16)] {
-                check_linear(ty, k, rows, tokens, 1);
+                check_linear(ty, whole(k), rows, tokens, 1);
             }
         }
-        check_linear(ty, 128, 48, 512, 2);
+        check_linear(ty, whole(128), 48, 512, 2);
     }
     // Float weights do not come in blocks.
     check_linear(TensorType::F32, 33, 5, 9, 3);
@@ -163,14 +233,40 @@ fn eight_bit_activations_cost_little_accuracy() {
 }
 
 #[test]
+fn a_scale_that_is_not_finite_is_refused() {
+    let (k, rows) = (256, 3);
+    for ty in TYPES {
+        for at in scales(ty) {
+            let mut bytes = Numbers(4).weights(ty, k * rows);
+            let last = bytes.len() - ty.block_bytes() as usize;
+            // The f16 infinity, also as a whole element; bf16's and f32's below.
+            bytes[last + at..last + at + 2].copy_from_slice(&0x7c00u16.to_le_bytes());
+            match ty {
+                TensorType::BF16 => bytes[last..].copy_from_slice(&[0x80, 0x7f]),
+                TensorType::F32 => bytes[last..].copy_from_slice(&[0, 0, 0x80, 0xff]),
+                _ => {}
+            }
+            let packed = Matrix::pack(&Pool::new(2), ty, &bytes, k, rows).map(|m| m.rows);
+            assert_eq!(packed, Err(PackError::NotFinite), "{ty} at {at}");
+        }
+    }
+    let mut bytes = Numbers(4).weights(TensorType::MXFP4, k * rows);
+    bytes[17] = 255;
+    let packed = Matrix::pack(&Pool::new(2), TensorType::MXFP4, &bytes, k, rows).map(|m| m.rows);
+    assert_eq!(packed, Err(PackError::NotFinite));
+    let packed = Matrix::pack(&Pool::new(2), TensorType::IQ1_S, &[0; 150], k, rows).map(|m| m.rows);
+    assert_eq!(packed, Err(PackError::Type));
+}
+
+#[test]
 fn an_activation_that_is_not_finite_stays_not_finite_at_every_level() {
     let mut numbers = Numbers(5);
     let pool = Pool::new(1);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for ty in TYPES {
-            let bytes = numbers.weights(ty, 64 * 16);
-            let matrix = Matrix::pack(&pool, ty, &bytes, 64, 16).unwrap();
-            let mut x = numbers.reals(64);
+            let bytes = numbers.weights(ty, 256 * 16);
+            let matrix = Matrix::pack(&pool, ty, &bytes, 256, 16).unwrap();
+            let mut x = numbers.reals(256);
             x[40] = bad;
             for level in LEVELS {
                 let found = product(Simd::at_most(level), &pool, &matrix, &x);
@@ -194,7 +290,8 @@ proptest! {
         tokens in 1usize..30,
         seed in any::<u64>(),
     ) {
-        check_linear(ty, blocks * 32, rows, tokens, seed);
+        let k = (blocks * 32).next_multiple_of(ty.block_len() as usize);
+        check_linear(ty, k, rows, tokens, seed);
     }
 
     #[test]

@@ -1,78 +1,76 @@
 //! AVX-512 VNNI: sixteen rows a register, `vpdpbusd` on the stored bytes.
 //!
 //! The weights' +128 is undone by starting each block's dot at -128 times the sum
-//! of the activation codes.
+//! of the activation codes. Written over [`Wide`], so that it is checked without the
+//! hardware, too.
 
 use super::{Block, ROWS, Tile, WORDS};
-use std::arch::x86_64::*;
+use crate::ops::wide::{Wide, by_tokens};
 
 /// How far ahead of the weights in use to fetch: far enough for memory latency at
 /// the rate of one core, near enough to stay in the first-level cache.
 const AHEAD: usize = 4096;
 
+/// [`tile`] on the processor's instructions.
+///
+/// # Safety
+/// The processor has them; otherwise as for [`tile`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn hardware(group: &[Block], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    // SAFETY: this function's features are the instructions.
+    unsafe { tile::<crate::ops::wide::Hardware>(group, acts, out) }
+}
+
 /// See [`super::tile`].
 ///
 /// # Safety
-/// `acts.words` holds `group.len() * acts.tokens * WORDS` words and `out` has
-/// `acts.tokens` rows, at most eight.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) unsafe fn tile(group: &[Block], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
-    // SAFETY: `N` is the number of tokens, as `all` asks.
-    unsafe {
-        match acts.tokens {
-            0 => {}
-            1 => all::<1>(group, acts, out),
-            2 => all::<2>(group, acts, out),
-            3 => all::<3>(group, acts, out),
-            4 => all::<4>(group, acts, out),
-            5 => all::<5>(group, acts, out),
-            6 => all::<6>(group, acts, out),
-            7 => all::<7>(group, acts, out),
-            _ => all::<8>(group, acts, out),
-        }
-    }
+/// The processor has the instructions of `W`; `acts.words` holds
+/// `group.len() * acts.tokens * WORDS` words and `out` has `acts.tokens` rows, at most
+/// eight.
+#[inline(always)]
+pub(super) unsafe fn tile<W: Wide>(group: &[Block], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    by_tokens!(acts.tokens, N => all::<W, N>(group, acts, out));
 }
 
 /// # Safety
 /// As for [`tile`], with `acts.tokens == N`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn all<const N: usize>(group: &[Block], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
-    let mut sums = [_mm512_setzero_ps(); N];
-    let mut words = acts.words.as_ptr();
-    for block in group {
-        // SAFETY: lifetime: `group` and `acts` are borrowed. Bounds: `words` points at
-        // this block's `N * WORDS` words and all offsets are below that; 64 and 32
-        // bytes are read from arrays of that size; prefetching faults nowhere and its
-        // address is computed with `wrapping_add`. Alignment: unaligned forms.
-        unsafe {
+#[inline(always)]
+unsafe fn all<W: Wide, const N: usize>(group: &[Block], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    // SAFETY: the caller proves the instructions. Lifetime: `group` and `acts` are
+    // borrowed. Bounds: `words` points at this block's `N * WORDS` words and all offsets
+    // are below that. Alignment: u32 in a slice of u32.
+    unsafe {
+        let mut sums = [W::zero_f32(); N];
+        let mut words = acts.words.as_ptr();
+        for block in group {
             if N == 1 {
-                let ahead = std::ptr::from_ref(block).cast::<i8>().wrapping_add(AHEAD);
+                let ahead = std::ptr::from_ref(block).cast::<u8>().wrapping_add(AHEAD);
                 for line in 0..9 {
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+                    W::prefetch(ahead.wrapping_add(64 * line));
                 }
             }
-            let mut dots = [_mm512_setzero_si512(); N];
+            let mut dots = [W::zero(); N];
             for i in 0..N {
-                dots[i] = _mm512_set1_epi32(*words.add(N + i) as i32);
+                dots[i] = W::splat(*words.add(N + i));
             }
             for j in 0..8 {
-                let w = _mm512_loadu_si512(block.code[j].as_ptr().cast());
+                let w = W::load(&block.code[j]);
                 for i in 0..N {
-                    let x = _mm512_set1_epi32(*words.add(2 * N + 8 * i + j) as i32);
-                    dots[i] = _mm512_dpbusd_epi32(dots[i], w, x);
+                    let x = W::splat(*words.add(2 * N + 8 * i + j));
+                    dots[i] = W::dot(dots[i], w, x);
                 }
             }
-            let scale = _mm512_cvtph_ps(_mm256_loadu_si256(block.scale.as_ptr().cast()));
+            let scale = W::half(&block.scale);
             for i in 0..N {
-                let d = _mm512_mul_ps(scale, _mm512_set1_ps(f32::from_bits(*words.add(i))));
-                let product = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[i]), d);
-                sums[i] = _mm512_add_ps(sums[i], product);
+                let d = W::mul_f32(scale, W::splat_f32(f32::from_bits(*words.add(i))));
+                let product = W::mul_f32(W::to_f32(dots[i]), d);
+                sums[i] = W::add_f32(sums[i], product);
             }
             words = words.add(N * WORDS);
         }
-    }
-    for i in 0..N {
-        // SAFETY: sixteen floats of a row of sixteen; unaligned form.
-        unsafe { _mm512_storeu_ps(out[i].as_mut_ptr(), sums[i]) };
+        for i in 0..N {
+            W::store(sums[i], &mut out[i]);
+        }
     }
 }

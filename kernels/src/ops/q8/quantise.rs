@@ -50,25 +50,25 @@ impl Acts {
 /// One block: amax as an integer maximum of magnitudes (so that NaN wins and the
 /// order cannot matter), `d = amax / 127`, codes rounded to nearest even.
 #[inline(always)]
-fn block(x: &[f32; BLOCK], codes: &mut [i32; BLOCK]) -> f32 {
+pub(crate) fn quantise_block<const N: usize>(x: &[f32; N], codes: &mut [i32; N]) -> f32 {
     let mut magnitude = 0u32;
     for x in x {
         magnitude = magnitude.max(x.to_bits() & 0x7fff_ffff);
     }
     let amax = f32::from_bits(magnitude);
     if amax < TINY {
-        *codes = [0; BLOCK];
+        *codes = [0; N];
         return 0.0;
     }
     if !amax.is_finite() {
         // The result is NaN whatever the codes; `forward` reports it.
-        *codes = [0; BLOCK];
+        *codes = [0; N];
         return f32::NAN;
     }
     // 1.5 * 2^23: adding it rounds to nearest even into the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     let inverse = 127.0 / amax;
-    for i in 0..BLOCK {
+    for i in 0..N {
         let rounded = x[i] * inverse + ROUND;
         codes[i] = rounded.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     }
@@ -82,7 +82,7 @@ fn quantise_body(x: &[f32], k: usize, words: &mut [u32]) {
     for (t, row) in x.chunks_exact(k).enumerate() {
         let blocks = row.as_chunks::<BLOCK>().0;
         for (x, words) in blocks.iter().zip(words.chunks_exact_mut(tokens * WORDS)) {
-            let d = block(x, &mut codes);
+            let d = quantise_block(x, &mut codes);
             let mut sum = 0;
             for code in codes {
                 sum += code;

@@ -1,0 +1,311 @@
+//! AVX2: eight rows a register, two registers and four tokens at a time.
+//!
+//! Codes have at most six bits, so `maddubs` does not saturate and its i16 sums can
+//! be added up over a sub-block before they meet their scale.
+
+use super::{Act, Affine, Low, Signed, Tile};
+use crate::ops::q8::ROWS;
+use std::arch::x86_64::*;
+
+/// Tokens at a time: with two registers of rows, eight i16 accumulators among
+/// sixteen registers.
+const STEP: usize = 4;
+
+/// Two registers: rows 0 to 7 and 8 to 15.
+type Two = [__m256i; 2];
+
+/// Per 32-bit lane, the byte of that lane's row twice, each in the low or the high
+/// half of a 16-bit number.
+const fn spread(first: u8, high: bool) -> [u8; 32] {
+    let mut out = [0x80; 32];
+    let mut i = 0;
+    while i < 16 {
+        out[2 * i + high as usize] = first + i as u8 / 2;
+        i += 1;
+    }
+    out
+}
+const LOW_HALF: [[u8; 32]; 2] = [spread(0, false), spread(8, false)];
+const HIGH_HALF: [[u8; 32]; 2] = [spread(0, true), spread(8, true)];
+
+macro_rules! tokens_at_a_time {
+    ($body:ident, $group:ident, $acts:ident, $out:ident $(, $high:ident)?) => {
+        let mut t = 0;
+        while t < $acts.tokens {
+            let n = STEP.min($acts.tokens - t);
+            // SAFETY: tokens `t .. t + n` exist, which is what the body asks for.
+            unsafe {
+                match n {
+                    1 => $body::<$($high,)? 1>($group, $acts, t, $out),
+                    2 => $body::<$($high,)? 2>($group, $acts, t, $out),
+                    3 => $body::<$($high,)? 3>($group, $acts, t, $out),
+                    _ => $body::<$($high,)? 4>($group, $acts, t, $out),
+                }
+            }
+            t += n;
+        }
+    };
+}
+
+/// See [`super::affine`].
+///
+/// # Safety
+/// `acts.acts` holds `group.len() * acts.tokens` elements, `out` has `acts.tokens`.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn affine<const HIGH: usize>(
+    group: &[Affine<HIGH>],
+    acts: Tile<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    tokens_at_a_time!(affine_few, group, acts, out, HIGH);
+}
+
+/// See [`super::signed`].
+///
+/// # Safety
+/// As for [`affine`].
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn signed(group: &[Signed], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    tokens_at_a_time!(signed_few, group, acts, out);
+}
+
+/// # Safety
+/// As for [`affine`], and `t + N <= acts.tokens`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn affine_few<const HIGH: usize, const N: usize>(
+    group: &[Affine<HIGH>],
+    acts: Tile<'_>,
+    t: usize,
+    out: &mut [[f32; ROWS]],
+) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; N];
+    for (s, block) in group.iter().enumerate() {
+        // SAFETY: `s` is below the number of blocks and `t + N <= tokens`.
+        let act: &[Act; N] = unsafe { &*acts.acts.as_ptr().add(s * acts.tokens + t).cast() };
+        let mut dots = [[_mm256_setzero_si256(); 2]; N];
+        for j in 0..8 {
+            let mut acc = [[_mm256_setzero_si256(); 2]; N];
+            let scale = [0, 1].map(|h| shuffled(&block.scale[j], &LOW_HALF[h]));
+            for b in 2 * j..2 * j + 2 {
+                for p in 0..2 {
+                    let w = two(&block.low[b][p]);
+                    for n in 0..2 {
+                        let mut w = nibbles(w, n);
+                        if HIGH > 0 {
+                            let high = two(&block.high[j]);
+                            w = or_bit(w, high, 4 * (b % 2) + 2 * n + p);
+                        }
+                        add_products(&mut acc, w, act, 4 * b + 2 * n + p);
+                    }
+                }
+                // Sixteen elements of five bits are as many as i16 can hold.
+                if HIGH > 0 {
+                    add_scaled(&mut dots, &acc, scale);
+                    acc = [[_mm256_setzero_si256(); 2]; N];
+                }
+            }
+            if HIGH == 0 {
+                add_scaled(&mut dots, &acc, scale);
+            }
+        }
+        let d = halves(&block.d);
+        let min = halves(&block.min);
+        let m = minima(block, act);
+        for i in 0..N {
+            let s = _mm256_set1_ps(act[i].scale);
+            for h in 0..2 {
+                let up = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[i][h]), _mm256_mul_ps(d[h], s));
+                let down = _mm256_mul_ps(_mm256_cvtepi32_ps(m[i][h]), _mm256_mul_ps(min[h], s));
+                sums[i][h] = _mm256_add_ps(sums[i][h], _mm256_sub_ps(up, down));
+            }
+        }
+    }
+    store(&sums, &mut out[t..t + N]);
+}
+
+/// # Safety
+/// As for [`affine`], and `t + N <= acts.tokens`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn signed_few<const N: usize>(
+    group: &[Signed],
+    acts: Tile<'_>,
+    t: usize,
+    out: &mut [[f32; ROWS]],
+) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; N];
+    for (s, block) in group.iter().enumerate() {
+        // SAFETY: `s` is below the number of blocks and `t + N <= tokens`.
+        let act: &[Act; N] = unsafe { &*acts.acts.as_ptr().add(s * acts.tokens + t).cast() };
+        let mut dots = [[_mm256_setzero_si256(); 2]; N];
+        for b in 0..16 {
+            // Sums may wrap on the way; what remains at the end is within i16.
+            let mut acc = [[_mm256_setzero_si256(); 2]; N];
+            for i in 0..N {
+                acc[i] = [splat16(act[i].start[b]); 2];
+            }
+            let high = two(&block.high[b]);
+            for p in 0..2 {
+                let w = two(&block.low[b][p]);
+                for n in 0..2 {
+                    let w = or_two_bits(nibbles(w, n), high, 2 * n + p);
+                    add_products(&mut acc, w, act, 4 * b + 2 * n + p);
+                }
+            }
+            let bytes = &block.scale[b].map(|s| s as u8);
+            let scale = [0, 1].map(|h| _mm256_srai_epi16::<8>(shuffled(bytes, &HIGH_HALF[h])));
+            add_scaled(&mut dots, &acc, scale);
+        }
+        let d = halves(&block.d);
+        for i in 0..N {
+            let s = _mm256_set1_ps(act[i].scale);
+            for h in 0..2 {
+                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[i][h]), _mm256_mul_ps(d[h], s));
+                sums[i][h] = _mm256_add_ps(sums[i][h], product);
+            }
+        }
+    }
+    store(&sums, &mut out[t..t + N]);
+}
+
+/// `acc += w * x` of word `at` of each token, as pairs in i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_products<const N: usize>(acc: &mut [Two; N], w: Two, act: &[Act; N], at: usize) {
+    for i in 0..N {
+        let x = _mm256_set1_epi32(i32::from_ne_bytes(act[i].codes[at].map(|c| c as u8)));
+        for h in 0..2 {
+            acc[i][h] = _mm256_add_epi16(acc[i][h], _mm256_maddubs_epi16(w[h], x));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_scaled<const N: usize>(dots: &mut [Two; N], acc: &[Two; N], scale: Two) {
+    for i in 0..N {
+        for h in 0..2 {
+            dots[i][h] = _mm256_add_epi32(dots[i][h], _mm256_madd_epi16(acc[i][h], scale[h]));
+        }
+    }
+}
+
+/// Sum of the minima times the sums of their sub-blocks' codes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn minima<const HIGH: usize, const N: usize>(
+    block: &Affine<HIGH>,
+    act: &[Act; N],
+) -> [Two; N] {
+    let mut sums = [[_mm256_setzero_si256(); 2]; N];
+    for (p, m) in block.m.iter().enumerate() {
+        let m = two_of_16(m.as_flattened().as_chunks::<16>().0);
+        for i in 0..N {
+            let x = splat16(act[i].sums[p]);
+            for h in 0..2 {
+                sums[i][h] = _mm256_add_epi32(sums[i][h], _mm256_madd_epi16(m[h], x));
+            }
+        }
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nibbles(w: Two, n: usize) -> Two {
+    let mask = _mm256_set1_epi8(15);
+    w.map(|w| match n {
+        0 => _mm256_and_si256(w, mask),
+        _ => _mm256_and_si256(_mm256_srli_epi16::<4>(w), mask),
+    })
+}
+
+/// `w` with bit `bit` of `high` as its fifth bit.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn or_bit(w: Two, high: Two, bit: usize) -> Two {
+    let mask = _mm256_set1_epi8(16);
+    [0, 1].map(|h| {
+        let shifted = match bit {
+            0 => _mm256_slli_epi16::<4>(high[h]),
+            1 => _mm256_slli_epi16::<3>(high[h]),
+            2 => _mm256_slli_epi16::<2>(high[h]),
+            3 => _mm256_slli_epi16::<1>(high[h]),
+            4 => high[h],
+            5 => _mm256_srli_epi16::<1>(high[h]),
+            6 => _mm256_srli_epi16::<2>(high[h]),
+            _ => _mm256_srli_epi16::<3>(high[h]),
+        };
+        _mm256_or_si256(w[h], _mm256_and_si256(shifted, mask))
+    })
+}
+
+/// `w` with bits `2 g` and `2 g + 1` of `high` as its fifth and sixth bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn or_two_bits(w: Two, high: Two, g: usize) -> Two {
+    let mask = _mm256_set1_epi8(0x30);
+    [0, 1].map(|h| {
+        let shifted = match g {
+            0 => _mm256_slli_epi16::<4>(high[h]),
+            1 => _mm256_slli_epi16::<2>(high[h]),
+            2 => high[h],
+            _ => _mm256_srli_epi16::<2>(high[h]),
+        };
+        _mm256_or_si256(w[h], _mm256_and_si256(shifted, mask))
+    })
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn splat16(pair: [i16; 2]) -> __m256i {
+    _mm256_set1_epi32(i32::from(pair[1]) << 16 | i32::from(pair[0] as u16))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn two(bytes: &[u8; 64]) -> Two {
+    // SAFETY: lifetime: borrowed. Bounds: 32 bytes at 0 and at 32 of 64. Alignment: the
+    // unaligned form is used.
+    [0, 32].map(|at| unsafe { _mm256_loadu_si256(bytes.as_ptr().add(at).cast()) })
+}
+
+/// Twice sixteen bytes, widened to i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn two_of_16(bytes: &[[u8; 16]]) -> Two {
+    // SAFETY: lifetime: borrowed. Bounds: sixteen bytes of an array of sixteen.
+    // Alignment: the unaligned form is used.
+    [0, 1].map(|h| unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes[h].as_ptr().cast())) })
+}
+
+/// The sixteen bytes in both halves of a register, shuffled.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn shuffled(bytes: &[u8; 16], by: &[u8; 32]) -> __m256i {
+    // SAFETY: lifetime: borrowed. Bounds: sixteen and 32 bytes of arrays of that size.
+    // Alignment: the unaligned forms are used.
+    unsafe {
+        let bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast()));
+        _mm256_shuffle_epi8(bytes, _mm256_loadu_si256(by.as_ptr().cast()))
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn halves(bits: &[u16; ROWS]) -> [__m256; 2] {
+    // SAFETY: lifetime: borrowed. Bounds: eight u16 at 0 and at 8 of sixteen. Alignment:
+    // the unaligned form is used.
+    [0, 8].map(|at| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().add(at).cast())) })
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(sums: &[[__m256; 2]], out: &mut [[f32; ROWS]]) {
+    for (sums, out) in sums.iter().zip(out) {
+        for h in 0..2 {
+            // SAFETY: lifetime: borrowed. Bounds: eight floats at `8 h` of sixteen.
+            // Alignment: the unaligned form is used.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * h), sums[h]) };
+        }
+    }
+}

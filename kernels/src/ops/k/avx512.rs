@@ -1,0 +1,239 @@
+//! AVX-512 VNNI: sixteen rows a register, up to eight tokens at a time.
+//!
+//! Written over [`Wide`], so that it is checked without the hardware, too.
+
+use super::{Act, Affine, Signed, Tile};
+use crate::ops::q8::ROWS;
+use crate::ops::wide::{Wide, by_tokens};
+
+/// How far ahead of the weights in use to fetch: far enough for memory latency at
+/// the rate of one core, near enough to stay in the first-level cache.
+const AHEAD: usize = 4096;
+
+/// [`affine`] on the processor's instructions.
+///
+/// # Safety
+/// The processor has them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn affine_hardware<const HIGH: usize>(
+    group: &[Affine<HIGH>],
+    acts: Tile<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    // SAFETY: this function's features are the instructions.
+    unsafe { affine::<crate::ops::wide::Hardware, HIGH>(group, acts, out) }
+}
+
+/// [`signed`] on the processor's instructions.
+///
+/// # Safety
+/// The processor has them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn signed_hardware(group: &[Signed], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    // SAFETY: this function's features are the instructions.
+    unsafe { signed::<crate::ops::wide::Hardware>(group, acts, out) }
+}
+
+/// See [`super::affine`].
+///
+/// # Safety
+/// The processor has the instructions of `W`.
+#[inline(always)]
+pub(super) unsafe fn affine<W: Wide, const HIGH: usize>(
+    group: &[Affine<HIGH>],
+    acts: Tile<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    by_tokens!(acts.tokens, N => affine_all::<W, N, HIGH>(group, acts.acts, out));
+}
+
+/// See [`super::signed`].
+///
+/// # Safety
+/// The processor has the instructions of `W`.
+#[inline(always)]
+pub(super) unsafe fn signed<W: Wide>(group: &[Signed], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    by_tokens!(acts.tokens, N => signed_all::<W, N>(group, acts.acts, out));
+}
+
+/// # Safety
+/// As for [`affine`], with `N` tokens.
+#[inline(always)]
+unsafe fn affine_all<W: Wide, const N: usize, const HIGH: usize>(
+    group: &[Affine<HIGH>],
+    acts: &[Act],
+    out: &mut [[f32; ROWS]],
+) {
+    let acts = acts.as_chunks::<N>().0;
+    // SAFETY: the caller proves the instructions.
+    unsafe {
+        let mut sums = [W::zero_f32(); N];
+        for (block, act) in group.iter().zip(acts) {
+            if N == 1 {
+                fetch::<W, _>(block);
+            }
+            let mut dots = [W::zero(); N];
+            let mut minima = [W::zero(); N];
+            for j in 0..8 {
+                let mut acc = [W::zero(); N];
+                for b in 2 * j..2 * j + 2 {
+                    for p in 0..2 {
+                        let w = W::load(&block.low[b][p]);
+                        for n in 0..2 {
+                            let mut w = nibbles::<W>(w, n);
+                            if HIGH > 0 {
+                                let high = W::load(&block.high[j]);
+                                w = or_bit::<W>(w, high, 4 * (b % 2) + 2 * n + p);
+                            }
+                            add_products::<W, N>(&mut acc, w, act, 4 * b + 2 * n + p);
+                        }
+                    }
+                }
+                let scale = W::widen_u8(&block.scale[j]);
+                for i in 0..N {
+                    dots[i] = W::add(dots[i], W::mul(acc[i], scale));
+                }
+            }
+            for p in 0..4 {
+                let m = W::widen_pairs(&block.m[p]);
+                for i in 0..N {
+                    let x = W::splat(pair(act[i].sums[p]));
+                    minima[i] = W::add(minima[i], W::mul_pairs(m, x));
+                }
+            }
+            let (d, min) = (W::half(&block.d), W::half(&block.min));
+            for i in 0..N {
+                let s = W::splat_f32(act[i].scale);
+                let up = W::mul_f32(W::to_f32(dots[i]), W::mul_f32(d, s));
+                let down = W::mul_f32(W::to_f32(minima[i]), W::mul_f32(min, s));
+                sums[i] = W::add_f32(sums[i], W::sub_f32(up, down));
+            }
+        }
+        for i in 0..N {
+            W::store(sums[i], &mut out[i]);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`affine`], with `N` tokens.
+#[inline(always)]
+unsafe fn signed_all<W: Wide, const N: usize>(
+    group: &[Signed],
+    acts: &[Act],
+    out: &mut [[f32; ROWS]],
+) {
+    let acts = acts.as_chunks::<N>().0;
+    // SAFETY: the caller proves the instructions.
+    unsafe {
+        let mut sums = [W::zero_f32(); N];
+        for (block, act) in group.iter().zip(acts) {
+            if N == 1 {
+                fetch::<W, _>(block);
+            }
+            let mut dots = [W::zero(); N];
+            for b in 0..16 {
+                let mut acc = [W::zero(); N];
+                for i in 0..N {
+                    let start = W::splat(pair(act[i].start[b]));
+                    acc[i] = W::mul_pairs(start, W::splat(0x0001_0001));
+                }
+                let high = W::load(&block.high[b]);
+                for p in 0..2 {
+                    let w = W::load(&block.low[b][p]);
+                    for n in 0..2 {
+                        let w = or_two_bits::<W>(nibbles::<W>(w, n), high, 2 * n + p);
+                        add_products::<W, N>(&mut acc, w, act, 4 * b + 2 * n + p);
+                    }
+                }
+                let scale = W::widen_i8(&block.scale[b]);
+                for i in 0..N {
+                    dots[i] = W::add(dots[i], W::mul(acc[i], scale));
+                }
+            }
+            let d = W::half(&block.d);
+            for i in 0..N {
+                let s = W::splat_f32(act[i].scale);
+                let product = W::mul_f32(W::to_f32(dots[i]), W::mul_f32(d, s));
+                sums[i] = W::add_f32(sums[i], product);
+            }
+        }
+        for i in 0..N {
+            W::store(sums[i], &mut out[i]);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_products<W: Wide, const N: usize>(
+    acc: &mut [W::Int; N],
+    w: W::Int,
+    act: &[Act; N],
+    at: usize,
+) {
+    for i in 0..N {
+        // SAFETY: the caller proves the instructions.
+        unsafe {
+            let x = W::splat(u32::from_ne_bytes(act[i].codes[at].map(|c| c as u8)));
+            acc[i] = W::dot(acc[i], w, x);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn nibbles<W: Wide>(w: W::Int, n: usize) -> W::Int {
+    // SAFETY: the caller proves the instructions.
+    unsafe {
+        let w = if n == 0 { w } else { W::right::<4>(w) };
+        W::and(w, W::splat(0x0f0f_0f0f))
+    }
+}
+
+/// `w` with bit `bit` of `high` as its fifth bit.
+#[inline(always)]
+unsafe fn or_bit<W: Wide>(w: W::Int, high: W::Int, bit: usize) -> W::Int {
+    // SAFETY: the caller proves the instructions.
+    unsafe {
+        let shifted = match bit {
+            0 => W::left::<4>(high),
+            1 => W::left::<3>(high),
+            2 => W::left::<2>(high),
+            3 => W::left::<1>(high),
+            4 => high,
+            5 => W::right::<1>(high),
+            6 => W::right::<2>(high),
+            _ => W::right::<3>(high),
+        };
+        W::or(w, W::and(shifted, W::splat(0x1010_1010)))
+    }
+}
+
+/// `w` with bits `2 g` and `2 g + 1` of `high` as its fifth and sixth bits.
+#[inline(always)]
+unsafe fn or_two_bits<W: Wide>(w: W::Int, high: W::Int, g: usize) -> W::Int {
+    // SAFETY: the caller proves the instructions.
+    unsafe {
+        let shifted = match g {
+            0 => W::left::<4>(high),
+            1 => W::left::<2>(high),
+            2 => high,
+            _ => W::right::<2>(high),
+        };
+        W::or(w, W::and(shifted, W::splat(0x3030_3030)))
+    }
+}
+
+#[inline(always)]
+unsafe fn fetch<W: Wide, T>(block: &T) {
+    let ahead = std::ptr::from_ref(block).cast::<u8>().wrapping_add(AHEAD);
+    for line in 0..size_of::<T>() / 64 {
+        // SAFETY: a prefetch faults nowhere; the caller proves the instructions.
+        unsafe { W::prefetch(ahead.wrapping_add(64 * line)) };
+    }
+}
+
+fn pair(p: [i16; 2]) -> u32 {
+    u32::from(p[0] as u16) | u32::from(p[1] as u16) << 16
+}
