@@ -15,6 +15,9 @@ pub(crate) mod k;
 pub(crate) mod linear;
 pub(crate) mod math;
 pub(crate) mod norm;
+// As for `q8` below.
+#[allow(clippy::needless_range_loop)]
+pub(crate) mod q4;
 // Fixed arrays indexed by constants stay in registers; iterators over them do not
 // always.
 #[allow(clippy::needless_range_loop)]

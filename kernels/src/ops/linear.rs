@@ -4,7 +4,7 @@
 //! threads nor batch can change it.
 
 use super::weights::{Matrix, Packed};
-use super::{float, k, q8};
+use super::{float, k, q4, q8};
 use crate::cpu::Simd;
 use crate::pool::{Pool, SendPtr};
 
@@ -47,7 +47,11 @@ pub(crate) fn linear(
         assert!(p.matrix.k == k && p.out.len() == tokens * p.matrix.rows && x.len() == tokens * k);
     }
     let any = |kind: fn(&Packed) -> bool| products.iter().any(|p| kind(&p.matrix.data));
-    if any(|data| matches!(data, Packed::Q8(_))) {
+    let by_32 = |data: &Packed| {
+        use Packed::{Mx, Nl, Q4, Q8};
+        matches!(data, Q8(_) | Q4(_) | Mx(_) | Nl(_))
+    };
+    if any(by_32) {
         scratch.q8.fill(simd, pool, x, k);
     }
     if any(|data| matches!(data, Packed::Q4K(_) | Packed::Q5K(_) | Packed::Q6K(_))) {
@@ -98,11 +102,18 @@ impl Plan<'_> {
     fn compute(&self, simd: Simd, from: usize, to: usize, x: &[f32], input: &Input) {
         let k = self.matrix.k;
         match &self.matrix.data {
-            Packed::Q8(blocks) => {
-                let tile = |i| input.q8.tile(i);
-                let tiles = (input.q8.tiles(), tile, |t: &q8::Tile<'_>| t.tokens);
-                self.blocks(from, to, blocks, tiles, |group, tile, out| q8::tile(simd, group, tile, out));
-            }
+            Packed::Q8(blocks) => self.small_blocks(from, to, blocks, input, |group, tile, out| {
+                q8::tile(simd, group, tile, out);
+            }),
+            Packed::Q4(blocks) => self.small_blocks(from, to, blocks, input, |group, tile, out| {
+                q4::tile(simd, group, tile, out);
+            }),
+            Packed::Mx(blocks) => self.small_blocks(from, to, blocks, input, |group, tile, out| {
+                q4::tile(simd, group, tile, out);
+            }),
+            Packed::Nl(blocks) => self.small_blocks(from, to, blocks, input, |group, tile, out| {
+                q4::tile(simd, group, tile, out);
+            }),
             Packed::Q4K(blocks) => self.k_blocks(from, to, blocks, input, |group, tile, out| {
                 k::affine(simd, group, tile, out);
             }),
@@ -125,6 +136,19 @@ impl Plan<'_> {
                 float::group_f16(simd, &w[group * size..(group + 1) * size], x, k, out);
             }),
         }
+    }
+
+    fn small_blocks<T>(
+        &self,
+        from: usize,
+        to: usize,
+        blocks: &[T],
+        input: &Input,
+        kernel: impl Fn(&[T], q8::Tile<'_>, &mut [[f32; q8::ROWS]]),
+    ) {
+        let tile = |i| input.q8.tile(i);
+        let tiles = (input.q8.tiles(), tile, |t: &q8::Tile<'_>| t.tokens);
+        self.blocks(from, to, blocks, tiles, kernel);
     }
 
     fn k_blocks<T>(

@@ -59,7 +59,7 @@ pub(crate) fn tile(simd: Simd, group: &[Block], acts: Tile<'_>, out: &mut [[f32;
 }
 
 /// Words of one token's block in a tile: scale, sum, and eight words of codes.
-const WORDS: usize = 10;
+pub(super) const WORDS: usize = 10;
 
 /// The activations of up to [`TILE`] tokens. For each block of K: `tokens` scales
 /// (f32 bits), `tokens` starting sums (-128 times the sum of the codes), then

@@ -48,6 +48,7 @@ fn activation_block(ty: TensorType) -> usize {
         TensorType::Q8_0
         | TensorType::Q4_0
         | TensorType::Q5_0
+        | TensorType::MXFP4
         | TensorType::IQ4_NL => 32,
         TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => 256,
         _ => 0,
@@ -144,7 +145,10 @@ fn minima(ty: TensorType, bytes: &[u8], k: usize) -> Array2<f64> {
         }
         return reference::matrix(ty, &bytes, k).mapv(f64::abs);
     }
-    Array2::zeros((bytes.len() / ty.block_bytes() as usize * ty.block_len() as usize / k, k))
+    Array2::zeros((
+        bytes.len() / ty.block_bytes() as usize * ty.block_len() as usize / k,
+        k,
+    ))
 }
 
 /// All levels, thread counts and batches agree bit for bit; the reference agrees

@@ -1,7 +1,8 @@
 //! Weight matrices, repacked from the file's layout into the kernels'.
 
-use super::dequant::{self, five, nibble};
+use super::dequant::{self, five};
 use super::k;
+use super::q4;
 use super::q8::{BLOCK, Block, ROWS};
 use crate::gguf::TensorType;
 use crate::pool::Pool;
@@ -30,6 +31,12 @@ pub(crate) struct Source {
 pub(crate) enum Packed {
     /// `[group][block of K]`.
     Q8(Vec<Block>),
+    /// `[group][block of K]`.
+    Q4(Vec<q4::Q4>),
+    /// `[group][block of K]`.
+    Mx(Vec<q4::Mx>),
+    /// `[group][block of K]`.
+    Nl(Vec<q4::Nl>),
     /// `[group][super-block of K]`.
     Q4K(Vec<k::Q4>),
     /// `[group][super-block of K]`.
@@ -68,20 +75,19 @@ impl Matrix {
                 let code = |b: &[u8; 34], i: usize| b[2 + i] as i8;
                 Packed::Q8(pack_q8(pool, bytes, k / BLOCK, groups, code)?)
             }
-            TensorType::Q4_0 => {
-                let code = |b: &[u8; 18], i| nibble(&b[2..], i) as i8 - 8;
-                Packed::Q8(pack_q8(pool, bytes, k / BLOCK, groups, code)?)
-            }
+            TensorType::Q4_0 => Packed::Q4(q4::pack::<0, 18>(pool, bytes, k / BLOCK, groups)?),
+            TensorType::MXFP4 => Packed::Mx(q4::pack::<1, 17>(pool, bytes, k / BLOCK, groups)?),
+            TensorType::IQ4_NL => Packed::Nl(q4::pack::<2, 18>(pool, bytes, k / BLOCK, groups)?),
             TensorType::Q5_0 => {
                 let code = |b: &[u8; 22], i| five(&b[2..], i) as i8 - 16;
                 Packed::Q8(pack_q8(pool, bytes, k / BLOCK, groups, code)?)
             }
-            TensorType::IQ4_NL => {
-                let code = |b: &[u8; 18], i| dequant::IQ4[usize::from(nibble(&b[2..], i))];
-                Packed::Q8(pack_q8(pool, bytes, k / BLOCK, groups, code)?)
+            TensorType::Q4_K => {
+                Packed::Q4K(k::pack_affine::<0, 144>(pool, bytes, k / k::SUPER, groups)?)
             }
-            TensorType::Q4_K => Packed::Q4K(k::pack_affine::<0, 144>(pool, bytes, k / k::SUPER, groups)?),
-            TensorType::Q5_K => Packed::Q5K(k::pack_affine::<8, 176>(pool, bytes, k / k::SUPER, groups)?),
+            TensorType::Q5_K => {
+                Packed::Q5K(k::pack_affine::<8, 176>(pool, bytes, k / k::SUPER, groups)?)
+            }
             TensorType::Q6_K => Packed::Q6K(k::pack_signed(pool, bytes, k / k::SUPER, groups)?),
             TensorType::F16 => {
                 let all = bytes.as_chunks::<2>().0;
@@ -133,6 +139,7 @@ impl Matrix {
     pub fn group_bytes(&self) -> usize {
         match self.data {
             Packed::Q8(_) => self.k / BLOCK * size_of::<Block>(),
+            Packed::Q4(_) | Packed::Mx(_) | Packed::Nl(_) => self.k / BLOCK * size_of::<q4::Q4>(),
             Packed::Q4K(_) => self.k / k::SUPER * size_of::<k::Q4>(),
             Packed::Q5K(_) => self.k / k::SUPER * size_of::<k::Q5>(),
             Packed::Q6K(_) => self.k / k::SUPER * size_of::<k::Signed>(),

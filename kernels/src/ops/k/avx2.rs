@@ -3,7 +3,7 @@
 //! Codes have at most six bits, so `maddubs` does not saturate and its i16 sums can
 //! be added up over a sub-block before they meet their scale.
 
-use super::{Act, Affine, Low, Signed, Tile};
+use super::{Act, Affine, Signed, Tile};
 use crate::ops::q8::ROWS;
 use std::arch::x86_64::*;
 
@@ -192,10 +192,7 @@ fn add_scaled<const N: usize>(dots: &mut [Two; N], acc: &[Two; N], scale: Two) {
 /// Sum of the minima times the sums of their sub-blocks' codes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn minima<const HIGH: usize, const N: usize>(
-    block: &Affine<HIGH>,
-    act: &[Act; N],
-) -> [Two; N] {
+fn minima<const HIGH: usize, const N: usize>(block: &Affine<HIGH>, act: &[Act; N]) -> [Two; N] {
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
     for (p, m) in block.m.iter().enumerate() {
         let m = two_of_16(m.as_flattened().as_chunks::<16>().0);

@@ -13,12 +13,16 @@ fn file(size: usize, scales: &[usize]) -> Vec<u8> {
     let mut state = size as u64;
     let mut bytes: Vec<u8> = (0..ROWS * BLOCKS * size)
         .map(|_| {
-            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            state = state
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
             (state >> 40) as u8
         })
         .collect();
     for block in bytes.chunks_mut(size) {
-        scales.iter().for_each(|at| block[at + 1] = block[at + 1] & 0x83 | 0x20);
+        scales
+            .iter()
+            .for_each(|at| block[at + 1] = block[at + 1] & 0x83 | 0x20);
     }
     bytes
 }
@@ -40,8 +44,15 @@ fn agree(
         let (mut a, mut b) = ([[0.0; ROWS]; TILE], [[1.0; ROWS]; TILE]);
         plain(acts.tile(0), &mut a[..tokens]);
         wide(acts.tile(0), &mut b[..tokens]);
-        for (a, b) in a[..tokens].iter().flatten().zip(b[..tokens].iter().flatten()) {
-            assert!(a.to_bits() == b.to_bits() && a.is_finite() && *a != 0.0, "{a} {b}");
+        for (a, b) in a[..tokens]
+            .iter()
+            .flatten()
+            .zip(b[..tokens].iter().flatten())
+        {
+            assert!(
+                a.to_bits() == b.to_bits() && a.is_finite() && *a != 0.0,
+                "{a} {b}"
+            );
         }
     }
 }

@@ -9,7 +9,9 @@ use crate::pool::Pool;
 fn the_avx512_kernel_computes_the_bits_of_the_plain_one() {
     let mut state = 3u64;
     let mut next = || {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        state = state
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
         (state >> 40) as u32
     };
     let mut group = [Block::ZERO; 3];
@@ -30,7 +32,15 @@ fn the_avx512_kernel_computes_the_bits_of_the_plain_one() {
         // one tile.
         unsafe { avx512::tile::<Emulated>(&group, acts.tile(0), &mut wide[..tokens]) };
         let bits = |out: [[f32; ROWS]; TILE]| out.map(|row| row.map(f32::to_bits));
-        assert!(bits(plain)[..tokens] == bits(wide)[..tokens], "{tokens} tokens");
-        assert!(plain[..tokens].iter().flatten().all(|y| y.is_finite() && *y != 0.0));
+        assert!(
+            bits(plain)[..tokens] == bits(wide)[..tokens],
+            "{tokens} tokens"
+        );
+        assert!(
+            plain[..tokens]
+                .iter()
+                .flatten()
+                .all(|y| y.is_finite() && *y != 0.0)
+        );
     }
 }
