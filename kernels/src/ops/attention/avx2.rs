@@ -8,14 +8,17 @@ use super::{Part, Seen, TILE};
 use crate::cpu::{Simd, SimdLevel};
 use crate::ops::half::widen_one;
 use std::arch::x86_64::{
-    __m256, _mm_loadu_si128, _mm256_add_ps, _mm256_cvtph_ps, _mm256_loadu_ps, _mm256_mul_ps,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    __m256, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_ps, _mm256_cvtph_ps,
+    _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
 };
 
 /// Registers of eight lanes that one query accumulates in.
 const REGS: usize = 4;
 /// Lanes in hand.
 const LANES: usize = 8 * REGS;
+/// How far ahead of the loads memory is asked for, in halves: 4 KB. Tiles lie apart,
+/// and the processor's own prefetching stops at the end of a page.
+const AHEAD: usize = 2048;
 
 /// Scores of all 64 positions for every query. `keys` is `[dim][64]`.
 pub(super) fn scores(simd: Simd, keys: &[u16], part: &mut Part<'_>) {
@@ -57,6 +60,15 @@ pub(super) fn weigh(simd: Simd, values: &[u16], part: &mut Part<'_>) {
             }
         }
     }
+}
+
+/// Ask for the cache line that holds element `at`, wherever that is: `from` is not
+/// read, and an address outside of it does no harm.
+#[inline(always)]
+fn prefetch(from: &[u16], at: usize) {
+    // SAFETY: lifetime, bounds and alignment: a prefetch is a hint that never faults;
+    // the address is computed without being dereferenced.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at).cast()) };
 }
 
 /// 32 halves as four registers.
@@ -107,6 +119,9 @@ fn multiply_add(sums: &mut [__m256; REGS], factor: f32, x: [__m256; REGS]) {
 fn score<const N: usize>(q: [&[f32]; N], keys: &[u16], lane: usize, out: [&mut [f32; TILE]; N]) {
     let mut sums = [[_mm256_setzero_ps(); REGS]; N];
     for (i, row) in keys.as_chunks::<TILE>().0.iter().enumerate() {
+        // Both lines of the row, though this call reads one: the values follow.
+        prefetch(keys, i * TILE + AHEAD);
+        prefetch(keys, i * TILE + LANES + AHEAD);
         let Some(row) = row[lane..].first_chunk() else {
             return;
         };
@@ -162,6 +177,7 @@ fn weigh_some<const N: usize>(
         }
     }
     for p in from..to {
+        prefetch(values, p * dim + lane + AHEAD);
         let Some(row) = values[p * dim + lane..].first_chunk() else {
             return;
         };
