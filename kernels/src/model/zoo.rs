@@ -187,7 +187,13 @@ fn keys(z: &mut Zoo, kind: &str, s: &Shape) {
         z.u32(key, value as u32);
     }
     match z.arch {
-        "bert" => z.f32("attention.layer_norm_epsilon", 1e-6),
+        "bert" => {
+            z.f32("attention.layer_norm_epsilon", 1e-6);
+            z.u32("pooling_type", 1);
+            z.w.key("bert.attention.causal", Value::Bool(false));
+            let key = "tokenizer.ggml.token_type_count";
+            z.w.key(key, Value::U32(2));
+        }
         _ => {
             z.f32("attention.layer_norm_rms_epsilon", 1e-6);
             z.f32("rope.freq_base", 100_000.0);
