@@ -20,11 +20,12 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// Bounds of sizes: about four times the largest models known.
-pub(super) const WIDTH: Bound = Bound(1..=1 << 18, "from 1 to 262144");
+/// Bounds of sizes: about four times the largest models known; from below such that
+/// matrices padded to groups of sixteen rows stay a small multiple of the file.
+pub(super) const WIDTH: Bound = Bound(16..=1 << 18, "from 16 to 262144");
 pub(super) const LAYERS: Bound = Bound(1..=1024, "from 1 to 1024");
 pub(super) const HEADS: Bound = Bound(1..=2048, "from 1 to 2048");
-pub(super) const HEAD_DIM: Bound = Bound(2..=1024, "from 2 to 1024");
+pub(super) const HEAD_DIM: Bound = Bound(8..=1024, "from 8 to 1024");
 pub(super) const EXPERTS: Bound = Bound(1..=2048, "from 1 to 2048");
 /// Positions below 2^20: NUMERICS.md states the accuracy of angles up to there.
 pub(super) const CONTEXT: Bound = Bound(1..=1 << 20, "from 1 to 1048576");

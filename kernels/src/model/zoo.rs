@@ -144,8 +144,13 @@ pub(crate) fn write(kind: &str, encoding: Encoding, seed: u64) -> Vec<u8> {
     let shape = Shape {
         width: 64,
         inner: if arch == "gpt-oss" { 64 } else { 96 },
-        heads: 4,
-        kv_heads: if arch == "bert" { 4 } else { 2 },
+        // Groups of one, two, four and six heads.
+        heads: if arch == "gemma3" { 6 } else { 4 },
+        kv_heads: match kind {
+            "bert" => 4,
+            "llama-factors" | "gemma3" | "gemma3-capped" => 1,
+            _ => 2,
+        },
         // Heads whose lengths are not those of the stream divided, and not of whole
         // registers.
         dim: match arch {

@@ -55,6 +55,16 @@ thread_local! {
     static QUERIES: RefCell<Queries> = RefCell::default();
 }
 
+/// One chunk of work: query heads `first .. first + heads`, which share KV head `kv`,
+/// of one run.
+#[derive(Clone, Copy)]
+struct Job {
+    run: Run,
+    kv: usize,
+    first: usize,
+    heads: usize,
+}
+
 impl Inner {
     /// Attention of all rows in one layer, from `s.q` into `out`.
     pub(super) fn attend(
@@ -66,17 +76,30 @@ impl Inner {
         s: &Scratch,
         out: &mut [f32],
     ) {
-        let kv_heads = a.shape.kv_heads;
+        let shape = &a.shape;
+        let (dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+        let parts = self.parts(s.runs.len() * shape.kv_heads, group);
+        let per_part = group.div_ceil(parts);
         let out = SendPtr(out.as_mut_ptr());
-        self.pool.run(s.runs.len() * kv_heads, &|chunk| {
-            let (run, head) = (s.runs[chunk / kv_heads], chunk % kv_heads);
-            let cache = &*caches[rows[run.from].sequence];
+        let chunks = s.runs.len() * shape.kv_heads * parts;
+        self.pool.run(chunks, &|chunk| {
+            let (kv, part) = (chunk / parts % shape.kv_heads, chunk % parts);
+            let from = (part * per_part).min(group);
+            let job = Job {
+                run: s.runs[chunk / parts / shape.kv_heads],
+                kv,
+                first: kv * group + from,
+                heads: per_part.min(group - from),
+            };
+            if job.heads == 0 {
+                return;
+            }
+            let cache = &*caches[rows[job.run.from].sequence];
             QUERIES.with_borrow_mut(|queries| {
-                self.attend_run(layer, a, rows, run, head, cache, &s.q, queries);
-                let (dim, group) = (a.shape.head_dim, a.shape.heads / kv_heads);
-                for n in 0..(run.to - run.from) * group {
-                    let row = run.from + n / group;
-                    let at = (row * a.shape.heads + head * group + n % group) * dim;
+                self.attend_job(layer, a, rows, job, cache, &s.q, queries);
+                for n in 0..(job.run.to - job.run.from) * job.heads {
+                    let row = job.run.from + n / job.heads;
+                    let at = (row * shape.heads + job.first + n % job.heads) * dim;
                     // SAFETY: lifetime: `out` is borrowed for this whole function. Bounds: a
                     // row of the batch and a head below `heads` of a buffer of rows x heads x
                     // dim. Each (row, head) belongs to one chunk. Alignment: f32 in f32.
@@ -87,29 +110,37 @@ impl Inner {
         });
     }
 
+    /// Into how many jobs a group of heads is cut. Each reads the keys and values
+    /// again, so only where there would be fewer than two jobs a thread, and never
+    /// into single heads. Heads do not touch each other: no bit changes.
+    fn parts(&self, jobs: usize, group: usize) -> usize {
+        (2 * self.pool.threads())
+            .div_ceil(jobs.max(1))
+            .min(group / 2)
+            .max(1)
+    }
+
     #[allow(clippy::too_many_arguments)]
-    fn attend_run(
+    fn attend_job(
         &self,
         layer: usize,
         a: &Attention,
         rows: &[Row],
-        run: Run,
-        head: usize,
+        job: Job,
         cache: &Cache,
         q: &[f32],
         queries: &mut Queries,
     ) {
-        let shape = &a.shape;
-        let (dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
-        let len = group * dim;
-        let buffer = queries.start(dim, (run.to - run.from) * group);
-        for (i, to) in buffer.chunks_exact_mut(len).enumerate() {
-            let at = (run.from + i) * shape.query_len() + head * len;
-            to.copy_from_slice(&q[at..at + len]);
+        let (shape, run) = (&a.shape, job.run);
+        let (dim, heads) = (shape.head_dim, job.heads);
+        let buffer = queries.start(dim, (run.to - run.from) * heads);
+        for (i, to) in buffer.chunks_exact_mut(heads * dim).enumerate() {
+            let at = (run.from + i) * shape.query_len() + job.first * dim;
+            to.copy_from_slice(&q[at..at + heads * dim]);
         }
         if let Some(sinks) = &a.sinks {
-            for n in 0..(run.to - run.from) * group {
-                queries.sink(n, sinks[head * group + n % group]);
+            for n in 0..(run.to - run.from) * heads {
+                queries.sink(n, sinks[job.first + n % heads]);
             }
         }
         let rows = &rows[run.from..run.to];
@@ -127,11 +158,11 @@ impl Inner {
             cap: shape.cap,
         };
         for tile in sight(first).0 / TILE..sight(last).1.div_ceil(TILE) {
-            for (row, seen) in rows.iter().zip(queries.seen().chunks_exact_mut(group)) {
+            for (row, seen) in rows.iter().zip(queries.seen().chunks_exact_mut(heads)) {
                 let (from, to) = sight(row);
                 seen.fill(Seen::of(from, to, tile));
             }
-            let tile = cache.tile(&self.graph, layer, head, tile);
+            let tile = cache.tile(&self.graph, layer, job.kv, tile);
             queries.attend(self.simd, tile, rules);
         }
     }
