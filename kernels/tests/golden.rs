@@ -14,9 +14,15 @@ use recipe::Recipe;
 use std::path::Path;
 
 /// The largest error allowed for a storage type; a wrong formula gives 0.01 to 2.
+///
+/// llama.cpp's own distance from the same weights in plain f32 is about half of it:
+/// it rounds activations to 8 bits (to BF16 for BF16), and random codes under random
+/// inner scales (Q6_K, IQ4_XS) make a few large weights carry a row.
 fn bound(ty: &str) -> f64 {
     match ty {
-        "F32" | "F16" | "BF16" => 1e-5,
+        "F32" | "F16" => 1e-5,
+        "BF16" => 1e-4,
+        "Q6_K" | "IQ4_XS" => 3e-3,
         _ => 1e-3,
     }
 }
@@ -69,6 +75,6 @@ fn logits_are_those_that_llama_cpp_computes() {
         }
         seen += 1;
     }
-    assert!(seen >= 10, "only {seen} vectors were found");
+    assert!(seen >= 24, "only {seen} vectors were found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
