@@ -160,6 +160,7 @@ def main():
     config = json.loads((model / "config.json").read_text())
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.no_padding()
+    tokenizer.no_truncation()
     tensors = safetensors(model / "model.safetensors")
     own = None
     if arguments.torch:

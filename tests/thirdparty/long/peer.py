@@ -20,9 +20,11 @@ def quiet(level, text, data):
         print("llama.cpp:", text.decode(errors="replace").rstrip())
 
 
+c.llama_log_set(quiet, ctypes.c_void_p(0))
+
+
 class Peer:
     def __init__(self, path, threads=2, embed=False):
-        c.llama_log_set(quiet, ctypes.c_void_p(0))
         c.llama_backend_init()
         self.model = c.llama_model_load_from_file(str(path).encode(), c.llama_model_default_params())
         if not self.model:
