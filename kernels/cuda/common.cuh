@@ -186,3 +186,19 @@ __device__ __forceinline__ unsigned largest_of_warp(unsigned value) {
     }
     return value;
 }
+
+// Dots over 32 eight-bit elements of 16 rows with 8 columns, by a whole warp, exact in
+// i32. With g = lane / 4 and t = lane % 4, a lane brings the words (four elements) t and
+// t + 4 of rows g and g + 8 as (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4), and of
+// column g the words t and t + 4; it gets (g, 2 t), (g, 2 t + 1), (g + 8, 2 t),
+// (g + 8, 2 t + 1). PTX: "Matrix fragments for mma.m16n8k32".
+__device__ __forceinline__ void dots_of_16_by_8(const int (&a)[4], int b0, int b1, int (&dot)[4]) {
+#ifdef EMULATION
+    emulated_dots(a, b0, b1, dot);
+#else
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%10, %10, %10, %10};"
+        : "=r"(dot[0]), "=r"(dot[1]), "=r"(dot[2]), "=r"(dot[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+#endif
+}

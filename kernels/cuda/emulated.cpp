@@ -10,6 +10,7 @@
 #include "linear_q8.cu"
 #undef STEP
 #undef WARPS
+#include "linear_q8_tiles.cu"
 #include "linear_float.cu"
 #undef TILE
 #undef STRETCH
@@ -28,7 +29,7 @@ struct Entry {
 
 #define ENTRY(name) {#name, emulation::Kernel<name>::run, emulation::Kernel<name>::signature}
 const Entry KERNELS[] = {
-    ENTRY(linear_q8_one), ENTRY(linear_q8_eight), ENTRY(linear_f32), ENTRY(linear_f16), ENTRY(linear_bf16),
+    ENTRY(linear_q8_one), ENTRY(linear_q8_eight), ENTRY(linear_q8_tiles), ENTRY(linear_f32), ENTRY(linear_f16), ENTRY(linear_bf16),
     ENTRY(linear_q4_k_one), ENTRY(linear_q4_k_eight), ENTRY(linear_q5_k_one), ENTRY(linear_q5_k_eight),
     ENTRY(linear_q6_k_one), ENTRY(linear_q6_k_eight),
     ENTRY(rms_norm),      ENTRY(gated),           ENTRY(quantise),   ENTRY(residual),   ENTRY(cap),

@@ -26,6 +26,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
 #define __restrict__ __restrict
 // All static shared memory lies in one section, which is poisoned before each block.
 #define __shared__ static __attribute__((section("emulated_shared")))
@@ -61,6 +62,7 @@ struct Fiber {
     State state = State::Done;
     unsigned mask = 0;       // Lanes awaited at a warp barrier.
     uint64_t exchanged = 0;  // What the others read in a shuffle.
+    int fragment[6];         // What the others read in `emulated_dots`.
     dim3 thread{};
 };
 
@@ -313,6 +315,30 @@ inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a
 inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; i++) c += (int)(int8_t)(a >> 8 * i) * (int)(int8_t)(b >> 8 * i);
     return c;
+}
+
+// A byte of a matrix whose fragments a warp's lanes hold: of register `base` of the lane
+// that has row or column `line` and the word of `k`.
+inline int emulated_element(unsigned first, unsigned line, unsigned k, unsigned base) {
+    const emulation::Fiber& lane = emulation::fibers[first + line % 8 * 4 + k % 16 / 4];
+    return (int8_t)(lane.fragment[base] >> 8 * (k % 4));
+}
+
+// 16 rows by 8 columns: the fragments are described at `dots_of_16_by_8`.
+inline void emulated_dots(const int (&a)[4], int b0, int b1, int (&dot)[4]) {
+    emulation::Fiber& me = emulation::self();
+    for (int i = 0; i < 4; i++) me.fragment[i] = a[i];
+    me.fragment[4] = b0, me.fragment[5] = b1;
+    emulation::warp_barrier(0xffffffffu);
+    unsigned lane = emulated_lane(), first = emulation::current - lane;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        dot[i] = 0;
+        for (unsigned k = 0; k < 32; k++)
+            dot[i] += emulated_element(first, row, k, row / 8 + k / 16 * 2) *
+                      emulated_element(first, column, k, 4 + k / 16);
+    }
+    emulation::warp_barrier(0xffffffffu);
 }
 
 inline unsigned emulated_widen(unsigned short half) {

@@ -13,6 +13,12 @@ use std::sync::Arc;
 
 /// Tokens that one block of threads takes, where there are several.
 const TILE: usize = 8;
+/// Tokens that a block of threads takes on tensor cores, where there are many, and its
+/// groups of rows.
+const TILES: (usize, usize) = (64, 4);
+/// Tokens from which that is worth it: a few times [`TILE`], for a tile is computed
+/// whole. A guess until it has been measured.
+const MANY: usize = 24;
 
 /// Rows of a tensor of a file: `rows` of the stack's `k` elements, and their bias.
 #[derive(Clone, Copy)]
@@ -38,6 +44,9 @@ struct Part {
     weights: Weights,
     bias: Option<Buffer<f32>>,
 }
+
+/// Kernel, tokens and groups of rows it takes at a time, its weights, its activations.
+type Choice = (&'static str, (usize, usize), Vec<Arg>, Vec<Arg>);
 
 /// In the layouts of `pack`.
 enum Weights {
@@ -150,7 +159,7 @@ impl Part {
         tokens: usize,
         out: &Buffer<f32>,
     ) -> Result<(), CudaError> {
-        let (kernel, tile, weights, inputs) = self.weights.kernel(x, tokens);
+        let (kernel, (tile, groups), weights, inputs) = self.weights.kernel(x, tokens);
         let block = match self.weights {
             Weights::Q8(..) => BLOCK,
             Weights::K(..) => SUPER,
@@ -164,13 +173,13 @@ impl Part {
         args.extend([out.arg_at(self.first), U32(stack.rows as u32)]);
         let launch = Launch {
             kernel,
-            grid: [self.rows.div_ceil(ROWS), tokens.div_ceil(tile)],
+            grid: [self.rows.div_ceil(ROWS * groups), tokens.div_ceil(tile)],
             threads: 128,
             shared: 0,
         };
         assert!(launch.grid[1] <= GRID_Y);
-        // SAFETY: the arguments are those of the kernels in `linear_q8.cu`, `linear_k.cu`
-        // and `linear_float.cu`. They read the groups of this part, which `pack` made
+        // SAFETY: the arguments are those of the kernels in `linear_q8.cu`,
+        // `linear_q8_tiles.cu`, `linear_k.cu` and `linear_float.cu`. They read the groups of this part, which `pack` made
         // whole, its bias, and `tokens` rows of activations, and write `tokens` rows
         // below `first + rows`: lengths compared in `Stack::product`. All buffers
         // outlive the launch: freeing waits for it.
@@ -217,16 +226,19 @@ impl Weights {
         }))
     }
 
-    /// Kernel, tokens it takes at a time, its weights, its activations.
-    fn kernel(&self, x: &Activations, tokens: usize) -> (&'static str, usize, Vec<Arg>, Vec<Arg>) {
-        let choose = |[one, many]: [&'static str; 2]| match tokens {
-            1 => (one, 1),
-            _ => (many, TILE),
+    /// How to compute so many tokens.
+    fn kernel(&self, x: &Activations, tokens: usize) -> Choice {
+        let choose = |[one, several]: [&'static str; 2]| match tokens {
+            1 => (one, (1, 1)),
+            _ => (several, (TILE, 1)),
         };
-        let floats = |name, w| (name, TILE, vec![w], vec![x.plain.arg()]);
+        let floats = |name, w| (name, (TILE, 1), vec![w], vec![x.plain.arg()]);
         match self {
             Self::Q8(codes, scales) => {
-                let (name, tile) = choose(["linear_q8_one", "linear_q8_eight"]);
+                let (name, tile) = match tokens {
+                    MANY.. => ("linear_q8_tiles", TILES),
+                    _ => choose(["linear_q8_one", "linear_q8_eight"]),
+                };
                 let inputs = vec![x.q8.codes.arg(), x.q8.scales.arg()];
                 (name, tile, vec![codes.arg(), scales.arg()], inputs)
             }

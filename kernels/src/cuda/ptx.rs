@@ -49,6 +49,7 @@ modules! {
     "linear_k": "linear_q4_k_one", "linear_q4_k_eight", "linear_q5_k_one",
         "linear_q5_k_eight", "linear_q6_k_one", "linear_q6_k_eight";
     "linear_q8": "linear_q8_one", "linear_q8_eight";
+    "linear_q8_tiles": "linear_q8_tiles";
     "norm": "rms_norm", "gated", "quantise", "residual", "cap";
 }
 

@@ -72,6 +72,10 @@ impl Inner {
         if let Some(device) = &self.device {
             let mut caches: Vec<_> = caches.iter_mut().map(|c| &mut c.device).collect();
             s.failure = device.forward(g, rows, &mut caches, &mut s.x).err();
+            if s.failure.is_some() {
+                // Whoever does not look at the failure must not take this for a result.
+                s.x.fill(f32::NAN);
+            }
             return;
         }
         s.angles.resize_with(g.ropes.len(), Vec::new);
@@ -104,6 +108,9 @@ impl Inner {
         s.logits.resize((to - from) * g.vocab, 0.0);
         if let Some(device) = &self.device {
             s.failure = device.logits(g, x, &mut s.logits).err();
+            if s.failure.is_some() {
+                s.logits.fill(f32::NAN);
+            }
             return;
         }
         s.normed.clear();

@@ -166,6 +166,10 @@ fn matrices_of_any_shape_have_the_same_bits_as_on_the_cpu() {
             }
         }
     }
+    // Tensor cores take whole tiles of 64 tokens and 64 rows, and four blocks at a time.
+    for (k, rows, tokens) in [(32, [1, 5], 24), (160, [16, 50], 64), (288, [64, 3], 70)] {
+        check(TensorType::Q8_0, k, rows, tokens, tokens as u64);
+    }
     check(TensorType::F32, 33, [5, 18], 9, 3);
     check(TensorType::F16, 65, [31, 2], 2, 4);
 }
