@@ -30,7 +30,7 @@ pub use model::{
     Placement, TemplateError, render_template,
 };
 pub use runtime::{
-    CancelFlag, Control, Engine, EngineError, EngineOptions, Finish, Generation, Load, Next,
-    Replayed, Request, Sampling, Step, Stream, replay,
+    CancelFlag, Control, Engine, EngineError, EngineOptions, Finish, Generation, Load, Logprob,
+    Logprobs, Next, Replayed, Request, Sampling, Steering, Step, Stream, replay, replay_steered,
 };
 pub use tokenizer::Tokenizer;

@@ -12,19 +12,23 @@ mod embed;
 mod engine;
 mod generation;
 mod logits;
+mod logprobs;
 mod pages;
 mod prefix;
 mod replay;
 mod sampling;
 mod schedule;
+mod steering;
 mod stop;
 mod stream;
 
 pub use answer::{Finish, Step};
 pub use engine::{Engine, EngineOptions, Load, Request};
 pub use generation::Generation;
-pub use replay::{Replayed, replay};
+pub use logprobs::{Logprob, Logprobs};
+pub use replay::{Replayed, replay, replay_steered};
 pub use sampling::Sampling;
+pub use steering::Steering;
 pub use stream::{Control, Next, Stream};
 
 pub(crate) use cache::Cache;
@@ -88,7 +92,7 @@ pub enum EngineError {
         /// The parameter.
         name: &'static str,
         /// Its value.
-        value: u32,
+        value: i64,
         /// What is allowed.
         allowed: &'static str,
     },
@@ -137,6 +141,28 @@ pub enum EngineError {
     NotFinite {
         /// Where.
         position: u32,
+    },
+    /// Too many or too large logit biases.
+    #[error(
+        "{count} logit biases of up to {largest} thousandths; at most {max_count} of up to {max_milli} are allowed, each for another token of the vocabulary"
+    )]
+    Bias {
+        /// How many were given.
+        count: usize,
+        /// The largest magnitude.
+        largest: u32,
+        /// How many are allowed.
+        max_count: usize,
+        /// How large they may be.
+        max_milli: u32,
+    },
+    /// More log-probabilities than anybody reads.
+    #[error("{asked} log-probabilities a token were asked for; at most {max} are given")]
+    Logprobs {
+        /// How many.
+        asked: u32,
+        /// How many are given.
+        max: u32,
     },
     /// A text asked of a model that makes vectors.
     #[error(

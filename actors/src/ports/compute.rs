@@ -221,6 +221,7 @@ fn sampling(job: &Job) -> Sampling {
         top_p_milli: job.sampling.top_p_milli,
         min_p_milli: job.sampling.min_p_milli,
         repetition_penalty_milli: job.sampling.repetition_penalty_milli,
+        ..Sampling::default()
     }
 }
 

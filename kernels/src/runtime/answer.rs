@@ -5,6 +5,8 @@
 
 use super::digest::logit_digest;
 use super::generation::check;
+use super::logprobs::Logprobs;
+use super::steering::{Steer, Steering};
 use super::stop::Stops;
 use super::{EngineError, Sampling};
 use crate::model::Model;
@@ -28,6 +30,8 @@ pub struct Step {
     pub text: String,
     /// Digest of the logits it was chosen from.
     pub logit_digest: [u8; 32],
+    /// The model's own probabilities, where they were asked for.
+    pub logprobs: Option<Box<Logprobs>>,
     /// Set on the last token.
     pub finish: Option<Finish>,
 }
@@ -43,6 +47,8 @@ pub(super) struct Answer {
     max_output: u32,
     text: TextStream,
     stops: Stops,
+    steer: Option<Steer>,
+    logprobs: Option<u32>,
     pub finish: Option<Finish>,
 }
 
@@ -67,8 +73,18 @@ impl Answer {
             max_output,
             text: TextStream::default(),
             stops: Stops::new(stop)?,
+            steer: None,
+            logprobs: None,
             finish: (max_output == 0).then_some(Finish::Length),
         })
+    }
+
+    /// Bias and report on the choices from now on.
+    pub fn steer(&mut self, steering: &Steering) -> Result<(), EngineError> {
+        steering.check(self.model.tokenizer())?;
+        self.steer = steering.start();
+        self.logprobs = steering.logprobs;
+        Ok(())
     }
 
     /// Tokens made so far.
@@ -80,9 +96,13 @@ impl Answer {
     /// which are changed.
     pub fn choose(&mut self, logits: &mut [f32]) -> Step {
         let logit_digest = logit_digest(logits);
-        let token = self.sampling.choose(logits, &self.tokens, self.seed);
+        let own = self.logprobs.map(|n| (n, logits.to_vec()));
+        let steer = self.steer.as_mut();
+        let token = self.sampling.sample(logits, &self.tokens, self.seed, steer);
         self.tokens.push(token);
-        self.deliver(token, logit_digest)
+        let mut step = self.deliver(token, logit_digest);
+        step.logprobs = own.map(|(n, logits)| Box::new(Logprobs::new(&logits, token, n)));
+        step
     }
 
     fn deliver(&mut self, token: u32, logit_digest: [u8; 32]) -> Step {
@@ -110,6 +130,7 @@ impl Answer {
             token,
             text,
             logit_digest,
+            logprobs: None,
             finish: self.finish,
         }
     }

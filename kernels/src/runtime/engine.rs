@@ -20,7 +20,7 @@ use super::pages::Arena;
 use super::prefix::{self, Key};
 use super::schedule::{self, PAGE};
 use super::stream::{Stream, stream};
-use super::{CancelFlag, EngineError, Replayed, Sampling};
+use super::{CancelFlag, EngineError, Replayed, Sampling, Steering};
 use crate::model::Model;
 use job::{Job, Recheck, Task};
 use std::collections::VecDeque;
@@ -183,6 +183,15 @@ impl Engine {
     /// Ask for an answer. Refuses at once what can never run, and with a time to try
     /// again what cannot run now.
     pub fn submit(&self, request: Request) -> Result<Stream, EngineError> {
+        self.submit_steered(request, &Steering::default())
+    }
+
+    /// [`Self::submit`] with bias or probabilities.
+    pub fn submit_steered(
+        &self,
+        request: Request,
+        steering: &Steering,
+    ) -> Result<Stream, EngineError> {
         let Request {
             prompt,
             sampling,
@@ -193,7 +202,8 @@ impl Engine {
             scope,
             allowance,
         } = request;
-        let answer = Answer::new(&self.model, &prompt, sampling, seed, max_output, &stop)?;
+        let mut answer = Answer::new(&self.model, &prompt, sampling, seed, max_output, &stop)?;
+        answer.steer(steering)?;
         self.fits(prompt.len() + max_output as usize)?;
         let keys = chain(&scope, &prompt);
         let (outlet, stream) = stream(&self.hub, allowance);

@@ -1,7 +1,7 @@
 //! One answer, token by token.
 
 use super::answer::{Answer, Step};
-use super::{CHUNK, Cache, CancelFlag, EngineError, Sampling};
+use super::{CHUNK, Cache, CancelFlag, EngineError, Sampling, Steering};
 use crate::model::{Inner, Model, Row, Scratch};
 
 /// One sequence with its cache: prompt in, answer out.
@@ -26,6 +26,11 @@ impl Generation {
             answer: Answer::new(model, prompt, sampling, seed, max_output, stop)?,
             computation: Computation::default(),
         })
+    }
+
+    /// Bias and report on the choices of this answer.
+    pub fn steer(&mut self, steering: &Steering) -> Result<(), EngineError> {
+        self.answer.steer(steering)
     }
 
     /// Number of prompt tokens.

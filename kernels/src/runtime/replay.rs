@@ -2,7 +2,7 @@
 
 use super::digest::logit_digest;
 use super::generation::{Computation, check};
-use super::{CHUNK, CancelFlag, EngineError, Sampling};
+use super::{CHUNK, CancelFlag, EngineError, Sampling, Steering};
 use crate::model::Model;
 
 /// Rows of logits held at once: 16 rows of the largest vocabularies are 16 MB.
@@ -27,7 +27,23 @@ pub fn replay(
     seed: u64,
     cancel: &CancelFlag,
 ) -> Result<Vec<Replayed>, EngineError> {
+    let steering = Steering::default();
+    replay_steered(model, prompt, answer, sampling, &steering, seed, cancel)
+}
+
+/// [`replay`] of an answer that was steered.
+pub fn replay_steered(
+    model: &Model,
+    prompt: &[u32],
+    answer: &[u32],
+    sampling: Sampling,
+    steering: &Steering,
+    seed: u64,
+    cancel: &CancelFlag,
+) -> Result<Vec<Replayed>, EngineError> {
     sampling.check()?;
+    steering.check(model.tokenizer())?;
+    let mut steer = steering.start();
     check(model, prompt, answer.len() as u64)?;
     let tokens = [prompt, answer].concat();
     check(model, &tokens, 0)?;
@@ -51,7 +67,7 @@ pub fn replay(
             for (i, logits) in sequence.scratch.logits.chunks_exact_mut(vocab).enumerate() {
                 let logit_digest = logit_digest(logits);
                 let before = &tokens[..row + i + 1];
-                let expected_token = sampling.choose(logits, before, seed);
+                let expected_token = sampling.sample(logits, before, seed, steer.as_mut());
                 out.push(Replayed {
                     expected_token,
                     logit_digest,

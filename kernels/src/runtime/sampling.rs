@@ -6,6 +6,7 @@
 
 use super::EngineError;
 use super::digest::largest;
+use super::steering::Steer;
 use crate::ops::math::{exp64, ln64};
 
 /// Tokens that the repetition penalty looks back on.
@@ -26,6 +27,10 @@ pub struct Sampling {
     /// Divide (multiply, where negative) the logits of the last 64 tokens by this,
     /// in thousandths, 100 to 10,000; 1000 leaves them.
     pub repetition_penalty_milli: u32,
+    /// Taken from the logits of the last 64 tokens, in thousandths, -2,000 to 2,000.
+    pub presence_penalty_milli: i32,
+    /// Taken from them once for each time they occur, in thousandths, -2,000 to 2,000.
+    pub frequency_penalty_milli: i32,
 }
 
 impl Default for Sampling {
@@ -36,6 +41,8 @@ impl Default for Sampling {
             top_p_milli: 1000,
             min_p_milli: 0,
             repetition_penalty_milli: 1000,
+            presence_penalty_milli: 0,
+            frequency_penalty_milli: 0,
         }
     }
 }
@@ -43,7 +50,7 @@ impl Default for Sampling {
 impl Sampling {
     /// Check every parameter's range.
     pub fn check(&self) -> Result<(), EngineError> {
-        let check = |name, value, range: std::ops::RangeInclusive<u32>, allowed| match range
+        let check = |name, value: i64, range: std::ops::RangeInclusive<i64>, allowed| match range
             .contains(&value)
         {
             true => Ok(()),
@@ -53,25 +60,48 @@ impl Sampling {
                 allowed,
             }),
         };
+        let temperature = self.temperature_milli.into();
+        check("temperature_milli", temperature, 0..=10_000, "0 to 10000")?;
         check(
-            "temperature_milli",
-            self.temperature_milli,
-            0..=10_000,
-            "0 to 10000",
+            "top_p_milli",
+            self.top_p_milli.into(),
+            1..=1000,
+            "1 to 1000",
         )?;
-        check("top_p_milli", self.top_p_milli, 1..=1000, "1 to 1000")?;
-        check("min_p_milli", self.min_p_milli, 0..=1000, "0 to 1000")?;
-        let penalty = self.repetition_penalty_milli;
+        check(
+            "min_p_milli",
+            self.min_p_milli.into(),
+            0..=1000,
+            "0 to 1000",
+        )?;
+        let penalty = self.repetition_penalty_milli.into();
         check(
             "repetition_penalty_milli",
             penalty,
             100..=10_000,
             "100 to 10000",
-        )
+        )?;
+        let signed = |name, value: i32| check(name, value.into(), -2000..=2000, "-2000 to 2000");
+        signed("presence_penalty_milli", self.presence_penalty_milli)?;
+        signed("frequency_penalty_milli", self.frequency_penalty_milli)
     }
 
     /// The token that follows `before`. `logits` are finite and are changed.
     pub(crate) fn choose(&self, logits: &mut [f32], before: &[u32], seed: u64) -> u32 {
+        self.sample(logits, before, seed, None)
+    }
+
+    /// [`Self::choose`] from logits that `steer` has changed.
+    pub(crate) fn sample(
+        &self,
+        logits: &mut [f32],
+        before: &[u32],
+        seed: u64,
+        steer: Option<&mut Steer>,
+    ) -> u32 {
+        if let Some(steer) = steer {
+            steer.apply(logits);
+        }
         self.penalise(logits, before);
         if self.temperature_milli == 0 {
             return largest(logits, 1).first().copied().unwrap_or(0);
@@ -87,17 +117,24 @@ impl Sampling {
     }
 
     fn penalise(&self, logits: &mut [f32], before: &[u32]) {
-        if self.repetition_penalty_milli == 1000 {
+        let repetition = self.repetition_penalty_milli != 1000;
+        if !repetition && self.presence_penalty_milli == 0 && self.frequency_penalty_milli == 0 {
             return;
         }
-        let penalty = self.repetition_penalty_milli as f32 / 1000.0;
+        let factor = self.repetition_penalty_milli as f32 / 1000.0;
+        let presence = self.presence_penalty_milli as f32 / 1000.0;
+        let frequency = self.frequency_penalty_milli as f32 / 1000.0;
         let mut recent = before[before.len().saturating_sub(PENALTY_WINDOW)..].to_vec();
         recent.sort_unstable();
-        recent.dedup();
-        for token in recent {
-            if let Some(l) = logits.get_mut(token as usize) {
-                *l = if *l > 0.0 { *l / penalty } else { *l * penalty };
+        for same in recent.chunk_by(|a, b| a == b) {
+            let Some(l) = logits.get_mut(same[0] as usize) else {
+                continue;
+            };
+            if repetition {
+                *l = if *l > 0.0 { *l / factor } else { *l * factor };
             }
+            *l -= same.len() as f32 * frequency;
+            *l -= presence;
         }
     }
 
@@ -284,6 +321,24 @@ mod tests {
         let mut old = vec![0];
         old.extend([2; PENALTY_WINDOW]);
         assert_eq!(sampling.choose(&mut [3.0, 2.0, -1.0], &old, 1), 0);
+    }
+
+    #[test]
+    fn what_occurred_is_taken_from_once_and_for_each_time() {
+        let penalty = |presence_penalty_milli, frequency_penalty_milli| Sampling {
+            presence_penalty_milli,
+            frequency_penalty_milli,
+            ..Sampling::default()
+        };
+        let choose = |s: Sampling, before: &[u32]| s.choose(&mut [3.0, 2.0, 1.75], before, 1);
+        assert_eq!(choose(penalty(900, 0), &[0, 0, 0]), 0);
+        assert_eq!(choose(penalty(1100, 0), &[0]), 1);
+        assert_eq!(choose(penalty(0, 400), &[0, 0, 1]), 0);
+        assert_eq!(choose(penalty(0, 400), &[0, 0, 0, 1]), 0);
+        assert_eq!(choose(penalty(0, 450), &[0, 0, 0, 1]), 2);
+        assert_eq!(choose(penalty(-2000, 0), &[2]), 2);
+        assert!(penalty(2001, 0).check().is_err());
+        assert!(penalty(0, -2001).check().is_err());
     }
 
     #[test]

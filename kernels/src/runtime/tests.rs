@@ -323,3 +323,47 @@ fn the_pocket_model_answers_and_its_answer_replays() {
         assert_ne!(s.logit_digest, r.logit_digest);
     }
 }
+
+#[test]
+fn a_steered_answer_replays_bit_for_bit() {
+    let steering = Steering {
+        bias: vec![(5, 2500), (9, -100_000)],
+        logprobs: Some(3),
+    };
+    let sampling = Sampling {
+        presence_penalty_milli: 300,
+        frequency_penalty_milli: -100,
+        ..warm()
+    };
+    let prompt = prompt(20);
+    let mut generation = Generation::new(&MODEL, &prompt, sampling, 11, 30, &[]).unwrap();
+    generation.steer(&steering).unwrap();
+    generation.prefill(&CancelFlag::new()).unwrap();
+    let mut steps = Vec::new();
+    while steps.last().is_none_or(|s: &Step| s.finish.is_none()) {
+        steps.push(generation.step().unwrap());
+    }
+    for step in &steps {
+        let logprobs = step.logprobs.as_ref().expect("asked for");
+        assert_eq!(logprobs.top.len(), 3);
+        assert!(logprobs.top[0].micro >= logprobs.chosen.micro);
+        assert_eq!(logprobs.chosen.token, step.token);
+    }
+    let tokens: Vec<u32> = steps.iter().map(|s| s.token).collect();
+    let flag = CancelFlag::new();
+    let replayed =
+        replay_steered(&MODEL, &prompt, &tokens, sampling, &steering, 11, &flag).unwrap();
+    for (step, replayed) in steps.iter().zip(&replayed) {
+        assert_eq!(replayed.expected_token, step.token);
+        assert_eq!(replayed.logit_digest, step.logit_digest);
+    }
+    // Digests are of the model's own logits, so they do not tell the bias.
+    let plain = replay(&MODEL, &prompt, &tokens, sampling, 11, &flag).unwrap();
+    assert!(
+        plain
+            .iter()
+            .zip(&replayed)
+            .all(|(a, b)| a.logit_digest == b.logit_digest)
+    );
+    assert_ne!(plain, replayed);
+}
