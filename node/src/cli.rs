@@ -10,17 +10,23 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub mod ask;
+pub mod bench;
 pub mod buying;
 pub mod chat;
 pub mod demo;
+pub mod embed;
+mod file;
 pub mod hosts;
 pub mod init;
+pub mod inspect;
 pub mod lab;
 pub mod ledger;
+pub mod logits;
 pub mod models;
 pub mod profile;
 pub mod replay;
 mod show;
+pub mod tokenize;
 pub mod up;
 pub mod wallet;
 
@@ -100,6 +106,16 @@ pub enum Command {
     Models(models::Args),
     /// Compute a bought answer again and compare every bit
     Replay(replay::Args),
+    /// Show what a GGUF file holds
+    Inspect(inspect::Args),
+    /// Turn text into a model's token ids, and back
+    Tokenize(tokenize::Args),
+    /// Print a model's logits, for comparison with other engines
+    Logits(logits::Args),
+    /// Print the vector of a text, from an embedding model
+    Embed(embed::Args),
+    /// Measure how fast a model runs here
+    Bench(bench::Args),
     /// A private chain, a relay and funded nodes on this machine
     Lab(lab::Args),
     /// Watch it all at work, on this machine, with worthless coins
@@ -150,9 +166,24 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ledger(args) => ledger::run(args, globals).await,
         Command::Models(args) => models::run(args, globals).await,
         Command::Replay(args) => replay::run(args, globals).await,
+        Command::Inspect(args) => blocking(inspect::run, args, globals).await,
+        Command::Tokenize(args) => blocking(tokenize::run, args, globals).await,
+        Command::Logits(args) => blocking(logits::run, args, globals).await,
+        Command::Embed(args) => blocking(embed::run, args, globals).await,
+        Command::Bench(args) => blocking(bench::run, args, globals).await,
         Command::Lab(args) => lab::run(args, globals).await,
         Command::Demo(args) => demo::run(args, globals).await,
     }
+}
+
+/// A command that only computes, on a thread that may.
+async fn blocking<A: Send + 'static>(
+    command: fn(A, &Globals) -> anyhow::Result<ExitCode>,
+    args: A,
+    globals: &Globals,
+) -> anyhow::Result<ExitCode> {
+    let globals = globals.clone();
+    tokio::task::spawn_blocking(move || command(args, &globals)).await?
 }
 
 /// Logs go to stderr; stdout is for results.

@@ -2,7 +2,7 @@
 //!
 //! Needs no running node and no network: a bundle and the model are enough.
 
-use super::{Globals, print_json};
+use super::{Globals, file, print_json};
 use crate::config::POCKET;
 use crate::control::Client;
 use crate::folder::Folder;
@@ -164,7 +164,7 @@ fn find_model(
 ) -> anyhow::Result<Model> {
     let options = OpenOptions::default();
     if let Some(path) = given {
-        let model = models::open(path, &options)?;
+        let model = file::model(path, &options)?;
         let found = ModelDigest(model.info().digest);
         anyhow::ensure!(
             found == *digest,
