@@ -11,6 +11,9 @@ use std::arch::x86_64::*;
 /// sixteen registers.
 const STEP: usize = 4;
 
+/// How far ahead of the weights in use to fetch when one token is computed.
+const AHEAD: usize = 4096;
+
 /// Two registers: rows 0 to 7 and 8 to 15.
 type Two = [__m256i; 2];
 
@@ -84,27 +87,31 @@ unsafe fn affine_few<const HIGH: usize, const N: usize>(
         let act: &[Act; N] = unsafe { &*acts.acts.as_ptr().add(s * acts.tokens + t).cast() };
         let mut dots = [[_mm256_setzero_si256(); 2]; N];
         for j in 0..8 {
-            let mut acc = [[_mm256_setzero_si256(); 2]; N];
-            let scale = [0, 1].map(|h| shuffled(&block.scale[j], &LOW_HALF[h]));
-            for b in 2 * j..2 * j + 2 {
-                for p in 0..2 {
-                    let w = two(&block.low[b][p]);
-                    for n in 0..2 {
-                        let mut w = nibbles(w, n);
-                        if HIGH > 0 {
-                            let high = two(&block.high[j]);
-                            w = or_bit(w, high, 4 * (b % 2) + 2 * n + p);
-                        }
-                        add_products(&mut acc, w, act, 4 * b + 2 * n + p);
-                    }
-                }
-                // Sixteen elements of five bits are as many as i16 can hold.
-                if HIGH > 0 {
-                    add_scaled(&mut dots, &acc, scale);
-                    acc = [[_mm256_setzero_si256(); 2]; N];
-                }
+            if N == 1 {
+                fetch(block, j, 8);
             }
+            let mut acc = [[_mm256_setzero_si256(); 2]; N];
+            let scale = [
+                shuffled(&block.scale[j], &LOW_HALF[0]),
+                shuffled(&block.scale[j], &LOW_HALF[1]),
+            ];
             if HIGH == 0 {
+                add_four(&mut acc, &block.low[2 * j], act, 8 * j);
+                add_four(&mut acc, &block.low[2 * j + 1], act, 8 * j + 4);
+                add_scaled(&mut dots, &acc, scale);
+            } else {
+                // Sixteen elements of five bits are as many as i16 can hold.
+                let bits = two(&block.high[j]);
+                add_five(&mut acc, &block.low[2 * j], bits, act, 8 * j);
+                add_scaled(&mut dots, &acc, scale);
+                acc = [[_mm256_setzero_si256(); 2]; N];
+                add_five(
+                    &mut acc,
+                    &block.low[2 * j + 1],
+                    right::<4>(bits),
+                    act,
+                    8 * j + 4,
+                );
                 add_scaled(&mut dots, &acc, scale);
             }
         }
@@ -138,21 +145,25 @@ unsafe fn signed_few<const N: usize>(
         let act: &[Act; N] = unsafe { &*acts.acts.as_ptr().add(s * acts.tokens + t).cast() };
         let mut dots = [[_mm256_setzero_si256(); 2]; N];
         for b in 0..16 {
+            if N == 1 {
+                fetch(block, b, 16);
+            }
             // Sums may wrap on the way; what remains at the end is within i16.
             let mut acc = [[_mm256_setzero_si256(); 2]; N];
             for i in 0..N {
                 acc[i] = [splat16(act[i].start[b]); 2];
             }
-            let high = two(&block.high[b]);
-            for p in 0..2 {
-                let w = two(&block.low[b][p]);
-                for n in 0..2 {
-                    let w = or_two_bits(nibbles(w, n), high, 2 * n + p);
-                    add_products(&mut acc, w, act, 4 * b + 2 * n + p);
-                }
-            }
+            let bits = two(&block.high[b]);
+            let [a, c] = [two(&block.low[b][0]), two(&block.low[b][1])];
+            add_products(&mut acc, sixth(low(a), left::<4>(bits)), act, 4 * b);
+            add_products(&mut acc, sixth(low(c), left::<2>(bits)), act, 4 * b + 1);
+            add_products(&mut acc, sixth(upper(a), bits), act, 4 * b + 2);
+            add_products(&mut acc, sixth(upper(c), right::<2>(bits)), act, 4 * b + 3);
             let bytes = &block.scale[b].map(|s| s as u8);
-            let scale = [0, 1].map(|h| _mm256_srai_epi16::<8>(shuffled(bytes, &HIGH_HALF[h])));
+            let scale = [
+                _mm256_srai_epi16::<8>(shuffled(bytes, &HIGH_HALF[0])),
+                _mm256_srai_epi16::<8>(shuffled(bytes, &HIGH_HALF[1])),
+            ];
             add_scaled(&mut dots, &acc, scale);
         }
         let d = halves(&block.d);
@@ -165,6 +176,47 @@ unsafe fn signed_few<const N: usize>(
         }
     }
     store(&sums, &mut out[t..t + N]);
+}
+
+/// A sub-block of sixteen codes of four bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_four<const N: usize>(acc: &mut [Two; N], w: &[[u8; 64]; 2], act: &[Act; N], at: usize) {
+    let [a, c] = [two(&w[0]), two(&w[1])];
+    add_products(acc, low(a), act, at);
+    add_products(acc, low(c), act, at + 1);
+    add_products(acc, upper(a), act, at + 2);
+    add_products(acc, upper(c), act, at + 3);
+}
+
+/// A sub-block of sixteen codes of five bits, the fifth in bits 0 to 3 of `bits`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_five<const N: usize>(
+    acc: &mut [Two; N],
+    w: &[[u8; 64]; 2],
+    bits: Two,
+    act: &[Act; N],
+    at: usize,
+) {
+    let [a, c] = [two(&w[0]), two(&w[1])];
+    add_products(acc, fifth(low(a), left::<4>(bits)), act, at);
+    add_products(acc, fifth(low(c), left::<3>(bits)), act, at + 1);
+    add_products(acc, fifth(upper(a), left::<2>(bits)), act, at + 2);
+    add_products(acc, fifth(upper(c), left::<1>(bits)), act, at + 3);
+}
+
+/// Ask for part `i` of `n` of what lies [`AHEAD`] of a block. A block is read in three
+/// places at once, which the processor does not foresee by itself.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fetch<T>(block: &T, i: usize, n: usize) {
+    let ahead = std::ptr::from_ref(block).cast::<i8>().wrapping_add(AHEAD);
+    let lines = size_of::<T>().div_ceil(64);
+    for line in i * lines / n..(i + 1) * lines / n {
+        // Safe: a prefetch faults nowhere.
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+    }
 }
 
 /// `acc += w * x` of word `at` of each token, as pairs in i16.
@@ -206,50 +258,63 @@ fn minima<const HIGH: usize, const N: usize>(block: &Affine<HIGH>, act: &[Act; N
     sums
 }
 
+/// The low halves of all bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn nibbles(w: Two, n: usize) -> Two {
-    let mask = _mm256_set1_epi8(15);
-    w.map(|w| match n {
-        0 => _mm256_and_si256(w, mask),
-        _ => _mm256_and_si256(_mm256_srli_epi16::<4>(w), mask),
-    })
+fn low(w: Two) -> Two {
+    masked(w, 15)
 }
 
-/// `w` with bit `bit` of `high` as its fifth bit.
+/// The high halves of all bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn or_bit(w: Two, high: Two, bit: usize) -> Two {
-    let mask = _mm256_set1_epi8(16);
-    [0, 1].map(|h| {
-        let shifted = match bit {
-            0 => _mm256_slli_epi16::<4>(high[h]),
-            1 => _mm256_slli_epi16::<3>(high[h]),
-            2 => _mm256_slli_epi16::<2>(high[h]),
-            3 => _mm256_slli_epi16::<1>(high[h]),
-            4 => high[h],
-            5 => _mm256_srli_epi16::<1>(high[h]),
-            6 => _mm256_srli_epi16::<2>(high[h]),
-            _ => _mm256_srli_epi16::<3>(high[h]),
-        };
-        _mm256_or_si256(w[h], _mm256_and_si256(shifted, mask))
-    })
+fn upper(w: Two) -> Two {
+    masked(right::<4>(w), 15)
 }
 
-/// `w` with bits `2 g` and `2 g + 1` of `high` as its fifth and sixth bits.
+/// `w` with bit 4 of `bits`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn or_two_bits(w: Two, high: Two, g: usize) -> Two {
-    let mask = _mm256_set1_epi8(0x30);
-    [0, 1].map(|h| {
-        let shifted = match g {
-            0 => _mm256_slli_epi16::<4>(high[h]),
-            1 => _mm256_slli_epi16::<2>(high[h]),
-            2 => high[h],
-            _ => _mm256_srli_epi16::<2>(high[h]),
-        };
-        _mm256_or_si256(w[h], _mm256_and_si256(shifted, mask))
-    })
+fn fifth(w: Two, bits: Two) -> Two {
+    or(w, masked(bits, 0x10))
+}
+
+/// `w` with bits 4 and 5 of `bits`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sixth(w: Two, bits: Two) -> Two {
+    or(w, masked(bits, 0x30))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn or(a: Two, b: Two) -> Two {
+    [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn masked(w: Two, mask: i8) -> Two {
+    let mask = _mm256_set1_epi8(mask);
+    [_mm256_and_si256(w[0], mask), _mm256_and_si256(w[1], mask)]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn left<const BITS: i32>(w: Two) -> Two {
+    [
+        _mm256_slli_epi16::<BITS>(w[0]),
+        _mm256_slli_epi16::<BITS>(w[1]),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn right<const BITS: i32>(w: Two) -> Two {
+    [
+        _mm256_srli_epi16::<BITS>(w[0]),
+        _mm256_srli_epi16::<BITS>(w[1]),
+    ]
 }
 
 #[inline]
@@ -263,7 +328,10 @@ fn splat16(pair: [i16; 2]) -> __m256i {
 fn two(bytes: &[u8; 64]) -> Two {
     // SAFETY: lifetime: borrowed. Bounds: 32 bytes at 0 and at 32 of 64. Alignment: the
     // unaligned form is used.
-    [0, 32].map(|at| unsafe { _mm256_loadu_si256(bytes.as_ptr().add(at).cast()) })
+    unsafe {
+        let at = bytes.as_ptr().cast::<__m256i>();
+        [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
+    }
 }
 
 /// Twice sixteen bytes, widened to i16.

@@ -79,16 +79,21 @@ unsafe fn affine_all<W: Wide, const N: usize, const HIGH: usize>(
             for j in 0..8 {
                 let mut acc = [W::zero(); N];
                 for b in 2 * j..2 * j + 2 {
-                    for p in 0..2 {
-                        let w = W::load(&block.low[b][p]);
-                        for n in 0..2 {
-                            let mut w = nibbles::<W>(w, n);
-                            if HIGH > 0 {
-                                let high = W::load(&block.high[j]);
-                                w = or_bit::<W>(w, high, 4 * (b % 2) + 2 * n + p);
-                            }
-                            add_products::<W, N>(&mut acc, w, act, 4 * b + 2 * n + p);
-                        }
+                    let mut w = quarters::<W>(&block.low[b]);
+                    if HIGH > 0 {
+                        let bits = W::load(&block.high[j]);
+                        let bits = if b % 2 == 0 {
+                            bits
+                        } else {
+                            W::right::<4>(bits)
+                        };
+                        w[0] = or_masked::<W>(w[0], W::left::<4>(bits), 0x1010_1010);
+                        w[1] = or_masked::<W>(w[1], W::left::<3>(bits), 0x1010_1010);
+                        w[2] = or_masked::<W>(w[2], W::left::<2>(bits), 0x1010_1010);
+                        w[3] = or_masked::<W>(w[3], W::left::<1>(bits), 0x1010_1010);
+                    }
+                    for g in 0..4 {
+                        add_products::<W, N>(&mut acc, w[g], act, 4 * b + g);
                     }
                 }
                 let scale = W::widen_u8(&block.scale[j]);
@@ -140,13 +145,14 @@ unsafe fn signed_all<W: Wide, const N: usize>(
                     let start = W::splat(pair(act[i].start[b]));
                     acc[i] = W::mul_pairs(start, W::splat(0x0001_0001));
                 }
-                let high = W::load(&block.high[b]);
-                for p in 0..2 {
-                    let w = W::load(&block.low[b][p]);
-                    for n in 0..2 {
-                        let w = or_two_bits::<W>(nibbles::<W>(w, n), high, 2 * n + p);
-                        add_products::<W, N>(&mut acc, w, act, 4 * b + 2 * n + p);
-                    }
+                let bits = W::load(&block.high[b]);
+                let mut w = quarters::<W>(&block.low[b]);
+                w[0] = or_masked::<W>(w[0], W::left::<4>(bits), 0x3030_3030);
+                w[1] = or_masked::<W>(w[1], W::left::<2>(bits), 0x3030_3030);
+                w[2] = or_masked::<W>(w[2], bits, 0x3030_3030);
+                w[3] = or_masked::<W>(w[3], W::right::<2>(bits), 0x3030_3030);
+                for g in 0..4 {
+                    add_products::<W, N>(&mut acc, w[g], act, 4 * b + g);
                 }
                 let scale = W::widen_i8(&block.scale[b]);
                 for i in 0..N {
@@ -182,47 +188,27 @@ unsafe fn add_products<W: Wide, const N: usize>(
     }
 }
 
+/// The four-bit parts of a sub-block of sixteen, four elements of each row at a time.
 #[inline(always)]
-unsafe fn nibbles<W: Wide>(w: W::Int, n: usize) -> W::Int {
+unsafe fn quarters<W: Wide>(low: &[[u8; 64]; 2]) -> [W::Int; 4] {
     // SAFETY: the caller proves the instructions.
     unsafe {
-        let w = if n == 0 { w } else { W::right::<4>(w) };
-        W::and(w, W::splat(0x0f0f_0f0f))
+        let (a, c, mask) = (W::load(&low[0]), W::load(&low[1]), W::splat(0x0f0f_0f0f));
+        let (a4, c4) = (W::right::<4>(a), W::right::<4>(c));
+        [
+            W::and(a, mask),
+            W::and(c, mask),
+            W::and(a4, mask),
+            W::and(c4, mask),
+        ]
     }
 }
 
-/// `w` with bit `bit` of `high` as its fifth bit.
+/// `w` with those bits of `bits` that are in `mask`.
 #[inline(always)]
-unsafe fn or_bit<W: Wide>(w: W::Int, high: W::Int, bit: usize) -> W::Int {
+unsafe fn or_masked<W: Wide>(w: W::Int, bits: W::Int, mask: u32) -> W::Int {
     // SAFETY: the caller proves the instructions.
-    unsafe {
-        let shifted = match bit {
-            0 => W::left::<4>(high),
-            1 => W::left::<3>(high),
-            2 => W::left::<2>(high),
-            3 => W::left::<1>(high),
-            4 => high,
-            5 => W::right::<1>(high),
-            6 => W::right::<2>(high),
-            _ => W::right::<3>(high),
-        };
-        W::or(w, W::and(shifted, W::splat(0x1010_1010)))
-    }
-}
-
-/// `w` with bits `2 g` and `2 g + 1` of `high` as its fifth and sixth bits.
-#[inline(always)]
-unsafe fn or_two_bits<W: Wide>(w: W::Int, high: W::Int, g: usize) -> W::Int {
-    // SAFETY: the caller proves the instructions.
-    unsafe {
-        let shifted = match g {
-            0 => W::left::<4>(high),
-            1 => W::left::<2>(high),
-            2 => high,
-            _ => W::right::<2>(high),
-        };
-        W::or(w, W::and(shifted, W::splat(0x3030_3030)))
-    }
+    unsafe { W::or(w, W::and(bits, W::splat(mask))) }
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! From the file's blocks to sixteen interleaved rows.
 
 use super::{Affine, Low, Q4, Signed};
-use crate::ops::dequant::k::{q4_code, q5_code, q6_code, scale_min};
+use crate::ops::dequant::k::scale_min;
 use crate::ops::weights::{PackError, endless, in_groups};
 use crate::pool::Pool;
 
@@ -49,15 +49,21 @@ fn affine<const HIGH: usize, const SIZE: usize>(
         out.scale[j][row] = scale;
         out.m[j / 2][row][j % 2] = m;
     }
-    match HIGH {
-        0 => low(&mut out.low, row, |i| q4_code(&b[16..], i)),
+    let codes = words(|out| match HIGH {
+        0 => four_bits(&b[16..], out),
         _ => {
-            low(&mut out.low, row, |i| q4_code(&b[48..], i));
-            for i in 0..256 {
-                let (j, g) = (i / 32, i / 4 % 8);
-                out.high[j][4 * row + i % 4] |= (q5_code(b, i) >> 4) << g;
+            four_bits(&b[48..], out);
+            for (j, out) in out.chunks_exact_mut(32).enumerate() {
+                for (out, fifth) in out.iter_mut().zip(&b[16..48]) {
+                    *out |= (fifth >> j & 1) << 4;
+                }
             }
         }
+    });
+    low(&mut out.low, row, &codes);
+    for (out, codes) in out.high.iter_mut().zip(codes.as_chunks::<8>().0) {
+        let bits = |g: usize| (codes[g] >> 4 & 0x0101_0101) << g;
+        put(out, row, (0..8).map(bits).fold(0, |a, b| a | b));
     }
 }
 
@@ -66,23 +72,56 @@ fn signed(out: &mut Signed, b: &[u8; 210], row: usize) {
     for j in 0..16 {
         out.scale[j][row] = b[192 + j] as i8;
     }
-    low(&mut out.low, row, |i| q6_code(b, i) & 15);
-    for i in 0..256 {
-        let (j, g) = (i / 16, i / 4 % 4);
-        out.high[j][4 * row + i % 4] |= (q6_code(b, i) >> 4) << (2 * g);
+    let codes = words(|out| {
+        for (half, out) in out.chunks_exact_mut(128).enumerate() {
+            let (low, high) = (&b[64 * half..][..64], &b[128 + 32 * half..][..32]);
+            for i in 0..32 {
+                out[i] = low[i] & 15 | (high[i] & 3) << 4;
+                out[i + 32] = low[i + 32] & 15 | (high[i] >> 2 & 3) << 4;
+                out[i + 64] = low[i] >> 4 | (high[i] >> 4 & 3) << 4;
+                out[i + 96] = low[i + 32] >> 4 | (high[i] >> 6) << 4;
+            }
+        }
+    });
+    low(&mut out.low, row, &codes);
+    for (out, codes) in out.high.iter_mut().zip(codes.as_chunks::<4>().0) {
+        let bits = |g: usize| (codes[g] >> 4 & 0x0303_0303) << (2 * g);
+        put(out, row, bits(0) | bits(1) | bits(2) | bits(3));
+    }
+}
+
+/// A block's codes, four to a word.
+fn words(fill: impl FnOnce(&mut [u8; 256])) -> [u32; 64] {
+    let mut codes = [0; 256];
+    fill(&mut codes);
+    let mut words = [0; 64];
+    for (word, codes) in words.iter_mut().zip(codes.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(*codes);
+    }
+    words
+}
+
+/// The four-bit codes of Q4_K and Q5_K.
+fn four_bits(bytes: &[u8], out: &mut [u8; 256]) {
+    for (bytes, out) in bytes.chunks_exact(32).zip(out.chunks_exact_mut(64)) {
+        for i in 0..32 {
+            out[i] = bytes[i] & 15;
+            out[i + 32] = bytes[i] >> 4;
+        }
     }
 }
 
 /// The four-bit parts of one row's block.
-fn low(out: &mut Low, row: usize, code: impl Fn(usize) -> u8) {
-    for (b, out) in out.iter_mut().enumerate() {
-        for (p, out) in out.iter_mut().enumerate() {
-            for i in 0..4 {
-                let at = 16 * b + 4 * p + i;
-                out[4 * row + i] = code(at) | code(at + 8) << 4;
-            }
-        }
+fn low(out: &mut Low, row: usize, codes: &[u32; 64]) {
+    const MASK: u32 = 0x0f0f_0f0f;
+    for (out, codes) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
+        put(&mut out[0], row, codes[0] & MASK | (codes[2] & MASK) << 4);
+        put(&mut out[1], row, codes[1] & MASK | (codes[3] & MASK) << 4);
     }
+}
+
+fn put(out: &mut [u8; 64], row: usize, word: u32) {
+    out[4 * row..4 * row + 4].copy_from_slice(&word.to_le_bytes());
 }
 
 // The sizes that the file formats give to sixteen blocks, and what the expansion of

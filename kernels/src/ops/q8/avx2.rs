@@ -6,6 +6,8 @@
 use super::{Block, ROWS, Tile, WORDS};
 use std::arch::x86_64::*;
 
+/// How far ahead of the weights in use to fetch when one token is computed.
+const AHEAD: usize = 4096;
 /// Tokens at a time: four i32 and four f32 accumulators among sixteen registers.
 const STEP: usize = 4;
 
@@ -19,18 +21,72 @@ pub(super) unsafe fn tile(group: &[Block], acts: Tile<'_>, out: &mut [[f32; ROWS
     let mut t = 0;
     while t < acts.tokens {
         let n = STEP.min(acts.tokens - t);
-        for half in 0..2 {
-            // SAFETY: tokens `t..t + n` exist, which is what `rows` asks for.
-            unsafe {
-                match n {
-                    1 => rows::<1>(group, acts, t, half, out),
-                    2 => rows::<2>(group, acts, t, half, out),
-                    3 => rows::<3>(group, acts, t, half, out),
-                    _ => rows::<4>(group, acts, t, half, out),
-                }
+        // SAFETY: tokens `t..t + n` exist, which is what these ask for.
+        unsafe {
+            match n {
+                1 => one(group, acts, t, out),
+                2 => both::<2>(group, acts, t, out),
+                3 => both::<3>(group, acts, t, out),
+                _ => both::<4>(group, acts, t, out),
             }
         }
         t += n;
+    }
+}
+
+/// # Safety
+/// As for [`tile`], and `t + N <= acts.tokens`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn both<const N: usize>(group: &[Block], acts: Tile<'_>, t: usize, out: &mut [[f32; ROWS]]) {
+    // SAFETY: as for this function; there are two halves.
+    unsafe {
+        rows::<N>(group, acts, t, 0, out);
+        rows::<N>(group, acts, t, 1, out);
+    }
+}
+
+/// All sixteen rows with one token: every byte of the weights is read once, in order,
+/// and asked for beforehand.
+///
+/// # Safety
+/// As for [`tile`], and `t < acts.tokens`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn one(group: &[Block], acts: Tile<'_>, t: usize, out: &mut [[f32; ROWS]]) {
+    let (flip, ones) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
+    let mut sums = [_mm256_setzero_ps(); 2];
+    for (block, words) in group
+        .iter()
+        .zip(acts.words.chunks_exact(acts.tokens * WORDS))
+    {
+        let codes = &words[2 * acts.tokens + 8 * t..][..8];
+        let ahead = std::ptr::from_ref(block).cast::<i8>().wrapping_add(AHEAD);
+        let mut dots = [_mm256_setzero_si256(); 2];
+        let s = _mm256_set1_ps(f32::from_bits(words[t]));
+        for j in 0..8 {
+            let x = _mm256_set1_epi32(codes[j] as i32);
+            for h in 0..2 {
+                // SAFETY: lifetime: borrowed. Bounds: 32 bytes at `32 h` of 64; a
+                // prefetch faults nowhere and its address is computed with
+                // `wrapping_add`. Alignment: the unaligned form is used.
+                let w = unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * j + 32 * h));
+                    _mm256_loadu_si256(block.code[j].as_ptr().add(32 * h).cast())
+                };
+                let w = _mm256_xor_si256(w, flip);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                dots[h] = _mm256_add_epi32(dots[h], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        for h in 0..2 {
+            // SAFETY: as above, sixteen bytes at half of 32.
+            let scale = unsafe { _mm_loadu_si128(block.scale.as_ptr().add(8 * h).cast()) };
+            let d = _mm256_mul_ps(_mm256_cvtph_ps(scale), s);
+            sums[h] = _mm256_add_ps(sums[h], _mm256_mul_ps(_mm256_cvtepi32_ps(dots[h]), d));
+        }
+    }
+    for h in 0..2 {
+        // SAFETY: eight floats at `8 h` of a row of sixteen; unaligned form.
+        unsafe { _mm256_storeu_ps(out[t].as_mut_ptr().add(8 * h), sums[h]) };
     }
 }
 
