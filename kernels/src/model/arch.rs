@@ -9,6 +9,7 @@ mod gemma3;
 mod gpt_oss;
 mod llama;
 mod mistral3;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3moe;
@@ -24,7 +25,7 @@ use crate::ops::rope::{Pairs, Rope, RopeSpec, Scaling, Yarn};
 
 /// The names in `general.architecture` that [`build`] knows, for error texts.
 pub(super) const KNOWN: &str =
-    "llama, qwen2, qwen3, qwen3moe, mistral3, gemma3, gpt-oss and bert are";
+    "llama, qwen2, qwen3, qwen3moe, mistral3, phi3, gemma3, gpt-oss and bert are";
 
 /// Read a model's graph.
 pub(super) fn build(l: &Loader<'_>) -> Result<Graph, LoadError> {
@@ -34,6 +35,7 @@ pub(super) fn build(l: &Loader<'_>) -> Result<Graph, LoadError> {
         "qwen3" => qwen3::build(l),
         "qwen3moe" => qwen3moe::build(l),
         "mistral3" => mistral3::build(l),
+        "phi3" => phi3::build(l),
         "gemma3" => gemma3::build(l),
         "gpt-oss" => gpt_oss::build(l),
         "bert" => bert::build(l),
@@ -207,6 +209,7 @@ fn experts(
         used,
         "at most the expert count",
     )?;
+    plain_experts(l)?;
     let gate = l.linears(&name(i, "ffn_gate_exps"), width, inner, count)?;
     let up = l.linears(&name(i, "ffn_up_exps"), width, inner, count)?;
     let down = l.linears(&name(i, "ffn_down_exps"), inner, width, count)?;
@@ -222,6 +225,26 @@ fn experts(
         scale: l.optional("expert_weights_scale")?.filter(|s| *s != 1.0),
         experts: gate.into_iter().zip(up).zip(down).map(join).collect(),
     }))
+}
+
+/// Refuse experts that are chosen or weighted in other ways than by softmax.
+fn plain_experts(l: &Loader<'_>) -> Result<(), LoadError> {
+    for (part, allowed, words) in [
+        // 1 is the softmax over all, 3 the softmax over the chosen.
+        ("expert_gating_func", [0, 1, 3], "a softmax (1 or 3)"),
+        ("expert_shared_count", [0; 3], "0 (no shared experts yet)"),
+        (
+            "expert_group_count",
+            [0, 1, 1],
+            "0 or 1 (no groups of experts yet)",
+        ),
+    ] {
+        if l.has(part) {
+            let value = l.file.uint(&l.key(part))?;
+            l.require(part, allowed.contains(&value), value, words)?;
+        }
+    }
+    Ok(())
 }
 
 /// The rope of a model, with the scaling that the file asks for.
@@ -279,7 +302,11 @@ fn scaling(l: &Loader<'_>, sizes: &Sizes) -> Result<Scaling, LoadError> {
         true => l.file.str(&l.key(part))?,
         false => "linear",
     };
-    let factor = l.optional("rope.scaling.factor")?.unwrap_or(1.0);
+    // The second is an older name of the first.
+    let factor = match l.optional("rope.scaling.factor")? {
+        Some(factor) => factor,
+        None => l.optional("rope.scale_linear")?.unwrap_or(1.0),
+    };
     match kind {
         "none" => Ok(Scaling::None),
         "linear" if factor == 1.0 => Ok(Scaling::None),

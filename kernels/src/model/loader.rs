@@ -283,6 +283,24 @@ impl Loader<'_> {
         })
     }
 
+    /// The rows `from .. from + rows` of a matrix of `all` rows of `k` elements, with
+    /// their biases where there are any: one of several matrices that a file joins.
+    pub fn part(
+        &self,
+        name: &str,
+        k: usize,
+        all: usize,
+        from: usize,
+        rows: usize,
+    ) -> Result<Linear, LoadError> {
+        let tensor = self.shaped(&format!("{name}.weight"), &[k, all])?;
+        let bias = self.optional_vector(&format!("{name}.bias"), all)?;
+        Ok(Linear {
+            matrix: self.pack(tensor, k, from, rows)?,
+            bias: bias.map(|b| b[from..from + rows].to_vec()),
+        })
+    }
+
     /// `count` matrices of one shape in one tensor, with their biases in another
     /// where there are any.
     pub fn linears(

@@ -145,6 +145,14 @@ impl<'a> Oracle<'a> {
                 let y = self.experts(i, &self.rms(&x, &norm("post_attention_norm")));
                 x + y
             }
+            "phi3" => {
+                let x = x + &self.attention(i, &self.rms(x, &norm("attn_norm")));
+                let h = self.rms(&x, &norm("ffn_norm"));
+                let both = self.linear(&h, &name("ffn_up"));
+                let (gate, up) = both.view().split_at(Axis(1), both.ncols() / 2);
+                let inner = gate.mapv(silu) * up;
+                x + self.linear(&inner, &name("ffn_down"))
+            }
             _ => {
                 let x = x + &self.attention(i, &self.rms(x, &norm("attn_norm")));
                 let h = self.rms(&x, &norm("ffn_norm"));
@@ -175,9 +183,23 @@ impl<'a> Oracle<'a> {
             self.int("attention.head_count_kv", 0),
         );
         let dim = self.int("attention.key_length", 0);
-        let mut q = self.linear(h, &name("attn_q"));
-        let mut k = self.linear(h, &name("attn_k"));
-        let v = self.linear(h, &name("attn_v"));
+        let (mut q, mut k, v) = match self.arch.as_str() {
+            "phi3" => {
+                let all = self.linear(h, &name("attn_qkv"));
+                let (q, kv) = (heads * dim, kv_heads * dim);
+                let columns = |from, to| all.slice(s![.., from..to]).to_owned();
+                (
+                    columns(0, q),
+                    columns(q, q + kv),
+                    columns(q + kv, q + 2 * kv),
+                )
+            }
+            _ => (
+                self.linear(h, &name("attn_q")),
+                self.linear(h, &name("attn_k")),
+                self.linear(h, &name("attn_v")),
+            ),
+        };
         self.turn(i, &mut q, "attn_q_norm", dim);
         self.turn(i, &mut k, "attn_k_norm", dim);
         let temperature = self.float("attention.temperature_scale", 0.0);

@@ -4,7 +4,7 @@
 use crate::gguf::write::{Encoding, Value, Writer};
 
 /// Every kind that [`write`] knows: an architecture, or one of its variants.
-pub(crate) const DECODERS: [&str; 10] = [
+pub(crate) const DECODERS: [&str; 11] = [
     "llama",
     "llama-factors",
     "llama-mixture",
@@ -12,6 +12,7 @@ pub(crate) const DECODERS: [&str; 10] = [
     "qwen3",
     "qwen3moe",
     "mistral3",
+    "phi3",
     "gemma3",
     "gemma3-capped",
     "gpt-oss",
@@ -130,6 +131,7 @@ pub(crate) fn write(kind: &str, encoding: Encoding, seed: u64) -> Vec<u8> {
         "qwen3" => "qwen3",
         "qwen3moe" => "qwen3moe",
         "mistral3" => "mistral3",
+        "phi3" => "phi3",
         "gemma3" | "gemma3-capped" => "gemma3",
         "gpt-oss" => "gpt-oss",
         "bert" => "bert",
@@ -156,7 +158,7 @@ pub(crate) fn write(kind: &str, encoding: Encoding, seed: u64) -> Vec<u8> {
         dim: match arch {
             "gemma3" => 48,
             "gpt-oss" => 64,
-            "llama" | "bert" | "qwen2" => 16,
+            "llama" | "bert" | "qwen2" | "phi3" => 16,
             _ => 32,
         },
         layers: if arch == "gemma3" { 7 } else { 3 },
@@ -275,12 +277,17 @@ fn tensors(z: &mut Zoo, kind: &str, s: &Shape) {
             z.norm(&name("attn_norm"), e);
         }
         let biased = matches!(kind, "qwen2" | "gpt-oss" | "bert");
-        for (part, k, rows) in [
-            ("attn_q", e, s.heads * s.dim),
-            ("attn_k", e, s.kv_heads * s.dim),
-            ("attn_v", e, s.kv_heads * s.dim),
-            ("attn_output", s.heads * s.dim, e),
-        ] {
+        let (q, kv) = (s.heads * s.dim, s.kv_heads * s.dim);
+        let matrices: &[_] = match kind {
+            "phi3" => &[("attn_qkv", e, q + 2 * kv), ("attn_output", q, e)],
+            _ => &[
+                ("attn_q", e, q),
+                ("attn_k", e, kv),
+                ("attn_v", e, kv),
+                ("attn_output", q, e),
+            ],
+        };
+        for &(part, k, rows) in matrices {
             z.matrix(&name(part), &[k, rows]);
             if biased && (part != "attn_output" || kind != "qwen2") {
                 z.bias(&name(part), &[rows]);
@@ -313,6 +320,10 @@ fn tensors(z: &mut Zoo, kind: &str, s: &Shape) {
             "bert" => {
                 z.biased(&name("ffn_up"), &[e, f]);
                 z.biased(&name("ffn_down"), &[f, e]);
+            }
+            "phi3" => {
+                z.matrix(&name("ffn_up"), &[e, 2 * f]);
+                z.matrix(&name("ffn_down"), &[f, e]);
             }
             "llama-mixture" | "qwen3moe" | "gpt-oss" => {
                 let count = if kind == "llama-mixture" { 4 } else { 8 };
