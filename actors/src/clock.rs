@@ -5,6 +5,12 @@
 use protocol::time::{Now, Tick, WallTime};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// Where a driver reads the time, once per turn.
+pub trait Clock: Unpin + 'static {
+    /// Reads both clocks.
+    fn now(&self) -> Now;
+}
+
 /// A monotonic and a wall clock of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
@@ -18,9 +24,10 @@ impl SystemClock {
             start: Instant::now(),
         }
     }
+}
 
-    /// Reads both clocks.
-    pub fn now(&self) -> Now {
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
         let tick = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Now {
             tick: Tick(tick),

@@ -7,8 +7,13 @@
 //! Facts about actix that shaped it: `do_send` ignores the mailbox bound (so it
 //! is not used), the mailbox drains before timers fire (so deadlines are checked
 //! on every message), and an arbiter is a thread (so nothing blocks here).
+//!
+//! [`scripted`] drives a machine by this same driver under a clock of the test's,
+//! to hold it against what the simulator did.
 
-use crate::clock::SystemClock;
+pub mod scripted;
+
+use crate::clock::{Clock, SystemClock};
 use actix::{
     Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture,
 };
@@ -70,11 +75,19 @@ impl Message for Halt {
     type Result = ();
 }
 
+/// What is due runs now; the timer's message.
+#[derive(Debug)]
+struct Wake;
+
+impl Message for Wake {
+    type Result = ();
+}
+
 /// One machine, its ports, and what is still to be carried out.
-pub struct Driver<M: Machine, P> {
+pub struct Driver<M: Machine, P, C = SystemClock> {
     machine: M,
     ports: P,
-    clock: SystemClock,
+    clock: C,
     outbox: Outbox<M::Effect>,
     pending: VecDeque<M::Effect>,
     waiting: bool,
@@ -82,15 +95,16 @@ pub struct Driver<M: Machine, P> {
     timer: Option<SpawnHandle>,
 }
 
-impl<M, P> Driver<M, P>
+impl<M, P, C> Driver<M, P, C>
 where
     M: Machine + Unpin + 'static,
     M::Input: 'static,
     M::Effect: Unpin + 'static,
     P: Ports<M>,
+    C: Clock,
 {
     /// Wraps a machine.
-    pub fn new(machine: M, ports: P, clock: SystemClock) -> Self {
+    pub fn new(machine: M, ports: P, clock: C) -> Self {
         Driver {
             machine,
             ports,
@@ -169,20 +183,18 @@ where
         }
         if let Some(due) = self.machine.deadline() {
             let wait = Duration::from_nanos(due.0.saturating_sub(self.clock.now().tick.0));
-            self.timer = Some(ctx.run_later(wait, |act, ctx| {
-                act.timer = None;
-                act.turn(None, ctx);
-            }));
+            self.timer = Some(ctx.notify_later(Wake, wait));
         }
     }
 }
 
-impl<M, P> Actor for Driver<M, P>
+impl<M, P, C> Actor for Driver<M, P, C>
 where
     M: Machine + Unpin + 'static,
     M::Input: 'static,
     M::Effect: Unpin + 'static,
     P: Ports<M>,
+    C: Clock,
 {
     type Context = Context<Self>;
 
@@ -195,12 +207,13 @@ where
     }
 }
 
-impl<M, P> Handler<Deliver<M::Input>> for Driver<M, P>
+impl<M, P, C> Handler<Deliver<M::Input>> for Driver<M, P, C>
 where
     M: Machine + Unpin + 'static,
     M::Input: 'static,
     M::Effect: Unpin + 'static,
     P: Ports<M>,
+    C: Clock,
 {
     type Result = ();
 
@@ -209,12 +222,28 @@ where
     }
 }
 
-impl<M, P> Handler<Halt> for Driver<M, P>
+impl<M, P, C> Handler<Wake> for Driver<M, P, C>
 where
     M: Machine + Unpin + 'static,
     M::Input: 'static,
     M::Effect: Unpin + 'static,
     P: Ports<M>,
+    C: Clock,
+{
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, ctx: &mut Context<Self>) {
+        self.turn(None, ctx);
+    }
+}
+
+impl<M, P, C> Handler<Halt> for Driver<M, P, C>
+where
+    M: Machine + Unpin + 'static,
+    M::Input: 'static,
+    M::Effect: Unpin + 'static,
+    P: Ports<M>,
+    C: Clock,
 {
     type Result = ();
 

@@ -1,7 +1,7 @@
 //! One mnemonic, one key per purpose.
 //!
 //! The node key follows NIP-06 with account 1' (the person's own key at 0' is
-//! never touched); the Lightning seed and the order key are derived by HKDF with
+//! never touched); the Lightning seed and the secret of the order keys are derived by HKDF with
 //! a label each, so that no two purposes share a secret.
 
 use bip39::Mnemonic;
@@ -33,7 +33,8 @@ pub enum KeyError {
 pub struct NodeKeys {
     /// Nostr, libp2p, envelopes of a serving node.
     pub node: [u8; 32],
-    /// Signs orders: never the node key, so that a buyer is not a public person.
+    /// Gives the keys that sign orders: never the node key, so that a buyer is not a
+    /// public person.
     pub order: [u8; 32],
     /// Lightning and on-chain coins.
     pub lightning: [u8; 64],

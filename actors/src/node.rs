@@ -3,7 +3,7 @@
 //! Wiring only. What is decided is decided in `protocol`; what is configured is
 //! decided by the binary, which fills [`NodeConfig`].
 
-use crate::clock::{SystemClock, wall_now};
+use crate::clock::{Clock, SystemClock, wall_now};
 use crate::driver::{Deliver, Driver, Fatal, Halt};
 use crate::keys::NodeKeys;
 use crate::ports::compute::Compute;
@@ -27,7 +27,7 @@ use crate::shell::{
 };
 use actix::{Actor, Addr, Arbiter, Recipient};
 use protocol::bundle::{Bundle, Verdict};
-use protocol::crypto::{Crypto, Secp};
+use protocol::crypto::{Crypto, DerivedOrderKeys, Secp};
 use protocol::discovery::io::HostRow;
 use protocol::envelope::Network;
 use protocol::ids::{EffectId, NodeKey, RequestId};
@@ -224,7 +224,7 @@ impl Node {
         let inference_machine = inference::Inference::recover(
             config.orders.clone(),
             Box::new(signer()?),
-            Box::new(Secp::from_secret(&config.keys.order).ok_or(NodeError::Keys)?),
+            Box::new(DerivedOrderKeys::new(config.keys.order)),
             seed(),
             records(&[Table::Nonces, Table::Orders])?,
             now,
@@ -579,7 +579,8 @@ impl Node {
             serving.shutdown().await;
         }
         self.inner.dialer.shutdown().await;
-        self.inner.wallet.stop().await;
+        // A wallet whose disk is full may never stop.
+        let _ = tokio::time::timeout(DRAIN, self.inner.wallet.stop()).await;
         let stopped = tokio::task::spawn_blocking(move || {
             system.system.stop();
             let _ = system.thread.join();

@@ -3,7 +3,7 @@
 //! Not key management. [`Secp`] is the real scheme; the simulator may inject a
 //! cheap one for large runs. All of it is pure: same input, same output.
 
-use crate::ids::{Digest, LightningId, NodeKey, PaymentHash, Signature};
+use crate::ids::{Digest, LightningId, NodeKey, OrderId, PaymentHash, Signature};
 use crate::money::Msat;
 use crate::time::WallTime;
 use secp256k1::{Keypair, Message, Secp256k1, XOnlyPublicKey};
@@ -52,6 +52,56 @@ pub trait Crypto: Send {
     /// Returns whether a Lightning node signed `message`; a simulator may override it.
     fn verify_lightning(&self, key: &LightningId, message: &str, signature: &str) -> bool {
         verify_lightning_message(key, message, signature)
+    }
+}
+
+impl std::fmt::Debug for dyn Crypto {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "signer of {}", self.key().short())
+    }
+}
+
+/// The keys that a buyer signs orders with: never its node key, and no two hosts see
+/// the same one, so that they cannot compare notes about a buyer.
+pub trait OrderKeys: Send {
+    /// Returns the signer of an order. The same `host` gives the same key again, since
+    /// credit windows are kept per key, unless the order is to stand alone (`once`).
+    fn signer(&self, host: &NodeKey, once: Option<&OrderId>) -> Box<dyn Crypto>;
+}
+
+/// Order keys derived from one secret: the tagged hash of secret, host and, for an
+/// order that stands alone, its id.
+pub struct DerivedOrderKeys {
+    secret: [u8; 32],
+    make: fn(&[u8; 32]) -> Option<Box<dyn Crypto>>,
+}
+
+impl DerivedOrderKeys {
+    /// Makes the keys of the real scheme.
+    pub fn new(secret: [u8; 32]) -> Self {
+        Self::with(secret, |secret| {
+            Secp::from_secret(secret).map(|signer| Box::new(signer) as Box<dyn Crypto>)
+        })
+    }
+
+    /// Makes keys of another scheme: `make` turns a derived secret into a signer.
+    pub fn with(secret: [u8; 32], make: fn(&[u8; 32]) -> Option<Box<dyn Crypto>>) -> Self {
+        DerivedOrderKeys { secret, make }
+    }
+}
+
+impl OrderKeys for DerivedOrderKeys {
+    fn signer(&self, host: &NodeKey, once: Option<&OrderId>) -> Box<dyn Crypto> {
+        let order = once.map_or(&[][..], |order| &order.0);
+        let tag = "freehold/order-key-of-host/1";
+        let mut secret = tagged_hash(tag, &[&self.secret, &host.0, order]).0;
+        loop {
+            // A hash is no usable secret once in 2^128.
+            match (self.make)(&secret) {
+                Some(signer) => return signer,
+                None => secret = tagged_hash(tag, &[&secret]).0,
+            }
+        }
     }
 }
 
@@ -171,6 +221,23 @@ mod tests {
         assert!(bob.verify(&alice.key(), &[9; 32], &signature));
         assert!(!bob.verify(&bob.key(), &[9; 32], &signature));
         assert!(!bob.verify(&alice.key(), &[8; 32], &signature));
+    }
+
+    #[test]
+    fn a_host_sees_one_order_key_no_two_hosts_the_same_and_an_order_alone_has_its_own() {
+        let keys = DerivedOrderKeys::new([7; 32]);
+        let (one, two) = (NodeKey([1; 32]), NodeKey([2; 32]));
+        assert_eq!(keys.signer(&one, None).key(), keys.signer(&one, None).key());
+        assert_ne!(keys.signer(&one, None).key(), keys.signer(&two, None).key());
+        let (first, second) = (OrderId([1; 16]), OrderId([2; 16]));
+        let alone = keys.signer(&one, Some(&first)).key();
+        assert_ne!(alone, keys.signer(&one, None).key());
+        assert_ne!(alone, keys.signer(&one, Some(&second)).key());
+        let other = DerivedOrderKeys::new([8; 32]);
+        assert_ne!(
+            other.signer(&one, None).key(),
+            keys.signer(&one, None).key()
+        );
     }
 
     #[test]

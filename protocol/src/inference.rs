@@ -21,7 +21,7 @@
 pub mod context;
 pub mod io;
 
-use crate::crypto::Crypto;
+use crate::crypto::{Crypto, OrderKeys};
 use crate::ids::{ModelDigest, OrderId, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
@@ -60,7 +60,7 @@ enum Use {
 /// The machine; see the module's documentation.
 pub struct Inference {
     crypto: Box<dyn Crypto>,
-    orders: Box<dyn Crypto>,
+    orders: Box<dyn OrderKeys>,
     config: Config,
     rng: ChaCha8Rng,
     ids: EffectIds,
@@ -78,11 +78,11 @@ pub struct Inference {
 
 impl Inference {
     /// Makes a machine with no history. `crypto` signs as a host (the node key),
-    /// `orders` as a buyer.
+    /// `orders` give the keys that sign as a buyer.
     pub fn new(
         config: Config,
         crypto: Box<dyn Crypto>,
-        orders: Box<dyn Crypto>,
+        orders: Box<dyn OrderKeys>,
         seed: [u8; 32],
     ) -> Self {
         Inference {
@@ -109,7 +109,7 @@ impl Inference {
     pub fn recover(
         config: Config,
         crypto: Box<dyn Crypto>,
-        orders: Box<dyn Crypto>,
+        orders: Box<dyn OrderKeys>,
         seed: [u8; 32],
         records: impl Iterator<Item = Record>,
         _now: Now,

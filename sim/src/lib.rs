@@ -19,6 +19,7 @@ pub mod net;
 pub mod node;
 pub mod people;
 pub mod plant;
+pub mod record;
 pub mod relay;
 pub mod run;
 pub mod store;

@@ -9,7 +9,7 @@ use crate::dice::{Dice, MS};
 use crate::engine::{Engine, NUMERICS};
 use crate::faults::Vice;
 use crate::store::Store;
-use protocol::crypto::Crypto;
+use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::envelope::Network;
 use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey};
 use protocol::inference::context::Config as Orders;
@@ -192,8 +192,8 @@ pub struct Lane {
 pub struct Person {
     /// Node key.
     pub key: NodeKey,
-    /// Order key.
-    pub order_key: NodeKey,
+    /// Key of its transport as a client: says nothing about who orders.
+    pub transport: NodeKey,
     /// Lightning node.
     pub lightning: LightningId,
     /// Misbehaviour.
@@ -291,7 +291,7 @@ impl Node {
     ) -> Self {
         let (secret, order_secret) = (dice.bytes(), dice.bytes());
         let key = SimCrypto::new(&secret, real_crypto).key();
-        let order_key = SimCrypto::new(&order_secret, real_crypto).key();
+        let transport = SimCrypto::new(&order_secret, real_crypto).key();
         // The first few are honest hosts and validators, so that every world has a market.
         let core = index < 6;
         let vice = if index == REPLAYER && plan.byzantine_ppm > 0 {
@@ -328,7 +328,7 @@ impl Node {
         let skew = i64::try_from(dice.between(0, 2 * plan.skew_ms)).unwrap_or(0);
         let person = Person {
             key,
-            order_key,
+            transport,
             lightning: lightning_id(&key),
             vice,
             validator: index % 6 == 1 || index % 6 == 2,
@@ -360,9 +360,13 @@ impl Node {
         SimCrypto::new(&self.secret, self.real_crypto)
     }
 
-    /// The order key's signer.
-    pub fn order_crypto(&self) -> SimCrypto {
-        SimCrypto::new(&self.order_secret, self.real_crypto)
+    /// The keys that it orders with.
+    pub fn order_keys(&self) -> DerivedOrderKeys {
+        let make: fn(&[u8; 32]) -> Option<Box<dyn Crypto>> = match self.real_crypto {
+            true => |secret| Some(Box::new(SimCrypto::new(secret, true))),
+            false => |secret| Some(Box::new(SimCrypto::new(secret, false))),
+        };
+        DerivedOrderKeys::with(self.order_secret, make)
     }
 
     /// Both clocks at a world time.
@@ -382,7 +386,16 @@ impl Node {
         self.fifo.clear();
         self.engine = Engine::default();
         self.cut = None;
-        let now = self.now(world);
+        self.machines = Some(self.assemble(self.now(world), seeds, plant));
+    }
+
+    /// The five as they come out of what is on disk; equal arguments give equal machines.
+    pub fn assemble(
+        &self,
+        now: Now,
+        seeds: [[u8; 32]; 4],
+        plant: Option<crate::plant::Plant>,
+    ) -> Machines {
         let load =
             |tables: &[Table]| crate::plant::recovered(plant, self.store.load(tables)).into_iter();
         let crypto = || Box::new(self.crypto());
@@ -391,7 +404,7 @@ impl Node {
         checks.serve = self.person.validator;
         checks.share_sampled = true;
         let limits = crate::plant::limits(plant, &self.person.limits);
-        self.machines = Some(Machines {
+        Machines {
             discovery: discovery::Discovery::recover(
                 discovery::Config::new(NETWORK),
                 crypto(),
@@ -413,7 +426,7 @@ impl Node {
             inference: inference::Inference::recover(
                 Orders::new(NETWORK),
                 crypto(),
-                Box::new(self.order_crypto()),
+                Box::new(self.order_keys()),
                 seeds[2],
                 load(&[Table::Nonces, Table::Orders]),
                 now,
@@ -430,7 +443,7 @@ impl Node {
                 load(&[Table::History]),
                 now,
             ),
-        });
+        }
     }
 
     /// What it lists; `None` where it neither sells nor checks.

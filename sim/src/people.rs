@@ -75,5 +75,6 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
         host: None,
         confirm: dice.chance(100_000),
         audit: dice.chance(300_000),
+        private: dice.chance(100_000),
     }
 }

@@ -20,12 +20,14 @@ use crate::net::Net;
 use crate::node::{AnyEffect, Node, lane_of};
 use crate::people::{self, End, Purchase};
 use crate::plant::Plant;
+use crate::record::{Life, Recorder};
 use crate::relay::{RELAYS, Relay};
 use crate::trace::Trace;
 use crate::wallet::Wallets;
 use protocol::ids::{EffectId, ModelDigest, NodeKey, RequestId, StreamId};
 use protocol::inference::io::{Admission, Input as OrderInput};
 use protocol::route::{Actor, Delivery};
+use protocol::time::Now;
 use protocol::{discovery, payment};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -150,6 +152,7 @@ pub struct World {
     /// Numbers of the run.
     pub tally: Tally,
     total: u64,
+    recorder: Option<Recorder>,
 }
 
 impl World {
@@ -193,6 +196,7 @@ impl World {
             court: Court::new(people),
             trace: Trace::default(),
             tally: Tally::default(),
+            recorder: None,
             options,
         };
         world.populate();
@@ -233,6 +237,16 @@ impl World {
         }
         self.close();
         self.court.violations.clone()
+    }
+
+    /// Writes down every turn of one node from now on, for [`World::lives`].
+    pub fn record(&mut self, node: NodeIx) {
+        self.recorder = Some(Recorder::new(node));
+    }
+
+    /// The recorded node's runs, each from a start to a crash or the end.
+    pub fn lives(self) -> Vec<Life> {
+        self.recorder.map(Recorder::lives).unwrap_or_default()
     }
 
     /// The verdict of every checker so far.
@@ -340,6 +354,7 @@ impl World {
             return;
         };
         let effects = machines.expire(now, actor);
+        self.note(node, actor, now, None, &effects);
         self.after_turn(node, actor, effects);
     }
 
@@ -362,10 +377,25 @@ impl World {
         };
         let mut effects = Vec::new();
         if let Some(delivery) = inputs {
+            let noted = self.recorder.as_ref().map(|_| delivery.clone());
             effects = machines.handle(now, delivery);
+            self.note(node, actor, now, noted, &effects);
         }
         effects.append(&mut extra);
         self.after_turn(node, actor, effects);
+    }
+
+    fn note(
+        &mut self,
+        node: NodeIx,
+        actor: Actor,
+        now: Now,
+        input: Option<Delivery>,
+        effects: &[AnyEffect],
+    ) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.turn(node, actor, now, input, effects);
+        }
     }
 
     fn after_turn(&mut self, node: NodeIx, actor: Actor, effects: Vec<AnyEffect>) {
@@ -480,12 +510,17 @@ impl World {
         ];
         let plant = self.options.plant;
         self.nodes[node].boot(self.now, seeds, plant);
+        if let Some(recorder) = self.recorder.as_mut().filter(|r| r.node() == node) {
+            let now = self.nodes[node].now(self.now);
+            recorder.start(now, self.nodes[node].assemble(now, seeds, plant));
+        }
         for actor in Actor::ALL {
             let now = self.nodes[node].now(self.now);
             let effects = match self.nodes[node].machines.as_mut() {
                 Some(machines) => machines.start(now, actor),
                 None => return,
             };
+            self.note(node, actor, now, None, &effects);
             self.after_turn(node, actor, effects);
             if !self.up(node) {
                 return;

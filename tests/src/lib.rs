@@ -21,10 +21,13 @@ use protocol::money::{Msat, Prices};
 use protocol::order::wire::Privacy;
 use protocol::work::{ChatMessage, Job, Sampling, Work};
 use protocol::{discovery, inference, payment, reputation, validator};
+use slow::SlowWallet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+mod slow;
 
 /// Bound on every wait of a test. The machine may be busy with a build.
 pub const BOUND: Duration = Duration::from_secs(120);
@@ -54,8 +57,12 @@ pub struct Plan {
     pub output_price: u64,
     /// Caps on spending.
     pub payment: payment::Config,
-    /// Load the pocket model.
-    pub model: bool,
+    /// The model's file; none: no model.
+    pub model: Option<Vec<u8>>,
+    /// Most output tokens of an order.
+    pub output_tokens: u32,
+    /// What every payment takes longer.
+    pub payment_delay: Duration,
 }
 
 impl Plan {
@@ -69,7 +76,10 @@ impl Plan {
             payment: payment::Config::default(),
             model: roles
                 .iter()
-                .any(|role| matches!(role, Role::Host | Role::Validator)),
+                .any(|role| matches!(role, Role::Host | Role::Validator))
+                .then(|| kernels::pocket::pocket().to_vec()),
+            output_tokens: 512,
+            payment_delay: Duration::ZERO,
         }
     }
 }
@@ -124,16 +134,17 @@ impl Stage {
         settings.listen = vec![lightning.clone()];
         let wallet: Arc<dyn Wallet> =
             Arc::new(LdkWallet::start(settings, self.runtime.clone()).await?);
+        let wallet = SlowWallet::around(wallet, plan.payment_delay);
         let compute = Compute::new().with_pace(plan.pace);
         let mut serve = Vec::new();
-        if plan.model {
+        if let Some(bytes) = &plan.model {
             let options = OpenOptions {
                 threads: 1,
                 simd: None,
                 cheat: plan.cheat,
             };
-            let model = Model::from_bytes(kernels::pocket::pocket().to_vec(), &options)?;
-            serve.push(served(&model, plan.output_price));
+            let model = Model::from_bytes(bytes.clone(), &options)?;
+            serve.push(served(&model, plan));
             compute.add(model);
         }
         let storage = Storage::open(&dir.join("db"))?;
@@ -210,7 +221,7 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-fn served(model: &Model, output_price: u64) -> Served {
+fn served(model: &Model, plan: &Plan) -> Served {
     let info = model.info();
     Served {
         offer: ModelOffer {
@@ -222,13 +233,13 @@ fn served(model: &Model, output_price: u64) -> Served {
             quantisation: info.quantisation.clone(),
             context: info.context,
             numerics: info.numerics.clone(),
-            prices: Prices::chat(output_price / 10, output_price),
+            prices: Prices::chat(plan.output_price / 10, plan.output_price),
         },
         limits: HostLimits {
             concurrent_orders: 2,
             queued_orders: 4,
             prompt_tokens: 512,
-            output_tokens: 512,
+            output_tokens: plan.output_tokens,
         },
     }
 }
@@ -250,7 +261,7 @@ fn config(keys: NodeKeys, plan: &Plan, serve: Vec<Served>, relay: String) -> Res
         payment: plan.payment.clone(),
         orders: inference::context::Config::new(network),
         validator: validator::Config {
-            can_replay: plan.model,
+            can_replay: plan.model.is_some(),
             serve: checks,
             ..validator::Config::new(network)
         },
@@ -287,6 +298,7 @@ pub fn question(text: &str, max_output: u32) -> BuyRequest {
         host: None,
         confirm: false,
         audit: true,
+        private: false,
     }
 }
 

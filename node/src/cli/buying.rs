@@ -40,6 +40,9 @@ pub struct BuyArgs {
     /// Have the answer checked by recomputation; the validator reads the prompt too
     #[arg(long)]
     pub audit: bool,
+    /// Sign with a key of this order alone: the host cannot link it to your others, and asks a stranger's prepayment
+    #[arg(long)]
+    pub private: bool,
     /// Agree to the choice beforehand; the caps still hold
     #[arg(short, long)]
     pub yes: bool,
@@ -76,6 +79,7 @@ impl BuyArgs {
         order.seed = self.seed;
         order.host = self.host;
         order.audit = self.audit;
+        order.private = self.private;
         order.confirm = true;
         order
     }

@@ -106,6 +106,9 @@ pub struct BuyOrder {
     /// Have the answer checked by recomputation.
     #[serde(default)]
     pub audit: bool,
+    /// Sign with a key of this order alone.
+    #[serde(default)]
+    pub private: bool,
 }
 
 impl BuyOrder {
@@ -123,6 +126,7 @@ impl BuyOrder {
             host: None,
             confirm: false,
             audit: false,
+            private: false,
         }
     }
 }

@@ -69,6 +69,8 @@ pub struct Extra {
     pub host: Option<NodeKey>,
     /// Have the answer checked by recomputation.
     pub audit: bool,
+    /// Sign with a key of this order alone, which the host cannot link to others.
+    pub private: bool,
 }
 
 /// One message.
@@ -186,6 +188,7 @@ impl ChatRequest {
         order.max_cost = extra.max_cost_msat;
         order.host = extra.host;
         order.audit = extra.audit;
+        order.private = extra.private;
         Ok(order)
     }
 

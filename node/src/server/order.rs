@@ -58,6 +58,7 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
         host: order.host,
         confirm: order.confirm,
         audit: order.audit,
+        private: order.private,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::io::{BuyerEvent, Effect};
 use crate::codec;
-use crate::crypto::Crypto;
+use crate::crypto::{Crypto, OrderKeys};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId, RequestId, StreamId};
 use crate::machine::{EffectIds, Outbox, Record, Table};
@@ -78,8 +78,8 @@ impl Config {
 pub struct Ctx<'a> {
     /// The node key: signs as a host.
     pub(crate) crypto: &'a dyn Crypto,
-    /// The order key: signs as a buyer, who is not a public person.
-    pub(crate) orders: &'a dyn Crypto,
+    /// The order keys: sign as a buyer, who is not a public person.
+    pub(crate) orders: &'a dyn OrderKeys,
     pub(crate) config: &'a Config,
     pub(crate) now: Now,
     pub(crate) rng: &'a mut ChaCha8Rng,
@@ -93,12 +93,13 @@ impl Ctx<'_> {
         self.seal_with(self.crypto, to, body)
     }
 
-    /// Signs `body` for `to` with the order key and a fresh nonce.
-    pub(crate) fn seal_order<T: Body>(&mut self, to: NodeKey, body: &T) -> Signed {
-        self.seal_with(self.orders, to, body)
-    }
-
-    fn seal_with<T: Body>(&mut self, crypto: &dyn Crypto, to: NodeKey, body: &T) -> Signed {
+    /// Signs `body` for `to` with `crypto` and a fresh nonce.
+    pub(crate) fn seal_with<T: Body>(
+        &mut self,
+        crypto: &dyn Crypto,
+        to: NodeKey,
+        body: &T,
+    ) -> Signed {
         let mut nonce = [0; 16];
         self.rng.fill_bytes(&mut nonce);
         let (network, time) = (self.config.network, self.now.wall);

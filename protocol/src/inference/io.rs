@@ -52,6 +52,9 @@ pub struct BuyRequest {
     pub confirm: bool,
     /// Send the evidence to a validator afterwards, always (a sample is checked anyway).
     pub audit: bool,
+    /// Sign with a key of this order alone: the host cannot link it to earlier orders,
+    /// sees a stranger, and asks a stranger's prepayment.
+    pub private: bool,
 }
 
 /// A host that could serve an order, with the reasons for its rank.

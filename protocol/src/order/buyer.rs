@@ -20,7 +20,7 @@ use super::wire::{
     self, Chunk, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt, Status, Terms,
 };
 use crate::chain::{ChainedToken, TokenChain};
-use crate::crypto::InvoiceFacts;
+use crate::crypto::{Crypto, InvoiceFacts};
 use crate::envelope::{EnvelopeError, Opened, Signed};
 use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
 use crate::inference::context::{Ctx, OrderRecord};
@@ -80,6 +80,8 @@ struct Deal {
     candidate: Candidate,
     stream: Option<StreamId>,
     signed: Signed,
+    /// The order key towards this host.
+    signer: Box<dyn Crypto>,
     started: WallTime,
     sent: Tick,
     terms: Option<(Signed, Terms)>,
@@ -248,7 +250,9 @@ impl BuyerOrder {
             authority: Vec::new(),
             extensions: Vec::new(),
         };
-        let signed = ctx.seal_order(candidate.host, &order);
+        let once = self.request.private.then_some(&order.id);
+        let signer = ctx.orders.signer(&candidate.host, once);
+        let signed = ctx.seal_with(signer.as_ref(), candidate.host, &order);
         let effect = ctx.fresh();
         ctx.tell(Message::Bind {
             request: self.request.request,
@@ -268,6 +272,7 @@ impl BuyerOrder {
             stream: None,
             chain: TokenChain::new(&signed.digest(), &Digest([0; 32])),
             signed,
+            signer,
             started: ctx.now.wall,
             sent: ctx.now.tick,
             terms: None,
@@ -370,15 +375,14 @@ impl BuyerOrder {
         signed: &Signed,
         ctx: &Ctx<'_>,
     ) -> Result<Opened<T>, EnvelopeError> {
-        let opened = signed.open::<T>(
-            ctx.orders,
-            ctx.config.network,
-            &ctx.orders.key(),
-            ctx.now.wall,
-        )?;
-        match &self.deal {
-            Some(deal) if deal.candidate.host == opened.envelope.from => Ok(opened),
-            _ => Err(EnvelopeError::BadSignature {
+        let Some(deal) = &self.deal else {
+            return Err(EnvelopeError::WrongRecipient);
+        };
+        let signer = deal.signer.as_ref();
+        let opened = signed.open::<T>(signer, ctx.config.network, &signer.key(), ctx.now.wall)?;
+        match opened.envelope.from == deal.candidate.host {
+            true => Ok(opened),
+            false => Err(EnvelopeError::BadSignature {
                 from: opened.envelope.from,
             }),
         }
@@ -757,7 +761,7 @@ impl BuyerOrder {
                 head,
                 extensions: Vec::new(),
             };
-            let signed = ctx.seal_order(host, &paid);
+            let signed = ctx.seal_with(deal.signer.as_ref(), host, &paid);
             ctx.send(stream, Frame::Paid(signed));
         }
         ctx.deliver(
@@ -803,7 +807,7 @@ impl BuyerOrder {
             Ok(opened) => opened,
             Err(error) => return self.violation(OffenceKind::BadSignature, error.to_string(), ctx),
         };
-        if let Err(detail) = self.check_receipt(&opened.body, ctx) {
+        if let Err(detail) = self.check_receipt(&opened.body) {
             return self.violation(OffenceKind::WrongReceipt, detail, ctx);
         }
         let (Some(deal), receipt) = (self.deal.as_mut(), opened.body) else {
@@ -822,7 +826,7 @@ impl BuyerOrder {
             receipt: signed.digest(),
             extensions: Vec::new(),
         };
-        let countersigned = ctx.seal_order(host, &body);
+        let countersigned = ctx.seal_with(deal.signer.as_ref(), host, &body);
         deal.receipt = Some(signed);
         deal.countersigned = Some(countersigned.clone());
         let finish = deal.finish.unwrap_or(Finish::Stop);
@@ -843,7 +847,7 @@ impl BuyerOrder {
         );
     }
 
-    fn check_receipt(&self, receipt: &Receipt, ctx: &Ctx<'_>) -> Result<(), String> {
+    fn check_receipt(&self, receipt: &Receipt) -> Result<(), String> {
         let (Some(deal), Some((terms_signed, terms))) = (
             &self.deal,
             self.deal.as_ref().and_then(|deal| deal.terms.as_ref()),
@@ -870,7 +874,7 @@ impl BuyerOrder {
             ),
             (receipt.terms == terms_signed.digest(), "terms"),
             (
-                receipt.host == deal.candidate.host && receipt.buyer == ctx.orders.key(),
+                receipt.host == deal.candidate.host && receipt.buyer == deal.signer.key(),
                 "keys",
             ),
             (receipt.model == deal.candidate.offer.digest, "model"),

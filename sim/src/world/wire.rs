@@ -73,7 +73,7 @@ impl World {
             let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason });
             return self.post(node, Via::Net, failed, 0);
         };
-        let peer = Some(self.nodes[node].person.order_key);
+        let peer = Some(self.nodes[node].person.transport);
         let (ours, theirs) = self.net.connect((node, epoch), (to, self.nodes[to].epoch));
         self.post(
             to,
@@ -301,7 +301,7 @@ impl World {
             return;
         };
         if self.is_run(server, epoch) {
-            let peer = Some(self.nodes[asker].person.order_key);
+            let peer = Some(self.nodes[asker].person.transport);
             let input = CheckInput::AuditAsked {
                 stream,
                 peer,

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::bundle::Bundle;
-use crate::crypto::{InvoiceError, InvoiceFacts};
+use crate::crypto::{DerivedOrderKeys, InvoiceError, InvoiceFacts};
 use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage, Signature};
 use crate::inference::Inference;
 use crate::inference::context::Config as OrderConfig;
@@ -80,8 +80,11 @@ fn offer() -> ModelOffer {
 impl World {
     fn new(course: Course) -> Self {
         let side = |secp: fn() -> Secp| {
-            let key = || Box::new(Live(secp()));
-            Inference::new(OrderConfig::new(NETWORK), key(), key(), [3; 32])
+            let keys = DerivedOrderKeys::with(secp().key().0, |secret| {
+                Secp::from_secret(secret).map(|key| Box::new(Live(key)) as Box<dyn Crypto>)
+            });
+            let node = Box::new(Live(secp()));
+            Inference::new(OrderConfig::new(NETWORK), node, Box::new(keys), [3; 32])
         };
         World {
             course,
@@ -116,6 +119,7 @@ impl World {
             host: None,
             confirm: false,
             audit: true,
+            private: false,
         };
         self.queue.push_back((BUYER, Event::Buy(Box::new(request))));
         for turn in 0..2_000u64 {
