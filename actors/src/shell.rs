@@ -15,7 +15,6 @@ use crate::driver::{Deliver, Fatal, Performed};
 use crate::ports::storage::Storage;
 use actix::Recipient;
 use futures::FutureExt;
-use parking_lot::Mutex;
 use protocol::machine::Record;
 use protocol::route::{Delivery, Message, deliver};
 use std::sync::{Arc, OnceLock};
@@ -46,8 +45,6 @@ pub struct Shared {
     /// The machines' records.
     pub storage: Storage,
     stopped: Arc<watch::Sender<Option<Fatal>>>,
-    /// The last error is kept for whoever asks after the stop.
-    reason: Arc<Mutex<Option<Fatal>>>,
 }
 
 impl Shared {
@@ -58,7 +55,6 @@ impl Shared {
             runtime,
             storage,
             stopped: Arc::new(watch::Sender::new(None)),
-            reason: Arc::default(),
         }
     }
 
@@ -75,7 +71,6 @@ impl Shared {
     /// Stops the node for a reason.
     pub fn stop(&self, fatal: Fatal) {
         tracing::error!(what = %fatal.what, fix = %fatal.fix, "the node stops");
-        self.reason.lock().get_or_insert_with(|| fatal.clone());
         self.stopped.send_if_modified(|current| {
             let first = current.is_none();
             current.get_or_insert(fatal);

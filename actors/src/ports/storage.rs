@@ -3,15 +3,29 @@
 //!
 //! One thread writes. Every commit waiting at that moment goes into one atomic
 //! batch and one flush (group commit): sled's own timed flush is not durable.
+//! sled 0.34 waits for ever in a flush whose write failed, on a full disk say. So
+//! whoever waits long tries the disk with a file of its own, and is told.
 //! Not a cache: machines keep their state and read storage only at start.
 
 use protocol::machine::{Record, Table};
-use std::path::Path;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Commits that may wait for the writer. Beyond it the caller is told.
 const QUEUE: usize = 4_096;
+/// How long a commit may take before the disk is tried. A busy disk flushes within one.
+const STALL: Duration = Duration::from_secs(3);
+/// How long a commit may take on a disk that takes other writes.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Bytes of a trial write: a page of the file system at least.
+const TRIAL_BYTES: usize = 16 << 10;
+/// Where a trial write goes: as far into its file as the database may have grown, so that a limit on
+/// the size of files is noticed as well. The file is sparse.
+const TRIAL_ROOM: u64 = 1 << 20;
 
 /// Why records could not be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -45,6 +59,7 @@ struct Commit {
 /// A handle to the store; clones share it.
 #[derive(Debug, Clone)]
 pub struct Storage {
+    dir: PathBuf,
     db: sled::Db,
     commits: SyncSender<Commit>,
 }
@@ -77,7 +92,8 @@ impl Storage {
             .name("storage".to_owned())
             .spawn(move || write(&writer, &queue))
             .map_err(|error| open(error.to_string()))?;
-        Ok(Storage { db, commits })
+        let dir = dir.to_path_buf();
+        Ok(Storage { dir, db, commits })
     }
 
     /// Returns every record of `tables`.
@@ -106,12 +122,43 @@ impl Storage {
     /// # Errors
     /// When they are not.
     pub async fn commit(&self, records: Vec<Record>) -> Result<(), StorageError> {
-        let (done, answer) = oneshot::channel();
+        let (done, mut answer) = oneshot::channel();
         self.commits
             .try_send(Commit { records, done })
             .map_err(|_| StorageError::Closed)?;
-        answer.await.unwrap_or(Err(StorageError::Closed))
+        let began = Instant::now();
+        loop {
+            if let Ok(result) = tokio::time::timeout(STALL, &mut answer).await {
+                return result.unwrap_or(Err(StorageError::Closed));
+            }
+            let dir = self.dir.clone();
+            let trial = tokio::task::spawn_blocking(move || try_disk(&dir)).await;
+            if let Ok(Err(error)) = trial {
+                return Err(StorageError::Io {
+                    reason: error.to_string(),
+                });
+            }
+            if began.elapsed() > MAX_WAIT {
+                return Err(StorageError::Io {
+                    reason: format!("no write finished within {} s", MAX_WAIT.as_secs()),
+                });
+            }
+        }
     }
+}
+
+/// Writes a little into a file of its own beside the database.
+fn try_disk(dir: &Path) -> std::io::Result<()> {
+    let grown = std::fs::metadata(dir.join("db")).map_or(0, |db| db.len());
+    let path = dir.join("trial");
+    let written = File::create(&path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(grown + TRIAL_ROOM))?;
+        file.write_all(&[0x5a; TRIAL_BYTES])?;
+        file.sync_all()
+    });
+    // Where nothing can be written there may be nothing to remove.
+    let _ = std::fs::remove_file(path);
+    written
 }
 
 /// The first byte of a stored key. Fixed for ever: it is on disk.

@@ -173,13 +173,6 @@ pub trait NodeSigner: Send + Sync {
     fn sign_message(&self, message: &[u8]) -> String;
 }
 
-/// Tells whether `signature` over `message` is by the Lightning node `by`.
-pub fn verify_message(message: &[u8], signature: &str, by: &LightningId) -> bool {
-    bitcoin::secp256k1::PublicKey::from_slice(by.as_bytes()).is_ok_and(|key| {
-        ldk_node::lightning::util::message_signing::verify(message, signature, &key)
-    })
-}
-
 /// An invoice of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invoice {

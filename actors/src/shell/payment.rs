@@ -3,7 +3,8 @@
 use super::Shared;
 use crate::driver::{Driver, Fatal, Performed, Ports};
 use crate::ports::wallet::{
-    EventId, Incoming, Outgoing, PayOutcome as WalletOutcome, Payment as Pay, Wallet, WalletEvent,
+    EventId, Incoming, Outgoing, PayOutcome as WalletOutcome, Payment as Pay, Wallet, WalletError,
+    WalletEvent,
 };
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -36,8 +37,9 @@ impl Ports<Payment> for PaymentPorts {
         match effect {
             Effect::Persist(records) => return self.shared.persist(records),
             Effect::Tell(message) => return self.shared.tell(message),
-            Effect::CheckBalance { id } => self.run(move |wallet| async move {
-                let spendable = wallet.balance().await.ok().map(|balance| balance.spendable);
+            Effect::CheckBalance { id } => self.run(move |wallet, alive| async move {
+                let balance = alive.check(wallet.balance().await);
+                let spendable = balance.ok().map(|balance| balance.spendable);
                 Input::BalanceChecked { id, spendable }
             }),
             Effect::CreateInvoice {
@@ -45,11 +47,12 @@ impl Ports<Payment> for PaymentPorts {
                 msat,
                 description_hash,
                 expiry_s,
-            } => self.run(move |wallet| async move {
+            } => self.run(move |wallet, alive| async move {
                 let made = wallet
                     .create_invoice(msat, description_hash, expiry_s)
                     .await;
-                let result = made
+                let result = alive
+                    .check(made)
                     .map(|invoice| (invoice.bolt11, invoice.hash))
                     .map_err(|error| error.to_string());
                 Input::InvoiceCreated { id, result }
@@ -60,7 +63,7 @@ impl Ports<Payment> for PaymentPorts {
                 hash,
                 msat,
                 max_fee,
-            } => self.run(move |wallet| async move {
+            } => self.run(move |wallet, _| async move {
                 let outcome = wallet
                     .pay(Pay {
                         bolt11,
@@ -75,8 +78,8 @@ impl Ports<Payment> for PaymentPorts {
                     outcome: outcome_of(outcome),
                 }
             }),
-            Effect::Lookup { id, hash, side } => self.run(move |wallet| async move {
-                let outcome = look_up(wallet.as_ref(), hash, side).await;
+            Effect::Lookup { id, hash, side } => self.run(move |wallet, alive| async move {
+                let outcome = look_up(wallet.as_ref(), &alive, hash, side).await;
                 Input::LookedUp { id, hash, outcome }
             }),
             Effect::Acknowledge { event } => {
@@ -103,15 +106,36 @@ impl Ports<Payment> for PaymentPorts {
 }
 
 impl PaymentPorts {
-    fn run<F>(&self, work: impl FnOnce(Arc<dyn Wallet>) -> F)
+    fn run<F>(&self, work: impl FnOnce(Arc<dyn Wallet>, Alive) -> F)
     where
         F: Future<Output = Input> + Send + 'static,
     {
         let shared = self.shared.clone();
-        let work = work(self.wallet.clone());
+        let work = work(self.wallet.clone(), Alive(self.shared.clone()));
         self.shared
             .runtime
             .spawn(async move { shared.to_payment(work.await).await });
+    }
+}
+
+/// Stops the node once its wallet turns out to be dead: a host that cannot be paid, or a
+/// buyer that cannot pay, must not stay in the market.
+struct Alive(Shared);
+
+impl Alive {
+    fn check<T>(&self, result: Result<T, WalletError>) -> Result<T, WalletError> {
+        let what = match &result {
+            Err(WalletError::NotRunning) => "the wallet stopped by itself".to_owned(),
+            Err(error @ WalletError::Storage { .. }) => error.to_string(),
+            _ => return result,
+        };
+        self.0.stop(Fatal {
+            what,
+            fix: "free some space where the data folder is, then start again; payments under \
+                  way are found by their hash"
+                .to_owned(),
+        });
+        result
     }
 }
 
@@ -125,9 +149,14 @@ fn outcome_of(outcome: WalletOutcome) -> PayOutcome {
     }
 }
 
-async fn look_up(wallet: &dyn Wallet, hash: PaymentHash, side: Side) -> LookupOutcome {
+async fn look_up(
+    wallet: &dyn Wallet,
+    alive: &Alive,
+    hash: PaymentHash,
+    side: Side,
+) -> LookupOutcome {
     match side {
-        Side::Buyer => match wallet.lookup_outgoing(hash).await {
+        Side::Buyer => match alive.check(wallet.lookup_outgoing(hash).await) {
             Ok(Outgoing::Settled {
                 msat,
                 fee,
@@ -142,7 +171,7 @@ async fn look_up(wallet: &dyn Wallet, hash: PaymentHash, side: Side) -> LookupOu
             Ok(Outgoing::NotFound) => LookupOutcome::NotFound,
             Err(_) => LookupOutcome::Unavailable,
         },
-        Side::Host => match wallet.lookup_incoming(hash).await {
+        Side::Host => match alive.check(wallet.lookup_incoming(hash).await) {
             Ok(Incoming::Settled { msat, preimage }) => LookupOutcome::Settled {
                 preimage: Some(preimage),
                 msat,

@@ -232,6 +232,21 @@ impl Member {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// Waits until the process ends by itself.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        let child = self.child.as_mut();
+        let status = child
+            .with_context(|| format!("{} does not run", self.name))?
+            .wait()
+            .await?;
+        self.client = None;
+        self.child = None;
+        Ok(status)
+    }
+
     /// Ends the process at once (`SIGKILL`), as a power cut would.
     pub async fn kill(&mut self) {
         self.client = None;

@@ -1,12 +1,13 @@
 //! Invoices, payments, look-ups and refusals.
 
 use futures::future::join_all;
+use protocol::crypto::verify_lightning_message;
 use protocol::ids::PaymentHash;
 use protocol::money::Msat;
 
 use super::{Pair, Report, Seen, ensure, now_ms};
 use crate::ports::wallet::{
-    FailReason, Incoming, Outgoing, PayOutcome, Payment, WalletEvent, read_invoice, verify_message,
+    FailReason, Incoming, Outgoing, PayOutcome, Payment, WalletEvent, read_invoice,
 };
 
 pub(super) async fn run(pair: &Pair, report: &mut Report) {
@@ -306,19 +307,19 @@ async fn signature(pair: &Pair) -> Seen {
     let Some(signer) = pair.payee.signer() else {
         return Ok(());
     };
-    let message = b"node key 0123";
-    let signature = signer.sign_message(message);
+    let message = "node key 0123";
+    let signature = signer.sign_message(message.as_bytes());
     let by = pair.payee.node_id();
     ensure!(
-        verify_message(message, &signature, &by),
+        verify_lightning_message(&by, message, &signature),
         "not verified: {signature}"
     );
     ensure!(
-        !verify_message(b"node key 0124", &signature, &by),
+        !verify_lightning_message(&by, "node key 0124", &signature),
         "verified over another message"
     );
     ensure!(
-        !verify_message(message, &signature, &pair.payer.node_id()),
+        !verify_lightning_message(&pair.payer.node_id(), message, &signature),
         "verified by another node"
     );
     Ok(())
