@@ -39,7 +39,9 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ),
     (
         "benches",
-        &["protocol", "kernels", "actors", "lab", "sim", "freehold"],
+        &[
+            "protocol", "kernels", "actors", "lab", "sim", "freehold", "tests",
+        ],
     ),
 ];
 
