@@ -4,9 +4,11 @@
 //! that are compared with peers see the `benches` package.
 
 mod bandwidth;
+mod served;
 mod streams;
 
 pub use bandwidth::bandwidth;
+pub use served::served;
 pub use streams::{Plan, Speed, streams};
 
 use crate::cpu::{Simd, SimdLevel, default_threads};
