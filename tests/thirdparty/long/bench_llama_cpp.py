@@ -109,8 +109,8 @@ def main():
     arguments.add_argument("--minutes", type=float, default=11)
     arguments.add_argument("--models", type=pathlib.Path, default=pathlib.Path.home() / ".cache/freehold-ci/shapes")
     arguments = arguments.parse_args()
-    paths = {(name, kind): model(arguments.models, name, kind) for _, name, kind, *_ in PLAN}
     end, alone, skipped, took = time.monotonic() + 60 * arguments.minutes, {}, [], 0.0
+    paths = {(name, kind): model(arguments.models, name, kind) for _, name, kind, *_ in PLAN}
     print(f"\n{arguments.threads} threads\n\n| what | freehold | llama.cpp | ratio | |\n|---|---|---|---|---|")
     for what, name, kind, *plan in PLAN:
         label = f"{name} {kind}"

@@ -43,7 +43,7 @@ def decode(tokens, first, sequences=(0,)):
 c.llama_log_set(quiet, ctypes.c_void_p(0))
 c.llama_backend_init()
 # Importing Python is not loading a model: what is counted begins here.
-before = memory("VmRSS")
+before, own = memory("VmRSS"), memory("RssAnon")
 start = time.perf_counter()
 model = c.llama_model_load_from_file(path.encode(), c.llama_model_default_params())
 params = c.llama_context_default_params()
@@ -79,5 +79,5 @@ if generate:
         decode([token(i, stream) for stream in range(streams)], i, tuple(range(streams)))
     result["decode_tokens_per_s"] = generate * streams / (time.perf_counter() - start)
 result["peak_memory_bytes"] = memory("VmHWM") - before
-result["own_memory_bytes"] = memory("RssAnon")
+result["own_memory_bytes"] = memory("RssAnon") - own
 print(json.dumps(result))
