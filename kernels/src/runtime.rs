@@ -164,6 +164,9 @@ pub enum EngineError {
         /// How many are given.
         max: u32,
     },
+    /// A grammar, schema or expression that cannot be followed.
+    #[error(transparent)]
+    Grammar(#[from] crate::tokenizer::GrammarError),
     /// A text asked of a model that makes vectors.
     #[error(
         "this model makes embeddings, not text: ask it for embeddings, or choose another model"

@@ -12,6 +12,7 @@ mod bpe;
 mod bytes;
 mod classes;
 mod deepseek;
+mod grammar;
 mod load;
 mod pre;
 mod prefixes;
@@ -21,12 +22,17 @@ mod spm;
 mod stream;
 mod wpm;
 
+pub use grammar::{Grammar, GrammarError};
 pub use pre::Pre;
 pub use stream::TextStream;
 
+pub(crate) use grammar::Constraint;
+
 use bpe::Merges;
+use grammar::Grammars;
 use special::{Part, Specials};
 use spm::SPACE;
+use std::sync::OnceLock;
 
 /// Why a vocabulary was refused.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +166,8 @@ pub struct Tokenizer {
     /// Text gets a space in front, and loses it again on the way back.
     add_space: bool,
     digest: [u8; 32],
+    /// Made when the first grammar is used.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
 
 impl Tokenizer {
@@ -210,6 +218,17 @@ impl Tokenizer {
     /// Whether this token ends an answer (end of text, of turn, of message).
     pub fn is_stop(&self, token: u32) -> bool {
         self.stops.contains(&token)
+    }
+
+    /// All tokens that end an answer, in order.
+    pub fn stops(&self) -> &[u32] {
+        &self.stops
+    }
+
+    /// This vocabulary for grammars.
+    fn grammars(&self) -> Result<&Grammars, GrammarError> {
+        let made = self.grammars.get_or_init(|| Grammars::new(self));
+        made.as_ref().map_err(Clone::clone)
     }
 
     /// BLAKE3 over everything that decides how text becomes tokens.

@@ -79,10 +79,10 @@ impl Answer {
         })
     }
 
-    /// Bias and report on the choices from now on.
+    /// Bias, constrain and report on the choices from now on.
     pub fn steer(&mut self, steering: &Steering) -> Result<(), EngineError> {
         steering.check(self.model.tokenizer())?;
-        self.steer = steering.start();
+        self.steer = steering.start(self.model.tokenizer())?;
         self.logprobs = steering.logprobs;
         Ok(())
     }
@@ -99,6 +99,9 @@ impl Answer {
         let own = self.logprobs.map(|n| (n, logits.to_vec()));
         let steer = self.steer.as_mut();
         let token = self.sampling.sample(logits, &self.tokens, self.seed, steer);
+        if let Some(steer) = &mut self.steer {
+            steer.accept(token);
+        }
         self.tokens.push(token);
         let mut step = self.deliver(token, logit_digest);
         step.logprobs = own.map(|(n, logits)| Box::new(Logprobs::new(&logits, token, n)));

@@ -186,7 +186,7 @@ impl Engine {
         self.submit_steered(request, &Steering::default())
     }
 
-    /// [`Self::submit`] with bias or probabilities.
+    /// [`Self::submit`] with bias, constraint or probabilities.
     pub fn submit_steered(
         &self,
         request: Request,

@@ -28,7 +28,7 @@ impl Generation {
         })
     }
 
-    /// Bias and report on the choices of this answer.
+    /// Bias, constrain and report on the choices of this answer.
     pub fn steer(&mut self, steering: &Steering) -> Result<(), EngineError> {
         self.answer.steer(steering)
     }

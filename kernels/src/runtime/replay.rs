@@ -43,7 +43,7 @@ pub fn replay_steered(
 ) -> Result<Vec<Replayed>, EngineError> {
     sampling.check()?;
     steering.check(model.tokenizer())?;
-    let mut steer = steering.start();
+    let mut steer = steering.start(model.tokenizer())?;
     check(model, prompt, answer.len() as u64)?;
     let tokens = [prompt, answer].concat();
     check(model, &tokens, 0)?;
@@ -68,6 +68,9 @@ pub fn replay_steered(
                 let logit_digest = logit_digest(logits);
                 let before = &tokens[..row + i + 1];
                 let expected_token = sampling.sample(logits, before, seed, steer.as_mut());
+                if let Some(steer) = &mut steer {
+                    steer.accept(tokens[before.len()]);
+                }
                 out.push(Replayed {
                     expected_token,
                     logit_digest,

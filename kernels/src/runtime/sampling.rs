@@ -91,7 +91,8 @@ impl Sampling {
         self.sample(logits, before, seed, None)
     }
 
-    /// [`Self::choose`] from logits that `steer` has changed.
+    /// [`Self::choose`] among the tokens that `steer` allows. The caller tells it which
+    /// token follows: the choice, or in a replay the answer's.
     pub(crate) fn sample(
         &self,
         logits: &mut [f32],
@@ -150,6 +151,8 @@ impl Sampling {
             return None;
         }
         let mut kept = largest(logits, k);
+        // Tokens that are not allowed are no choice, however large `k` is.
+        kept.retain(|id| logits[*id as usize] > f32::NEG_INFINITY);
         let best = f64::from(*logits.get(*kept.first()? as usize)?);
         if self.min_p_milli > 0 {
             let floor = best + ln64(f64::from(self.min_p_milli) / 1000.0);

@@ -1,9 +1,9 @@
-//! What is done to the logits beside sampling: bias, and whether probabilities are
-//! reported.
+//! What is done to the logits beside sampling: bias and constraint, and whether
+//! probabilities are reported.
 
 use super::EngineError;
 use super::logprobs::MAX_LOGPROBS;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Constraint, Grammar, Tokenizer};
 
 /// As many biases as hosted interfaces take.
 const MAX_BIASES: usize = 512;
@@ -15,6 +15,8 @@ const MAX_BIAS_MILLI: u32 = 100_000;
 pub struct Steering {
     /// Added to the logits of these tokens, in thousandths.
     pub bias: Vec<(u32, i32)>,
+    /// What the text must look like.
+    pub grammar: Option<Grammar>,
     /// Report the probability of each token and of this many alternatives.
     pub logprobs: Option<u32>,
 }
@@ -49,62 +51,45 @@ impl Steering {
     }
 
     /// The state that follows one answer; `None` where nothing touches the logits.
-    pub(super) fn start(&self) -> Option<Steer> {
-        (!self.bias.is_empty()).then(|| Steer {
+    pub(super) fn start(&self, tokenizer: &Tokenizer) -> Result<Option<Steer>, EngineError> {
+        let grammar = self.grammar.as_ref();
+        let constraint = grammar.map(|g| Constraint::new(tokenizer, g)).transpose()?;
+        if self.bias.is_empty() && constraint.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Steer {
             bias: self.bias.clone(),
-        })
+            constraint,
+        }))
     }
 }
 
 /// Steering on its way through one answer.
 pub(crate) struct Steer {
     bias: Vec<(u32, i32)>,
+    constraint: Option<Constraint>,
 }
 
 impl Steer {
-    /// Add the biases.
+    /// Take away what is not allowed here, then add the biases.
     pub fn apply(&mut self, logits: &mut [f32]) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(logits);
+        }
         for (token, milli) in &self.bias {
             if let Some(l) = logits.get_mut(*token as usize) {
                 *l += *milli as f32 / 1000.0;
             }
         }
     }
+
+    /// Go on behind this token.
+    pub fn accept(&mut self, token: u32) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token);
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gguf::{Gguf, TensorType};
-    use crate::runtime::Sampling;
-    use crate::synthetic::{Shape, qwen3};
-
-    #[test]
-    fn biases_and_probabilities_are_bounded() {
-        let file = Gguf::from_bytes(qwen3(&Shape::tiny(), TensorType::Q8_0, 1)).unwrap();
-        let tokenizer = Tokenizer::from_gguf(&file).unwrap();
-        let bias = |bias: Vec<(u32, i32)>| Steering {
-            bias,
-            ..Steering::default()
-        };
-        let good = bias(vec![(1, 100_000), (2, -100_000)]);
-        assert!(good.check(&tokenizer).is_ok());
-        for wrong in [
-            vec![(1, 100_001)],
-            vec![(1, 1), (1, 2)],
-            vec![(u32::MAX, 1)],
-        ] {
-            assert!(bias(wrong).check(&tokenizer).is_err());
-        }
-        let logprobs = |n| Steering {
-            logprobs: Some(n),
-            ..Steering::default()
-        };
-        assert!(logprobs(20).check(&tokenizer).is_ok());
-        assert!(logprobs(21).check(&tokenizer).is_err());
-        let mut steer = bias(vec![(2, 1500)]).start().unwrap();
-        let mut logits = [1.0, 0.0, 0.0];
-        let greedy = Sampling::default();
-        assert_eq!(greedy.sample(&mut logits, &[0], 1, Some(&mut steer)), 2);
-    }
-}
+mod tests;

@@ -325,9 +325,10 @@ fn the_pocket_model_answers_and_its_answer_replays() {
 }
 
 #[test]
-fn a_steered_answer_replays_bit_for_bit() {
+fn a_steered_answer_replays_bit_for_bit_and_keeps_its_form() {
     let steering = Steering {
         bias: vec![(5, 2500), (9, -100_000)],
+        grammar: Some(crate::tokenizer::Grammar::Regex("[a-f]{3,9}x?".to_owned())),
         logprobs: Some(3),
     };
     let sampling = Sampling {
@@ -343,6 +344,13 @@ fn a_steered_answer_replays_bit_for_bit() {
     while steps.last().is_none_or(|s: &Step| s.finish.is_none()) {
         steps.push(generation.step().unwrap());
     }
+    let text: String = steps.iter().map(|s| s.text.as_str()).collect();
+    let body = text.trim_end_matches('x');
+    assert!(
+        body.len() >= 3 && body.bytes().all(|b| (b'a'..=b'f').contains(&b)),
+        "{text:?}"
+    );
+    assert_eq!(steps.last().unwrap().finish, Some(Finish::Stop));
     for step in &steps {
         let logprobs = step.logprobs.as_ref().expect("asked for");
         assert_eq!(logprobs.top.len(), 3);
@@ -357,7 +365,7 @@ fn a_steered_answer_replays_bit_for_bit() {
         assert_eq!(replayed.expected_token, step.token);
         assert_eq!(replayed.logit_digest, step.logit_digest);
     }
-    // Digests are of the model's own logits, so they do not tell the bias.
+    // Digests are of the model's own logits, so they do not tell the grammar.
     let plain = replay(&MODEL, &prompt, &tokens, sampling, 11, &flag).unwrap();
     assert!(
         plain

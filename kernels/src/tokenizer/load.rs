@@ -10,6 +10,7 @@ use super::special::{Special, Specials};
 use super::spm::SPACE;
 use super::{Algorithm, Pre, TokenKind, Tokenizer, TokenizerError, bytes};
 use crate::gguf::{Array, Gguf, GgufError, Value};
+use std::sync::OnceLock;
 
 /// Far above any vocabulary (262,144 is the largest known); keeps ids in u32 and
 /// logits in memory.
@@ -43,6 +44,7 @@ pub(super) fn from_gguf(file: &Gguf) -> Result<Tokenizer, TokenizerError> {
         add_eos: flags.add_eos,
         add_space: flags.add_space,
         digest: [0; 32],
+        grammars: OnceLock::new(),
     };
     tokenizer.digest = digest(&tokenizer, lists.tokens, rules);
     Ok(tokenizer)
