@@ -18,7 +18,7 @@ use crate::ops::linear::{Input, Product, linear};
 use crate::ops::weights::Matrix;
 use crate::pool::Pool;
 use crate::runtime::{CancelFlag, EngineError, Generation, Sampling};
-use crate::synthetic::{Shape, qwen3};
+use crate::synthetic::{Shape, qwen3, weights};
 use std::time::{Duration, Instant};
 
 /// What to measure and for how long.
@@ -30,6 +30,8 @@ pub struct BenchOptions {
     pub simd: Option<SimdLevel>,
     /// Time for each of the measurements.
     pub budget: Duration,
+    /// How the weights are stored: any type that matrices may have.
+    pub ty: TensorType,
 }
 
 impl Default for BenchOptions {
@@ -38,6 +40,7 @@ impl Default for BenchOptions {
             threads: 0,
             simd: None,
             budget: Duration::from_millis(500),
+            ty: TensorType::Q8_0,
         }
     }
 }
@@ -45,7 +48,7 @@ impl Default for BenchOptions {
 /// Speed of the linear kernel on weights that do not fit into a cache.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KernelSpeed {
-    /// Bytes of Q8_0 weights read per second by one-token products.
+    /// Bytes of weights, as stored in a file, read per second by one-token products.
     pub gemv_bytes_per_second: f64,
     /// Multiply and add operations per second of many-token products.
     pub gemm_operations_per_second: f64,
@@ -68,7 +71,10 @@ pub struct ModelSpeed {
     pub generated_tokens: usize,
 }
 
-/// Measure the linear kernel on 64 MiB of weights.
+/// Measure the linear kernel on 64 Mi weights.
+///
+/// # Panics
+/// For a type that matrices cannot have.
 pub fn kernels(options: &BenchOptions) -> KernelSpeed {
     const K: usize = 1024;
     const ROWS: usize = 64 << 10;
@@ -80,16 +86,9 @@ pub fn kernels(options: &BenchOptions) -> KernelSpeed {
     };
     let simd = options.simd.map_or_else(Simd::detect, Simd::at_most);
     let pool = Pool::new(threads);
-    // Any finite scale and codes do: time does not depend on them.
-    let bytes: Vec<u8> = (0..ROWS * K / 32)
-        .flat_map(|i| {
-            std::iter::once(0)
-                .chain([0x20])
-                .chain((0..32).map(move |j| (i * 7 + j * 13) as u8))
-        })
-        .collect();
-    let Ok(matrix) = Matrix::pack(&pool, TensorType::Q8_0, &bytes, K, ROWS) else {
-        unreachable!("constant weights are finite Q8_0")
+    let bytes = weights(options.ty, K, ROWS, 1);
+    let Ok(matrix) = Matrix::pack(&pool, options.ty, &bytes, K, ROWS) else {
+        panic!("matrices cannot be stored as {}", options.ty)
     };
     let x: Vec<f32> = (0..K * TOKENS)
         .map(|i| ((i * 37) % 101) as f32 - 50.0)
@@ -155,7 +154,7 @@ pub fn model(
     })
 }
 
-/// Measure a random model of a shape, Q8_0. Building it takes a few seconds per
+/// Measure a random model of a shape. Building it takes a few seconds per
 /// gigabyte and twice its size in memory.
 pub fn shape(shape: &Shape, options: &BenchOptions) -> Result<ModelSpeed, BenchError> {
     let open = OpenOptions {
@@ -163,7 +162,7 @@ pub fn shape(shape: &Shape, options: &BenchOptions) -> Result<ModelSpeed, BenchE
         simd: options.simd,
         cheat: None,
     };
-    let loaded = Model::from_bytes(qwen3(shape, TensorType::Q8_0, 1), &open)?;
+    let loaded = Model::from_bytes(qwen3(shape, options.ty, 1), &open)?;
     Ok(model(&loaded, 64, 256, options.budget)?)
 }
 

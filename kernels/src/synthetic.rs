@@ -74,8 +74,9 @@ impl Shape {
     }
 }
 
-/// A qwen3 model of that shape with random weights stored as `ty` (F32, F16 or
-/// Q8_0; norms are always F32). Equal arguments give equal bytes.
+/// A qwen3 model of that shape with random weights stored as `ty`, any type that the
+/// kernels read and whose blocks divide the shape's rows (norms are always F32). Equal
+/// arguments give equal bytes.
 pub fn qwen3(shape: &Shape, ty: TensorType, seed: u64) -> Vec<u8> {
     let mut b = Builder::default();
     let s = shape;
@@ -142,3 +143,14 @@ fn vocabulary(b: &mut Builder, size: u32) {
     b.u32("tokenizer.ggml.eos_token_id", specials + 2);
     b.str("tokenizer.chat_template", TEMPLATE);
 }
+
+/// One matrix of random weights of any type that the kernels read: the bytes of `rows`
+/// rows of `k` elements, as in a file.
+pub(crate) fn weights(ty: TensorType, k: usize, rows: usize, seed: u64) -> Vec<u8> {
+    let (mut b, mut rng) = (Builder::default(), seed);
+    b.random("weights", ty, k as u32, rows as u32, &mut rng);
+    b.into_data()
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 //! go through is `gguf::write`.
 
 use crate::gguf::TensorType;
+use crate::ops::dequant;
 use half::f16;
 
 /// Tensor data starts at and is padded to this (the format's default).
@@ -95,8 +96,23 @@ impl Builder {
                     }
                 }
             }
-            other => panic!("synthetic models are not written as {other}"),
+            other => self.blocks(other, scale, n / other.block_len() as usize, rng),
         }
+    }
+
+    /// Blocks of random codes, scaled so that elements have the deviation `scale`.
+    fn blocks(&mut self, ty: TensorType, scale: f32, count: usize, rng: &mut u64) {
+        let deviation = deviation(ty);
+        for _ in 0..count {
+            let d = scale / deviation * (1.0 + 0.5 * spread(rng));
+            let block = random_block(ty, d, rng);
+            self.data.extend(block);
+        }
+    }
+
+    /// The data of the tensors alone.
+    pub fn into_data(self) -> Vec<u8> {
+        self.data
     }
 
     pub fn finish(self) -> Vec<u8> {
@@ -110,6 +126,59 @@ impl Builder {
         out.extend(self.data);
         out
     }
+}
+
+/// Where a block's f16 scale is, where its minimum is, and how many times as large the
+/// minimum must be for elements of mean zero.
+fn fields(ty: TensorType) -> (usize, Option<(usize, f32)>) {
+    match ty {
+        TensorType::Q4_1 => (0, Some((2, -7.5))),
+        TensorType::Q5_1 => (0, Some((2, -15.5))),
+        TensorType::Q4_K => (0, Some((2, 7.5))),
+        TensorType::Q5_K => (0, Some((2, 15.5))),
+        TensorType::Q2_K => (80, Some((82, 1.5))),
+        TensorType::Q3_K => (108, None),
+        TensorType::Q6_K => (208, None),
+        _ => (0, None),
+    }
+}
+
+/// One block of random codes and sub-block scales under the scale `d`.
+fn random_block(ty: TensorType, d: f32, rng: &mut u64) -> Vec<u8> {
+    let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| next(rng) as u8).collect();
+    let mut put = |at: usize, x: f32| match ty {
+        // The nearest power of two: 2^(e - 128) of doubled codes.
+        TensorType::MXFP4 => block[0] = (128.0 + x.abs().log2()).round() as u8,
+        TensorType::BF16 => {
+            let x = x * spread(rng);
+            block.copy_from_slice(&((x.to_bits() >> 16) as u16).to_le_bytes());
+        }
+        _ => block[at..at + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes()),
+    };
+    let (scale, minimum) = fields(ty);
+    put(scale, d);
+    if let Some((at, factor)) = minimum {
+        put(at, d * factor);
+    }
+    block
+}
+
+/// Deviation of the elements of random blocks under the scale 1.
+fn deviation(ty: TensorType) -> f32 {
+    /// Enough for two digits.
+    const BLOCKS: usize = 64;
+    assert!(
+        dequant::reads(ty),
+        "synthetic models are not written as {ty}"
+    );
+    let mut rng = 1;
+    let mut elements = vec![0.0; ty.block_len() as usize];
+    let mut sum = 0.0;
+    for _ in 0..BLOCKS {
+        dequant::row(ty, &random_block(ty, 1.0, &mut rng), &mut elements);
+        sum += elements.iter().map(|x| x * x).sum::<f32>() / elements.len() as f32;
+    }
+    (sum / BLOCKS as f32).sqrt()
 }
 
 fn put_str(out: &mut Vec<u8>, s: &str) {
