@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn helpers_do_what_python_does() {
         let json = run("{{ messages[1] | tojson }}").unwrap();
-        assert_eq!(json, r#"{"content": "  <Hé>\"?  ", "role": "user"}"#);
+        assert_eq!(json, r#"{"role": "user", "content": "  <Hé>\"?  "}"#);
         let json = run("{{ [1, 'é'] | tojson(ensure_ascii=true, indent=2) }}").unwrap();
         assert_eq!(json, "[\n  1,\n  \"\\u00e9\"\n]");
         assert_eq!(
