@@ -80,6 +80,9 @@ pub(crate) type Nl = Block<2>;
 
 impl<const KIND: u8> Block<KIND> {
     const KIND: Kind = Kind::of(KIND);
+    /// Constants, so that no kernel computes them.
+    const BIAS: i32 = Self::KIND.bias();
+    const TABLE: [u8; 16] = Self::KIND.table();
     /// What padding rows hold: their scale is zero.
     const ZERO: Self = Self {
         scale: [0; ROWS],

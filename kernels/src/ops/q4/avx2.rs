@@ -11,6 +11,9 @@ use std::arch::x86_64::*;
 /// sixteen registers.
 const STEP: usize = 4;
 
+/// How far ahead of the weights in use to fetch when one token is computed.
+const AHEAD: usize = 4096;
+
 /// Two registers: rows 0 to 7 and 8 to 15.
 type Two = [__m256i; 2];
 
@@ -55,6 +58,12 @@ unsafe fn few<const KIND: u8, const N: usize>(
         .iter()
         .zip(acts.words.chunks_exact(acts.tokens * WORDS))
     {
+        if N == 1 {
+            let ahead = std::ptr::from_ref(block).cast::<i8>().wrapping_add(AHEAD);
+            for line in 0..5 {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+            }
+        }
         // SAFETY: lifetime: borrowed. Bounds: after twice `tokens` words come eight for
         // each token, and `t + N <= tokens`. Alignment: u32 in a slice of u32.
         let codes: &[[u32; 8]; N] = unsafe { &*words.as_ptr().add(2 * acts.tokens + 8 * t).cast() };
@@ -91,14 +100,15 @@ fn biased<const KIND: u8, const N: usize>(
     let ones = _mm256_set1_epi16(1);
     let mut dots = [[_mm256_setzero_si256(); 2]; N];
     for i in 0..N {
-        let start = starts[i] as i32 / 128 * Block::<KIND>::KIND.bias();
+        let start = starts[i] as i32 / 128 * Block::<KIND>::BIAS;
         dots[i] = [_mm256_set1_epi32(start); 2];
     }
     let mut acc = [[_mm256_setzero_si256(); 2]; N];
     for b in 0..2 {
         for p in 0..2 {
+            let both = two(&block.low[b][p]);
             for n in 0..2 {
-                let w = values(block, b, p, n);
+                let w = values::<KIND>(both, n == 1);
                 for i in 0..N {
                     let x = _mm256_set1_epi32(codes[i][4 * b + 2 * n + p] as i32);
                     for h in 0..2 {
@@ -128,8 +138,10 @@ fn by_sign<const KIND: u8, const N: usize>(block: &Block<KIND>, codes: &[[u32; 8
     let mut dots = [[_mm256_setzero_si256(); 2]; N];
     for b in 0..2 {
         for p in 0..2 {
+            let both = two(&block.low[b][p]);
             for n in 0..2 {
-                let w = values(block, b, p, n).map(|w| _mm256_xor_si256(w, bias));
+                let w = values::<KIND>(both, n == 1);
+                let w = [_mm256_xor_si256(w[0], bias), _mm256_xor_si256(w[1], bias)];
                 for h in 0..2 {
                     let magnitude = _mm256_abs_epi8(w[h]);
                     for i in 0..N {
@@ -144,39 +156,52 @@ fn by_sign<const KIND: u8, const N: usize>(block: &Block<KIND>, codes: &[[u32; 8
     dots
 }
 
-/// The biased values of four elements of each row.
+/// The biased values of the low or the high halves of bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn values<const KIND: u8>(block: &Block<KIND>, b: usize, p: usize, n: usize) -> Two {
-    let kind = Block::<KIND>::KIND;
-    let table = kind.table();
+fn values<const KIND: u8>(w: Two, high: bool) -> Two {
     let mask = _mm256_set1_epi8(15);
-    [0, 32].map(|at| {
-        // SAFETY: lifetime: borrowed. Bounds: 32 bytes at 0 and at 32 of 64, sixteen of
-        // sixteen. Alignment: the unaligned forms are used.
-        let (w, table) = unsafe {
-            let w = _mm256_loadu_si256(block.low[b][p].as_ptr().add(at).cast());
-            (w, _mm_loadu_si128(table.as_ptr().cast()))
-        };
-        let w = if n == 0 { w } else { _mm256_srli_epi16::<4>(w) };
-        let w = _mm256_and_si256(w, mask);
-        match kind {
-            Kind::Q4 => w,
-            _ => _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), w),
-        }
-    })
+    let mut w = w;
+    if high {
+        w = [_mm256_srli_epi16::<4>(w[0]), _mm256_srli_epi16::<4>(w[1])];
+    }
+    w = [_mm256_and_si256(w[0], mask), _mm256_and_si256(w[1], mask)];
+    if Block::<KIND>::KIND == Kind::Q4 {
+        return w;
+    }
+    // SAFETY: lifetime: a constant. Bounds: sixteen bytes of sixteen. Alignment: the
+    // unaligned form is used.
+    let table = unsafe { _mm_loadu_si128(Block::<KIND>::TABLE.as_ptr().cast()) };
+    let table = _mm256_broadcastsi128_si256(table);
+    [
+        _mm256_shuffle_epi8(table, w[0]),
+        _mm256_shuffle_epi8(table, w[1]),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn two(bytes: &[u8; 64]) -> Two {
+    // SAFETY: lifetime: borrowed. Bounds: 32 bytes at 0 and at 32 of 64. Alignment: the
+    // unaligned form is used.
+    unsafe {
+        let at = bytes.as_ptr().cast::<__m256i>();
+        [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
+    }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn scales<const KIND: u8>(block: &Block<KIND>) -> [__m256; 2] {
-    [0, 8].map(|at| {
+    let mut out = [_mm256_setzero_ps(); 2];
+    for h in 0..2 {
         // SAFETY: lifetime: borrowed. Bounds: eight u16 at 0 and at 8 of sixteen.
         // Alignment: the unaligned form is used.
-        let bits = unsafe { _mm_loadu_si128(block.scale.as_ptr().add(at).cast()) };
-        match Block::<KIND>::KIND {
+        let bits = unsafe { _mm_loadu_si128(block.scale.as_ptr().add(8 * h).cast()) };
+        out[h] = match Block::<KIND>::KIND {
             Kind::Mx => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits))),
             _ => _mm256_cvtph_ps(bits),
-        }
-    })
+        };
+    }
+    out
 }

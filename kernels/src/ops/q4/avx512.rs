@@ -53,7 +53,7 @@ unsafe fn all<W: Wide, const KIND: u8, const N: usize>(
     // borrowed. Bounds: `words` points at this block's `N * WORDS` words and all offsets
     // are below that. Alignment: u32 in a slice of u32.
     unsafe {
-        let table = W::load_quarter(&kind.table());
+        let table = W::load_quarter(&Block::<KIND>::TABLE);
         let mut sums = [W::zero_f32(); N];
         let mut words = acts.words.as_ptr();
         for block in group {
@@ -66,7 +66,7 @@ unsafe fn all<W: Wide, const KIND: u8, const N: usize>(
             let mut dots = [W::zero(); N];
             for i in 0..N {
                 // The activations carry -128 times the sum.
-                let start = *words.add(N + i) as i32 / 128 * kind.bias();
+                let start = *words.add(N + i) as i32 / 128 * Block::<KIND>::BIAS;
                 dots[i] = W::splat(start as u32);
             }
             for b in 0..2 {

@@ -25,12 +25,12 @@ pub(super) fn tile<const KIND: u8>(group: &[Block<KIND>], acts: Tile<'_>, out: &
 
 impl<const KIND: u8> Block<KIND> {
     fn dot(&self, row: usize, words: &[u32]) -> i32 {
-        let table = Self::KIND.table();
+        let table = Self::TABLE;
         let mut dot = 0;
         for (g, word) in words.iter().enumerate() {
             for (i, x) in word.to_le_bytes().into_iter().enumerate() {
                 let code = self.low[g / 4][g % 2][4 * row + i] >> (4 * (g / 2 % 2)) & 15;
-                let value = i32::from(table[usize::from(code)]) - Self::KIND.bias();
+                let value = i32::from(table[usize::from(code)]) - Self::BIAS;
                 dot += value * i32::from(x as i8);
             }
         }
