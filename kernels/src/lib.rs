@@ -5,10 +5,10 @@
 //!                              │                                │
 //!                              └──────► ops (kernels) ◄── pool ─┘
 //! ```
-//! [`Model::open`] loads a file; [`Generation`] makes an answer token by token;
-//! [`replay`] recomputes one from its tokens. Both give the same bits on every
-//! machine: the rules are in NUMERICS.md beside this crate, their name is
-//! [`NUMERICS`]. Knows nothing of peers or money. The only crate with unsafe code;
+//! [`Model::open`] loads a file; [`Engine`] makes many answers at once, [`Generation`]
+//! one, token by token; [`replay`] recomputes one from its tokens. All give the same
+//! bits on every machine: the rules are in NUMERICS.md beside this crate, their name
+//! is [`NUMERICS`]. Knows nothing of peers or money. The only crate with unsafe code;
 //! each block says lifetime, bounds and alignment.
 
 pub mod bench;

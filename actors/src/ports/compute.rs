@@ -1,12 +1,18 @@
-//! The compute port: generation on threads of its own, paced by an allowance.
+//! The compute port: one batching engine per model, paced by allowances.
 //!
-//! Never on an arbiter. A running job produces only up to the tokens allowed so
-//! far and sleeps otherwise, so that credit is spent without a round trip and
-//! never overdrawn. Output is handed on in small batches: the first token at
-//! once, then whatever was made within `BATCH`.
+//! Never on an arbiter. An engine computes all orders of its model together; each
+//! order has a thread that only waits and hands on (`order`). A job produces only up
+//! to the tokens allowed so far, so that credit is spent without a round trip and
+//! never overdrawn; meanwhile the others go on. Replays are work that waits for
+//! everybody else.
 
-use kernels::{CancelFlag, ChatMessage, EngineError, Generation, Model, Sampling};
-use parking_lot::{Condvar, Mutex};
+mod order;
+#[cfg(test)]
+mod tests;
+
+use kernels::{CancelFlag, ChatMessage, Engine, EngineError, EngineOptions, Load, Model, Sampling};
+use order::Steering;
+use parking_lot::Mutex;
 use protocol::chain::ChainedToken;
 use protocol::ids::{Digest, ModelDigest, OrderId};
 use protocol::inference::io::PromptFacts;
@@ -16,13 +22,11 @@ use protocol::validator::io::Replay;
 use protocol::work::{Job, Work};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Longest time that finished tokens wait for more, so that a chunk is worth its frame.
-const BATCH: Duration = Duration::from_millis(25);
-/// Most tokens in one batch.
-const BATCH_TOKENS: usize = 32;
+/// Longest sleep between two attempts to get into a full engine.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What a job produced.
 #[derive(Debug, Clone)]
@@ -40,18 +44,17 @@ pub enum Output {
     Failed(String),
 }
 
-#[derive(Debug)]
-struct Allowance {
-    total: Mutex<u64>,
-    raised: Condvar,
-    cancel: CancelFlag,
-}
+/// Who an order belongs to, as far as the engine must know: owners take turns, and
+/// only orders of one owner find each other's prompts computed.
+pub type Owner = [u8; 32];
 
 /// The models of this node and the jobs that run on them; clones share both.
 #[derive(Debug, Clone, Default)]
 pub struct Compute {
     models: Arc<Mutex<BTreeMap<ModelDigest, Model>>>,
-    jobs: Arc<Mutex<BTreeMap<OrderId, Arc<Allowance>>>>,
+    engines: Arc<Mutex<BTreeMap<ModelDigest, Arc<Engine>>>>,
+    jobs: Arc<Mutex<BTreeMap<OrderId, Arc<Steering>>>>,
+    options: EngineOptions,
     pace: Option<Duration>,
 }
 
@@ -67,11 +70,44 @@ impl Compute {
         self
     }
 
-    /// Makes a model available.
+    /// Bounds each model's engine: memory for keys and values, streams, queue.
+    pub fn with_engines(mut self, options: EngineOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Makes a model available. Its engine starts with its first job.
     pub fn add(&self, model: Model) -> ModelDigest {
         let digest = ModelDigest(model.info().digest);
         self.models.lock().insert(digest, model);
+        // Of the same file, but perhaps opened with other options.
+        let before = self.engines.lock().remove(&digest);
+        drop(before);
         digest
+    }
+
+    /// What the engines that have started have to do.
+    pub fn loads(&self) -> BTreeMap<ModelDigest, Load> {
+        let engines = self.engines.lock();
+        engines
+            .iter()
+            .map(|(model, e)| (*model, e.load()))
+            .collect()
+    }
+
+    fn engine(&self, digest: &ModelDigest) -> Result<Arc<Engine>, String> {
+        let Some(model) = self.model(digest) else {
+            return Err(format!("the model {} is not on this node", digest.short()));
+        };
+        let mut engines = self.engines.lock();
+        if let Some(engine) = engines.get(digest) {
+            return Ok(engine.clone());
+        }
+        let engine = Engine::new(&model, self.options.clone())
+            .map_err(|error| format!("the engine's thread does not start: {error}"))?;
+        let engine = Arc::new(engine);
+        engines.insert(*digest, engine.clone());
+        Ok(engine)
     }
 
     /// Returns a model.
@@ -104,7 +140,7 @@ impl Compute {
         })
     }
 
-    /// Starts a job on a thread of its own; its output comes on the receiver.
+    /// Starts a job; its output comes on the receiver. The order is its own owner.
     pub fn start(
         &self,
         order: OrderId,
@@ -112,30 +148,38 @@ impl Compute {
         job: Job,
         allowed: u64,
     ) -> mpsc::Receiver<Output> {
-        // Two batches: a reader that falls behind holds the engine, not memory.
+        let owner = blake3::derive_key("freehold engine 2026-11 order", &order.0);
+        self.start_for(owner, order, model, job, allowed)
+    }
+
+    /// [`Self::start`] for somebody who may have several orders.
+    pub fn start_for(
+        &self,
+        owner: Owner,
+        order: OrderId,
+        model: &ModelDigest,
+        job: Job,
+        allowed: u64,
+    ) -> mpsc::Receiver<Output> {
+        // Two batches: a reader that falls behind holds its own job, not memory.
         let (out, receiver) = mpsc::channel(2);
-        let allowance = Arc::new(Allowance {
-            total: Mutex::new(allowed),
-            raised: Condvar::new(),
-            cancel: CancelFlag::new(),
-        });
-        self.jobs.lock().insert(order, allowance.clone());
-        let (model, jobs, pace) = (self.model(model), self.jobs.clone(), self.pace);
+        let steering = Arc::new(Steering::new(allowed, self.pace.is_some()));
+        self.jobs.lock().insert(order, steering.clone());
+        let (compute, model) = (self.clone(), *model);
         let run = move || {
-            let result = match model {
-                Some(model) => generate(&model, &job, &allowance, pace, &out),
-                None => Err("this model is not loaded".to_owned()),
-            };
+            let result = compute.engine(&model).and_then(|engine| {
+                order::serve(&engine, owner, &job, &steering, compute.pace, &out)
+            });
             if let Err(reason) = result
-                && !allowance.cancel.is_cancelled()
+                && !steering.is_cancelled()
             {
                 // The receiver may be gone: then nobody wants to know.
                 let _ = out.blocking_send(Output::Failed(reason));
             }
-            jobs.lock().remove(&order);
+            compute.jobs.lock().remove(&order);
         };
         if std::thread::Builder::new()
-            .name("engine".to_owned())
+            .name("order".to_owned())
             .spawn(run)
             .is_err()
         {
@@ -147,17 +191,14 @@ impl Compute {
     /// Raises a job's allowance to `total` output tokens.
     pub fn allow(&self, order: &OrderId, total: u64) {
         if let Some(job) = self.jobs.lock().get(order) {
-            let mut now = job.total.lock();
-            *now = total.max(*now);
-            job.raised.notify_all();
+            job.allow(total);
         }
     }
 
     /// Ends a job within one step.
     pub fn cancel(&self, order: &OrderId) {
         if let Some(job) = self.jobs.lock().get(order) {
-            job.cancel.cancel();
-            job.raised.notify_all();
+            job.cancel();
         }
     }
 
@@ -169,8 +210,7 @@ impl Compute {
     /// Ends every job.
     pub fn cancel_all(&self) {
         for job in self.jobs.lock().values() {
-            job.cancel.cancel();
-            job.raised.notify_all();
+            job.cancel();
         }
     }
 
@@ -185,20 +225,17 @@ impl Compute {
         salt: &[u8; 16],
         tokens: &[ChainedToken],
     ) -> Result<Replay, String> {
-        let model = self
-            .model(model)
-            .ok_or_else(|| format!("the model {} is not on this node", model.short()))?;
-        let prompt = encode(&model, job)?;
+        let engine = self.engine(model)?;
+        let model = engine.model();
+        let prompt = encode(model, job)?;
         let answer: Vec<u32> = tokens.iter().map(|token| token.id).collect();
-        let replayed = kernels::replay(
-            &model,
-            &prompt,
-            &answer,
-            sampling(job),
-            job.seed,
-            &CancelFlag::new(),
-        )
-        .map_err(|error| error.to_string())?;
+        let replayed = insist(|| {
+            let never = CancelFlag::new();
+            Some(engine.replay(&prompt, &answer, sampling(job), job.seed, &never))
+        });
+        let replayed = replayed
+            .unwrap_or(Err(EngineError::Cancelled))
+            .map_err(|error| error.to_string())?;
         Ok(Replay {
             prompt_tokens: prompt.len() as u64,
             prompt: prompt_digest(salt, &prompt),
@@ -244,99 +281,16 @@ fn encode(model: &Model, job: &Job) -> Result<Vec<u32>, String> {
     }
 }
 
-/// Waits until one more token is allowed; false when the job was cancelled.
-fn wait_for_credit(job: &Allowance, made: u64) -> bool {
-    let mut total = job.total.lock();
-    while *total <= made && !job.cancel.is_cancelled() {
-        job.raised.wait_for(&mut total, Duration::from_millis(500));
-    }
-    !job.cancel.is_cancelled()
-}
-
-fn generate(
-    model: &Model,
-    job: &Job,
-    allowance: &Allowance,
-    pace: Option<Duration>,
-    out: &mpsc::Sender<Output>,
-) -> Result<(), String> {
-    let prompt = encode(model, job)?;
-    let text = |error: EngineError| error.to_string();
-    let mut generation = Generation::new(
-        model,
-        &prompt,
-        sampling(job),
-        job.seed,
-        job.max_output,
-        &job.stop,
-    )
-    .map_err(text)?;
-    generation.prefill(&allowance.cancel).map_err(text)?;
-    let mut batch = Batch::default();
-    let mut made = 0;
+/// Tries until the engine is not too busy, or there is nothing left to try for.
+fn insist<T>(
+    mut attempt: impl FnMut() -> Option<Result<T, EngineError>>,
+) -> Option<Result<T, EngineError>> {
     loop {
-        // Nothing waits in the batch while the engine waits for money.
-        if *allowance.total.lock() <= made {
-            batch.flush(None, out)?;
+        match attempt()? {
+            Err(EngineError::Busy { retry_ms }) => {
+                std::thread::sleep(Duration::from_millis(retry_ms).min(RETRY));
+            }
+            other => return Some(other),
         }
-        if !wait_for_credit(allowance, made) {
-            return Ok(());
-        }
-        let began = Instant::now();
-        let step = generation.step().map_err(text)?;
-        made += 1;
-        batch.push(
-            ChainedToken {
-                id: step.token,
-                logits: Digest(step.logit_digest),
-            },
-            &step.text,
-        );
-        let finish = step.finish.map(|finish| match finish {
-            kernels::Finish::Stop => Finish::Stop,
-            kernels::Finish::Length => Finish::Length,
-        });
-        if finish.is_some() {
-            return batch.flush(finish, out);
-        }
-        if let Some(pace) = pace {
-            std::thread::sleep(pace.saturating_sub(began.elapsed()));
-        }
-        if made == 1 || batch.is_due() {
-            batch.flush(None, out)?;
-        }
-    }
-}
-
-#[derive(Default)]
-struct Batch {
-    tokens: Vec<ChainedToken>,
-    text: String,
-    since: Option<Instant>,
-}
-
-impl Batch {
-    fn push(&mut self, token: ChainedToken, text: &str) {
-        self.tokens.push(token);
-        self.text.push_str(text);
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    fn is_due(&self) -> bool {
-        self.tokens.len() >= BATCH_TOKENS
-            || self.since.is_some_and(|since| since.elapsed() >= BATCH)
-    }
-
-    fn flush(&mut self, finish: Option<Finish>, out: &mpsc::Sender<Output>) -> Result<(), String> {
-        if self.tokens.is_empty() && finish.is_none() {
-            return Ok(());
-        }
-        self.since = None;
-        out.blocking_send(Output::Tokens {
-            tokens: std::mem::take(&mut self.tokens),
-            text: std::mem::take(&mut self.text),
-            finish,
-        })
-        .map_err(|_| "nobody takes the output".to_owned())
     }
 }
