@@ -131,18 +131,28 @@ impl Storage {
             if let Ok(result) = tokio::time::timeout(STALL, &mut answer).await {
                 return result.unwrap_or(Err(StorageError::Closed));
             }
-            let dir = self.dir.clone();
-            let trial = tokio::task::spawn_blocking(move || try_disk(&dir)).await;
-            if let Ok(Err(error)) = trial {
-                return Err(StorageError::Io {
-                    reason: error.to_string(),
-                });
-            }
+            self.try_disk().await?;
             if began.elapsed() > MAX_WAIT {
                 return Err(StorageError::Io {
                     reason: format!("no write finished within {} s", MAX_WAIT.as_secs()),
                 });
             }
+        }
+    }
+}
+
+impl Storage {
+    /// Tells whether the disk takes a little more, by writing it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn try_disk(&self) -> Result<(), StorageError> {
+        let dir = self.dir.clone();
+        match tokio::task::spawn_blocking(move || try_disk(&dir)).await {
+            Ok(Err(error)) => Err(StorageError::Io {
+                reason: error.to_string(),
+            }),
+            _ => Ok(()),
         }
     }
 }

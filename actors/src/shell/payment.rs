@@ -63,7 +63,7 @@ impl Ports<Payment> for PaymentPorts {
                 hash,
                 msat,
                 max_fee,
-            } => self.run(move |wallet, _| async move {
+            } => self.run(move |wallet, alive| async move {
                 let outcome = wallet
                     .pay(Pay {
                         bolt11,
@@ -72,6 +72,9 @@ impl Ports<Payment> for PaymentPorts {
                         max_fee,
                     })
                     .await;
+                if matches!(outcome, WalletOutcome::Unknown { .. }) {
+                    alive.try_disk().await;
+                }
                 Input::PayDone {
                     id,
                     hash,
@@ -129,13 +132,24 @@ impl Alive {
             Err(error @ WalletError::Storage { .. }) => error.to_string(),
             _ => return result,
         };
+        self.stop(what);
+        result
+    }
+
+    /// A wallet that cannot write does not know what became of a payment.
+    async fn try_disk(&self) {
+        if let Err(error) = self.0.storage.try_disk().await {
+            self.stop(error.to_string());
+        }
+    }
+
+    fn stop(&self, what: String) {
         self.0.stop(Fatal {
             what,
             fix: "free some space where the data folder is, then start again; payments under \
                   way are found by their hash"
                 .to_owned(),
         });
-        result
     }
 }
 

@@ -5,7 +5,7 @@
 //! the present size of its files, so that the log still takes the last words.
 
 use super::BOUND;
-use super::books::{agree, balances, listed, order, stage};
+use super::books::{balances, listed, order, same, stage};
 use anyhow::{Context, Result, bail, ensure};
 use freehold::control::Client;
 use freehold::lab::member::Member;
@@ -64,7 +64,7 @@ async fn a_full_disk_stops_the_node_with_the_fix_and_loses_no_money() -> Result<
         );
         stage.members[victim].spawn(&options)?;
         stage.members[victim].wait_ready(BOUND).await?;
-        agree(&stage, before).await?;
+        same(&stage, before).await?;
         listed(stage.members[0].client()?).await?;
     }
     // And it trades again.
@@ -72,7 +72,7 @@ async fn a_full_disk_stops_the_node_with_the_fix_and_loses_no_money() -> Result<
     while let Some(event) = purchase.next().await {
         event?;
     }
-    agree(&stage, before).await?;
+    same(&stage, before).await?;
     stage.shutdown().await;
     Ok(())
 }

@@ -45,9 +45,7 @@ fn a_damaged_model_file_is_refused_with_its_path() -> Result<()> {
     let pocket = kernels::pocket::pocket();
     let mut flipped = pocket.to_vec();
     // Within the header: counts and lengths that point out of the file.
-    for at in 8..24 {
-        flipped[at] ^= 0xff;
-    }
+    flipped[8..24].iter_mut().for_each(|byte| *byte ^= 0xff);
     let damaged = [
         ("short.gguf", &pocket[..pocket.len() / 2]),
         ("empty.gguf", &[][..]),
