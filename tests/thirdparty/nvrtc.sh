@@ -20,7 +20,8 @@ for version in "$check" "$write"; do
         --target "$stage/$version" "nvidia-cuda-nvrtc-cu12==$version"
 done
 
-cargo build --release -p kernels --bin ptx
+# With the features of the whole workspace, so that nothing is built twice.
+cargo build --release --workspace --bins
 ptx=${CARGO_TARGET_DIR:-target}/release/ptx
 LD_LIBRARY_PATH="$stage/$check/nvidia/cuda_nvrtc/lib" "$ptx" check sm_80 sm_90 sm_120
 LD_LIBRARY_PATH="$stage/$write/nvidia/cuda_nvrtc/lib" "$ptx" compare

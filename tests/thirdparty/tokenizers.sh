@@ -37,4 +37,4 @@ models=$source/vendor/llama.cpp/models
 [ -d "$models" ] || fail "$models is missing; is LLAMA_CPP_SOURCE a source distribution?"
 
 cd "$root"
-FREEHOLD_VOCABULARIES=$models cargo test --release -p kernels --test vocabularies
+FREEHOLD_VOCABULARIES=$models cargo test --release --workspace --test vocabularies
