@@ -68,6 +68,8 @@ struct Issued {
     invoiced: Msat,
     hash: Option<PaymentHash>,
     settled: bool,
+    /// Made, and waiting for those before it to be made and sent.
+    unsent: Option<String>,
 }
 
 /// One order on the host's side.
@@ -266,6 +268,7 @@ impl HostOrder {
                 invoiced: self.invoiced,
                 hash: None,
                 settled: false,
+                unsent: None,
             },
         );
         ctx.tell(Message::MakeInvoice {
@@ -302,21 +305,36 @@ impl HostOrder {
             }
             return;
         }
-        let invoice = Invoice {
-            order: self.order.body.id,
-            seq,
-            bolt11,
-            msat: issued.msat,
-            covers: issued.covers,
-            invoiced: issued.invoiced,
-            head: issued.head,
-            extensions: Vec::new(),
-        };
-        let Some(stream) = self.stream else { return };
-        let signed = ctx.seal(self.buyer(), &invoice);
-        self.invoices.push(signed.clone());
-        self.persist(ctx, None);
-        ctx.send(stream, Frame::Invoice(signed));
+        issued.unsent = Some(bolt11);
+        self.send_invoices(ctx);
+    }
+
+    /// Sends what was made, in order: a wallet may make the second invoice before the first,
+    /// and a buyer takes no sum that skips one.
+    fn send_invoices(&mut self, ctx: &mut Ctx<'_>) {
+        while let Some((seq, issued)) = self
+            .issued
+            .iter_mut()
+            .find(|(seq, issued)| **seq > 0 && (issued.hash.is_none() || issued.unsent.is_some()))
+        {
+            let (Some(bolt11), Some(stream)) = (issued.unsent.take(), self.stream) else {
+                return;
+            };
+            let invoice = Invoice {
+                order: self.order.body.id,
+                seq: *seq,
+                bolt11,
+                msat: issued.msat,
+                covers: issued.covers,
+                invoiced: issued.invoiced,
+                head: issued.head,
+                extensions: Vec::new(),
+            };
+            let signed = ctx.seal(self.buyer(), &invoice);
+            self.invoices.push(signed.clone());
+            self.persist(ctx, None);
+            ctx.send(stream, Frame::Invoice(signed));
+        }
     }
 
     fn offer_terms(&mut self, entry: Option<EntryInvoice>, ctx: &mut Ctx<'_>) {

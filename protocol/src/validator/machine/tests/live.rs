@@ -48,6 +48,8 @@ struct Course {
     /// The stream breaks after so many frames of the host.
     frames: usize,
     stop_at: Option<u64>,
+    /// The host's wallet makes two invoices at once, and the second is ready first.
+    swapped: bool,
 }
 
 struct World {
@@ -58,6 +60,7 @@ struct World {
     produced: u64,
     order: OrderId,
     bundles: Vec<Bundle>,
+    held: Option<(usize, Event)>,
 }
 
 const BUYER: usize = 0;
@@ -94,6 +97,7 @@ impl World {
             produced: 0,
             order: OrderId([0; 16]),
             bundles: Vec::new(),
+            held: None,
         }
     }
 
@@ -123,7 +127,8 @@ impl World {
         };
         self.queue.push_back((BUYER, Event::Buy(Box::new(request))));
         for turn in 0..2_000u64 {
-            let Some((side, event)) = self.queue.pop_front() else {
+            let next = self.queue.pop_front().or_else(|| self.held.take());
+            let Some((side, event)) = next else {
                 break;
             };
             let mut out = Outbox::default();
@@ -264,7 +269,14 @@ impl World {
                     expires: at(600_000).wall,
                 };
                 let result = Ok((serde_json::to_string(&facts).unwrap(), hash));
-                push(side, Event::InvoiceMade { order, seq, result });
+                let made = Event::InvoiceMade { order, seq, result };
+                match self.held.take() {
+                    None if course.swapped && seq > 0 => self.held = Some((side, made)),
+                    held => {
+                        push(side, made);
+                        self.queue.extend(held);
+                    }
+                }
             }
             Message::Pay(pay) => {
                 let (order, seq, hash, msat) = (pay.order, pay.seq, pay.facts.hash, pay.msat);
@@ -300,6 +312,27 @@ impl World {
 }
 
 #[test]
+fn invoices_that_the_wallet_makes_in_another_order_are_sent_in_theirs() {
+    for (prepay, window) in [(true, 4_000), (false, 4_000), (false, 16_000)] {
+        let course = Course {
+            prepay,
+            debt: 0,
+            window,
+            tokens: 60,
+            frames: usize::MAX,
+            stop_at: None,
+            swapped: true,
+        };
+        let bundles = World::new(course).run();
+        let whole = bundles
+            .iter()
+            .filter(|bundle| bundle.countersigned.is_some());
+        assert!(whole.clone().count() >= 1, "window {window}: no receipt");
+        assert!(whole.clone().all(|bundle| bundle.invoices.len() >= 2));
+    }
+}
+
+#[test]
 fn evidence_of_the_real_order_machines_never_convicts_and_a_whole_order_is_honest() {
     let judge = Live(validator());
     let mut honest = 0;
@@ -314,6 +347,7 @@ fn evidence_of_the_real_order_machines_never_convicts_and_a_whole_order_is_hones
                     tokens: 25,
                     frames,
                     stop_at,
+                    swapped: false,
                 };
                 for bundle in World::new(course).run() {
                     let checked = bookkeeping(&bundle, &judge, NETWORK);
