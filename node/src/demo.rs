@@ -329,24 +329,30 @@ async fn balances(stage: &Stage) -> Result<Vec<(String, Msat)>> {
     Ok(all)
 }
 
-/// Balances once the host's shows every payment: the last one settles a moment after its receipt.
+/// Balances once both sides' show every payment: the last settles a moment after its receipt.
 async fn settle_balances(
     stage: &Stage,
     before: &[(String, Msat)],
     receipt: &Receipt,
 ) -> Result<Vec<(String, Msat)>> {
     let paid: u64 = receipt.payments.iter().map(|payment| payment.msat.0).sum();
-    let due = before
-        .iter()
-        .find(|(name, _)| name == "buyer")
-        .map_or(0, |(_, msat)| msat.0.saturating_sub(paid));
+    let was = |wanted: &str| {
+        let found = before.iter().find(|(name, _)| name == wanted);
+        found.map_or(0, |(_, msat)| msat.0)
+    };
+    let (due, got) = (
+        was("buyer").saturating_sub(paid),
+        was("host").saturating_add(paid),
+    );
     let settled = async {
         loop {
             let now = balances(stage).await?;
-            if now
-                .iter()
-                .any(|(name, msat)| name == "buyer" && msat.0 <= due)
-            {
+            let all = |(name, msat): &(String, Msat)| match name.as_str() {
+                "buyer" => msat.0 <= due,
+                "host" => msat.0 >= got,
+                _ => true,
+            };
+            if now.iter().all(all) {
                 return Ok::<_, anyhow::Error>(now);
             }
             tokio::time::sleep(POLL).await;
