@@ -8,6 +8,7 @@
 //! A hostile file gets a [`GgufError`] and never a panic, an overflow or an
 //! allocation much larger than the file. Format: ggml `docs/gguf.md`.
 
+mod digest;
 mod error;
 mod read;
 mod source;
@@ -21,6 +22,8 @@ pub use source::Source;
 pub use types::TensorType;
 pub use value::{Array, Value};
 
+use crate::cpu::default_threads;
+use crate::pool::Pool;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -146,15 +149,32 @@ impl Gguf {
         self.parts.iter().map(Source::bytes)
     }
 
+    /// Take `part`, a slice of one of this model's tensors, out of this process's memory
+    /// where it is mapped: it has been read, and is read again from the file if ever.
+    pub fn release(&self, part: &[u8]) {
+        self.parts.iter().any(|source| source.release(part));
+    }
+
     /// The model's digest: BLAKE3 of the file; of a split model, BLAKE3 over the
-    /// parts' digests in order. Reads every byte.
+    /// parts' digests in order. Reads every byte, on all threads that the system gives.
     pub fn digest(&self) -> [u8; 32] {
+        self.digest_on(&Pool::new(default_threads()))
+    }
+
+    /// [`Self::digest`] on these threads. Keeps nothing of the file in memory.
+    pub(crate) fn digest_on(&self, pool: &Pool) -> [u8; 32] {
+        let digest = |source: &Source| {
+            let done = |part: &[u8]| {
+                source.release(part);
+            };
+            digest::digest(pool, source.bytes(), done)
+        };
         match &self.parts[..] {
-            [whole] => blake3::hash(whole.bytes()).into(),
+            [whole] => digest(whole),
             parts => {
                 let mut all = blake3::Hasher::new();
                 for part in parts {
-                    all.update(blake3::hash(part.bytes()).as_bytes());
+                    all.update(&digest(part));
                 }
                 all.finalize().into()
             }

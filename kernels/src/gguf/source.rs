@@ -41,4 +41,26 @@ impl Source {
             Self::Memory(bytes) => bytes,
         }
     }
+
+    /// Whether `part` is a part of these bytes; if so, let the system take back the
+    /// pages of a mapping that hold it (and parts of its neighbours). Who reads them
+    /// again gets them from the file, or from the system's copy of it.
+    pub fn release(&self, part: &[u8]) -> bool {
+        let bytes = self.bytes().as_ptr_range();
+        let inside = bytes.start <= part.as_ptr() && part.as_ptr_range().end <= bytes.end;
+        #[cfg(unix)]
+        if let (Self::Map(map), true) = (self, inside) {
+            let offset = part.as_ptr().addr() - bytes.start.addr();
+            // SAFETY: lifetime and bounds: the range lies in this mapping. Its pages are
+            // private, read-only and never written, so the same bytes come back at the
+            // next read, on the promise that `map` makes about the file.
+            let advised = unsafe {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                map.unchecked_advise_range(advice, offset, part.len())
+            };
+            // Refused, the pages stay: no harm.
+            let _ = advised;
+        }
+        inside
+    }
 }

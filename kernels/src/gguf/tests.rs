@@ -76,6 +76,34 @@ fn a_mapped_file_equals_one_in_memory_and_an_empty_one_is_truncated() {
     assert!(matches!(Gguf::open(&path), Err(GgufError::Io { .. })));
 }
 
+#[test]
+fn what_was_released_reads_as_before() {
+    let folder = Folder::new("released");
+    let path = folder.write(&[sample()]);
+    let (file, kept) = (
+        Gguf::open(&path).unwrap(),
+        Gguf::from_bytes(sample()).unwrap(),
+    );
+    for tensor in file.tensors() {
+        let bytes = file.bytes(tensor);
+        for part in [
+            bytes,
+            &bytes[bytes.len() / 3..bytes.len() / 2],
+            &bytes[..0],
+            &[],
+        ] {
+            file.release(part);
+            kept.release(part);
+            assert!(file.bytes(tensor) == kept.bytes(tensor), "{}", tensor.name);
+        }
+    }
+    let foreign = vec![1; 5000];
+    file.release(&foreign);
+    assert_eq!(foreign, vec![1; 5000]);
+    assert_eq!(file.digest(), <[u8; 32]>::from(blake3::hash(&sample())));
+    assert!(file.parts().eq(kept.parts()));
+}
+
 /// A model in `count` parts: the first holds the metadata and, as splitters may leave
 /// it, no tensor; the others share the tensors.
 fn parts(count: usize) -> Vec<Vec<u8>> {
