@@ -6,6 +6,7 @@
 //! holds the slow and obvious versions.
 
 pub(crate) mod attention;
+pub(crate) mod buffer;
 pub(crate) mod dequant;
 pub(crate) mod float;
 pub(crate) mod half;

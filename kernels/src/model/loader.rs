@@ -12,8 +12,9 @@ use super::{
 use crate::cpu::{Simd, default_threads};
 use crate::cuda::DeviceModel;
 use crate::gguf::{Gguf, Tensor, TensorType, Value};
+use crate::ops::buffer::Arena;
 use crate::ops::dequant;
-use crate::ops::weights::{Matrix, PackError, Source};
+use crate::ops::weights::{Matrix, PackError, Source, Stored};
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ pub(super) struct Loader<'a> {
     pub file: &'a Gguf,
     pub architecture: String,
     pool: &'a Pool,
+    arena: Arena,
     tokens: usize,
 }
 
@@ -53,10 +55,12 @@ pub(super) fn load(
     };
     let pool = Pool::new(threads);
     let architecture = file.str("general.architecture")?.to_owned();
+    let digest = file.digest_on(&pool);
     let loader = Loader {
         file: &file,
         architecture,
         pool: &pool,
+        arena: Arena::default(),
         tokens: tokenizer.len(),
     };
     let mut graph = arch::build(&loader)?.place();
@@ -73,6 +77,7 @@ pub(super) fn load(
         &tokenizer,
         template.as_deref(),
         loader.architecture,
+        digest,
     );
     let simd = options.simd.map_or_else(Simd::detect, Simd::at_most);
     let (device, fallback) = DeviceModel::choose(&file, &graph, placement)?;
@@ -95,6 +100,7 @@ fn info(
     tokenizer: &Tokenizer,
     template: Option<&str>,
     architecture: String,
+    digest: [u8; 32],
 ) -> ModelInfo {
     let mut by_type: HashMap<TensorType, u64> = HashMap::new();
     for tensor in file.tensors() {
@@ -117,7 +123,7 @@ fn info(
             .iter()
             .map(crate::gguf::Tensor::elements)
             .sum(),
-        digest: file.digest(),
+        digest,
         tokenizer_digest: tokenizer.digest(),
         template_digest: blake3::hash(template.unwrap_or_default().as_bytes()).into(),
         numerics: Some(NUMERICS.to_owned()),
@@ -342,7 +348,14 @@ impl Loader<'_> {
     ) -> Result<Matrix, LoadError> {
         let row = tensor.len / tensor.rows();
         let bytes = &self.file.bytes(tensor)[from * row..(from + rows) * row];
-        let packed = Matrix::pack(self.pool, tensor.ty, bytes, k, rows);
+        let stored = Stored {
+            bytes,
+            arena: &self.arena,
+            done: &|part| self.file.release(part),
+        };
+        let packed = Matrix::pack_stored(self.pool, tensor.ty, stored, k, rows);
+        // With what neighbours have brought back in.
+        self.file.release(bytes);
         let mut matrix = packed.map_err(|e| match e {
             PackError::Type => LoadError::Quantisation {
                 name: tensor.name.clone(),

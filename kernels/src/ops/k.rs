@@ -17,6 +17,7 @@ mod quantise;
 pub(crate) use pack::{pack_affine, pack_signed};
 pub(crate) use quantise::Acts;
 
+use super::buffer::Zero;
 use super::q8::ROWS;
 use crate::cpu::{Simd, SimdLevel};
 
@@ -60,27 +61,10 @@ pub(crate) struct Signed {
 pub(crate) type Q4 = Affine<0>;
 pub(crate) type Q5 = Affine<8>;
 
-impl<const HIGH: usize> Affine<HIGH> {
-    /// All weights zero: what padding rows hold.
-    pub const ZERO: Self = Self {
-        d: [0; ROWS],
-        min: [0; ROWS],
-        scale: [[0; ROWS]; 8],
-        m: [[[0; 2]; ROWS]; 4],
-        low: [[[0; 64]; 2]; 16],
-        high: [[0; 64]; HIGH],
-    };
-}
-
-impl Signed {
-    /// All weights zero: what padding rows hold.
-    pub const ZERO: Self = Self {
-        d: [0; ROWS],
-        scale: [[0; ROWS]; 16],
-        low: [[[0; 64]; 2]; 16],
-        high: [[0; 64]; 16],
-    };
-}
+// SAFETY: integers; 32-byte alignment. All weights are then zero, as padding rows want.
+unsafe impl<const HIGH: usize> Zero for Affine<HIGH> {}
+// SAFETY: as above.
+unsafe impl Zero for Signed {}
 
 /// One super-block of one token.
 #[derive(Clone, Copy)]

@@ -124,16 +124,16 @@ impl Plan<'_> {
                 k::signed(simd, group, tile, out);
             }),
             Packed::F32(w) => self.floats(from, to, x, |group, x, out| {
-                let size = k * float::ROWS;
-                float::group_f32(simd, &w[group * size..(group + 1) * size], x, k, out);
+                let w = w[group * k..(group + 1) * k].as_flattened();
+                float::group_f32(simd, w, x, k, out);
             }),
             Packed::Bf16(w) => self.floats(from, to, x, |group, x, out| {
-                let size = k * float::ROWS;
-                float::group_bf16(simd, &w[group * size..(group + 1) * size], x, k, out);
+                let w = w[group * k..(group + 1) * k].as_flattened();
+                float::group_bf16(simd, w, x, k, out);
             }),
             Packed::F16(w) => self.floats(from, to, x, |group, x, out| {
-                let size = k * float::ROWS;
-                float::group_f16(simd, &w[group * size..(group + 1) * size], x, k, out);
+                let w = w[group * k..(group + 1) * k].as_flattened();
+                float::group_f16(simd, w, x, k, out);
             }),
         }
     }

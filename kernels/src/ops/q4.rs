@@ -10,9 +10,10 @@ mod avx2;
 mod avx512;
 mod portable;
 
+use super::buffer::{Buffer, Zero};
 use super::dequant::{self, nibble};
 use super::q8::{ROWS, TILE, Tile, WORDS};
-use super::weights::{PackError, endless, in_groups};
+use super::weights::{PackError, Stored, endless, in_groups};
 use crate::cpu::{Simd, SimdLevel};
 use crate::pool::Pool;
 
@@ -83,28 +84,21 @@ impl<const KIND: u8> Block<KIND> {
     /// Constants, so that no kernel computes them.
     const BIAS: i32 = Self::KIND.bias();
     const TABLE: [u8; 16] = Self::KIND.table();
-    /// What padding rows hold: their scale is zero.
-    const ZERO: Self = Self {
-        scale: [0; ROWS],
-        low: [[[0; 64]; 2]; 2],
-    };
 }
+
+// SAFETY: integers; 32-byte alignment. (Of padding rows only the scale matters.)
+unsafe impl<const KIND: u8> Zero for Block<KIND> {}
 
 /// Repack file blocks of `SIZE` bytes: a scale, then sixteen bytes of codes.
 pub(crate) fn pack<const KIND: u8, const SIZE: usize>(
     pool: &Pool,
-    bytes: &[u8],
+    stored: Stored<'_>,
     blocks: usize,
     groups: usize,
-) -> Result<Vec<Block<KIND>>, PackError> {
-    let source = bytes.as_chunks::<SIZE>().0;
+) -> Result<Buffer<Block<KIND>>, PackError> {
     let mx = Kind::of(KIND) == Kind::Mx;
-    let bad = |b: &[u8; SIZE]| if mx { b[0] == 255 } else { endless(b[1]) };
-    if source.iter().any(bad) {
-        return Err(PackError::NotFinite);
-    }
-    let mut out = vec![Block::ZERO; groups * blocks];
-    in_groups(pool, source, blocks, &mut out, |block, source, row| {
+    let good = |b: &[u8; SIZE]| if mx { b[0] != 255 } else { !endless(b[1]) };
+    let put = |block: &mut Block<KIND>, source: &[u8; SIZE], row: usize| {
         block.scale[row] = match mx {
             true => dequant::exponent(source[0]),
             false => u16::from_le_bytes([source[0], source[1]]),
@@ -118,8 +112,8 @@ pub(crate) fn pack<const KIND: u8, const SIZE: usize>(
                 }
             }
         }
-    });
-    Ok(out)
+    };
+    in_groups(pool, stored, (groups, blocks), good, put)
 }
 
 /// The dots of one group of sixteen rows with the tokens of one tile.

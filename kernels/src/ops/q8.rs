@@ -14,6 +14,7 @@ mod quantise;
 
 pub(crate) use quantise::{Acts, quantise_block};
 
+use super::buffer::Zero;
 use crate::cpu::{Simd, SimdLevel};
 
 /// Elements per quantisation block, of weights and of activations.
@@ -34,13 +35,8 @@ pub(crate) struct Block {
     pub code: [[u8; 64]; 8],
 }
 
-impl Block {
-    /// All scales and elements zero: what padding rows hold.
-    pub const ZERO: Self = Self {
-        scale: [0; ROWS],
-        code: [[128; 64]; 8],
-    };
-}
+// SAFETY: integers; 32-byte alignment. (Of padding rows only the scale matters.)
+unsafe impl Zero for Block {}
 
 /// The dots of one group of sixteen rows (all its blocks, in order of K) with the
 /// tokens of one tile: `out[t][row]`.

@@ -1,5 +1,6 @@
 //! Weight matrices, repacked from the file's layout into the kernels'.
 
+use super::buffer::{Arena, Buffer, Zero};
 use super::dequant::{self, five};
 use super::k;
 use super::q4;
@@ -30,26 +31,51 @@ pub(crate) struct Source {
 /// The storage types that the kernels compute with.
 pub(crate) enum Packed {
     /// `[group][block of K]`.
-    Q8(Vec<Block>),
+    Q8(Buffer<Block>),
     /// `[group][block of K]`.
-    Q4(Vec<q4::Q4>),
+    Q4(Buffer<q4::Q4>),
     /// `[group][block of K]`.
-    Mx(Vec<q4::Mx>),
+    Mx(Buffer<q4::Mx>),
     /// `[group][block of K]`.
-    Nl(Vec<q4::Nl>),
+    Nl(Buffer<q4::Nl>),
     /// `[group][super-block of K]`.
-    Q4K(Vec<k::Q4>),
+    Q4K(Buffer<k::Q4>),
     /// `[group][super-block of K]`.
-    Q5K(Vec<k::Q5>),
+    Q5K(Buffer<k::Q5>),
     /// `[group][super-block of K]`.
-    Q6K(Vec<k::Signed>),
-    /// `[group][k][16]`.
-    F16(Vec<u16>),
-    /// `[group][k][16]`.
-    Bf16(Vec<u16>),
-    /// `[group][k][16]`.
-    F32(Vec<f32>),
+    Q6K(Buffer<k::Signed>),
+    /// `[group][k]`.
+    F16(Buffer<[u16; ROWS]>),
+    /// `[group][k]`.
+    Bf16(Buffer<[u16; ROWS]>),
+    /// `[group][k]`.
+    F32(Buffer<[f32; ROWS]>),
 }
+
+/// Rows as the file has them.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored<'a> {
+    pub bytes: &'a [u8],
+    /// Where they are packed.
+    pub arena: &'a Arena,
+    /// Told of each part that has been read and is not needed again.
+    pub done: &'a (dyn Fn(&[u8]) + Sync),
+}
+
+impl<'a> Stored<'a> {
+    /// Bytes that are nobody else's concern.
+    pub fn whole(bytes: &'a [u8], arena: &'a Arena) -> Self {
+        Self {
+            bytes,
+            arena,
+            done: &|_| {},
+        }
+    }
+}
+
+/// Bytes of a file that a thread packs before it lets them go: much more than a page,
+/// much less than a large tensor.
+const PIECE: usize = 2 << 20;
 
 /// Why a tensor cannot be packed.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,57 +95,59 @@ impl Matrix {
         k: usize,
         rows: usize,
     ) -> Result<Self, PackError> {
+        Self::pack_stored(pool, ty, Stored::whole(bytes, &Arena::default()), k, rows)
+    }
+
+    /// [`Self::pack`] of bytes that are not read again.
+    pub fn pack_stored(
+        pool: &Pool,
+        ty: TensorType,
+        stored: Stored<'_>,
+        k: usize,
+        rows: usize,
+    ) -> Result<Self, PackError> {
         let groups = rows.div_ceil(ROWS);
         let data = match ty {
             TensorType::Q8_0 => {
                 let code = |b: &[u8; 34], i: usize| b[2 + i] as i8;
-                Packed::Q8(pack_q8(pool, bytes, k / BLOCK, groups, code)?)
+                Packed::Q8(pack_q8(pool, stored, k / BLOCK, groups, code)?)
             }
-            TensorType::Q4_0 => Packed::Q4(q4::pack::<0, 18>(pool, bytes, k / BLOCK, groups)?),
-            TensorType::MXFP4 => Packed::Mx(q4::pack::<1, 17>(pool, bytes, k / BLOCK, groups)?),
-            TensorType::IQ4_NL => Packed::Nl(q4::pack::<2, 18>(pool, bytes, k / BLOCK, groups)?),
+            TensorType::Q4_0 => Packed::Q4(q4::pack::<0, 18>(pool, stored, k / BLOCK, groups)?),
+            TensorType::MXFP4 => Packed::Mx(q4::pack::<1, 17>(pool, stored, k / BLOCK, groups)?),
+            TensorType::IQ4_NL => Packed::Nl(q4::pack::<2, 18>(pool, stored, k / BLOCK, groups)?),
             TensorType::Q5_0 => {
                 let code = |b: &[u8; 22], i| five(&b[2..], i) as i8 - 16;
-                Packed::Q8(pack_q8(pool, bytes, k / BLOCK, groups, code)?)
+                Packed::Q8(pack_q8(pool, stored, k / BLOCK, groups, code)?)
             }
-            TensorType::Q4_K => {
-                Packed::Q4K(k::pack_affine::<0, 144>(pool, bytes, k / k::SUPER, groups)?)
-            }
-            TensorType::Q5_K => {
-                Packed::Q5K(k::pack_affine::<8, 176>(pool, bytes, k / k::SUPER, groups)?)
-            }
-            TensorType::Q6_K => Packed::Q6K(k::pack_signed(pool, bytes, k / k::SUPER, groups)?),
+            TensorType::Q4_K => Packed::Q4K(k::pack_affine::<0, 144>(
+                pool,
+                stored,
+                k / k::SUPER,
+                groups,
+            )?),
+            TensorType::Q5_K => Packed::Q5K(k::pack_affine::<8, 176>(
+                pool,
+                stored,
+                k / k::SUPER,
+                groups,
+            )?),
+            TensorType::Q6_K => Packed::Q6K(k::pack_signed(pool, stored, k / k::SUPER, groups)?),
             TensorType::F16 => {
-                let all = bytes.as_chunks::<2>().0;
-                if all
-                    .iter()
-                    .any(|b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00)
-                {
-                    return Err(PackError::NotFinite);
-                }
-                let at = |i| all.get(i).map_or(0, |b| u16::from_le_bytes(*b));
-                Packed::F16(interleave(pool, k, rows, groups, at))
-            }
-            TensorType::F32 => {
-                let all = bytes.as_chunks::<4>().0;
-                if !all.iter().all(|b| f32::from_le_bytes(*b).is_finite()) {
-                    return Err(PackError::NotFinite);
-                }
-                let at = |i| all.get(i).map_or(0.0, |b| f32::from_le_bytes(*b));
-                Packed::F32(interleave(pool, k, rows, groups, at))
+                let good = |b: &[u8; 2]| b[1] & 0x7c != 0x7c;
+                Packed::F16(in_groups(pool, stored, (groups, k), good, half)?)
             }
             TensorType::BF16 => {
-                let all = bytes.as_chunks::<2>().0;
-                if all
-                    .iter()
-                    .any(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)
-                {
-                    return Err(PackError::NotFinite);
-                }
-                let at = |i| all.get(i).map_or(0, |b| u16::from_le_bytes(*b));
-                Packed::Bf16(interleave(pool, k, rows, groups, at))
+                let good = |b: &[u8; 2]| u16::from_le_bytes(*b) & 0x7f80 != 0x7f80;
+                Packed::Bf16(in_groups(pool, stored, (groups, k), good, half)?)
             }
-            ty if dequant::reads(ty) => Packed::F32(pack_floats(pool, ty, bytes, k, groups)?),
+            TensorType::F32 => {
+                let good = |b: &[u8; 4]| f32::from_le_bytes(*b).is_finite();
+                let put = |out: &mut [f32; ROWS], b: &[u8; 4], row: usize| {
+                    out[row] = f32::from_le_bytes(*b);
+                };
+                Packed::F32(in_groups(pool, stored, (groups, k), good, put)?)
+            }
+            ty if dequant::reads(ty) => Packed::F32(pack_floats(pool, ty, stored, k, groups)?),
             _ => return Err(PackError::Type),
         };
         Ok(Self {
@@ -152,25 +180,31 @@ impl Matrix {
 /// Blocks of 32 that begin with an f16 scale and hold codes within eight bits.
 fn pack_q8<const SIZE: usize>(
     pool: &Pool,
-    bytes: &[u8],
+    stored: Stored<'_>,
     blocks: usize,
     groups: usize,
     code: impl Fn(&[u8; SIZE], usize) -> i8 + Sync,
-) -> Result<Vec<Block>, PackError> {
-    let source = bytes.as_chunks::<SIZE>().0;
-    if source.iter().any(|b| endless(b[1])) {
-        return Err(PackError::NotFinite);
-    }
-    let mut out = vec![Block::ZERO; groups * blocks];
-    in_groups(pool, source, blocks, &mut out, |block, source, row| {
-        block.scale[row] = u16::from_le_bytes([source[0], source[1]]);
-        for (j, out) in block.code.iter_mut().enumerate() {
-            for i in 0..4 {
-                out[4 * row + i] = code(source, 4 * j + i) as u8 ^ 0x80;
+) -> Result<Buffer<Block>, PackError> {
+    let good = |b: &[u8; SIZE]| !endless(b[1]);
+    in_groups(
+        pool,
+        stored,
+        (groups, blocks),
+        good,
+        |block: &mut Block, b, row| {
+            block.scale[row] = u16::from_le_bytes([b[0], b[1]]);
+            for (j, out) in block.code.iter_mut().enumerate() {
+                for i in 0..4 {
+                    out[4 * row + i] = code(b, 4 * j + i) as u8 ^ 0x80;
+                }
             }
-        }
-    });
-    Ok(out)
+        },
+    )
+}
+
+/// An f16 or bf16 as it is.
+fn half(out: &mut [u16; ROWS], b: &[u8; 2], row: usize) {
+    out[row] = u16::from_le_bytes(*b);
 }
 
 /// Whether an f16 with this upper byte is infinite or NaN: all exponent bits set.
@@ -178,71 +212,76 @@ pub(super) fn endless(upper: u8) -> bool {
     upper & 0x7c == 0x7c
 }
 
-/// Put block `i` of row `r` of each group into row `r` of the group's block `i`.
-pub(super) fn in_groups<S: Sync, T: Send>(
+/// `groups` groups of `blocks` packed blocks: `put` gets block `i` of row `r` of each
+/// group for row `r` of the group's block `i`, if `good` finds nothing wrong with it.
+/// Rows that the file does not have stay zero.
+pub(super) fn in_groups<const SIZE: usize, T: Zero>(
     pool: &Pool,
-    source: &[S],
-    blocks: usize,
-    out: &mut [T],
-    put: impl Fn(&mut T, &S, usize) + Sync,
-) {
-    pool.pieces(out, blocks, |group, out| {
-        for row in 0..ROWS {
-            let first = (group * ROWS + row) * blocks;
-            let Some(source) = source.get(first..first + blocks) else {
-                break;
-            };
-            for (out, source) in out.iter_mut().zip(source) {
-                put(out, source, row);
+    stored: Stored<'_>,
+    (groups, blocks): (usize, usize),
+    good: impl Fn(&[u8; SIZE]) -> bool + Sync,
+    put: impl Fn(&mut T, &[u8; SIZE], usize) + Sync,
+) -> Result<Buffer<T>, PackError> {
+    let source = stored.bytes.as_chunks::<SIZE>().0;
+    let sound = AtomicBool::new(true);
+    let mut out = stored.arena.zeroed(groups * blocks);
+    let some = groups_at_once(pool, groups, blocks * ROWS * SIZE);
+    pool.pieces(&mut out, some * blocks, |i, out| {
+        let first = i * some * ROWS * blocks;
+        let source = &source[first..source.len().min(first + out.len() * ROWS)];
+        if !source.iter().all(&good) {
+            sound.store(false, Relaxed);
+        }
+        let groups = source.chunks(ROWS * blocks);
+        for (out, source) in out.chunks_exact_mut(blocks).zip(groups) {
+            for (row, source) in source.chunks_exact(blocks).enumerate() {
+                for (out, source) in out.iter_mut().zip(source) {
+                    put(out, source, row);
+                }
             }
         }
+        (stored.done)(source.as_flattened());
     });
+    match sound.into_inner() {
+        true => Ok(out),
+        false => Err(PackError::NotFinite),
+    }
+}
+
+/// Groups, of `bytes` bytes in the file, that a thread packs before it lets them go.
+fn groups_at_once(pool: &Pool, groups: usize, bytes: usize) -> usize {
+    let even = groups.div_ceil(2 * pool.threads());
+    (PIECE / bytes).min(even).max(1)
 }
 
 /// A type without a kernel of its own: its elements as f32.
 fn pack_floats(
     pool: &Pool,
     ty: TensorType,
-    bytes: &[u8],
+    stored: Stored<'_>,
     k: usize,
     groups: usize,
-) -> Result<Vec<f32>, PackError> {
+) -> Result<Buffer<[f32; ROWS]>, PackError> {
     let row_bytes = k / ty.block_len() as usize * ty.block_bytes() as usize;
     let finite = AtomicBool::new(true);
-    let mut out = vec![0.0; groups * k * ROWS];
-    pool.pieces(&mut out, k * ROWS, |group, out| {
+    let mut out: Buffer<[f32; ROWS]> = stored.arena.zeroed(groups * k);
+    pool.pieces(&mut out, k, |group, out| {
         let mut row = vec![0.0; k];
-        let rows = bytes.chunks_exact(row_bytes).skip(group * ROWS).take(ROWS);
-        for (r, bytes) in rows.enumerate() {
+        let from = group * ROWS * row_bytes;
+        let bytes = &stored.bytes[from..stored.bytes.len().min(from + ROWS * row_bytes)];
+        for (r, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
             dequant::row(ty, bytes, &mut row);
             if !row.iter().all(|x| x.is_finite()) {
                 finite.store(false, Relaxed);
             }
-            for (out, x) in out.chunks_exact_mut(ROWS).zip(&row) {
+            for (out, x) in out.iter_mut().zip(&row) {
                 out[r] = *x;
             }
         }
+        (stored.done)(bytes);
     });
     match finite.into_inner() {
         true => Ok(out),
         false => Err(PackError::NotFinite),
     }
-}
-
-fn interleave<T: Copy + Default + Send>(
-    pool: &Pool,
-    k: usize,
-    rows: usize,
-    groups: usize,
-    at: impl Fn(usize) -> T + Sync,
-) -> Vec<T> {
-    let mut out = vec![T::default(); groups * k * ROWS];
-    pool.pieces(&mut out, k * ROWS, |group, out| {
-        for row in 0..ROWS.min(rows - group * ROWS) {
-            for i in 0..k {
-                out[i * ROWS + row] = at((group * ROWS + row) * k + i);
-            }
-        }
-    });
-    out
 }

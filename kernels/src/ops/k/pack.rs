@@ -1,40 +1,31 @@
 //! From the file's blocks to sixteen interleaved rows.
 
 use super::{Affine, Low, Q4, Signed};
+use crate::ops::buffer::Buffer;
 use crate::ops::dequant::k::scale_min;
-use crate::ops::weights::{PackError, endless, in_groups};
+use crate::ops::weights::{PackError, Stored, endless, in_groups};
 use crate::pool::Pool;
 
 /// Q4_K (`HIGH` = 0, `SIZE` = 144) or Q5_K (`HIGH` = 8, `SIZE` = 176).
 pub(crate) fn pack_affine<const HIGH: usize, const SIZE: usize>(
     pool: &Pool,
-    bytes: &[u8],
+    stored: Stored<'_>,
     blocks: usize,
     groups: usize,
-) -> Result<Vec<Affine<HIGH>>, PackError> {
-    let source = bytes.as_chunks::<SIZE>().0;
-    if source.iter().any(|b| endless(b[1]) || endless(b[3])) {
-        return Err(PackError::NotFinite);
-    }
-    let mut out = vec![Affine::ZERO; groups * blocks];
-    in_groups(pool, source, blocks, &mut out, affine);
-    Ok(out)
+) -> Result<Buffer<Affine<HIGH>>, PackError> {
+    let good = |b: &[u8; SIZE]| !endless(b[1]) && !endless(b[3]);
+    in_groups(pool, stored, (groups, blocks), good, affine)
 }
 
 /// Q6_K.
 pub(crate) fn pack_signed(
     pool: &Pool,
-    bytes: &[u8],
+    stored: Stored<'_>,
     blocks: usize,
     groups: usize,
-) -> Result<Vec<Signed>, PackError> {
-    let source = bytes.as_chunks::<210>().0;
-    if source.iter().any(|b| endless(b[209])) {
-        return Err(PackError::NotFinite);
-    }
-    let mut out = vec![Signed::ZERO; groups * blocks];
-    in_groups(pool, source, blocks, &mut out, signed);
-    Ok(out)
+) -> Result<Buffer<Signed>, PackError> {
+    let good = |b: &[u8; 210]| !endless(b[209]);
+    in_groups(pool, stored, (groups, blocks), good, signed)
 }
 
 fn affine<const HIGH: usize, const SIZE: usize>(

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::cpu::Simd;
+use crate::ops::buffer::Arena;
+use crate::ops::weights::Stored;
 use crate::ops::wide::Emulated;
 use crate::pool::Pool;
 
@@ -59,7 +61,13 @@ fn agree(
 
 fn check_affine<const HIGH: usize, const SIZE: usize>() {
     let bytes = file(SIZE, &[0, 2]);
-    let group = pack_affine::<HIGH, SIZE>(&Pool::new(1), &bytes, BLOCKS, 1).unwrap();
+    let group = pack_affine::<HIGH, SIZE>(
+        &Pool::new(1),
+        Stored::whole(&bytes, &Arena::default()),
+        BLOCKS,
+        1,
+    )
+    .unwrap();
     agree(
         |acts, out| portable::affine(&group, acts, out),
         // SAFETY: the emulation has no instructions to prove.
@@ -72,7 +80,13 @@ fn the_avx512_kernels_compute_the_bits_of_the_plain_ones() {
     check_affine::<0, 144>();
     check_affine::<8, 176>();
     let bytes = file(210, &[208]);
-    let group = pack_signed(&Pool::new(1), &bytes, BLOCKS, 1).unwrap();
+    let group = pack_signed(
+        &Pool::new(1),
+        Stored::whole(&bytes, &Arena::default()),
+        BLOCKS,
+        1,
+    )
+    .unwrap();
     agree(
         |acts, out| portable::signed(&group, acts, out),
         // SAFETY: the emulation has no instructions to prove.

@@ -1,7 +1,9 @@
 //! The AVX-512 kernels without the hardware.
 
 use super::*;
+use crate::ops::buffer::Arena;
 use crate::ops::q8::{Acts, BLOCK};
+use crate::ops::weights::Stored;
 use crate::ops::wide::Emulated;
 
 fn check<const KIND: u8, const SIZE: usize>() {
@@ -20,7 +22,13 @@ fn check<const KIND: u8, const SIZE: usize>() {
             _ => block[1] = block[1] & 0x83 | 0x20,
         }
     }
-    let group = pack::<KIND, SIZE>(&Pool::new(1), &bytes, 3, 1).unwrap();
+    let group = pack::<KIND, SIZE>(
+        &Pool::new(1),
+        Stored::whole(&bytes, &Arena::default()),
+        3,
+        1,
+    )
+    .unwrap();
     for tokens in 1..=TILE {
         let x: Vec<f32> = (0..tokens * 3 * BLOCK)
             .map(|i| ((i * 7919 + tokens) % 2003) as f32 - 1001.0)

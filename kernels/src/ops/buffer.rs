@@ -1,0 +1,160 @@
+//! Memory for packed weights: zeroed, on huge pages where the system has them.
+//!
+//! The buffers of a model lie side by side in a few large mappings ([`Arena`]), whose
+//! pages come into being where (and on the threads that) they are filled, two megabytes
+//! at a time instead of four kilobytes. Streaming over them then also misses the
+//! address cache less often. Not a general allocator: nothing grows, and a mapping goes
+//! when its last buffer goes.
+
+use memmap2::{MmapMut, MmapRaw};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes below which a buffer is a `Vec`: biases, small models, tests.
+const SMALL: usize = 64 << 10;
+/// Bytes of a mapping, unless a buffer is larger. What is not used of it is only
+/// address space.
+const REGION: usize = 64 << 20;
+/// The huge page of x86-64, and of AArch64 with pages of four kilobytes.
+const HUGE: usize = 2 << 20;
+/// Every buffer begins with a cache line.
+const LINE: usize = 64;
+
+/// Numbers, of which all bits zero is one.
+///
+/// # Safety
+/// All bits zero must be a value of the type, and its alignment at most [`LINE`].
+pub(crate) unsafe trait Zero: Copy + Send + Sync {}
+
+// SAFETY: an integer.
+unsafe impl Zero for u16 {}
+// SAFETY: +0.
+unsafe impl Zero for f32 {}
+// SAFETY: its elements are.
+unsafe impl<T: Zero, const N: usize> Zero for [T; N] {}
+
+/// Where the buffers of one model are made.
+#[derive(Default)]
+pub(crate) struct Arena(Mutex<Option<Region>>);
+
+/// The mapping in use, from `next` on.
+struct Region {
+    map: Arc<MmapRaw>,
+    next: usize,
+}
+
+/// A fixed number of elements.
+pub(crate) struct Buffer<T>(Memory<T>);
+
+enum Memory<T> {
+    Small(Vec<T>),
+    /// `len` elements from byte `start` of a mapping.
+    Large {
+        map: Arc<MmapRaw>,
+        start: usize,
+        len: usize,
+    },
+}
+
+impl Arena {
+    /// `len` elements, all bits zero.
+    pub fn zeroed<T: Zero>(&self, len: usize) -> Buffer<T> {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let place = match bytes {
+            SMALL.. => self.place(bytes),
+            _ => None,
+        };
+        Buffer(match place {
+            Some((map, start)) => Memory::Large { map, start, len },
+            // SAFETY: `Zero` promises that this is a value; there is no lifetime, and the
+            // alignment is the vector's.
+            None => Memory::Small(vec![unsafe { std::mem::zeroed() }; len]),
+        })
+    }
+
+    /// Bytes that nobody else has, where the system gives a mapping.
+    fn place(&self, bytes: usize) -> Option<(Arc<MmapRaw>, usize)> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = |region: &Region| region.map.len() - region.next;
+        if current.as_ref().is_none_or(|region| left(region) < bytes) {
+            *current = Some(Region::new(bytes)?);
+        }
+        let region = current.as_mut()?;
+        let start = region.next;
+        region.next = (start + bytes).next_multiple_of(LINE).min(region.map.len());
+        Some((region.map.clone(), start))
+    }
+}
+
+impl Region {
+    fn new(bytes: usize) -> Option<Self> {
+        let len = bytes.max(REGION).checked_add(HUGE)?;
+        let map = MmapRaw::from(MmapMut::map_anon(len).ok()?);
+        // A system without huge pages (or with them everywhere) does as it likes.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let next = map.as_ptr().addr().next_multiple_of(HUGE) - map.as_ptr().addr();
+        Some(Self {
+            map: Arc::new(map),
+            next,
+        })
+    }
+}
+
+impl<T: Zero> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &self.0 {
+            Memory::Small(small) => small,
+            // SAFETY: lifetime: the mapping is held by `self`. Bounds: `place` gave these
+            // bytes, inside the mapping, to this buffer alone; all of them are zero or
+            // written as `T`s. Alignment: the mapping begins with a page and `start` is a
+            // multiple of `LINE`.
+            Memory::Large { map, start, len } => unsafe {
+                std::slice::from_raw_parts(map.as_ptr().add(*start).cast(), *len)
+            },
+        }
+    }
+}
+
+impl<T: Zero> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match &mut self.0 {
+            Memory::Small(small) => small,
+            // SAFETY: as in `deref`; nobody else reads or writes this buffer's bytes.
+            Memory::Large { map, start, len } => unsafe {
+                std::slice::from_raw_parts_mut(map.as_mut_ptr().add(*start).cast(), *len)
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_aligned_and_apart_from_each_other() {
+        let arena = Arena::default();
+        let lengths = [0, 1, 1000, SMALL / 4, SMALL / 4 + 1, HUGE / 3, HUGE];
+        let mut all: Vec<(usize, Buffer<f32>)> = lengths.map(|len| (len, arena.zeroed(len))).into();
+        // Larger than what is left of the mapping.
+        all.push((REGION / 4, arena.zeroed(REGION / 4)));
+        for (i, (len, buffer)) in all.iter_mut().enumerate() {
+            assert!(buffer.len() == *len && buffer.iter().all(|x| x.to_bits() == 0));
+            assert!(4 * *len < SMALL || buffer.as_ptr().addr().is_multiple_of(LINE));
+            let ends = [0, len.saturating_sub(1)];
+            for at in ends.into_iter().filter(|at| at < len) {
+                buffer[at] = (i + 1) as f32;
+            }
+        }
+        drop(arena);
+        for (i, (len, buffer)) in all.iter().enumerate() {
+            let ends = [0, len.saturating_sub(1)];
+            for at in ends.into_iter().filter(|at| at < len) {
+                assert!(buffer[at] == (i + 1) as f32);
+            }
+        }
+    }
+}
