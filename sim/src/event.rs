@@ -6,6 +6,7 @@ use protocol::route::{Actor, Delivery};
 use protocol::time::WallTime;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 /// Index of a node in the world.
 pub type NodeIx = usize;
@@ -62,7 +63,7 @@ pub enum Event {
         node: NodeIx,
         epoch: u32,
         created: WallTime,
-        manifest: Box<Manifest>,
+        manifest: Arc<Manifest>,
     },
     /// A person wants an answer.
     Want { node: NodeIx, tries: u32 },

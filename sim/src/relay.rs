@@ -7,6 +7,7 @@ use protocol::ids::NodeKey;
 use protocol::manifest::Manifest;
 use protocol::time::WallTime;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Relays of the world.
 pub const RELAYS: usize = 3;
@@ -15,16 +16,16 @@ pub const RELAYS: usize = 3;
 #[derive(Debug, Default)]
 pub struct Relay {
     /// Latest listing by author.
-    pub listings: BTreeMap<NodeKey, Manifest>,
+    pub listings: BTreeMap<NodeKey, Arc<Manifest>>,
     /// The one before, which a bad relay still serves.
-    pub stale: BTreeMap<NodeKey, Manifest>,
+    pub stale: BTreeMap<NodeKey, Arc<Manifest>>,
     /// Deletions by author.
     pub deleted: BTreeMap<NodeKey, WallTime>,
 }
 
 impl Relay {
     /// Takes a listing, as NIP-01 says of addressable events: the newest wins.
-    pub fn publish(&mut self, manifest: Manifest) {
+    pub fn publish(&mut self, manifest: Arc<Manifest>) {
         let author = manifest.node;
         if let Some(before) = self.listings.insert(author, manifest) {
             self.stale.insert(author, before);

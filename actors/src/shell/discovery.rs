@@ -242,7 +242,7 @@ pub async fn follow_relays(shared: Shared, mut events: mpsc::Receiver<RelayEvent
                         author: listing.author,
                         created: listing.created_at,
                         expires: listing.expires,
-                        manifest: Box::new(manifest),
+                        manifest: manifest.into(),
                     };
                     shared.to_discovery(input).await;
                 }

@@ -135,7 +135,7 @@ pub fn rows(listings: &Listings, now: Now) -> Vec<(HostRow, Subject)> {
         .map(|(listing, offer)| {
             let host = listing.manifest.node;
             let row = HostRow {
-                manifest: listing.manifest.clone(),
+                manifest: listing.manifest.as_ref().clone(),
                 model: offer.digest,
                 relays: listing.relays.clone(),
                 seen: listing.seen,

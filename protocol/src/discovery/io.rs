@@ -10,6 +10,7 @@ use crate::reputation::ScoreCard;
 use crate::route::Message;
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A load report on a model's gossip topic, or asked for at order time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +70,7 @@ pub enum Input {
         author: NodeKey,
         created: WallTime,
         expires: WallTime,
-        manifest: Box<Manifest>,
+        manifest: Arc<Manifest>,
     },
     /// A relay served a verified deletion of `author`'s listing.
     ListingDeleted { author: NodeKey, at: WallTime },

@@ -14,6 +14,7 @@ use crate::manifest::{Manifest, lightning_statement};
 use crate::time::{Now, Tick, WallTime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A pulse older than this says nothing any more. Milliseconds. Three missed reports.
 pub const PULSE_LIFE_MS: u64 = 3 * limits::PULSE_MIN_MS;
@@ -25,8 +26,9 @@ const MAX_RECORD_BYTES: usize = 2 * limits::MAX_MANIFEST_BYTES;
 /// A verified listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
-    /// The manifest.
-    pub manifest: Manifest,
+    /// The manifest; shared, as a simulated world has one for all its nodes.
+    #[serde(with = "shared")]
+    pub manifest: Arc<Manifest>,
     /// Creation time of the event that carried it.
     pub created: WallTime,
     /// When it is dead.
@@ -35,6 +37,20 @@ pub struct Listing {
     pub relays: Vec<String>,
     /// When a relay last served it.
     pub seen: WallTime,
+}
+
+/// A shared manifest is stored like an owned one.
+mod shared {
+    use super::{Arc, Deserialize, Manifest, Serialize};
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(manifest: &Arc<Manifest>, to: S) -> Result<S::Ok, S::Error> {
+        manifest.as_ref().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Manifest>, D::Error> {
+        Manifest::deserialize(from).map(Arc::new)
+    }
 }
 
 /// Every listing that holds.

@@ -261,7 +261,7 @@ impl Machine for Discovery {
                 manifest,
             } => {
                 let listing = Listing {
-                    manifest: *manifest,
+                    manifest,
                     created,
                     expires,
                     relays: Vec::new(),

@@ -16,6 +16,8 @@ use protocol::money::Msat;
 use protocol::order::wire::{Frame, Invoice, Terms};
 use protocol::route::{Actor, Delivery, Message};
 
+/// One node in so many may stay away for ever: in a long run all would, and the market with them.
+const MOST_DEAD: usize = 10;
 /// Orders that replaying peers remember.
 const REMEMBERED: usize = 200;
 
@@ -132,7 +134,10 @@ impl World {
         for request in open {
             self.ended(node, request, End::Crashed, "crashed");
         }
-        if node >= 4 && self.dice.chance(self.plan.dead_ppm) {
+        let dead = self.nodes.iter().filter(|node| node.dead).count();
+        let may_die = node >= 4 && dead * MOST_DEAD < self.nodes.len();
+        // Drawn in any case: what comes after does not depend on who may die.
+        if self.dice.chance(self.plan.dead_ppm) && may_die {
             self.nodes[node].dead = true;
         } else {
             let at = self.now + self.dice.ms(500, 90_000);

@@ -18,6 +18,7 @@ use protocol::order::wire::Frame;
 use protocol::route::{Actor, Delivery};
 use protocol::time::WallTime;
 use protocol::validator::io::Input as CheckInput;
+use std::sync::Arc;
 
 /// How long a transport waits before it declares a silent peer gone. Milliseconds.
 const KEEPALIVE_MS: u64 = 60_000;
@@ -346,13 +347,14 @@ impl World {
     /// Our listing goes to our relays.
     pub(super) fn publish(&mut self, node: NodeIx, id: EffectId, manifest: &Manifest) {
         let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+        let shared = Arc::new(manifest.clone());
         for relay in relays_of(node) {
             let name = format!("relay-{relay}");
             if self.dice.chance(self.plan.relay_drop_ppm) {
                 refused.push((name, "rate-limited".to_owned()));
                 continue;
             }
-            self.relays[relay].publish(manifest.clone());
+            self.relays[relay].publish(shared.clone());
             accepted.push(name);
             self.spread(relay, &manifest.node);
         }
@@ -395,7 +397,6 @@ impl World {
             let at = self.now + self.latency() + self.dice.ms(1, 500);
             let epoch = self.nodes[node].epoch;
             let created = manifest.created;
-            let manifest = Box::new(manifest);
             self.queue.push(
                 at,
                 Event::Listing {
@@ -415,7 +416,7 @@ impl World {
         node: NodeIx,
         epoch: u32,
         created: WallTime,
-        manifest: Box<Manifest>,
+        manifest: Arc<Manifest>,
     ) {
         let expires = manifest.expires;
         // The relay port drops expired events.

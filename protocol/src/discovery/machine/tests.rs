@@ -111,7 +111,7 @@ fn seen(machine: &mut Discovery, now: Now, manifest: Manifest) -> Vec<Effect> {
         author: manifest.node,
         created: manifest.created,
         expires: manifest.expires,
-        manifest: Box::new(manifest),
+        manifest: manifest.into(),
     };
     feed(machine, now, input)
 }

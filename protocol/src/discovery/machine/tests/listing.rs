@@ -14,7 +14,7 @@ fn the_newest_listing_of_an_author_wins_and_relays_add_up() {
         author: key(2),
         created: new.created,
         expires: new.expires,
-        manifest: Box::new(new),
+        manifest: new.into(),
     };
     assert_eq!(feed(&mut machine, at(40), again).len(), 1);
     let effects = feed(&mut machine, at(50), Input::List { id: EffectId(9) });
@@ -75,7 +75,7 @@ fn a_listing_without_proof_for_another_network_or_expired_is_ignored() {
         author: key(3),
         created: good.created,
         expires: good.expires,
-        manifest: Box::new(good),
+        manifest: good.into(),
     };
     assert!(feed(&mut machine, at(1), stolen).is_empty());
     assert_eq!(machine.listed(), 0);
