@@ -7,10 +7,10 @@
 #include <utility>
 #include "emulation.h"
 
-#include "linear_q8.cu"
+#include "linear_blocks.cu"
 #undef STEP
 #undef WARPS
-#include "linear_q8_tiles.cu"
+#include "linear_tiles.cu"
 #include "linear_float.cu"
 #undef TILE
 #undef STRETCH
@@ -29,7 +29,9 @@ struct Entry {
 
 #define ENTRY(name) {#name, emulation::Kernel<name>::run, emulation::Kernel<name>::signature}
 const Entry KERNELS[] = {
-    ENTRY(linear_q8_one), ENTRY(linear_q8_eight), ENTRY(linear_q8_tiles), ENTRY(linear_f32), ENTRY(linear_f16), ENTRY(linear_bf16),
+    ENTRY(linear_q8_one), ENTRY(linear_q8_eight), ENTRY(linear_q8_tiles), ENTRY(linear_q4_one), ENTRY(linear_q4_eight),
+    ENTRY(linear_q4_tiles), ENTRY(linear_mx_one), ENTRY(linear_mx_eight), ENTRY(linear_mx_tiles), ENTRY(linear_nl_one),
+    ENTRY(linear_nl_eight), ENTRY(linear_nl_tiles), ENTRY(linear_f32), ENTRY(linear_f16), ENTRY(linear_bf16),
     ENTRY(linear_q4_k_one), ENTRY(linear_q4_k_eight), ENTRY(linear_q5_k_one), ENTRY(linear_q5_k_eight),
     ENTRY(linear_q6_k_one), ENTRY(linear_q6_k_eight),
     ENTRY(rms_norm),      ENTRY(gated),           ENTRY(quantise),   ENTRY(residual),   ENTRY(cap),

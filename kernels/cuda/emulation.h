@@ -312,6 +312,14 @@ inline long long __double_as_longlong(double a) { return emulated_bits<long long
 inline double __longlong_as_double(long long a) { return emulated_bits<double>(a); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 
+// Four of the eight bytes of `a` and `b`, each named by three bits.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned names) {
+    uint64_t both = (uint64_t)b << 32 | a;
+    unsigned out = 0;
+    for (int i = 0; i < 4; i++) out |= (unsigned)(both >> 8 * (names >> 4 * i & 7) & 255) << 8 * i;
+    return out;
+}
+
 inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; i++) c += (int)(int8_t)(a >> 8 * i) * (int)(int8_t)(b >> 8 * i);
     return c;

@@ -1,7 +1,7 @@
 // Linear layers with K-quants (Q4_K, Q5_K, Q6_K): super-blocks of 256, exact in i32 with
 // their scales and minima, then one step in f32 each, added in order of K.
 //
-// As `linear_q8.cu`: a block of threads owns sixteen rows, each lane of a half warp is a
+// As `linear_blocks.cu`: a block of threads owns sixteen rows, each lane of a half warp is a
 // row, each half warp takes one super-block; products meet in shared memory, where one
 // thread per (row, token) adds them in order.
 //

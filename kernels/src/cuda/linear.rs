@@ -7,8 +7,9 @@ use super::CudaError;
 use super::activations::{Activations, Needs};
 use super::backend::Arg::{Pointer, U32};
 use super::backend::{Arg, Backend, Buffer, GRID_Y, Launch};
-use super::pack::{self, BLOCK, KQuant, ROWS, SUPER};
+use super::pack::{self, BLOCK, KQuant, ROWS, SUPER, Small};
 use crate::gguf::TensorType;
+use crate::ops::dequant;
 use std::sync::Arc;
 
 /// Tokens that one block of threads takes, where there are several.
@@ -50,7 +51,7 @@ type Choice = (&'static str, (usize, usize), Vec<Arg>, Vec<Arg>);
 
 /// In the layouts of `pack`.
 enum Weights {
-    Q8(Buffer<i8>, Buffer<u16>),
+    Small(Small, Buffer<i8>, Buffer<u16>),
     K(KQuant, Buffer<i8>, Buffer<u32>),
     F32(Buffer<f32>),
     F16(Buffer<u16>),
@@ -90,7 +91,7 @@ impl Stack {
         let any = |kind: fn(&Weights) -> bool| self.parts.iter().any(|p| kind(&p.weights));
         Needs {
             plain: any(|w| matches!(w, Weights::F32(_) | Weights::F16(_) | Weights::Bf16(_))),
-            q8: any(|w| matches!(w, Weights::Q8(..))),
+            q8: any(|w| matches!(w, Weights::Small(..))),
             k: any(|w| matches!(w, Weights::K(..))),
         }
     }
@@ -161,7 +162,7 @@ impl Part {
     ) -> Result<(), CudaError> {
         let (kernel, (tile, groups), weights, inputs) = self.weights.kernel(x, tokens);
         let block = match self.weights {
-            Weights::Q8(..) => BLOCK,
+            Weights::Small(..) => BLOCK,
             Weights::K(..) => SUPER,
             _ => 1,
         };
@@ -178,9 +179,9 @@ impl Part {
             shared: 0,
         };
         assert!(launch.grid[1] <= GRID_Y);
-        // SAFETY: the arguments are those of the kernels in `linear_q8.cu`,
-        // `linear_q8_tiles.cu`, `linear_k.cu` and `linear_float.cu`. They read the groups of this part, which `pack` made
-        // whole, its bias, and `tokens` rows of activations, and write `tokens` rows
+        // SAFETY: the arguments are those of the kernels in `linear_blocks.cu`,
+        // `linear_tiles.cu`, `linear_k.cu` and `linear_float.cu`. They read the groups of
+        // this part, which `pack` made whole, its bias, and `tokens` rows of activations, and write `tokens` rows
         // below `first + rows`: lengths compared in `Stack::product`. All buffers
         // outlive the launch: freeing waits for it.
         unsafe { device.launch(&launch, &args) }
@@ -205,10 +206,6 @@ impl Weights {
             )
         };
         Ok(Some(match ty {
-            TensorType::Q8_0 => {
-                let (codes, scales) = pack::q8(bytes, k / BLOCK, groups);
-                Self::Q8(Buffer::of(device, &codes)?, Buffer::of(device, &scales)?)
-            }
             TensorType::F32 => {
                 let all = bytes.as_chunks::<4>().0;
                 let packed = pack::interleave(k, rows, |i| f32::from_le_bytes(all[i]));
@@ -216,12 +213,25 @@ impl Weights {
             }
             TensorType::F16 => Self::F16(halves()?),
             TensorType::BF16 => Self::Bf16(halves()?),
-            ty => match KQuant::of(ty) {
-                None => return Ok(None),
-                Some(kind) => {
+            ty => match (Small::of(ty), KQuant::of(ty)) {
+                (Some(kind), _) => {
+                    let (codes, scales) = pack::small(ty, kind, bytes, k / BLOCK, groups);
+                    Self::Small(
+                        kind,
+                        Buffer::of(device, &codes)?,
+                        Buffer::of(device, &scales)?,
+                    )
+                }
+                (None, Some(kind)) => {
                     let (pieces, d) = kind.pack(bytes, k / SUPER, groups);
                     Self::K(kind, Buffer::of(device, &pieces)?, Buffer::of(device, &d)?)
                 }
+                (None, None) if dequant::reads(ty) => {
+                    let mut all = vec![0.0; k * rows];
+                    dequant::row(ty, bytes, &mut all);
+                    Self::F32(Buffer::of(device, &pack::interleave(k, rows, |i| all[i]))?)
+                }
+                (None, None) => return Ok(None),
             },
         }))
     }
@@ -234,10 +244,11 @@ impl Weights {
         };
         let floats = |name, w| (name, (TILE, 1), vec![w], vec![x.plain.arg()]);
         match self {
-            Self::Q8(codes, scales) => {
+            Self::Small(kind, codes, scales) => {
+                let [one, eight, many] = kind.kernels();
                 let (name, tile) = match tokens {
-                    MANY.. => ("linear_q8_tiles", TILES),
-                    _ => choose(["linear_q8_one", "linear_q8_eight"]),
+                    MANY.. => (many, TILES),
+                    _ => choose([one, eight]),
                 };
                 let inputs = vec![x.q8.codes.arg(), x.q8.scales.arg()];
                 (name, tile, vec![codes.arg(), scales.arg()], inputs)

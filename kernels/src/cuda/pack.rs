@@ -3,6 +3,7 @@
 
 use crate::gguf::TensorType;
 use crate::ops::dequant::k::{q4_code, q5_code, q6_code, scale_min};
+use crate::ops::dequant::{exponent, five};
 
 /// Rows interleaved.
 pub(crate) const ROWS: usize = 16;
@@ -10,22 +11,92 @@ pub(crate) const ROWS: usize = 16;
 pub(crate) const BLOCK: usize = 32;
 /// Elements of a super-block of the K-quants.
 pub(crate) const SUPER: usize = 256;
-/// Bytes of a Q8_0 block in a file: a scale and the codes.
-const Q8_BYTES: usize = 34;
 /// Bytes that a lane loads at once.
 const PIECE: usize = 16;
 
-/// Codes `[group][block][half][row][16]` and scales `[group][block][row]` of Q8_0.
-pub(crate) fn q8(bytes: &[u8], blocks: usize, groups: usize) -> (Vec<i8>, Vec<u16>) {
-    let mut codes = vec![0i8; groups * blocks * ROWS * BLOCK];
+/// Bytes that a matrix takes on a device.
+pub(crate) fn bytes(ty: TensorType, k: usize, rows: usize) -> u64 {
+    let groups = rows.div_ceil(ROWS);
+    let group = match (Small::of(ty), KQuant::of(ty), ty) {
+        (Some(kind), ..) => k / BLOCK * ROWS * (kind.pieces() * PIECE + 2),
+        (_, Some(kind), _) => k / SUPER * ROWS * (kind.len() * PIECE + 4),
+        (_, _, TensorType::F16 | TensorType::BF16) => k * ROWS * 2,
+        _ => k * ROWS * 4,
+    };
+    (groups * group) as u64
+}
+
+/// A format of blocks of 32, as `blocks.cuh` reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Small {
+    /// Q8_0, and Q5_0 in eight bits.
+    Q8,
+    Q4,
+    Mx,
+    Nl,
+}
+
+impl Small {
+    pub fn of(ty: TensorType) -> Option<Self> {
+        match ty {
+            TensorType::Q8_0 | TensorType::Q5_0 => Some(Self::Q8),
+            TensorType::Q4_0 => Some(Self::Q4),
+            TensorType::MXFP4 => Some(Self::Mx),
+            TensorType::IQ4_NL => Some(Self::Nl),
+            _ => None,
+        }
+    }
+
+    /// The kernels for one token, for eight, and for many.
+    pub fn kernels(self) -> [&'static str; 3] {
+        match self {
+            Self::Q8 => ["linear_q8_one", "linear_q8_eight", "linear_q8_tiles"],
+            Self::Q4 => ["linear_q4_one", "linear_q4_eight", "linear_q4_tiles"],
+            Self::Mx => ["linear_mx_one", "linear_mx_eight", "linear_mx_tiles"],
+            Self::Nl => ["linear_nl_one", "linear_nl_eight", "linear_nl_tiles"],
+        }
+    }
+
+    /// Pieces of sixteen rows by sixteen bytes of a block.
+    pub fn pieces(self) -> usize {
+        match self {
+            Self::Q8 => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Codes `[group][block][piece][row][16]` and scales `[group][block][row]` of a type
+/// that is a [`Small`].
+pub(crate) fn small(
+    ty: TensorType,
+    kind: Small,
+    bytes: &[u8],
+    blocks: usize,
+    groups: usize,
+) -> (Vec<i8>, Vec<u16>) {
+    let pieces = kind.pieces();
+    let mut codes = vec![0i8; groups * blocks * pieces * ROWS * PIECE];
     let mut scales = vec![0u16; groups * blocks * ROWS];
-    for (i, source) in bytes.as_chunks::<Q8_BYTES>().0.iter().enumerate() {
+    for (i, source) in bytes.chunks_exact(ty.block_bytes() as usize).enumerate() {
         let (row, block) = (i / blocks, i % blocks);
         let at = row / ROWS * blocks + block;
-        scales[at * ROWS + row % ROWS] = u16::from_le_bytes([source[0], source[1]]);
-        for (half, sixteen) in source[2..].as_chunks::<16>().0.iter().enumerate() {
-            let to = (at * 2 + half) * ROWS + row % ROWS;
-            codes[to * 16..to * 16 + 16].copy_from_slice(&sixteen.map(|b| b as i8));
+        scales[at * ROWS + row % ROWS] = match ty {
+            TensorType::MXFP4 => exponent(source[0]),
+            _ => u16::from_le_bytes([source[0], source[1]]),
+        };
+        let mut put = |piece: usize, byte: usize, code: u8| {
+            codes[((at * pieces + piece) * ROWS + row % ROWS) * PIECE + byte] = code as i8;
+        };
+        for i in 0..BLOCK {
+            match (ty, kind) {
+                (TensorType::Q5_0, _) => {
+                    put(i / 16, i % 16, five(&source[2..], i).wrapping_sub(16));
+                }
+                (_, Small::Q8) => put(i / 16, i % 16, source[2 + i]),
+                _ if i < 16 => put(0, i, source[source.len() - 16 + i]),
+                _ => {}
+            }
         }
     }
     (codes, scales)
@@ -91,6 +162,11 @@ impl KQuant {
         }
     }
 
+    /// Pieces of a super-block: nibbles, upper bits, scales.
+    fn len(self) -> usize {
+        8 + self.upper() + 1
+    }
+
     fn code(self, b: &[u8], i: usize) -> u8 {
         match self {
             Self::Q4 => q4_code(&b[16..], i),
@@ -101,7 +177,7 @@ impl KQuant {
 
     /// One row's super-block, piece by piece; the last holds scales.
     fn pieces(self, b: &[u8]) -> Vec<[u8; PIECE]> {
-        let mut pieces = vec![[0; PIECE]; 8 + self.upper() + 1];
+        let mut pieces = vec![[0; PIECE]; self.len()];
         for i in 0..SUPER {
             let (code, j) = (self.code(b, i), i / 32);
             pieces[j][i % 16] |= (code & 15) << (4 * (i % 32 / 16));
@@ -140,7 +216,7 @@ impl KQuant {
     /// Pieces `[group][super-block][piece][row][16]`, and scales
     /// `[group][super-block][row]`.
     pub fn pack(self, bytes: &[u8], blocks: usize, groups: usize) -> (Vec<i8>, Vec<u32>) {
-        let pieces = 8 + self.upper() + 1;
+        let pieces = self.len();
         let mut out = vec![0i8; groups * blocks * pieces * ROWS * PIECE];
         let mut d = vec![0u32; groups * blocks * ROWS];
         for (i, source) in bytes.chunks_exact(self.size()).enumerate() {

@@ -17,6 +17,7 @@ pub const OPTIONS: [&str; 5] = [
 pub const ARCHITECTURE: &str = "compute_80";
 
 const COMMON: &str = include_str!("../../cuda/common.cuh");
+const BLOCKS: &str = include_str!("../../cuda/blocks.cuh");
 
 /// One `.cu` file.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +46,12 @@ macro_rules! modules {
 modules! {
     "attention": "attention";
     "heads": "heads";
+    "linear_blocks": "linear_q8_one", "linear_q8_eight", "linear_q4_one", "linear_q4_eight",
+        "linear_mx_one", "linear_mx_eight", "linear_nl_one", "linear_nl_eight";
     "linear_float": "linear_f32", "linear_f16", "linear_bf16";
     "linear_k": "linear_q4_k_one", "linear_q4_k_eight", "linear_q5_k_one",
         "linear_q5_k_eight", "linear_q6_k_one", "linear_q6_k_eight";
-    "linear_q8": "linear_q8_one", "linear_q8_eight";
-    "linear_q8_tiles": "linear_q8_tiles";
+    "linear_tiles": "linear_q8_tiles", "linear_q4_tiles", "linear_mx_tiles", "linear_nl_tiles";
     "norm": "rms_norm", "gated", "quantise", "residual", "cap";
 }
 
@@ -59,7 +61,9 @@ pub const MANIFEST: &str = include_str!("../../cuda/ptx/MANIFEST");
 impl Module {
     /// The whole source in one piece, as compilers get it.
     pub fn source(&self) -> String {
-        self.text.replace("#include \"common.cuh\"", COMMON)
+        self.text
+            .replace("#include \"common.cuh\"", COMMON)
+            .replace("#include \"blocks.cuh\"", BLOCKS)
     }
 
     /// Its line of the manifest: name, hash of source and options, hash of the PTX.

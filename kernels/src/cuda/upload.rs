@@ -3,6 +3,7 @@
 use super::CudaError;
 use super::backend::{Backend, Buffer, SHARED_BYTES};
 use super::linear::{Stack, Tensor};
+use super::pack;
 use super::steps::HeadWeights;
 use crate::gguf::Gguf;
 use crate::model::Graph;
@@ -63,7 +64,7 @@ pub(crate) fn check(g: &Graph) -> Result<(), CudaError> {
     Ok(())
 }
 
-/// Bytes that the weights of a graph take in the file, and about as many here.
+/// Bytes that the matrices of a graph take here.
 pub(crate) fn bytes(file: &Gguf, g: &Graph) -> u64 {
     let of_layer = |l: &Layer| {
         let a = &l.attention;
@@ -234,5 +235,5 @@ fn linear_bytes(file: &Gguf, linear: &Linear) -> u64 {
 }
 
 fn matrix_bytes(file: &Gguf, matrix: &crate::ops::weights::Matrix) -> u64 {
-    tensor(file, matrix, None).map_or(0, |t| t.bytes.len() as u64)
+    tensor(file, matrix, None).map_or(0, |t| pack::bytes(t.ty, matrix.k, t.rows))
 }

@@ -53,7 +53,13 @@ impl Numbers {
                 TensorType::F16 => block.copy_from_slice(&self.half(1.0)),
                 TensorType::BF16 => block.copy_from_slice(&self.real().to_le_bytes()[2..]),
                 TensorType::Q6_K => block[208..].copy_from_slice(&self.half(0.001)),
-                TensorType::Q8_0 => block[..2].copy_from_slice(&self.half(0.01)),
+                TensorType::Q8_0 | TensorType::Q4_0 | TensorType::Q5_0 | TensorType::IQ4_NL => {
+                    block[..2].copy_from_slice(&self.half(0.01));
+                }
+                // Every exponent but the one that is no number, most of them small.
+                TensorType::MXFP4 => {
+                    block[0] = (self.bits() % 255).min(120 + self.bits() % 8) as u8
+                }
                 _ => {
                     block[..2].copy_from_slice(&self.half(0.001));
                     block[2..4].copy_from_slice(&self.half(0.001));
@@ -163,6 +169,10 @@ pub(super) fn check_types(device: &Arc<dyn Backend>) {
         TensorType::F16,
         TensorType::BF16,
         TensorType::F32,
+        TensorType::Q4_0,
+        TensorType::MXFP4,
+        TensorType::IQ4_NL,
+        TensorType::Q5_0,
     ];
     for ty in plain.into_iter().chain(K_QUANTS) {
         for tokens in [1, 8, 70] {
@@ -178,6 +188,11 @@ fn matrices_of_any_shape_have_the_same_bits_as_on_the_cpu() {
         TensorType::F16,
         TensorType::BF16,
         TensorType::F32,
+        TensorType::Q4_0,
+        TensorType::MXFP4,
+        TensorType::IQ4_NL,
+        TensorType::Q5_0,
+        TensorType::Q4_1,
     ];
     for (i, ty) in types.into_iter().enumerate() {
         for (k, rows) in [(32, [1, 1]), (96, [16, 17]), (544, [40, 3])] {
@@ -188,7 +203,14 @@ fn matrices_of_any_shape_have_the_same_bits_as_on_the_cpu() {
     }
     // Tensor cores take whole tiles of 64 tokens and 64 rows, and four blocks at a time.
     for (k, rows, tokens) in [(32, [1, 5], 24), (160, [16, 50], 64), (288, [64, 3], 70)] {
-        check(TensorType::Q8_0, k, rows, tokens, tokens as u64);
+        for ty in [
+            TensorType::Q8_0,
+            TensorType::Q4_0,
+            TensorType::MXFP4,
+            TensorType::IQ4_NL,
+        ] {
+            check(ty, k, rows, tokens, tokens as u64);
+        }
     }
     check(TensorType::F32, 33, [5, 18], 9, 3);
     check(TensorType::F16, 65, [31, 2], 2, 4);

@@ -1,12 +1,13 @@
-// Linear layers with Q8_0 weights for many tokens: exact dots of blocks of 32 on int8
-// tensor cores, added in order of K by the thread that owns the output.
+// Linear layers with weights in blocks of 32 for many tokens: exact dots of blocks on
+// int8 tensor cores, added in order of K by the thread that owns the output.
 //
 // A block of threads owns 64 rows (a group of sixteen for each warp) and 64 tokens, whose
 // codes it shares through shared memory. One `mma` makes the dots of 16 rows with 8
 // tokens; each thread then adds its four with one multiplication of scales, one product
-// and one addition, as NUMERICS.md writes. Layouts as in `linear_q8.cu`.
+// and one addition, as NUMERICS.md writes. Layouts as in `linear_blocks.cu`.
 // Grid: (groups / 4, tokens / 64), 128 threads. Called by `cuda/linear.rs`.
 #include "common.cuh"
+#include "blocks.cuh"
 
 #define TOKENS 64
 // Blocks of K whose activations are in shared memory at once.
@@ -31,11 +32,11 @@ __device__ __forceinline__ void fetch(const int4* x_codes, const float* x_scales
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128)
-    linear_q8_tiles(const int* codes, const half_bits* scales, unsigned rows, unsigned blocks, const int4* x_codes,
-                    const float* x_scales, unsigned tokens, const float* bias, float* out, unsigned out_stride) {
-    __shared__ __align__(16) int x[TOKENS * STRIDE];
-    __shared__ float x_scale[DEPTH][TOKENS];
+template <class F>
+__device__ __forceinline__ void in_tiles(const int* codes, const half_bits* scales, unsigned rows, unsigned blocks,
+                                         const int4* x_codes, const float* x_scales, unsigned tokens,
+                                         const float* bias, float* out, unsigned out_stride, int* x,
+                                         float (*x_scale)[TOKENS]) {
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     unsigned group = blockIdx.x * 4 + warp, first = blockIdx.y * TOKENS;
     bool mine = group * 16 < rows;
@@ -50,9 +51,9 @@ extern "C" __global__ void __launch_bounds__(128)
         unsigned depth = blocks - from < DEPTH ? blocks - from : DEPTH;
         for (unsigned b = 0; mine && b < depth; b++) {
             uint64_t at = (uint64_t)group * blocks + from + b;
-            const int* w = codes + at * 128 + g * 4 + t;
-            int a[4] = {w[0], w[32], w[64], w[96]};
-            float d0 = widen(scales[at * 16 + g]), d1 = widen(scales[at * 16 + g + 8]);
+            int a[4];
+            F::fragment(codes + at * F::PIECES * 64, g, t, a);
+            float d0 = F::scale(scales[at * 16 + g]), d1 = F::scale(scales[at * 16 + g + 8]);
 #pragma unroll
             for (int n = 0; n < TOKENS / 8; n++) {
                 const int* v = x + (n * 8 + g) * STRIDE + b * 8 + t;
@@ -75,3 +76,18 @@ extern "C" __global__ void __launch_bounds__(128)
                 out[(uint64_t)token * out_stride + row] = bias ? add(sums[n][i], bias[row]) : sums[n][i];
         }
 }
+
+#define IN_TILES(name, format)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(128)                                                              \
+        name(const int* codes, const half_bits* scales, unsigned rows, unsigned blocks, const int4* x_codes,       \
+             const float* x_scales, unsigned tokens, const float* bias, float* out, unsigned out_stride) {         \
+        __shared__ __align__(16) int x[TOKENS * STRIDE];                                                           \
+        __shared__ float x_scale[DEPTH][TOKENS];                                                                   \
+        in_tiles<format>(codes, scales, rows, blocks, x_codes, x_scales, tokens, bias, out, out_stride, x,         \
+                         x_scale);                                                                                 \
+    }
+
+IN_TILES(linear_q8_tiles, EightBits)
+IN_TILES(linear_q4_tiles, Q4)
+IN_TILES(linear_mx_tiles, Mx)
+IN_TILES(linear_nl_tiles, Nl)
