@@ -1,21 +1,31 @@
 //! A small pool of threads for data-parallel loops.
 //!
 //! One job at a time: `n` chunks, claimed one by one from an atomic cursor by the
-//! calling thread and by whichever workers are awake. A worker that the system
-//! has taken off its core holds up nobody unless it is inside a chunk, which is
-//! what a static barrier gets wrong. Workers spin a bounded while between jobs
-//! (the gap between two layers' operations is a few microseconds) and then sleep.
-//! Not a task scheduler: no futures, no stealing, no nesting.
+//! calling thread and by whichever workers are awake. Workers spin a bounded while
+//! between jobs (the gap between two layers' operations is a few microseconds) and
+//! then sleep. Not a task scheduler: no futures, no stealing, no nesting.
+//!
+//! Others want the cores, too. A worker that the system has taken off its core holds
+//! up nobody unless it is inside a chunk; so each gives its core up of itself, between
+//! chunks, before its time slice is over. Where one was caught inside a chunk all the
+//! same, the caller sleeps after a while instead of spinning: its core, then idle, is
+//! where the system puts the worker.
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Turns of `spin_loop` before a worker sleeps: about 50 microseconds, longer than
 /// the serial work between two jobs and short against a scheduler's time slice.
 const SPINS: u32 = 1500;
+/// How long a worker computes before it offers its core to others: less than the
+/// slices that systems give (Linux: 3 to 4 ms), so that it is not stopped inside a
+/// chunk, and much more than the microsecond that the offer costs where nobody wants
+/// the core.
+const TURN: Duration = Duration::from_millis(2);
 /// More threads than any machine we know has.
 const MAX_THREADS: usize = 1024;
 
@@ -39,6 +49,9 @@ struct Shared {
     sleeping: AtomicUsize,
     lock: Mutex<()>,
     wake: Condvar,
+    /// Whether the caller sleeps until the workers inside have left.
+    waiting: AtomicBool,
+    left: Condvar,
     job: UnsafeCell<Option<Job>>,
 }
 
@@ -67,6 +80,8 @@ impl Pool {
             sleeping: AtomicUsize::new(0),
             lock: Mutex::new(()),
             wake: Condvar::new(),
+            waiting: AtomicBool::new(false),
+            left: Condvar::new(),
             job: UnsafeCell::new(None),
         });
         let workers = (1..threads.clamp(1, MAX_THREADS))
@@ -114,7 +129,7 @@ impl Pool {
             let _guard = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
             shared.wake.notify_all();
         }
-        let mine = catch_unwind(AssertUnwindSafe(|| claim(shared, chunks, run)));
+        let mine = catch_unwind(AssertUnwindSafe(|| claim(shared, chunks, run, || true)));
         if mine.is_err() {
             // Let nobody start another chunk of a job that is being abandoned.
             shared.cursor.store(chunks, SeqCst);
@@ -182,29 +197,47 @@ impl<T> SendPtr<T> {
     }
 }
 
-fn claim(shared: &Shared, chunks: usize, run: Chunk<'_>) {
+/// Run chunks until none is left or, after a chunk, `more` says no; whether none is left.
+fn claim(shared: &Shared, chunks: usize, run: Chunk<'_>, more: impl Fn() -> bool) -> bool {
     loop {
         let i = shared.cursor.fetch_add(1, SeqCst);
         if i >= chunks {
-            return;
+            return true;
         }
         run(i);
+        if !more() {
+            return false;
+        }
     }
 }
 
 impl Shared {
     /// Close the gate and wait until nobody is inside.
     fn close(&self) {
-        let mut gate = self.gate.fetch_and(!OPEN, SeqCst) & !OPEN;
-        let mut spins = 0;
-        while gate & INSIDE != 0 {
-            spins += 1;
-            if spins < SPINS {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
+        self.gate.fetch_and(!OPEN, SeqCst);
+        let inside = || self.gate.load(SeqCst) & INSIDE != 0;
+        for _ in 0..SPINS {
+            if !inside() {
+                return;
             }
-            gate = self.gate.load(SeqCst);
+            std::hint::spin_loop();
+        }
+        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the gate is looked at again: who leaves later sees it.
+        self.waiting.store(true, SeqCst);
+        let _guard = self
+            .left
+            .wait_while(guard, |_| inside())
+            .unwrap_or_else(PoisonError::into_inner);
+        self.waiting.store(false, SeqCst);
+    }
+
+    /// Leave the gate.
+    fn leave(&self) {
+        self.gate.fetch_sub(1, SeqCst);
+        if self.waiting.load(SeqCst) {
+            let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.left.notify_one();
         }
     }
 
@@ -218,19 +251,24 @@ impl Shared {
         entered.ok().map(|gate| gate >> 32)
     }
 
-    fn work(&self) {
+    /// Work on the open job until it has no chunk left or the turn is over; whether it
+    /// has none left.
+    fn work(&self, turn: Instant) -> bool {
         // SAFETY: we are inside the gate, so the caller of `run` neither changes
         // `job` nor returns before we have left: the closure is alive.
         let (run, chunks) = unsafe {
             match &*self.job.get() {
                 Some(job) => (&*job.run, job.chunks),
-                None => return,
+                None => return true,
             }
         };
-        if catch_unwind(AssertUnwindSafe(|| claim(self, chunks, run))).is_err() {
+        let more = || turn.elapsed() < TURN;
+        let done = catch_unwind(AssertUnwindSafe(|| claim(self, chunks, run, more)));
+        done.unwrap_or_else(|_| {
             self.cursor.store(chunks, SeqCst);
             self.panicked.store(true, SeqCst);
-        }
+            true
+        })
     }
 
     /// Sleep until a new epoch opens or the pool stops.
@@ -252,17 +290,25 @@ impl Shared {
 fn worker(shared: &Shared) {
     let mut seen = 0;
     let mut spins = 0;
+    let mut turn = Instant::now();
     while !shared.stop.load(SeqCst) {
         if let Some(epoch) = shared.enter(seen) {
-            shared.work();
-            shared.gate.fetch_sub(1, SeqCst);
-            seen = epoch;
+            let done = shared.work(turn);
+            shared.leave();
+            if done {
+                seen = epoch;
+            }
+            if turn.elapsed() >= TURN {
+                std::thread::yield_now();
+                turn = Instant::now();
+            }
             spins = 0;
         } else if spins < SPINS {
             spins += 1;
             std::hint::spin_loop();
         } else {
             shared.sleep(seen);
+            turn = Instant::now();
             spins = 0;
         }
     }
@@ -285,6 +331,26 @@ mod tests {
                     });
                     assert!(counts.iter().all(|c| c.load(SeqCst) == 1));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_longer_than_a_turn_run_every_chunk_once_and_are_waited_for() {
+        for threads in [2, 3] {
+            let pool = Pool::new(threads);
+            let counts: Vec<AtomicUsize> = (0..40).map(|_| AtomicUsize::new(0)).collect();
+            for turn in 1..=3 {
+                pool.run(counts.len(), &|i| {
+                    // The last ones outlast the caller's patience.
+                    let work = if i + threads < 40 { TURN / 4 } else { TURN };
+                    let start = Instant::now();
+                    while start.elapsed() < work {
+                        std::hint::spin_loop();
+                    }
+                    counts[i].fetch_add(1, SeqCst);
+                });
+                assert!(counts.iter().all(|c| c.load(SeqCst) == turn));
             }
         }
     }
