@@ -123,6 +123,15 @@ __device__ __forceinline__ float swiglu_clamped(float gate, float up) {
     return mul(divide(g, add(1.0f, exp_f32(mul(-1.702f, g)))), add(u, 1.0f));
 }
 
+// "exp64" of NUMERICS.md.
+__device__ __forceinline__ double exp_f64(double x) {
+    double n = sub(add(mul(x, 1.4426950408889634), ROUND_F64), ROUND_F64);
+    double r = sub(sub(x, mul(n, 6.93147180369123816490e-1)), mul(n, 1.90821492927058770002e-10));
+    double p = 1.0;
+    for (int i = 14; i > 0; i--) p = add(mul(p, divide(r, (double)i)), 1.0);
+    return mul(p, __longlong_as_double(((long long)n + 1023) << 52));
+}
+
 // "ln64" of NUMERICS.md.
 __device__ __forceinline__ double ln_f64(double x) {
     long long bits = __double_as_longlong(x);

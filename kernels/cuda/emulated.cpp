@@ -18,6 +18,7 @@
 #include "norm.cu"
 #include "heads.cu"
 #include "attention.cu"
+#include "sample.cu"
 
 namespace {
 
@@ -36,6 +37,7 @@ const Entry KERNELS[] = {
     ENTRY(linear_q6_k_one), ENTRY(linear_q6_k_eight),
     ENTRY(rms_norm),      ENTRY(gated),           ENTRY(quantise),   ENTRY(residual),   ENTRY(cap),
     ENTRY(heads),         ENTRY(attention),
+    ENTRY(top_of_logits), ENTRY(top_of_keys),     ENTRY(weigh),      ENTRY(settle),     ENTRY(all_finite),
 };
 
 const Entry* find(const char* name) {

@@ -297,6 +297,7 @@ inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
 inline float __int2float_rn(int a) { return (float)a; }
 inline float __uint2float_rn(unsigned a) { return (float)a; }
+inline double __uint2double_rn(unsigned a) { return (double)a; }
 inline float __double2float_rn(double a) { return (float)a; }
 
 template <class To, class From>

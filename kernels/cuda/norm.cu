@@ -4,7 +4,8 @@
 // Every kernel writes f32 where `plain` is not null, codes per 32 where `codes` is not
 // null (rows of a multiple of 32), and codes per 256 where `k_codes` is not null (rows of
 // a multiple of 256). Grid: (rows), 256 threads, and for `rms_norm` 4 bytes of shared
-// memory per element of a row; `plain` may be `x`. Called by `cuda/steps.rs`.
+// memory per element of a row; `plain` may be `x`. The norm takes row `from[i]` for row i,
+// where that is not null. Called by `cuda/steps.rs`.
 #include "common.cuh"
 
 // Where the forms of a result go; null where a form is not wanted.
@@ -51,14 +52,15 @@ __device__ __forceinline__ void put(float y, bool inside, uint64_t i, const Outp
 #define EACH_OF_ROW(i, n) for (unsigned i = threadIdx.x; i < ((n) + 31) / 32 * 32; i += blockDim.x)
 
 extern "C" __global__ void __launch_bounds__(256)
-    rms_norm(const float* x, const float* weight, unsigned n, float epsilon, float* plain, int8_t* codes,
-             float* scales, int8_t* k_codes, float* k_scales, short* k_sums) {
+    rms_norm(const float* x, const unsigned* from, const float* weight, unsigned n, float epsilon, float* plain,
+             int8_t* codes, float* scales, int8_t* k_codes, float* k_scales, short* k_sums) {
     DYNAMIC_SHARED(shared);
     __shared__ float scale;
     __shared__ unsigned largest[8];
     Outputs out = {plain, codes, scales, k_codes, k_scales, k_sums};
     float* squares = (float*)shared;
     uint64_t row = (uint64_t)blockIdx.x * n;
+    if (from) x += (uint64_t)from[blockIdx.x] * n - row;
     for (unsigned i = threadIdx.x; i < n; i += blockDim.x) squares[i] = mul(x[row + i], x[row + i]);
     __syncthreads();
     if (threadIdx.x < 32) {

@@ -1,7 +1,7 @@
 //! CUDA devices, where there is a driver, and models on them.
 //!
 //! ```text
-//! model ──► steps, linear ──► backend ──► driver (libcuda) | emulated (tests)
+//! model ──► pass ──► steps, linear, sample ──► record ──► backend ──► driver (libcuda) | emulated (tests)
 //! ```
 //! The driver library is loaded at run time; a machine without one gets an empty list
 //! and the reason. Kernels are in `kernels/cuda`; they follow NUMERICS.md, so that an
@@ -10,6 +10,7 @@
 mod activations;
 mod backend;
 mod driver;
+mod driver_graph;
 #[cfg(test)]
 mod emulated;
 mod error;
@@ -19,16 +20,22 @@ mod model;
 pub mod nvrtc;
 mod pack;
 mod pages;
+mod pass;
 pub mod ptx;
+mod record;
+mod sample;
 mod specialise;
 mod steps;
 mod upload;
+mod work;
 
 pub use error::CudaError;
 
 pub(crate) use driver::Driver;
 pub(crate) use model::DeviceModel;
 pub(crate) use pages::{DeviceCache, Page as DevicePage};
+pub(crate) use sample::{Found, Rule, TOP};
+pub(crate) use work::Work as DeviceWork;
 
 use cudarc::driver::result;
 use cudarc::driver::sys;

@@ -7,13 +7,14 @@
 
 mod answer;
 mod cache;
-mod digest;
+pub(crate) mod digest;
 mod embed;
 mod engine;
 mod generation;
 mod logits;
 mod logprobs;
 mod pages;
+mod pick;
 mod prefix;
 mod replay;
 mod sampling;

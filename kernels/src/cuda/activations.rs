@@ -68,6 +68,13 @@ impl Activations {
         Ok(())
     }
 
+    /// Where the buffers lie.
+    pub fn addresses(&self) -> [u64; 6] {
+        let [a, b] = [&self.q8, &self.k].map(|q| (q.codes.address(), q.scales.address()));
+        let (plain, sums) = (self.plain.address(), self.sums.address());
+        [plain, a.0, a.1, b.0, b.1, sums]
+    }
+
     /// Panic unless there are `rows` rows of `n` elements in the forms needed, and rows
     /// are whole blocks.
     pub fn check(&self, rows: usize, n: usize, needs: Needs) {

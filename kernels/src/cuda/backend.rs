@@ -90,6 +90,28 @@ pub(crate) trait Backend: Send + Sync {
     /// `args` are what the kernel declares, and with them it stays within allocations
     /// that live until it has ended, and within `launch.shared`.
     unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), CudaError>;
+
+    /// Make one thing of several launches, to be started again and again.
+    ///
+    /// # Safety
+    /// As for [`Self::launch`], each time it is started; dropped before the backend.
+    unsafe fn prepare(&self, list: &[Recorded]) -> Result<Box<dyn Prepared>, CudaError>;
+}
+
+/// A launch that can be made later.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub launch: Launch,
+    pub args: Vec<Arg>,
+}
+
+/// Launches that are started together, each after the one before.
+pub(crate) trait Prepared: Send + Sync {
+    /// Start them.
+    ///
+    /// # Safety
+    /// As promised to [`Backend::prepare`].
+    unsafe fn start(&self) -> Result<(), CudaError>;
 }
 
 /// Types that are the same bytes here and there, any of which are a value.
@@ -107,6 +129,10 @@ unsafe impl Plain for u16 {}
 unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+// SAFETY: as above.
+unsafe impl Plain for f64 {}
 
 /// `len` values on a device; freed when dropped.
 pub(crate) struct Buffer<T> {
@@ -174,6 +200,11 @@ impl<T: Plain> Buffer<T> {
             unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size_of_val(out)) };
         // SAFETY: within this buffer's own allocation, as compared above.
         unsafe { self.device.read(address, bytes) }
+    }
+
+    /// Where it lies: changes when it grows.
+    pub fn address(&self) -> u64 {
+        self.address
     }
 
     /// Its address as an argument.

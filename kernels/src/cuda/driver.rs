@@ -3,7 +3,8 @@
 //! One context (the device's primary one), one stream: work runs in the order given.
 //! Not run on hardware yet; `kernels/cuda/README.md` says how to do so first.
 
-use super::backend::{Arg, Backend, Launch, Memory, SHARED_BYTES};
+use super::backend::{Arg, Backend, Launch, Memory, Prepared, Recorded, SHARED_BYTES};
+use super::driver_graph::Graph;
 use super::ptx::{MODULES, Module};
 use super::{CudaError, Device, devices, specialise};
 use cudarc::driver::result::{self, DriverError};
@@ -110,6 +111,13 @@ impl Driver {
             .map_err(|e| failed("entering the context", e))
     }
 
+    fn kernel(&self, name: &str) -> Result<sys::CUfunction, CudaError> {
+        self.kernels.get(name).copied().ok_or(CudaError::Driver {
+            operation: "launching a kernel",
+            cause: format!("{name} is not loaded"),
+        })
+    }
+
     fn wait(&self) -> Result<(), CudaError> {
         // SAFETY: created in `open`, destroyed in `drop`.
         unsafe { result::stream::synchronize(self.stream) }
@@ -167,10 +175,7 @@ impl Backend for Driver {
 
     unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), CudaError> {
         self.enter()?;
-        let kernel = self.kernels.get(launch.kernel).ok_or(CudaError::Driver {
-            operation: "launching a kernel",
-            cause: format!("{} is not loaded", launch.kernel),
-        })?;
+        let kernel = self.kernel(launch.kernel)?;
         let mut values: Vec<u64> = args.iter().map(Arg::word).collect();
         let mut pointers: Vec<*mut c_void> = values
             .iter_mut()
@@ -182,7 +187,7 @@ impl Backend for Driver {
         // caller's promise.
         unsafe {
             result::launch_kernel(
-                *kernel,
+                kernel,
                 (x, y, 1),
                 (launch.threads, 1, 1),
                 launch.shared as u32,
@@ -191,6 +196,17 @@ impl Backend for Driver {
             )
         }
         .map_err(|e| failed(launch.kernel, e))
+    }
+
+    unsafe fn prepare(&self, list: &[Recorded]) -> Result<Box<dyn Prepared>, CudaError> {
+        self.enter()?;
+        let mut graph = Graph::new(self.context, self.stream)?;
+        for Recorded { launch, args } in list {
+            let kernel = self.kernel(launch.kernel)?;
+            // SAFETY: the kernel is loaded; what it touches is the caller's promise.
+            unsafe { graph.add(kernel, launch, args) }?;
+        }
+        Ok(Box::new(graph.finish()?))
     }
 }
 
@@ -220,7 +236,7 @@ fn load_image(image: &[u8]) -> Result<sys::CUmodule, DriverError> {
     unsafe { result::module::load_data(image.as_ptr().cast()) }
 }
 
-fn failed(operation: &'static str, error: DriverError) -> CudaError {
+pub(super) fn failed(operation: &'static str, error: DriverError) -> CudaError {
     let name = error.error_name().map_or_else(
         |_| format!("{:?}", error.0),
         |n| n.to_string_lossy().into_owned(),

@@ -6,11 +6,12 @@
 //! given, so that a result that depends on it shows.
 
 use super::CudaError;
-use super::backend::{Arg, Backend, Launch, Memory};
+use super::backend::{Arg, Backend, Launch, Memory, Prepared, Recorded};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Bytes that the device says it has.
@@ -20,6 +21,11 @@ const MEMORY: u64 = 1 << 30;
 pub(crate) struct Emulated {
     order: u32,
     free: Mutex<u64>,
+    /// Whether [`Backend::prepare`] fails.
+    refuses: bool,
+    /// How often it was asked.
+    prepared: AtomicUsize,
+    read: AtomicUsize,
 }
 
 type LaunchFn = unsafe extern "C" fn(
@@ -43,10 +49,28 @@ impl Emulated {
     /// A device whose threads run in an order: 0 ascending, 1 descending, otherwise
     /// shuffled by that seed.
     pub fn device(order: u32) -> Arc<dyn Backend> {
+        Self::refusing(order, false)
+    }
+
+    /// [`Self::device`], one that may refuse to prepare lists of launches.
+    pub fn refusing(order: u32, refuses: bool) -> Arc<Self> {
         Arc::new(Self {
             order,
             free: Mutex::new(MEMORY),
+            refuses,
+            prepared: AtomicUsize::new(0),
+            read: AtomicUsize::new(0),
         })
+    }
+
+    /// How often lists of launches were to be prepared.
+    pub fn prepared(&self) -> usize {
+        self.prepared.load(Ordering::Relaxed)
+    }
+
+    /// Bytes copied from the device so far.
+    pub fn bytes_read(&self) -> usize {
+        self.read.load(Ordering::Relaxed)
     }
 }
 
@@ -87,40 +111,70 @@ impl Backend for Emulated {
     }
 
     unsafe fn read(&self, address: u64, to: &mut [u8]) -> Result<(), CudaError> {
+        self.read.fetch_add(to.len(), Ordering::Relaxed);
         // SAFETY: as for `write`.
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), CudaError> {
-        let kernels = kernels();
-        let name = CString::new(launch.kernel).unwrap();
-        // SAFETY: a string that ends in zero; the answer is static or null.
-        let signature = unsafe { text((kernels.signature)(name.as_ptr())) };
-        let given: String = args.iter().map(Arg::letter).collect();
-        assert_eq!(signature.as_deref(), Some(&*given), "{}", launch.kernel);
-        let mut values: Vec<u64> = args.iter().map(Arg::word).collect();
-        let mut pointers: Vec<*mut c_void> = values
-            .iter_mut()
-            .map(|v| std::ptr::from_mut(v).cast())
-            .collect();
-        let grid = [launch.grid[0] as u32, launch.grid[1] as u32, 1];
-        // SAFETY: one pointer per parameter, of its kind, as just compared; they live for
-        // the call. What the kernel touches is the caller's promise, and checked.
-        let wrong = unsafe {
-            text((kernels.launch)(
-                name.as_ptr(),
-                pointers.as_mut_ptr(),
-                grid.as_ptr(),
-                launch.threads,
-                launch.shared as u32,
-                self.order,
-            ))
-        };
-        match wrong {
-            None => Ok(()),
-            Some(cause) => Err(driver("launch", &cause)),
+        // SAFETY: the caller's promise.
+        unsafe { run(self.order, launch, args) }
+    }
+
+    unsafe fn prepare(&self, list: &[Recorded]) -> Result<Box<dyn Prepared>, CudaError> {
+        self.prepared.fetch_add(1, Ordering::Relaxed);
+        match self.refuses {
+            true => Err(driver("prepare", "refused for a test")),
+            false => Ok(Box::new(Again(self.order, list.to_vec()))),
         }
+    }
+}
+
+/// Launches and the order of their threads.
+struct Again(u32, Vec<Recorded>);
+
+impl Prepared for Again {
+    unsafe fn start(&self) -> Result<(), CudaError> {
+        let Self(order, list) = self;
+        // SAFETY: the caller's promise.
+        let mut each = list
+            .iter()
+            .map(|r| unsafe { run(*order, &r.launch, &r.args) });
+        each.try_for_each(|result| result)
+    }
+}
+
+/// # Safety
+/// As for [`Backend::launch`].
+unsafe fn run(order: u32, launch: &Launch, args: &[Arg]) -> Result<(), CudaError> {
+    let kernels = kernels();
+    let name = CString::new(launch.kernel).unwrap();
+    // SAFETY: a string that ends in zero; the answer is static or null.
+    let signature = unsafe { text((kernels.signature)(name.as_ptr())) };
+    let given: String = args.iter().map(Arg::letter).collect();
+    assert_eq!(signature.as_deref(), Some(&*given), "{}", launch.kernel);
+    let mut values: Vec<u64> = args.iter().map(Arg::word).collect();
+    let mut pointers: Vec<*mut c_void> = values
+        .iter_mut()
+        .map(|v| std::ptr::from_mut(v).cast())
+        .collect();
+    let grid = [launch.grid[0] as u32, launch.grid[1] as u32, 1];
+    // SAFETY: one pointer per parameter, of its kind, as just compared; they live for
+    // the call. What the kernel touches is the caller's promise, and checked.
+    let wrong = unsafe {
+        text((kernels.launch)(
+            name.as_ptr(),
+            pointers.as_mut_ptr(),
+            grid.as_ptr(),
+            launch.threads,
+            launch.shared as u32,
+            order,
+        ))
+    };
+    match wrong {
+        None => Ok(()),
+        Some(cause) => Err(driver("launch", &cause)),
     }
 }
 

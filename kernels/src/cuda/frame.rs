@@ -16,6 +16,16 @@ pub(crate) fn query_bytes(dim: usize) -> usize {
     4 * (2 * dim + TILE + 3)
 }
 
+/// Most rows of a batch whose launches are kept: as many streams as an engine has by
+/// default, four times.
+const KEPT_ROWS: usize = 64;
+/// Entries of the page tables of such a batch, at least: 1,024 positions.
+const KEPT_TABLE: usize = 16;
+
+/// What batches have in common whose launches are the same, argument by argument: the
+/// numbers of rows and sequences, and the length of a page table.
+pub(crate) type Likeness = (usize, usize, usize);
+
 /// One batch.
 pub(crate) struct Frame {
     pub rows: usize,
@@ -24,7 +34,9 @@ pub(crate) struct Frame {
     pub runs: usize,
     /// Rows of the longest run.
     pub run_len: usize,
-    /// Pages of the longest table.
+    /// Sequences.
+    tables: usize,
+    /// Pages of the longest table, or a few more.
     pub table_len: usize,
     /// (page, slot) of every row begin here.
     pub places_at: usize,
@@ -61,6 +73,7 @@ impl Frame {
             pages,
             runs: runs.len(),
             run_len: runs.iter().map(|(_, n)| *n).max().unwrap_or(1),
+            tables: tables.len(),
             table_len: tables.iter().map(Vec::len).max().unwrap_or(0),
             places_at: 0,
             runs_at: 0,
@@ -69,6 +82,9 @@ impl Frame {
             temperatures: Vec::new(),
             words: rows.iter().flat_map(|(s, p)| [*s as u32, *p]).collect(),
         };
+        if frame.is_kept() {
+            frame.table_len = frame.table_len.next_power_of_two().max(KEPT_TABLE);
+        }
         assert!(tables.iter().flatten().all(|page| (*page as usize) < pages));
         frame.places_at = frame.words.len();
         frame
@@ -90,6 +106,19 @@ impl Frame {
         }
         frame.add_positions(g, rows);
         frame
+    }
+
+    /// Whether it decodes, one row for each sequence, as the next batches will.
+    fn is_kept(&self) -> bool {
+        self.runs == self.rows && self.rows <= KEPT_ROWS
+    }
+
+    /// Set where the launches are worth keeping. Everything that differs between batches
+    /// alike is in `words`, and all parts of `words` lie where they lay.
+    pub fn likeness(&self) -> Option<Likeness> {
+        let tables = self.tables;
+        self.is_kept()
+            .then_some((self.rows, tables, self.table_len))
     }
 
     /// The angles of each rope, and the factors of each temperature.

@@ -2,44 +2,37 @@
 //!
 //! Follows `model::forward` operation by operation. Embeddings, rope angles and other
 //! things that depend on a position alone come from the CPU (a few kilobytes per
-//! token); everything else stays on the device until the residual stream goes back.
-//! One batch at a time.
+//! token); everything else stays on the device. Several callers may compute at once, each
+//! with its own [`Work`]: the device takes their launches in turn.
 
-use super::activations::{Activations, Needs};
-use super::backend::{Backend, Buffer};
+use super::backend::Backend;
 use super::frame::Frame;
-use super::linear::Stack;
 use super::pages::{DeviceCache, Pages};
-use super::steps::{self, Batch};
-use super::upload::{self, DeviceAttention, DeviceLayer, DeviceMlp, DeviceNorms, Output};
+use super::pass::Pass;
+use super::sample::{Found, Rule};
+use super::steps;
+use super::upload::{self, DeviceLayer, Output};
+use super::work::{Key, Sizes, Work};
 use super::{CudaError, Driver};
 use crate::gguf::Gguf;
-use crate::model::graph::Layer;
 use crate::model::{DeviceChoice, Graph, Placement, Row};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Device memory kept for buffers of a batch and for the driver itself; an eighth of
 /// what may be used, where that is less.
 const RESERVE: u64 = 768 << 20;
 /// Contexts of pages that are allocated at most: more sequences than one card serves.
 const MOST_CONTEXTS: usize = 256;
+/// Most rows of logits whose launches are kept; engines ask for fewer at a time.
+const MOST_KEPT: usize = 64;
 
 /// One model on one device.
 pub(crate) struct DeviceModel {
     device: Arc<dyn Backend>,
-    layers: Vec<DeviceLayer>,
+    pub(super) layers: Vec<DeviceLayer>,
     output: Output,
-    pages: Arc<Pages>,
-    work: Mutex<Work>,
-}
-
-/// Buffers of a batch; they grow and stay.
-struct Work {
-    frame: Buffer<u32>,
-    x: Buffer<f32>,
-    input: Activations,
-    wide: Buffer<f32>,
-    out: Buffer<f32>,
+    pub(super) pages: Arc<Pages>,
+    sizes: Sizes,
 }
 
 impl DeviceModel {
@@ -87,6 +80,7 @@ impl DeviceModel {
         let layers = graph.layers.iter().map(|l| upload::layer(device, file, l));
         let layers = layers.collect::<Result<Vec<_>, CudaError>>()?;
         let output = upload::output(device, file, graph)?;
+        let sizes = sizes(graph, &layers, &output);
         let spent = before.saturating_sub(device.memory()?.free);
         let left = limit.saturating_sub(spent + reserve);
         let most = MOST_CONTEXTS * (graph.context as usize).div_ceil(64);
@@ -96,7 +90,7 @@ impl DeviceModel {
             layers,
             output,
             pages: Pages::new(device, graph.page_len(), count)?,
-            work: Mutex::new(Work::new(device)?),
+            sizes,
         })
     }
 
@@ -116,15 +110,23 @@ impl DeviceModel {
         self.pages.free()
     }
 
-    /// As `Inner::forward`: `x` holds the embeddings of `rows` and gets the residual
-    /// stream; `caches` get pages where they have none yet.
+    /// Buffers for batches of this model.
+    pub fn work(&self) -> Result<Work, CudaError> {
+        Work::new(&self.device, &self.pages)
+    }
+
+    /// As `Inner::forward`: `x` holds the embeddings of `rows`; the residual stream stays
+    /// in `work`. `caches` get pages where they have none yet.
     pub fn forward(
         &self,
         g: &Graph,
         rows: &[Row],
         caches: &mut [&mut DeviceCache],
-        x: &mut [f32],
+        x: &[f32],
+        work: &mut Work,
     ) -> Result<(), CudaError> {
+        work.computed.clear();
+        assert!(Arc::ptr_eq(&work.pages, &self.pages));
         if rows.is_empty() {
             return Ok(());
         }
@@ -134,134 +136,110 @@ impl DeviceModel {
         let tables: Vec<Vec<u32>> = caches.iter().map(|c| c.ids()).collect();
         let places: Vec<(usize, u32)> = rows.iter().map(|r| (r.sequence, r.position)).collect();
         let frame = Frame::new(g, &places, &tables, self.pages.count());
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        let work = &mut *work;
-        work.frame.grow(frame.words.len())?;
+        work.fit(&self.sizes, &frame)?;
         work.frame.write(&frame.words)?;
-        work.x.grow(x.len())?;
         work.x.write(x)?;
-        let run = Pass {
-            model: self,
-            g,
-            frame: &frame,
-        };
-        for (layer, there) in g.layers.iter().zip(&self.layers) {
-            run.attention(layer, &there.attention, work)?;
-            run.feed_forward(&there.feed_forward, work)?;
-        }
-        work.x.read(0..x.len(), x)
+        let key = frame.likeness().map(Key::Layers);
+        // SAFETY: launches depend on the likeness of the frame, on this model, which `work`
+        // serves alone, and on where the buffers lie: `fit` drops all lists when one moves.
+        unsafe {
+            work.run(&self.device, key, |device, work| {
+                let (model, frame) = (self, &frame);
+                let pass = Pass {
+                    device,
+                    model,
+                    g,
+                    frame,
+                };
+                pass.layers(work)
+            })
+        }?;
+        let mut finite = vec![0; rows.len()];
+        work.finite.read(0..rows.len(), &mut finite)?;
+        work.computed.extend(finite.iter().map(|x| *x == 1));
+        Ok(())
     }
 
-    /// Logits of rows of the residual stream.
-    pub fn logits(&self, g: &Graph, x: &[f32], logits: &mut [f32]) -> Result<(), CudaError> {
-        let rows = x.len() / g.width;
-        if rows == 0 {
-            return Ok(());
-        }
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        let work = &mut *work;
-        work.x.grow(x.len())?;
-        work.x.write(x)?;
-        let (stack, needs) = (&self.output.stack, self.output.stack.needs());
-        work.input.grow(x.len(), needs)?;
-        let into = (&mut work.input, needs);
-        steps::rms_norm(
-            &self.device,
-            &work.x,
-            rows,
-            &self.output.norm,
-            g.epsilon,
-            into,
-        )?;
-        work.out.grow(logits.len())?;
-        stack.product(&self.device, &work.input, rows, &mut work.out)?;
-        if let Some(cap) = self.output.cap {
-            steps::cap(&self.device, &mut work.out, cap, logits.len())?;
-        }
-        work.out.read(0..logits.len(), logits)
-    }
-}
-
-/// One batch on its way through the layers.
-struct Pass<'a> {
-    model: &'a DeviceModel,
-    g: &'a Graph,
-    frame: &'a Frame,
-}
-
-impl Pass<'_> {
-    fn attention(
+    /// Logits of some rows of the last batch, where `rules` are given with what they ask;
+    /// [`Self::read`] gives whole rows.
+    pub fn logits(
         &self,
-        layer: &Layer,
-        there: &DeviceAttention,
+        g: &Graph,
+        rows: &[usize],
+        rules: Option<&[Rule]>,
+        work: &mut Work,
+    ) -> Result<Vec<Found>, CudaError> {
+        let n = rows.len();
+        assert!(Arc::ptr_eq(&work.pages, &self.pages));
+        assert!(rows.iter().all(|row| *row < work.computed.len()));
+        if n == 0 {
+            return Ok(Vec::new());
+        }
+        work.fit_logits(n, &self.sizes)?;
+        let wanted: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+        work.wanted.write(&wanted)?;
+        if let Some(rules) = rules {
+            assert_eq!(rules.len(), n);
+            work.picks.ask(rules)?;
+        }
+        let key = (n <= MOST_KEPT).then_some(Key::Logits(n, rules.is_some()));
+        // SAFETY: as in `forward`; these launches depend on the number of rows.
+        unsafe {
+            work.run(&self.device, key, |device, work| {
+                self.output(device, g, n, work)?;
+                match rules {
+                    Some(_) => work.picks.pick(device, &work.logits, n, g.vocab),
+                    None => Ok(()),
+                }
+            })
+        }?;
+        match rules {
+            Some(_) => work.picks.found(n, g.vocab),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Row `index` of the last [`Self::logits`].
+    pub fn read(&self, index: usize, work: &Work, out: &mut [f32]) -> Result<(), CudaError> {
+        let n = out.len();
+        work.logits.read(index * n..(index + 1) * n, out)
+    }
+
+    fn output(
+        &self,
+        device: &Arc<dyn Backend>,
+        g: &Graph,
+        n: usize,
         work: &mut Work,
     ) -> Result<(), CudaError> {
-        let (device, rows, shape) = (&self.model.device, self.frame.rows, &layer.attention.shape);
-        self.before(&there.norms, &there.qkv, work)?;
-        let pages = steps::Pages {
-            all: &self.model.pages.data,
-            page_len: self.model.pages.page_len,
-        };
-        let batch = Batch {
-            frame: self.frame,
-            words: &work.frame,
-        };
-        let (qkv, heads) = (&mut work.wide, &there.heads);
-        steps::heads(device, shape, heads, self.g.epsilon, qkv, &pages, &batch)?;
-        let (n, needs) = (shape.query_len(), there.output.needs());
-        // Attention writes plain rows; they are quantised from there.
-        work.input.grow(
-            rows * n,
-            Needs {
-                plain: true,
-                ..needs
-            },
-        )?;
-        let out = &mut work.input.plain;
-        steps::attention(device, shape, heads, qkv, &pages, &batch, out)?;
-        steps::quantise(device, &mut work.input, (rows, n), needs)?;
-        self.after(&there.norms, &there.output, work)
-    }
-
-    fn feed_forward(&self, there: &DeviceMlp, work: &mut Work) -> Result<(), CudaError> {
-        self.before(&there.norms, &there.gate_up, work)?;
-        let (needs, size) = (there.down.needs(), (self.frame.rows, there.down.k));
-        work.input.grow(size.0 * size.1, needs)?;
-        let into = (&mut work.input, needs);
-        steps::gated(&self.model.device, there.activation, &work.wide, size, into)?;
-        self.after(&there.norms, &there.down, work)
-    }
-
-    /// The norm of the residual stream through a part's first matrices, into `wide`.
-    fn before(&self, norms: &DeviceNorms, stack: &Stack, work: &mut Work) -> Result<(), CudaError> {
-        let (device, rows, needs) = (&self.model.device, self.frame.rows, stack.needs());
-        work.input.grow(rows * self.g.width, needs)?;
-        let into = (&mut work.input, needs);
-        steps::rms_norm(device, &work.x, rows, &norms.before, self.g.epsilon, into)?;
-        work.wide.grow(rows * stack.rows)?;
-        stack.product(device, &work.input, rows, &mut work.wide)
-    }
-
-    /// A part's last matrix, and its result into the residual stream.
-    fn after(&self, norms: &DeviceNorms, stack: &Stack, work: &mut Work) -> Result<(), CudaError> {
-        let (device, rows, width) = (&self.model.device, self.frame.rows, self.g.width);
-        work.out.grow(rows * width)?;
-        stack.product(device, &work.input, rows, &mut work.out)?;
-        if let Some(weight) = &norms.after {
-            steps::rms_norm_in_place(device, &mut work.out, rows, weight, self.g.epsilon)?;
+        let (stack, needs) = (&self.output.stack, self.output.stack.needs());
+        let (from, into) = ((&work.x, &work.wanted), (&mut work.input, needs));
+        steps::rms_norm_of(device, from, n, &self.output.norm, g.epsilon, into)?;
+        stack.product(device, &work.input, n, &mut work.logits)?;
+        match self.output.cap {
+            Some(cap) => steps::cap(device, &mut work.logits, cap, n * g.vocab),
+            None => Ok(()),
         }
-        steps::residual(device, &mut work.x, &work.out, rows * width)
     }
 }
 
-impl Work {
-    fn new(device: &Arc<dyn Backend>) -> Result<Self, CudaError> {
-        Ok(Self {
-            frame: Buffer::new(device, 0)?,
-            x: Buffer::new(device, 0)?,
-            input: Activations::new(device)?,
-            wide: Buffer::new(device, 0)?,
-            out: Buffer::new(device, 0)?,
-        })
+/// What the buffers of one row must hold.
+fn sizes(g: &Graph, layers: &[DeviceLayer], output: &Output) -> Sizes {
+    let mut sizes = Sizes {
+        width: g.width,
+        vocab: output.stack.rows,
+        ..Sizes::default()
+    };
+    sizes.reads(&output.stack);
+    for layer in layers {
+        let wide = [&layer.attention.qkv, &layer.feed_forward.gate_up];
+        let narrow = [&layer.attention.output, &layer.feed_forward.down];
+        for stack in wide.into_iter().chain(narrow) {
+            sizes.reads(stack);
+        }
+        sizes.wide = sizes.wide.max(wide[0].rows).max(wide[1].rows);
+        // Attention writes plain rows.
+        sizes.input.plain = true;
     }
+    sizes
 }

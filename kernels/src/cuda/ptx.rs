@@ -53,6 +53,7 @@ modules! {
         "linear_q5_k_eight", "linear_q6_k_one", "linear_q6_k_eight";
     "linear_tiles": "linear_q8_tiles", "linear_q4_tiles", "linear_mx_tiles", "linear_nl_tiles";
     "norm": "rms_norm", "gated", "quantise", "residual", "cap";
+    "sample": "top_of_logits", "top_of_keys", "weigh", "settle", "all_finite";
 }
 
 /// What was recorded when the PTX was made.

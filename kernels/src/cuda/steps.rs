@@ -30,7 +30,36 @@ pub(crate) fn rms_norm(
     (out, needs): (&mut Activations, Needs),
 ) -> Result<(), CudaError> {
     out.check(rows, weight.len(), needs);
-    norm_into(device, x, rows, weight, epsilon, out.outputs(needs))
+    norm_into(
+        device,
+        (x, Pointer(0)),
+        rows,
+        weight,
+        epsilon,
+        out.outputs(needs),
+    )
+}
+
+/// [`rms_norm`] of the rows of `x` that the first words of `from` name; the caller has
+/// compared them with the rows there are.
+pub(crate) fn rms_norm_of(
+    device: &Arc<dyn Backend>,
+    (x, from): (&Buffer<f32>, &Buffer<u32>),
+    rows: usize,
+    weight: &Buffer<f32>,
+    epsilon: f32,
+    (out, needs): (&mut Activations, Needs),
+) -> Result<(), CudaError> {
+    out.check(rows, weight.len(), needs);
+    assert!(from.len() >= rows);
+    norm_into(
+        device,
+        (x, from.arg()),
+        rows,
+        weight,
+        epsilon,
+        out.outputs(needs),
+    )
 }
 
 /// [`rms_norm`] in place.
@@ -43,21 +72,22 @@ pub(crate) fn rms_norm_in_place(
 ) -> Result<(), CudaError> {
     let mut outputs = [Pointer(0); 6];
     outputs[0] = x.arg();
-    norm_into(device, x, rows, weight, epsilon, outputs)
+    norm_into(device, (x, Pointer(0)), rows, weight, epsilon, outputs)
 }
 
 fn norm_into(
     device: &Arc<dyn Backend>,
-    x: &Buffer<f32>,
+    (x, from): (&Buffer<f32>, Arg),
     rows: usize,
     weight: &Buffer<f32>,
     epsilon: f32,
     outputs: [Arg; 6],
 ) -> Result<(), CudaError> {
     let n = weight.len();
-    assert!(rows > 0 && x.len() >= rows * n && 4 * n <= SHARED_BYTES);
+    let all = if from == Pointer(0) { rows } else { 1 };
+    assert!(rows > 0 && x.len() >= all * n && 4 * n <= SHARED_BYTES);
     let (n_arg, epsilon) = (U32(n as u32), F32(epsilon));
-    let head = [x.arg(), weight.arg(), n_arg, epsilon];
+    let head = [x.arg(), from, weight.arg(), n_arg, epsilon];
     let args = [&head[..], &outputs].concat();
     // SAFETY: the arguments of `rms_norm` in `norm.cu`, which touches `rows` rows of `n`
     // of each buffer that is not null, and 4 n bytes of shared memory: compared above
@@ -122,6 +152,19 @@ pub(crate) fn residual(
     let args = [x.arg(), y.arg(), U32(n as u32)];
     // SAFETY: the arguments of `residual` in `norm.cu`; lengths compared above.
     unsafe { device.launch(&rows_launch("residual", n.div_ceil(256), 0), &args) }
+}
+
+/// Of every row of n elements, 1 where all are finite, otherwise 0.
+pub(crate) fn all_finite(
+    device: &Arc<dyn Backend>,
+    x: &Buffer<f32>,
+    (rows, n): (usize, usize),
+    out: &mut Buffer<u32>,
+) -> Result<(), CudaError> {
+    assert!(rows > 0 && x.len() >= rows * n && out.len() >= rows);
+    let args = [x.arg(), U32(n as u32), out.arg()];
+    // SAFETY: the arguments of `all_finite` in `sample.cu`; lengths compared above.
+    unsafe { device.launch(&rows_launch("all_finite", rows, 0), &args) }
 }
 
 /// `x = cap * tanh(x / cap)` for the first `n` elements.

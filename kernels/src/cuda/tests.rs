@@ -3,6 +3,7 @@
 
 mod linear;
 mod runtime;
+mod sample;
 
 use super::backend::Backend;
 use super::emulated::Emulated;
@@ -17,12 +18,14 @@ use std::sync::Arc;
 /// (sequence, number of tokens) of the rows of one batch.
 type Batch = &'static [(usize, usize)];
 
-/// A prompt, its continuation across a page, single tokens, two more sequences, many.
+/// A prompt, its continuation across a page, single tokens, two more sequences, many, and
+/// the same again, whose launches are kept.
 const BATCHES: &[Batch] = &[
     &[(0, 30)],
     &[(0, 37)],
     &[(0, 1)],
     &[(0, 1), (1, 70), (2, 3)],
+    &[(0, 1), (1, 1), (2, 1)],
     &[(0, 1), (1, 1), (2, 1)],
 ];
 
@@ -62,6 +65,7 @@ fn check_model(bytes: Vec<u8>, device: &Arc<dyn Backend>) {
     let model = cpu(bytes);
     let inner = &model.0;
     let there = upload(&model, device);
+    let mut work = there.work().unwrap();
     let mut caches = [(); 3].map(|()| Cache::default());
     let mut pages = [(); 3].map(|()| DeviceCache::default());
     let (mut done, mut here) = ([0; 3], Scratch::default());
@@ -77,11 +81,15 @@ fn check_model(bytes: Vec<u8>, device: &Arc<dyn Backend>) {
             inner.embed_token(row, x);
         }
         there
-            .forward(&inner.graph, &rows, &mut pages.each_mut(), &mut x)
+            .forward(&inner.graph, &rows, &mut pages.each_mut(), &x, &mut work)
             .unwrap();
+        assert!(work.computed.iter().all(|finite| *finite));
+        work.x.read(0..x.len(), &mut x).unwrap();
         assert!(bits(&x) == bits(&here.x), "residual stream of {batch:?}");
         let mut logits = vec![0.0; here.logits.len()];
-        there.logits(&inner.graph, &x, &mut logits).unwrap();
+        let all: Vec<usize> = (0..rows.len()).collect();
+        there.logits(&inner.graph, &all, None, &mut work).unwrap();
+        work.logits.read(0..logits.len(), &mut logits).unwrap();
         assert!(bits(&logits) == bits(&here.logits), "logits of {batch:?}");
     }
 }
@@ -139,6 +147,7 @@ fn a_gpu_has_the_same_bits_as_the_cpu_where_there_is_one() {
                 check_model(bytes, &device);
             }
             linear::check_types(&device);
+            sample::check_sampling(&device);
             runtime::check_runtime(&device);
         }
         Err(error) => {
@@ -209,8 +218,8 @@ fn pages_are_lent_within_the_budget_and_come_back() {
     };
     let run = |cache: &mut DeviceCache, positions: std::ops::Range<u32>| {
         let rows: Vec<Row> = positions.map(row).collect();
-        let mut x = vec![0.5; rows.len() * graph.width];
-        there.forward(graph, &rows, &mut [cache], &mut x)
+        let x = vec![0.5; rows.len() * graph.width];
+        there.forward(graph, &rows, &mut [cache], &x, &mut there.work()?)
     };
     run(&mut cache, 0..1).unwrap();
     assert_eq!(there.free_pages(), pages - 1);

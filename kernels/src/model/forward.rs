@@ -10,7 +10,7 @@ mod experts;
 
 use super::Inner;
 use super::graph::{Attention, Head, Layer, Learned, Linear, Mlp, Norm, Norms};
-use crate::cuda::CudaError;
+use crate::cuda::{CudaError, DeviceModel, DeviceWork, Found, Rule};
 use crate::ops::attention::{self, TILE};
 use crate::ops::dequant;
 use crate::ops::linear::{Input, Product, linear};
@@ -29,7 +29,8 @@ pub(crate) struct Row {
 /// Buffers reused from call to call.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// The residual stream: after `forward`, the last norm's input, row by row.
+    /// The residual stream: after `forward`, the last norm's input, row by row. On a
+    /// device it stays there, and this holds the embeddings.
     pub x: Vec<f32>,
     normed: Vec<f32>,
     q: Vec<f32>,
@@ -44,6 +45,8 @@ pub(crate) struct Scratch {
     experts: experts::Scratch,
     runs: Vec<attend::Run>,
     pub logits: Vec<f32>,
+    /// What the device has of the batch.
+    work: Option<Box<DeviceWork>>,
     /// What went wrong on the device; `x` and `logits` then say nothing.
     pub failure: Option<CudaError>,
 }
@@ -53,6 +56,19 @@ pub(crate) struct Scratch {
 struct MlpScratch {
     gate: Vec<f32>,
     up: Vec<f32>,
+}
+
+impl Scratch {
+    /// What the device needs for its work, and the rows of the batch.
+    fn work(&mut self, device: &DeviceModel) -> Result<(&mut DeviceWork, &[f32]), CudaError> {
+        if self.work.is_none() {
+            self.work = Some(Box::new(device.work()?));
+        }
+        match &mut self.work {
+            Some(work) => Ok((work, &self.x)),
+            None => unreachable!("it was made above"),
+        }
+    }
 }
 
 impl Inner {
@@ -71,9 +87,13 @@ impl Inner {
         }
         if let Some(device) = &self.device {
             let mut caches: Vec<_> = caches.iter_mut().map(|c| &mut c.device).collect();
-            s.failure = device.forward(g, rows, &mut caches, &mut s.x).err();
+            let done = s
+                .work(device)
+                .and_then(|(work, x)| device.forward(g, rows, &mut caches, x, work));
+            s.failure = done.err();
             if s.failure.is_some() {
                 // Whoever does not look at the failure must not take this for a result.
+                s.work = None;
                 s.x.fill(f32::NAN);
             }
             return;
@@ -104,15 +124,18 @@ impl Inner {
         let Head::Logits { norm, output, cap } = &g.head else {
             return;
         };
-        let x = &s.x[from * g.width..to * g.width];
-        s.logits.resize((to - from) * g.vocab, 0.0);
         if let Some(device) = &self.device {
-            s.failure = device.logits(g, x, &mut s.logits).err();
-            if s.failure.is_some() {
-                s.logits.fill(f32::NAN);
-            }
+            let rows: Vec<usize> = (from..to).collect();
+            let done = s
+                .work(device)
+                .and_then(|(work, _)| device.logits(g, &rows, None, work));
+            s.failure = done.err();
+            let all: Vec<usize> = (0..rows.len()).collect();
+            self.read_logits(&all, s);
             return;
         }
+        let x = &s.x[from * g.width..to * g.width];
+        s.logits.resize((to - from) * g.vocab, 0.0);
         s.normed.clear();
         s.normed.extend_from_slice(x);
         self.normalise(norm, &mut s.normed);
@@ -130,6 +153,48 @@ impl Inner {
         );
         if let Some(cap) = cap {
             norm::cap(self.simd, &mut s.logits, *cap);
+        }
+    }
+
+    /// Of rows of the last `forward` on a device, the largest logits and what the rules
+    /// ask; `None` on a CPU, or where `s.failure` says why.
+    pub fn found(&self, rows: &[usize], rules: &[Rule], s: &mut Scratch) -> Option<Vec<Found>> {
+        let device = self.device.as_ref()?;
+        let found = s
+            .work(device)
+            .and_then(|(work, _)| device.logits(&self.graph, rows, Some(rules), work));
+        match found {
+            Ok(found) => Some(found),
+            Err(failure) => {
+                s.failure = Some(failure);
+                None
+            }
+        }
+    }
+
+    /// Whole rows of logits, by their index in the last [`Self::found`], into `s.logits`.
+    pub fn read_logits(&self, which: &[usize], s: &mut Scratch) {
+        s.logits.clear();
+        s.logits.resize(which.len() * self.graph.vocab, f32::NAN);
+        if let (Some(device), Some(work), None) = (&self.device, &s.work, &s.failure) {
+            let rows = s.logits.chunks_exact_mut(self.graph.vocab);
+            let mut each = which.iter().zip(rows);
+            let read = each.try_for_each(|(i, out)| device.read(*i, work, out));
+            s.failure = read.err();
+        }
+        if s.failure.is_some() {
+            s.logits.fill(f32::NAN);
+        }
+    }
+
+    /// Whether a row of the last `forward` is finite.
+    pub fn is_finite(&self, row: usize, s: &Scratch) -> bool {
+        let width = self.graph.width;
+        match (&self.device, &s.work) {
+            (Some(_), work) => work.as_ref().is_some_and(|w| w.computed[row]),
+            (None, _) => s.x[row * width..(row + 1) * width]
+                .iter()
+                .all(|x| x.is_finite()),
         }
     }
 

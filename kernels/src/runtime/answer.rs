@@ -6,9 +6,11 @@
 use super::digest::logit_digest;
 use super::generation::check;
 use super::logprobs::Logprobs;
+use super::pick::Picked;
 use super::steering::{Steer, Steering};
 use super::stop::Stops;
 use super::{EngineError, Sampling};
+use crate::cuda::{Found, Rule};
 use crate::model::Model;
 use crate::tokenizer::TextStream;
 
@@ -106,6 +108,22 @@ impl Answer {
         let mut step = self.deliver(token, logit_digest);
         step.logprobs = own.map(|(n, logits)| Box::new(Logprobs::new(&logits, token, n)));
         step
+    }
+
+    /// What to ask of a device in place of the logits; `None` where they are needed.
+    pub fn rule(&self) -> Option<Rule> {
+        match (&self.steer, self.logprobs) {
+            (None, None) => self.sampling.rule(self.tokens.len(), self.seed),
+            _ => None,
+        }
+    }
+
+    /// [`Self::choose`] from what the device found by the rule, where that suffices.
+    pub fn pick(&mut self, found: &Found, rule: &Rule) -> Option<Step> {
+        let vocab = self.model.0.graph.vocab;
+        let (token, digest): Picked = self.sampling.pick(found, rule, vocab)?;
+        self.tokens.push(token);
+        Some(self.deliver(token, digest))
     }
 
     fn deliver(&mut self, token: u32, logit_digest: [u8; 32]) -> Step {

@@ -3,14 +3,21 @@
 /// Logits that enter the digest: the ones that can be sampled, in practice, and
 /// few enough to sort at every token.
 const TOP: usize = 64;
+const _: () = assert!(TOP == crate::cuda::TOP);
 
 /// BLAKE3 over the [`TOP`] largest logits as (token id u32 LE, f32 bits u32 LE),
 /// by logit descending, then id ascending. All logits are finite.
 pub(crate) fn logit_digest(logits: &[f32]) -> [u8; 32] {
+    let largest = largest(logits, TOP).into_iter();
+    digest_of(largest.map(|id| (id, logits[id as usize])))
+}
+
+/// [`logit_digest`] of the largest logits, in its order.
+pub(super) fn digest_of(largest: impl Iterator<Item = (u32, f32)>) -> [u8; 32] {
     let mut hash = blake3::Hasher::new();
-    for id in largest(logits, TOP) {
+    for (id, logit) in largest {
         hash.update(&id.to_le_bytes());
-        hash.update(&logits[id as usize].to_bits().to_le_bytes());
+        hash.update(&logit.to_bits().to_le_bytes());
     }
     hash.finalize().into()
 }

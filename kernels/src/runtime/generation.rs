@@ -2,6 +2,7 @@
 
 use super::answer::{Answer, Step};
 use super::{CHUNK, Cache, CancelFlag, EngineError, Sampling, Steering};
+use crate::cuda::{Found, Rule};
 use crate::model::{Inner, Model, Row, Scratch};
 
 /// One sequence with its cache: prompt in, answer out.
@@ -73,6 +74,16 @@ impl Generation {
         if self.computation.computed < tokens.len() {
             self.computation.compute(model, tokens, tokens.len())?;
         }
+        let picked = match self.answer.rule() {
+            Some(rule) => {
+                let found = self.computation.last_found(model, rule)?;
+                found.and_then(|found| self.answer.pick(&found, &rule))
+            }
+            None => None,
+        };
+        if let Some(step) = picked {
+            return Ok(step);
+        }
         self.computation.last_logits(model)?;
         Ok(self.answer.choose(&mut self.computation.scratch.logits))
     }
@@ -135,12 +146,7 @@ impl Computation {
         if let Some(failure) = self.scratch.failure.take() {
             return Err(failure.into());
         }
-        let width = model.graph.width;
-        let bad = self
-            .scratch
-            .x
-            .chunks_exact(width)
-            .position(|x| !x.iter().all(|x| x.is_finite()));
+        let bad = (0..rows.len()).find(|row| !model.is_finite(*row, &self.scratch));
         if let Some(row) = bad {
             return Err(EngineError::NotFinite {
                 position: rows[row].position,
@@ -149,6 +155,17 @@ impl Computation {
         self.first_row = self.computed;
         self.computed = to;
         Ok(())
+    }
+
+    /// What a device finds by a rule in the logits after the last computed token; `None`
+    /// where the processor computes, or where a logit is not finite.
+    fn last_found(&mut self, model: &Inner, rule: Rule) -> Result<Option<Found>, EngineError> {
+        let row = self.computed - 1 - self.first_row;
+        let found = model.found(&[row], &[rule], &mut self.scratch);
+        match self.scratch.failure.take() {
+            Some(failure) => Err(failure.into()),
+            None => Ok(found.and_then(|all| all.into_iter().find(|f| f.finite))),
+        }
     }
 
     /// Logits after the last computed token.

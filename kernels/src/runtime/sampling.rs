@@ -112,8 +112,11 @@ impl Sampling {
         let kept = self.keep(logits);
         let position = before.len() as u32;
         match kept {
-            Some(ids) => gumbel(ids.into_iter(), logits, seed, position),
-            None => gumbel(0..logits.len() as u32, logits, seed, position),
+            Some(ids) => {
+                let kept = ids.into_iter().map(|id| (id, logits[id as usize]));
+                gumbel(kept, seed, position)
+            }
+            None => gumbel((0..).zip(logits.iter().copied()), seed, position),
         }
     }
 
@@ -164,11 +167,7 @@ impl Sampling {
             let weights: Vec<f64> = kept.iter().map(|id| weight(*id)).collect();
             let total: f64 = weights.iter().fold(0.0, |sum, w| sum + w);
             let goal = total * (f64::from(self.top_p_milli) / 1000.0);
-            let mut sum = 0.0;
-            let enough = weights.iter().position(|w| {
-                sum += w;
-                sum >= goal
-            });
+            let enough = nucleus(&weights, goal);
             kept.truncate(enough.map_or(kept.len(), |i| i + 1));
         }
         Some(kept)
@@ -178,11 +177,20 @@ impl Sampling {
 /// Above the largest noise there is: -ln(-ln(1 - 2^-25)) = 17.33.
 const MAX_NOISE: f64 = 17.5;
 
+/// Where the running sum of weights reaches a goal.
+pub(super) fn nucleus(weights: &[f64], goal: f64) -> Option<usize> {
+    let mut sum = 0.0;
+    weights.iter().position(|w| {
+        sum += w;
+        sum >= goal
+    })
+}
+
 /// The id with the largest logit plus noise; the lower id among equals.
-fn gumbel(ids: impl Iterator<Item = u32>, logits: &[f32], seed: u64, position: u32) -> u32 {
+pub(super) fn gumbel(kept: impl Iterator<Item = (u32, f32)>, seed: u64, position: u32) -> u32 {
     let mut best: Option<(f64, u32)> = None;
-    for id in ids {
-        let logit = f64::from(logits[id as usize]);
+    for (id, logit) in kept {
+        let logit = f64::from(logit);
         // Noise is costly and cannot lift this one above the best so far.
         if best.is_some_and(|(b, _)| logit + MAX_NOISE < b) {
             continue;
@@ -197,7 +205,7 @@ fn gumbel(ids: impl Iterator<Item = u32>, logits: &[f32], seed: u64, position: u
 }
 
 /// Standard Gumbel noise from 24 bits: u = (bits + 1/2) / 2^24, -ln(-ln u).
-fn noise(seed: u64, position: u32, token: u32) -> f64 {
+pub(super) fn noise(seed: u64, position: u32, token: u32) -> f64 {
     let [word, ..] = philox([position, token, 0, 0], [seed as u32, (seed >> 32) as u32]);
     let u = (f64::from(word >> 8) + 0.5) / 16_777_216.0;
     -ln64(-ln64(u))

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::runtime::{
-    CancelFlag, Engine, EngineOptions, Generation, Request, Sampling, Step, replay,
+    CancelFlag, Engine, EngineOptions, Generation, Request, Sampling, Steering, Step, replay,
 };
 
 /// The model on a device.
-fn on(device: &Arc<dyn Backend>, bytes: Vec<u8>) -> Model {
+pub(super) fn on(device: &Arc<dyn Backend>, bytes: Vec<u8>) -> Model {
     let mut model = cpu(bytes);
     let there = upload(&model, device);
     Arc::get_mut(&mut model.0).unwrap().device = Some(there);
@@ -80,6 +80,53 @@ pub(super) fn check_runtime(device: &Arc<dyn Backend>) {
 #[test]
 fn answers_digests_and_replays_are_those_of_the_cpu() {
     check_runtime(&Emulated::device(5));
+}
+
+#[test]
+fn every_way_of_choosing_gives_the_tokens_of_the_cpu() {
+    let bytes = || qwen3(&Shape::tiny(), TensorType::Q8_0, 5);
+    let (here, there) = (cpu(bytes()), on(&Emulated::device(6), bytes()));
+    let warm = |top_k, top_p_milli, min_p_milli| Sampling {
+        temperature_milli: 700,
+        top_k,
+        top_p_milli,
+        min_p_milli,
+        ..Sampling::default()
+    };
+    let penalised = Sampling {
+        presence_penalty_milli: 500,
+        ..warm(0, 1000, 0)
+    };
+    let each = [
+        Sampling::default(),
+        warm(0, 1000, 0),
+        warm(0, 1000, 100),
+        warm(20, 900, 0),
+        warm(64, 1000, 0),
+        warm(0, 300, 20),
+        penalised,
+    ];
+    for sampling in each {
+        let r = Request {
+            sampling,
+            ..request(20, 3)
+        };
+        assert_eq!(alone(&there, &r), alone(&here, &r), "{sampling:?}");
+    }
+    let reported = |model: &Model| {
+        let r = request(9, 1);
+        let mut g =
+            Generation::new(model, &r.prompt, r.sampling, r.seed, r.max_output, &r.stop).unwrap();
+        let steering = Steering {
+            bias: vec![(3, 9000)],
+            logprobs: Some(5),
+            ..Steering::default()
+        };
+        g.steer(&steering).unwrap();
+        g.prefill(&CancelFlag::new()).unwrap();
+        [(); 3].map(|()| g.step().unwrap())
+    };
+    assert_eq!(reported(&there), reported(&here));
 }
 
 #[test]

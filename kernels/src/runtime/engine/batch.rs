@@ -5,6 +5,7 @@ use super::super::embed::pooled;
 use super::super::prefix::Prefix;
 use super::super::{Cache, EngineError, Replayed};
 use super::job::{Job, Recheck, Task};
+use crate::cuda::Rule;
 use crate::model::{Model, Row, Scratch};
 use std::mem::take;
 
@@ -122,12 +123,10 @@ impl Batch {
 
     /// The first row of a slice with a value that is not finite.
     fn bad_row(&self, model: &Model, slice: &Slice) -> Option<EngineError> {
-        let width = model.0.graph.width;
-        let rows = self.scratch.x.chunks_exact(width).zip(&self.rows);
-        let mut rows = rows.skip(slice.row).take(slice.to - slice.from);
-        let bad = rows.find(|(x, _)| !x.iter().all(|x| x.is_finite()));
-        bad.map(|(_, row)| EngineError::NotFinite {
-            position: row.position,
+        let mut rows = slice.row..slice.row + slice.to - slice.from;
+        let bad = rows.find(|row| !model.0.is_finite(*row, &self.scratch))?;
+        Some(EngineError::NotFinite {
+            position: self.rows[bad].position,
         })
     }
 
@@ -139,14 +138,20 @@ impl Batch {
         wants: &[Want],
         made: &mut Vec<(usize, Made)>,
     ) {
-        let width = model.0.graph.width;
+        let mut found = picked(model, jobs, wants, &mut self.scratch);
         let s = &mut self.scratch;
-        for (i, want) in wants.iter().enumerate() {
-            // Rows ascend, so no wanted row is overwritten before it has moved.
-            let from = want.row * width;
-            s.x.copy_within(from..from + width, i * width);
+        let left: Vec<usize> = (0..wants.len()).filter(|i| found[*i].is_none()).collect();
+        if model.0.device.is_some() {
+            model.0.read_logits(&left, s);
+        } else {
+            let width = model.0.graph.width;
+            for (i, want) in wants.iter().enumerate() {
+                // Rows ascend, so no wanted row is overwritten before it has moved.
+                let from = want.row * width;
+                s.x.copy_within(from..from + width, i * width);
+            }
+            model.0.logits(0, wants.len(), s);
         }
-        model.0.logits(0, wants.len(), s);
         if let Some(failure) = s.failure.take() {
             let failed = |want: &Want| (want.job, Made::Failed(failure.clone().into()));
             made.extend(wants.iter().map(failed));
@@ -154,12 +159,13 @@ impl Batch {
         }
         let mut choosers: Vec<Option<Chooser<'_>>> = jobs.iter_mut().map(Chooser::of).collect();
         let logits = s.logits.chunks_exact_mut(model.0.graph.vocab);
-        let mut choices: Vec<Choice<'_>> = wants
+        let mut choices: Vec<Choice<'_>> = left
             .iter()
             .zip(logits)
-            .filter_map(|(want, logits)| {
+            .filter_map(|(index, logits)| {
+                let want = &wants[*index];
                 Some(Choice {
-                    job: want.job,
+                    index: *index,
                     position: want.position,
                     logits,
                     chooser: Chooser::for_row(&mut choosers[want.job])?,
@@ -170,8 +176,47 @@ impl Batch {
         model.0.pool.pieces(&mut choices, 1, |_, choice| {
             choice.iter_mut().for_each(Choice::make);
         });
-        made.extend(choices.into_iter().filter_map(|c| Some((c.job, c.made?))));
+        for choice in choices {
+            found[choice.index] = choice.made;
+        }
+        let all = wants.iter().zip(found);
+        made.extend(all.filter_map(|(want, made)| Some((want.job, made?))));
     }
+}
+
+/// What can be made of rows without their logits, where a device computes; nothing, where
+/// the processor does.
+fn picked(model: &Model, jobs: &mut [Job], wants: &[Want], s: &mut Scratch) -> Vec<Option<Made>> {
+    let mut made: Vec<Option<Made>> = wants.iter().map(|_| None).collect();
+    if model.0.device.is_none() {
+        return made;
+    }
+    let rule = |want: &Want| match &jobs[want.job].task {
+        Task::Answer(answer, _) => answer.rule(),
+        Task::Recheck(recheck, ..) => recheck.rule(want.position),
+        Task::Embed(..) => None,
+    };
+    let asked: Vec<Option<Rule>> = wants.iter().map(rule).collect();
+    let rows: Vec<usize> = wants.iter().map(|want| want.row).collect();
+    let rules: Vec<Rule> = asked
+        .iter()
+        .map(|rule| rule.unwrap_or(Rule::NONE))
+        .collect();
+    let found = model.0.found(&rows, &rules, s).unwrap_or_default();
+    for (i, (found, rule)) in found.iter().zip(asked).enumerate() {
+        let (want, Some(rule)) = (&wants[i], rule) else {
+            continue;
+        };
+        let vocab = model.0.graph.vocab;
+        made[i] = match &mut jobs[want.job].task {
+            // The row, which is read then, says the same.
+            _ if !found.finite => None,
+            Task::Answer(answer, _) => answer.pick(found, &rule).map(Made::Step),
+            Task::Recheck(recheck, ..) => recheck.pick(found, &rule, vocab).map(Made::Replayed),
+            Task::Embed(..) => None,
+        };
+    }
+    made
 }
 
 /// Who turns logits into a token.
@@ -199,7 +244,8 @@ impl<'a> Chooser<'a> {
 }
 
 struct Choice<'a> {
-    job: usize,
+    /// Of the wanted rows.
+    index: usize,
     position: usize,
     logits: &'a mut [f32],
     chooser: Chooser<'a>,

@@ -6,6 +6,7 @@ use super::super::prefix::{self, Key, Prefix};
 use super::super::schedule::{PAGE, View};
 use super::super::stream::Outlet;
 use super::super::{Cache, CancelFlag, EngineError, Replayed, Sampling};
+use crate::cuda::{Found, Rule};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
@@ -35,6 +36,22 @@ impl Recheck {
             logit_digest: logit_digest(logits),
             expected_token: self.sampling.choose(logits, before, self.seed),
         }
+    }
+}
+
+impl Recheck {
+    /// What to ask of a device about the logits after `position`.
+    pub fn rule(&self, position: usize) -> Option<Rule> {
+        self.sampling.rule(position + 1, self.seed)
+    }
+
+    /// [`Self::choose`] from what the device found by the rule, where that suffices.
+    pub fn pick(&self, found: &Found, rule: &Rule, vocab: usize) -> Option<Replayed> {
+        let (expected_token, logit_digest) = self.sampling.pick(found, rule, vocab)?;
+        Some(Replayed {
+            expected_token,
+            logit_digest,
+        })
     }
 }
 
