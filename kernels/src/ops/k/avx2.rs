@@ -1,5 +1,6 @@
 //! AVX2: eight rows a register, two registers and four tokens at a time.
 //!
+//! No closures: what takes them is not compiled for these instructions and so not inlined.
 //! Codes have at most six bits, so `maddubs` does not saturate and its i16 sums can
 //! be added up over a sub-block before they meet their scale.
 
@@ -11,7 +12,7 @@ use std::arch::x86_64::*;
 /// sixteen registers.
 const STEP: usize = 4;
 
-/// How far ahead of the weights in use to fetch when one token is computed.
+/// How far ahead of the weights in use to fetch, the first time that a tile comes to them.
 const AHEAD: usize = 4096;
 
 /// Two registers: rows 0 to 7 and 8 to 15.
@@ -87,7 +88,7 @@ unsafe fn affine_few<const HIGH: usize, const N: usize>(
         let act: &[Act; N] = unsafe { &*acts.acts.as_ptr().add(s * acts.tokens + t).cast() };
         let mut dots = [[_mm256_setzero_si256(); 2]; N];
         for j in 0..8 {
-            if N == 1 {
+            if t == 0 {
                 fetch(block, j, 8);
             }
             let mut acc = [[_mm256_setzero_si256(); 2]; N];
@@ -145,7 +146,7 @@ unsafe fn signed_few<const N: usize>(
         let act: &[Act; N] = unsafe { &*acts.acts.as_ptr().add(s * acts.tokens + t).cast() };
         let mut dots = [[_mm256_setzero_si256(); 2]; N];
         for b in 0..16 {
-            if N == 1 {
+            if t == 0 {
                 fetch(block, b, 16);
             }
             // Sums may wrap on the way; what remains at the end is within i16.
@@ -159,10 +160,9 @@ unsafe fn signed_few<const N: usize>(
             add_products(&mut acc, sixth(low(c), left::<2>(bits)), act, 4 * b + 1);
             add_products(&mut acc, sixth(upper(a), bits), act, 4 * b + 2);
             add_products(&mut acc, sixth(upper(c), right::<2>(bits)), act, 4 * b + 3);
-            let bytes = &block.scale[b].map(|s| s as u8);
             let scale = [
-                _mm256_srai_epi16::<8>(shuffled(bytes, &HIGH_HALF[0])),
-                _mm256_srai_epi16::<8>(shuffled(bytes, &HIGH_HALF[1])),
+                _mm256_srai_epi16::<8>(shuffled(&block.scale[b], &HIGH_HALF[0])),
+                _mm256_srai_epi16::<8>(shuffled(&block.scale[b], &HIGH_HALF[1])),
             ];
             add_scaled(&mut dots, &acc, scale);
         }
@@ -219,12 +219,17 @@ fn fetch<T>(block: &T, i: usize, n: usize) {
     }
 }
 
+fn word(codes: [i8; 4]) -> i32 {
+    let [a, b, c, d] = codes;
+    i32::from_ne_bytes([a as u8, b as u8, c as u8, d as u8])
+}
+
 /// `acc += w * x` of word `at` of each token, as pairs in i16.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn add_products<const N: usize>(acc: &mut [Two; N], w: Two, act: &[Act; N], at: usize) {
     for i in 0..N {
-        let x = _mm256_set1_epi32(i32::from_ne_bytes(act[i].codes[at].map(|c| c as u8)));
+        let x = _mm256_set1_epi32(word(act[i].codes[at]));
         for h in 0..2 {
             acc[i][h] = _mm256_add_epi16(acc[i][h], _mm256_maddubs_epi16(w[h], x));
         }
@@ -338,16 +343,26 @@ fn two(bytes: &[u8; 64]) -> Two {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn two_of_16(bytes: &[[u8; 16]]) -> Two {
-    // SAFETY: lifetime: borrowed. Bounds: sixteen bytes of an array of sixteen.
-    // Alignment: the unaligned form is used.
-    [0, 1].map(|h| unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes[h].as_ptr().cast())) })
+    let mut out = [_mm256_setzero_si256(); 2];
+    for h in 0..2 {
+        // SAFETY: lifetime: borrowed. Bounds: sixteen bytes of an array of sixteen.
+        // Alignment: the unaligned form is used.
+        let bytes = unsafe { _mm_loadu_si128(bytes[h].as_ptr().cast()) };
+        out[h] = _mm256_cvtepu8_epi16(bytes);
+    }
+    out
 }
+
+/// One byte, with a sign or without.
+trait Byte {}
+impl Byte for u8 {}
+impl Byte for i8 {}
 
 /// The sixteen bytes in both halves of a register, shuffled.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn shuffled(bytes: &[u8; 16], by: &[u8; 32]) -> __m256i {
-    // SAFETY: lifetime: borrowed. Bounds: sixteen and 32 bytes of arrays of that size.
+fn shuffled<T: Byte>(bytes: &[T; 16], by: &[u8; 32]) -> __m256i {
+    // SAFETY: lifetime: borrowed. Bounds: sixteen and 32 bytes of arrays of that many.
     // Alignment: the unaligned forms are used.
     unsafe {
         let bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast()));
@@ -358,9 +373,14 @@ fn shuffled(bytes: &[u8; 16], by: &[u8; 32]) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn halves(bits: &[u16; ROWS]) -> [__m256; 2] {
-    // SAFETY: lifetime: borrowed. Bounds: eight u16 at 0 and at 8 of sixteen. Alignment:
-    // the unaligned form is used.
-    [0, 8].map(|at| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().add(at).cast())) })
+    let mut out = [_mm256_setzero_ps(); 2];
+    for h in 0..2 {
+        // SAFETY: lifetime: borrowed. Bounds: eight u16 at 0 and at 8 of sixteen.
+        // Alignment: the unaligned form is used.
+        let bits = unsafe { _mm_loadu_si128(bits.as_ptr().add(8 * h).cast()) };
+        out[h] = _mm256_cvtph_ps(bits);
+    }
+    out
 }
 
 #[inline]
