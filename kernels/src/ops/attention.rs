@@ -113,8 +113,9 @@ impl Queries {
         &mut self.seen
     }
 
-    /// Let each query see its part of a tile.
-    pub fn attend(&mut self, simd: Simd, tile: &[u16], rules: Rules) {
+    /// Let each query see its part of a tile. `next` is the tile that comes after it, to
+    /// be fetched meanwhile.
+    pub fn attend(&mut self, simd: Simd, tile: &[u16], next: Option<&[u16]>, rules: Rules) {
         let first = self.seen.iter().take_while(|s| s.is_empty()).count();
         let n = self.seen[first..]
             .iter()
@@ -141,9 +142,10 @@ impl Queries {
             let (keys, values) = tile.split_at(dim * TILE);
             avx2::scores(simd, keys, &mut part);
             soften(simd, &mut part, rules, max, sum);
-            avx2::weigh(simd, values, &mut part);
+            avx2::weigh(simd, values, next.unwrap_or(values), &mut part);
             return;
         }
+        let _ = next;
         self.wide.resize(tile.len(), 0.0);
         widen(simd, tile, &mut self.wide);
         let (keys, values) = self.wide.split_at(dim * TILE);

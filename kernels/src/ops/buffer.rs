@@ -66,9 +66,7 @@ impl Arena {
         };
         Buffer(match place {
             Some((map, start)) => Memory::Large { map, start, len },
-            // SAFETY: `Zero` promises that this is a value; there is no lifetime, and the
-            // alignment is the vector's.
-            None => Memory::Small(vec![unsafe { std::mem::zeroed() }; len]),
+            None => Memory::Small(zeros(len)),
         })
     }
 
@@ -77,7 +75,8 @@ impl Arena {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let left = |region: &Region| region.map.len() - region.next;
         if current.as_ref().is_none_or(|region| left(region) < bytes) {
-            *current = Some(Region::new(bytes)?);
+            let len = bytes.max(REGION);
+            *current = Some(Region::new(len, len)?);
         }
         let region = current.as_mut()?;
         let start = region.next;
@@ -87,18 +86,45 @@ impl Arena {
 }
 
 impl Region {
-    fn new(bytes: usize) -> Option<Self> {
-        let len = bytes.max(REGION).checked_add(HUGE)?;
-        let map = MmapRaw::from(MmapMut::map_anon(len).ok()?);
+    /// A mapping with room for `bytes` bytes behind `next`, a multiple of [`HUGE`], of
+    /// which the first `huge` may lie on huge pages.
+    fn new(bytes: usize, huge: usize) -> Option<Self> {
+        let map = MmapRaw::from(MmapMut::map_anon(bytes.checked_add(HUGE)?).ok()?);
+        let next = map.as_ptr().addr().next_multiple_of(HUGE) - map.as_ptr().addr();
         // A system without huge pages (or with them everywhere) does as it likes.
         #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
-        let next = map.as_ptr().addr().next_multiple_of(HUGE) - map.as_ptr().addr();
+        let _ = map.advise_range(memmap2::Advice::HugePage, next, huge);
+        #[cfg(not(target_os = "linux"))]
+        let _ = huge;
         Some(Self {
             map: Arc::new(map),
             next,
         })
     }
+}
+
+impl<T: Zero> Buffer<T> {
+    /// `len` elements, all bits zero, in a mapping of their own if they fill a huge page.
+    /// What does not fill one lies on small pages, so that no more memory is used than
+    /// was asked for.
+    pub fn alone(len: usize) -> Self {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let whole = bytes / HUGE * HUGE;
+        let region = match whole {
+            0 => None,
+            whole => Region::new(bytes, whole),
+        };
+        Self(match region {
+            Some(Region { map, next: start }) => Memory::Large { map, start, len },
+            None => Memory::Small(zeros(len)),
+        })
+    }
+}
+
+fn zeros<T: Zero>(len: usize) -> Vec<T> {
+    // SAFETY: `Zero` promises that this is a value; there is no lifetime, and the
+    // alignment is the vector's.
+    vec![unsafe { std::mem::zeroed() }; len]
 }
 
 impl<T: Zero> Deref for Buffer<T> {
@@ -139,11 +165,12 @@ mod tests {
         let arena = Arena::default();
         let lengths = [0, 1, 1000, SMALL / 4, SMALL / 4 + 1, HUGE / 3, HUGE];
         let mut all: Vec<(usize, Buffer<f32>)> = lengths.map(|len| (len, arena.zeroed(len))).into();
+        all.extend([HUGE / 8, HUGE, HUGE + 5].map(|len| (len, Buffer::alone(len))));
         // Larger than what is left of the mapping.
         all.push((REGION / 4, arena.zeroed(REGION / 4)));
         for (i, (len, buffer)) in all.iter_mut().enumerate() {
             assert!(buffer.len() == *len && buffer.iter().all(|x| x.to_bits() == 0));
-            assert!(4 * *len < SMALL || buffer.as_ptr().addr().is_multiple_of(LINE));
+            assert!(4 * *len < HUGE || buffer.as_ptr().addr().is_multiple_of(LINE));
             let ends = [0, len.saturating_sub(1)];
             for at in ends.into_iter().filter(|at| at < len) {
                 buffer[at] = (i + 1) as f32;

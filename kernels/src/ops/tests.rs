@@ -371,7 +371,7 @@ proptest! {
                     let end = positions - n + q + 1;
                     *seen = attention::Seen::of(first(end), end, i);
                 }
-                queries.attend(simd, tile, rules);
+                queries.attend(simd, tile, tiles.get(i + 1).map(Vec::as_slice), rules);
             }
             let mut out = vec![0.0; (to - from) * dim];
             for (q, out) in out.chunks_mut(dim).enumerate() {

@@ -1,12 +1,13 @@
 //! Memory for keys and values: pages of 64 positions from one bounded arena.
 //!
 //! A page is counted against its arena from when it is handed out until its last
-//! holder drops it. There is no list of free pages in memory: the allocator maps a
-//! page this large on its own and gives it back at once. Where the model runs on a
+//! holder drops it. There is no list of free pages in memory: a page is a mapping of
+//! its own and is given back at once. Where the model runs on a
 //! device, a page is one of the device's. Called by [`super::Cache`].
 
 use crate::cuda::DevicePage;
 use crate::model::Model;
+use crate::ops::buffer::Buffer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -59,7 +60,7 @@ impl Arena {
             .ok()?;
         let len = if lent.is_some() { 0 } else { self.page_len };
         Some(Page {
-            data: vec![0; len].into_boxed_slice(),
+            data: Buffer::alone(len),
             device: lent,
             arena: Some(self.clone()),
         })
@@ -84,7 +85,7 @@ impl Arena {
 /// Keys and values of 64 positions, all layers.
 pub(crate) struct Page {
     /// Empty for a page of a device.
-    pub data: Box<[u16]>,
+    pub data: Buffer<u16>,
     pub device: Option<Arc<DevicePage>>,
     arena: Option<Arc<Arena>>,
 }
@@ -93,7 +94,7 @@ impl Page {
     /// A page outside any arena, for a sequence that is computed alone.
     pub fn alone(page_len: usize) -> Self {
         Self {
-            data: vec![0; page_len].into_boxed_slice(),
+            data: Buffer::alone(page_len),
             device: None,
             arena: None,
         }

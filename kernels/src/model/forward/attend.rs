@@ -157,13 +157,15 @@ impl Inner {
             scale: shape.scale,
             cap: shape.cap,
         };
-        for tile in sight(first).0 / TILE..sight(last).1.div_ceil(TILE) {
+        let end = sight(last).1.div_ceil(TILE);
+        for tile in sight(first).0 / TILE..end {
             for (row, seen) in rows.iter().zip(queries.seen().chunks_exact_mut(heads)) {
                 let (from, to) = sight(row);
                 seen.fill(Seen::of(from, to, tile));
             }
-            let tile = cache.tile(&self.graph, layer, job.kv, tile);
-            queries.attend(self.simd, tile, rules);
+            let read = |tile| cache.tile(&self.graph, layer, job.kv, tile);
+            let next = (tile + 1 < end).then(|| read(tile + 1));
+            queries.attend(self.simd, read(tile), next, rules);
         }
     }
 }

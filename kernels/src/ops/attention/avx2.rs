@@ -38,10 +38,12 @@ pub(super) fn scores(simd: Simd, keys: &[u16], part: &mut Part<'_>) {
     }
 }
 
-/// Add the weighted values that each query sees. `values` is `[64][dim]`.
-pub(super) fn weigh(simd: Simd, values: &[u16], part: &mut Part<'_>) {
+/// Add the weighted values that each query sees. `values` is `[64][dim]`; after them
+/// `next` is read.
+pub(super) fn weigh(simd: Simd, values: &[u16], next: &[u16], part: &mut Part<'_>) {
     assert!(simd.level() >= SimdLevel::Avx2 && values.len() == part.dim * TILE);
     let dim = part.dim;
+    let values = Values { values, next, dim };
     for ((w, s), out) in part
         .weights
         .chunks(2)
@@ -50,14 +52,38 @@ pub(super) fn weigh(simd: Simd, values: &[u16], part: &mut Part<'_>) {
     {
         for lane in (0..dim / LANES * LANES).step_by(LANES) {
             // SAFETY: the level proves AVX2 and F16C.
-            unsafe { weigh_two(values, w, s, dim, lane, out) };
+            unsafe { weigh_two(values, w, s, lane, out) };
         }
+        let rows = values.values;
         for ((w, s), out) in w.iter().zip(s).zip(out.chunks_mut(dim)) {
             for i in dim / LANES * LANES..dim {
                 for p in s.from..s.to {
-                    out[i] += w[p] * widen_one(values[p * dim + i]);
+                    out[i] += w[p] * widen_one(rows[p * dim + i]);
                 }
             }
+        }
+    }
+}
+
+/// Values `[64][dim]`, and what is read after them.
+#[derive(Clone, Copy)]
+struct Values<'a> {
+    values: &'a [u16],
+    next: &'a [u16],
+    dim: usize,
+}
+
+impl Values<'_> {
+    /// Ask for the row that lies [`AHEAD`] of row `p`.
+    #[inline(always)]
+    fn fetch(&self, p: usize) {
+        let at = p * self.dim + AHEAD;
+        let (from, at) = match at.checked_sub(self.values.len()) {
+            None => (self.values, at),
+            Some(at) => (self.next, at),
+        };
+        for line in (0..self.dim).step_by(LANES) {
+            prefetch(from, at + line);
         }
     }
 }
@@ -140,33 +166,32 @@ fn score<const N: usize>(q: [&[f32]; N], keys: &[u16], lane: usize, out: [&mut [
 /// `wide::weigh_two` from halves.
 #[target_feature(enable = "avx2,f16c")]
 fn weigh_two(
-    values: &[u16],
+    values: Values<'_>,
     weights: &[[f32; TILE]],
     seen: &[Seen],
-    dim: usize,
     lane: usize,
     out: &mut [f32],
 ) {
+    let dim = values.dim;
     if let ([w0, w1], [s0, s1]) = (weights, seen) {
         let (one, two) = out.split_at_mut(dim);
         let (from, to) = (s1.from, s0.to.max(s1.from));
         let first = s0.to.min(from);
-        weigh_some(values, [w0], s0.from, first, dim, lane, [&mut *one]);
-        weigh_some(values, [w0, w1], from, to, dim, lane, [one, &mut *two]);
-        weigh_some(values, [w1], to, s1.to, dim, lane, [two]);
+        weigh_some(values, [w0], s0.from, first, lane, [&mut *one]);
+        weigh_some(values, [w0, w1], from, to, lane, [one, &mut *two]);
+        weigh_some(values, [w1], to, s1.to, lane, [two]);
     } else if let ([w], [s]) = (weights, seen) {
-        weigh_some(values, [w], s.from, s.to, dim, lane, [out]);
+        weigh_some(values, [w], s.from, s.to, lane, [out]);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn weigh_some<const N: usize>(
-    values: &[u16],
+    values: Values<'_>,
     weights: [&[f32; TILE]; N],
     from: usize,
     to: usize,
-    dim: usize,
     lane: usize,
     mut out: [&mut [f32]; N],
 ) {
@@ -176,9 +201,13 @@ fn weigh_some<const N: usize>(
             *sums = take(out);
         }
     }
+    let (rows, dim) = (values.values, values.dim);
     for p in from..to {
-        prefetch(values, p * dim + lane + AHEAD);
-        let Some(row) = values[p * dim + lane..].first_chunk() else {
+        if lane == 0 {
+            // All of the row: the other lanes find it in the cache.
+            values.fetch(p);
+        }
+        let Some(row) = rows[p * dim + lane..].first_chunk() else {
             return;
         };
         let v = load(row);
