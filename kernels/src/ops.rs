@@ -24,6 +24,7 @@ pub(crate) mod q4;
 #[allow(clippy::needless_range_loop)]
 pub(crate) mod q8;
 pub(crate) mod rope;
+pub(crate) mod scaled;
 pub(crate) mod weights;
 #[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) mod wide;

@@ -98,7 +98,8 @@ pub(crate) fn bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-fn half(b: &[u8], at: usize) -> f32 {
+/// The f16 at a byte of a block, as f32.
+pub(crate) fn half(b: &[u8], at: usize) -> f32 {
     widen_one(u16::from_le_bytes([b[at], b[at + 1]]))
 }
 

@@ -1,10 +1,11 @@
-//! F32, F16 and BF16 weights times f32 activations: sixteen rows at a time.
+//! F32, F16 and BF16 weights (and those of `scaled`) times f32 activations: sixteen rows at a time.
 //!
-//! `acc = acc + w * x` for K ascending, one multiply and one add. Weights of
-//! 16 bits are widened a stretch of K at a time, which is exact.
+//! `acc = acc + w * x` for K ascending, one multiply and one add. Others
+//! are widened to f32 a stretch of K at a time.
 
 use super::dequant::bf16;
 use super::half::widen;
+use super::scaled::{self, Widen};
 use crate::cpu::{Simd, versions};
 
 /// Rows interleaved: element `k` of row `r` of a group is at `16 k + r`.
@@ -24,26 +25,41 @@ pub(crate) fn group_f32(simd: Simd, w: &[f32], x: &[f32], k: usize, out: &mut [[
 
 /// [`group_f32`] for f16 weights.
 pub(crate) fn group_f16(simd: Simd, w: &[u16], x: &[f32], k: usize, out: &mut [[f32; ROWS]]) {
-    widened(simd, widen, w, x, k, out);
+    widened(simd, (widen, 1), w, x, k, out);
 }
 
 /// [`group_f32`] for bf16 weights.
 pub(crate) fn group_bf16(simd: Simd, w: &[u16], x: &[f32], k: usize, out: &mut [[f32; ROWS]]) {
-    widened(simd, widen_bf16, w, x, k, out);
+    widened(simd, (widen_bf16, 1), w, x, k, out);
 }
 
-fn widened(
+/// [`group_f32`] for blocks of factors and codes.
+pub(crate) fn group_scaled<B: Widen>(
     simd: Simd,
-    widen: fn(Simd, &[u16], &mut [f32]),
-    w: &[u16],
+    w: &[B],
+    x: &[f32],
+    k: usize,
+    out: &mut [[f32; ROWS]],
+) {
+    widened(simd, (B::widen, scaled::BLOCK * ROWS), w, x, k, out);
+}
+
+/// Makes f32 of parts of weights.
+type Widener<T> = fn(Simd, &[T], &mut [f32]);
+
+/// `widen` makes `each` elements of every part of `w`.
+fn widened<T>(
+    simd: Simd,
+    (widen, each): (Widener<T>, usize),
+    w: &[T],
     x: &[f32],
     k: usize,
     out: &mut [[f32; ROWS]],
 ) {
     out.fill([0.0; ROWS]);
     let mut wide = [0.0; STRETCH * ROWS];
-    for (i, w) in w.chunks(STRETCH * ROWS).enumerate() {
-        let wide = &mut wide[..w.len()];
+    for (i, w) in w.chunks(STRETCH * ROWS / each).enumerate() {
+        let wide = &mut wide[..w.len() * each];
         widen(simd, w, wide);
         dots(simd, wide, x, k, i * STRETCH, out);
     }

@@ -3,6 +3,7 @@
 //! Each output is computed by one thread in the order of NUMERICS.md, so neither
 //! threads nor batch can change it.
 
+use super::scaled::Widen;
 use super::weights::{Matrix, Packed};
 use super::{float, k, q4, q8};
 use crate::cpu::Simd;
@@ -123,6 +124,10 @@ impl Plan<'_> {
             Packed::Q6K(blocks) => self.k_blocks(from, to, blocks, input, |group, tile, out| {
                 k::signed(simd, group, tile, out);
             }),
+            Packed::Affine(w) => self.scaled(from, to, simd, w, x),
+            Packed::Q2K(w) => self.scaled(from, to, simd, w, x),
+            Packed::Q3K(w) => self.scaled(from, to, simd, w, x),
+            Packed::Xs(w) => self.scaled(from, to, simd, w, x),
             Packed::F32(w) => self.floats(from, to, x, |group, x, out| {
                 let w = w[group * k..(group + 1) * k].as_flattened();
                 float::group_f32(simd, w, x, k, out);
@@ -184,6 +189,21 @@ impl Plan<'_> {
                 self.store(group, i * TILE, out);
             }
         }
+    }
+
+    fn scaled<const N: usize, B: Widen>(
+        &self,
+        from: usize,
+        to: usize,
+        simd: Simd,
+        w: &[[B; N]],
+        x: &[f32],
+    ) {
+        let n = w.len() / self.matrix.groups();
+        self.floats(from, to, x, |group, x, out| {
+            let w = w[group * n..(group + 1) * n].as_flattened();
+            float::group_scaled(simd, w, x, self.matrix.k, out);
+        });
     }
 
     fn floats(

@@ -1,10 +1,11 @@
 //! Weight matrices, repacked from the file's layout into the kernels'.
 
 use super::buffer::{Arena, Buffer, Zero};
-use super::dequant::{self, five};
+use super::dequant::{five, nibble};
 use super::k;
 use super::q4;
 use super::q8::{BLOCK, Block, ROWS};
+use super::scaled;
 use crate::gguf::TensorType;
 use crate::pool::Pool;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -44,6 +45,14 @@ pub(crate) enum Packed {
     Q5K(Buffer<k::Q5>),
     /// `[group][super-block of K]`.
     Q6K(Buffer<k::Signed>),
+    /// `[group][block of K]`.
+    Affine(Buffer<scaled::Affine>),
+    /// `[group][super-block of K]`.
+    Q2K(Buffer<scaled::Q2>),
+    /// `[group][super-block of K]`.
+    Q3K(Buffer<scaled::Q3>),
+    /// `[group][super-block of K]`.
+    Xs(Buffer<scaled::Xs>),
     /// `[group][k]`.
     F16(Buffer<[u16; ROWS]>),
     /// `[group][k]`.
@@ -147,7 +156,17 @@ impl Matrix {
                 };
                 Packed::F32(in_groups(pool, stored, (groups, k), good, put)?)
             }
-            ty if dequant::reads(ty) => Packed::F32(pack_floats(pool, ty, stored, k, groups)?),
+            TensorType::Q4_1 => {
+                let size = (groups, k);
+                Packed::Affine(scaled::pack_affine::<20>(pool, stored, size, nibble)?)
+            }
+            TensorType::Q5_1 => {
+                let size = (groups, k);
+                Packed::Affine(scaled::pack_affine::<24>(pool, stored, size, five)?)
+            }
+            TensorType::Q2_K => Packed::Q2K(scaled::pack_q2(pool, stored, (groups, k))?),
+            TensorType::Q3_K => Packed::Q3K(scaled::pack_q3(pool, stored, (groups, k))?),
+            TensorType::IQ4_XS => Packed::Xs(scaled::pack_xs(pool, stored, (groups, k))?),
             _ => return Err(PackError::Type),
         };
         Ok(Self {
@@ -171,6 +190,10 @@ impl Matrix {
             Packed::Q4K(_) => self.k / k::SUPER * size_of::<k::Q4>(),
             Packed::Q5K(_) => self.k / k::SUPER * size_of::<k::Q5>(),
             Packed::Q6K(_) => self.k / k::SUPER * size_of::<k::Signed>(),
+            Packed::Affine(_) => self.k / scaled::BLOCK * size_of::<scaled::Affine>(),
+            Packed::Q2K(_) => self.k / k::SUPER * size_of::<scaled::Q2>(),
+            Packed::Q3K(_) => self.k / k::SUPER * size_of::<scaled::Q3>(),
+            Packed::Xs(_) => self.k / k::SUPER * size_of::<scaled::Xs>(),
             Packed::F16(_) | Packed::Bf16(_) => self.k * ROWS * 2,
             Packed::F32(_) => self.k * ROWS * 4,
         }
@@ -252,36 +275,4 @@ pub(super) fn in_groups<const SIZE: usize, T: Zero>(
 fn groups_at_once(pool: &Pool, groups: usize, bytes: usize) -> usize {
     let even = groups.div_ceil(2 * pool.threads());
     (PIECE / bytes).min(even).max(1)
-}
-
-/// A type without a kernel of its own: its elements as f32.
-fn pack_floats(
-    pool: &Pool,
-    ty: TensorType,
-    stored: Stored<'_>,
-    k: usize,
-    groups: usize,
-) -> Result<Buffer<[f32; ROWS]>, PackError> {
-    let row_bytes = k / ty.block_len() as usize * ty.block_bytes() as usize;
-    let finite = AtomicBool::new(true);
-    let mut out: Buffer<[f32; ROWS]> = stored.arena.zeroed(groups * k);
-    pool.pieces(&mut out, k, |group, out| {
-        let mut row = vec![0.0; k];
-        let from = group * ROWS * row_bytes;
-        let bytes = &stored.bytes[from..stored.bytes.len().min(from + ROWS * row_bytes)];
-        for (r, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
-            dequant::row(ty, bytes, &mut row);
-            if !row.iter().all(|x| x.is_finite()) {
-                finite.store(false, Relaxed);
-            }
-            for (out, x) in out.iter_mut().zip(&row) {
-                out[r] = *x;
-            }
-        }
-        (stored.done)(bytes);
-    });
-    match finite.into_inner() {
-        true => Ok(out),
-        false => Err(PackError::NotFinite),
-    }
 }

@@ -50,31 +50,48 @@ pub(crate) fn iq4_xs_code(b: &[u8], i: usize) -> u8 {
     super::nibble(&b[8 + i / 32 * 16..], i % 32)
 }
 
-pub(super) fn q2(b: &[u8], out: &mut [f32]) {
+/// Factor and offset of sub-block `j` of sixteen of a Q2_K block.
+pub(crate) fn q2_scale(b: &[u8], j: usize) -> (f32, f32) {
     let (d, min) = (half(b, 80), half(b, 82));
+    (d * f32::from(b[j] & 15), -(min * f32::from(b[j] >> 4)))
+}
+
+/// Code `i` of a Q2_K block, 0 to 3.
+pub(crate) fn q2_code(b: &[u8], i: usize) -> u8 {
+    b[16 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3
+}
+
+/// Factor of sub-block `j` of sixteen of a Q3_K block.
+pub(crate) fn q3_scale(b: &[u8], j: usize) -> f32 {
+    let s = &b[96..108];
+    let four = if j < 8 { s[j] & 15 } else { s[j - 8] >> 4 };
+    let two = s[8 + j % 4] >> (j / 4 * 2) & 3;
+    half(b, 108) * f32::from((four | two << 4) as i8 - 32)
+}
+
+/// Code `i` of a Q3_K block, -4 to 3.
+pub(crate) fn q3_code(b: &[u8], i: usize) -> i8 {
+    let (high, low) = (&b[..32], &b[32..96]);
+    let q = low[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+    let low = if high[i % 32] >> (i / 32) & 1 == 0 {
+        4
+    } else {
+        0
+    };
+    q as i8 - low
+}
+
+pub(super) fn q2(b: &[u8], out: &mut [f32]) {
+    let scales: [(f32, f32); 16] = std::array::from_fn(|j| q2_scale(b, j));
     each(out, |i| {
-        let s = b[i / 16];
-        let q = b[16 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-        d * f32::from(s & 15) * f32::from(q) - min * f32::from(s >> 4)
+        let (factor, offset) = scales[i / 16];
+        factor * f32::from(q2_code(b, i)) + offset
     });
 }
 
 pub(super) fn q3(b: &[u8], out: &mut [f32]) {
-    let (high, low, s, d) = (&b[..32], &b[32..96], &b[96..108], half(b, 108));
-    each(out, |i| {
-        let j = i / 16;
-        let four = if j < 8 { s[j] & 15 } else { s[j - 8] >> 4 };
-        let two = s[8 + j % 4] >> (j / 4 * 2) & 3;
-        let scale = (four | two << 4) as i8 - 32;
-        let q = low[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-        let q = q as i8
-            - if high[i % 32] >> (i / 32) & 1 == 0 {
-                4
-            } else {
-                0
-            };
-        d * f32::from(scale) * f32::from(q)
-    });
+    let scales: [f32; 16] = std::array::from_fn(|j| q3_scale(b, j));
+    each(out, |i| scales[i / 16] * f32::from(q3_code(b, i)));
 }
 
 pub(super) fn q4(b: &[u8], out: &mut [f32]) {
