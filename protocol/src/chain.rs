@@ -15,8 +15,39 @@ use serde::{Deserialize, Serialize};
 pub struct ChainedToken {
     /// Token id in the model's vocabulary.
     pub id: u32,
-    /// BLAKE3 over the 64 largest (id, f32 bits).
+    /// BLAKE3 over the 64 largest (id, f32 bits); [`NO_LOGITS`] or a [`TextDigest`] where
+    /// the listing has no numerics.
     pub logits: Digest,
+}
+
+/// The id of a token whose vocabulary the host does not know: no vocabulary reaches it.
+pub const UNKNOWN_TOKEN: u32 = u32::MAX;
+/// Stands for a logit digest where the engine shows no logits and the ids say what was
+/// delivered. Zeros: no text and no logits are known that hash to it.
+pub const NO_LOGITS: Digest = Digest([0; 32]);
+
+/// Commits to the text of an answer without token ids: after each piece, the digest of
+/// everything so far. It takes the place of the logit digest beside [`UNKNOWN_TOKEN`],
+/// so that the chain still says what was delivered, however it was cut.
+#[derive(Debug, Clone)]
+pub struct TextDigest(blake3::Hasher);
+
+impl Default for TextDigest {
+    fn default() -> Self {
+        TextDigest(blake3::Hasher::new_derive_key("freehold/text/1"))
+    }
+}
+
+impl TextDigest {
+    /// Appends text.
+    pub fn push(&mut self, text: &str) {
+        self.0.update(text.as_bytes());
+    }
+
+    /// Returns the digest of all text so far.
+    pub fn digest(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
 }
 
 /// The running head of a token chain.
@@ -57,5 +88,24 @@ impl TokenChain {
     /// Returns whether no token was appended.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_digest_does_not_depend_on_where_the_text_was_cut() {
+        let of = |pieces: &[&str]| {
+            let mut text = TextDigest::default();
+            pieces.iter().for_each(|piece| text.push(piece));
+            text.digest()
+        };
+        assert_eq!(of(&["a sat", " is"]), of(&["a", " sat is"]));
+        assert_ne!(of(&["a sat"]), of(&["a sat", " is"]));
+        assert_ne!(of(&[]), NO_LOGITS);
+        // Not the plain hash of a file with that content.
+        assert_ne!(of(&["a"]).0, *blake3::hash(b"a").as_bytes());
     }
 }

@@ -4,6 +4,7 @@
 //! Published inside a Nostr event of kind 38717; the event itself is built and
 //! read by the relay port.
 
+use crate::crypto::tagged_hash;
 use crate::envelope::{Body, Extension, MessageType, Network};
 use crate::ids::{Digest, LightningId, ModelDigest, NodeKey};
 use crate::limits;
@@ -13,6 +14,20 @@ use serde::{Deserialize, Serialize};
 
 /// Kind of the listing event (addressable, NIP-01).
 pub const LISTING_KIND: u16 = 38_717;
+
+/// The word in [`ModelOffer::quantisation`] that says that a server of another make
+/// computes: alone, or in brackets behind the quantisation of the file it should run.
+pub const RUNNER: &str = "runner";
+/// Tokenizer and template of an offer whose host does not know them: zeros, the digest
+/// of no file.
+pub const UNKNOWN_DIGEST: Digest = Digest([0; 32]);
+
+/// The digest that stands for a model known by its name alone, as the server that runs
+/// it calls it. Hashed in a domain of its own, so that it is never the digest of a file.
+/// It says what was asked for, not what was run.
+pub fn named_model(name: &str) -> ModelDigest {
+    ModelDigest(tagged_hash("freehold/named-model/1", &[name.as_bytes()]).0)
+}
 
 /// What a node may be used for. Several at once; none is taken silently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,15 +58,15 @@ pub enum Role {
 pub struct ModelOffer {
     /// Name shown to people and matched by clients.
     pub name: String,
-    /// BLAKE3 of the GGUF.
+    /// BLAKE3 of the GGUF, or [`named_model`].
     pub digest: ModelDigest,
-    /// Digest of the tokenizer's vocabulary and merges.
+    /// Digest of the tokenizer's vocabulary and merges, or [`UNKNOWN_DIGEST`].
     pub tokenizer: Digest,
-    /// Digest of the chat template.
+    /// Digest of the chat template, or [`UNKNOWN_DIGEST`].
     pub template: Digest,
     /// `general.architecture` of the GGUF.
     pub architecture: String,
-    /// Quantisation, such as `Q8_0`.
+    /// Quantisation, such as `Q8_0`; `runner` or `Q8_0 (runner)` behind a [`RUNNER`].
     pub quantisation: String,
     /// Context in tokens.
     pub context: u32,
@@ -215,6 +230,21 @@ impl ModelOffer {
             output_tokens,
             ..Default::default()
         })
+    }
+
+    /// Whether a server of another make computes the answers.
+    pub fn is_runner(&self) -> bool {
+        let marked = self.quantisation.strip_suffix(')');
+        self.quantisation == RUNNER || marked.is_some_and(|text| text.ends_with("(runner"))
+    }
+
+    /// Whether an answer can be computed again, in words.
+    pub fn replay_note(&self) -> &str {
+        match &self.numerics {
+            Some(numerics) => numerics,
+            None if self.is_runner() => "runner, not replayable",
+            None => "not replayable",
+        }
     }
 
     /// Msat per million output tokens, the figure by which offers are compared.

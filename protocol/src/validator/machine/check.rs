@@ -37,7 +37,8 @@ impl Validator {
         }
         let (label, numerics) = (facts.label, facts.numerics);
         let outcome = Outcome::bookkeeping(Finding::Honest);
-        if deep {
+        // Without numerics nobody can do more than the books: nobody else need read the prompt.
+        if deep && numerics.is_some() {
             self.conclude(now, origin, bundle, label, (outcome, numerics), out);
         } else {
             let verdict = self.verdict(now.wall, &label, outcome);

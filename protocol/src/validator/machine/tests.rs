@@ -217,6 +217,16 @@ fn a_host_that_claims_no_numerics_is_not_replayed() {
     let effects = feed(&mut machine, at(0), ended(&script, false));
     assert!(replay_id(&effects).is_none());
     assert_eq!(judgements(&effects), [(Tier::Bookkeeping, Finding::Honest)]);
+    // Nor is a second reader asked, who could do no more.
+    let effects = feed(&mut machine, at(1), ended(&script, true));
+    assert!(replay_id(&effects).is_none());
+    let asks = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::Tell(crate::route::Message::ValidatorsWanted { .. })
+        )
+    };
+    assert!(!effects.iter().any(asks), "{effects:?}");
 }
 
 #[test]
