@@ -4,5 +4,6 @@
 pub mod compute;
 pub mod network;
 pub mod relay;
+pub mod runner;
 pub mod storage;
 pub mod wallet;

@@ -4,12 +4,13 @@
 //! order has a thread that only waits and hands on (`order`). A job produces only up
 //! to the tokens allowed so far, so that credit is spent without a round trip and
 //! never overdrawn; meanwhile the others go on. Replays are work that waits for
-//! everybody else.
+//! everybody else. What a runner serves (`ports::runner`) is passed on to it.
 
 mod order;
 #[cfg(test)]
 mod tests;
 
+use super::runner::Runners;
 use kernels::{CancelFlag, ChatMessage, Engine, EngineError, EngineOptions, Load, Model, Sampling};
 use order::Steering;
 use parking_lot::Mutex;
@@ -56,6 +57,7 @@ pub struct Compute {
     jobs: Arc<Mutex<BTreeMap<OrderId, Arc<Steering>>>>,
     options: EngineOptions,
     pace: Option<Duration>,
+    runners: Runners,
 }
 
 impl Compute {
@@ -74,6 +76,19 @@ impl Compute {
     pub fn with_engines(mut self, options: EngineOptions) -> Self {
         self.options = options;
         self
+    }
+
+    /// The models that other servers run; they are asked where there is one of a digest.
+    pub fn runners(&self) -> &Runners {
+        &self.runners
+    }
+
+    /// The context of a model here, in tokens; 0 where there is no such model.
+    pub fn context(&self, model: &ModelDigest) -> u32 {
+        match self.runners.of(model) {
+            Some(runner) => runner.info().context,
+            None => self.model(model).map_or(0, |model| model.info().context),
+        }
     }
 
     /// Makes a model available. Its engine starts with its first job.
@@ -130,6 +145,9 @@ impl Compute {
         job: &Job,
         salt: &[u8; 16],
     ) -> Result<PromptFacts, Refusal> {
+        if let Some(runner) = self.runners.of(model) {
+            return runner.count(job, salt);
+        }
         let model = self
             .model(model)
             .ok_or_else(|| Refusal::new(Code::UnknownModel, "this model is not loaded"))?;
@@ -161,6 +179,9 @@ impl Compute {
         job: Job,
         allowed: u64,
     ) -> mpsc::Receiver<Output> {
+        if let Some(runner) = self.runners.of(model) {
+            return self.runners.start(order, runner, job, allowed, self.pace);
+        }
         // Two batches: a reader that falls behind holds its own job, not memory.
         let (out, receiver) = mpsc::channel(2);
         let steering = Arc::new(Steering::new(allowed, self.pace.is_some()));
@@ -193,6 +214,7 @@ impl Compute {
         if let Some(job) = self.jobs.lock().get(order) {
             job.allow(total);
         }
+        self.runners.allow(order, total);
     }
 
     /// Ends a job within one step.
@@ -200,11 +222,12 @@ impl Compute {
         if let Some(job) = self.jobs.lock().get(order) {
             job.cancel();
         }
+        self.runners.cancel(order);
     }
 
     /// Whether any job runs.
     pub fn is_busy(&self) -> bool {
-        !self.jobs.lock().is_empty()
+        !self.jobs.lock().is_empty() || self.runners.is_busy()
     }
 
     /// Ends every job.
@@ -212,6 +235,7 @@ impl Compute {
         for job in self.jobs.lock().values() {
             job.cancel();
         }
+        self.runners.cancel_all();
     }
 
     /// Recomputes an answer from its tokens. Blocks: call it from a blocking thread.

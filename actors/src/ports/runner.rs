@@ -1,0 +1,443 @@
+//! Runners: models that an OpenAI-compatible server (Ollama, llama-server, vLLM) runs,
+//! behind the same port as the engine.
+//!
+//! `client` speaks HTTP, `events` cuts server-sent events, `wire` is the dialect,
+//! `vocabulary` what the model's file says, `count` turns text into counted tokens,
+//! `tally` holds them to what is paid, `serve` runs one order. Not the engine: nothing
+//! here can be computed again, and listings say so (`numerics: None`).
+//!
+//! # What is counted
+//! Output, with the model's file: the tokens of the text by the model's vocabulary. The
+//! server's own count is compared; beyond `TOLERANCE_PPM` it is logged, and the smaller
+//! number is billed, as far as the difference is not delivered yet. Without the file: a
+//! token for each piece of text that the server sends, at most, and never more than it
+//! says it made, with the same limit. What is billed is never taken back.
+//!
+//! Prompts, with the file: rendered and counted as the engine does it. Without: one token
+//! for four bytes of text, nothing for the template, and fewer once the server was seen
+//! to count fewer. A buyer bounds both by the size of what it sent.
+//!
+//! Reasoning that a server sends apart is handed on between `<think>` and `</think>`.
+
+mod client;
+mod count;
+mod events;
+mod serve;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
+mod wire;
+
+pub use vocabulary::{Vocabulary, VocabularyError};
+
+use crate::ports::compute::Output;
+use client::{CallError, Client};
+use parking_lot::Mutex;
+use protocol::codec;
+use protocol::ids::{Digest, ModelDigest, OrderId};
+use protocol::inference::io::PromptFacts;
+use protocol::manifest::{RUNNER, UNKNOWN_DIGEST, named_model};
+use protocol::order::wire::prompt_digest;
+use protocol::refusal::{Code, Refusal};
+use protocol::work::{Job, Work};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+/// How often a server is looked at that answered, and one that did not.
+const LOOK: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A difference between two counts that is worth a line: three in a hundred, and some
+/// tokens for what ends an answer or marks a turn.
+const TOLERANCE_PPM: u64 = 30_000;
+const TOLERANCE: u64 = 8;
+/// Prompt tokens for a million bytes of text where no vocabulary counts them, and the
+/// fewest that a server's own count can bring it down to (some leave out what they had
+/// cached).
+const PROMPT_PPM: u64 = 250_000;
+const LEAST_PROMPT_PPM: u64 = 100_000;
+
+/// What a runner is made of.
+#[derive(Clone)]
+pub struct RunnerOptions {
+    /// Base address, mostly ending in `/v1`.
+    pub url: String,
+    /// The model, as the server calls it.
+    pub model: String,
+    /// What the server asks for as `Authorization: Bearer`.
+    pub key: Option<String>,
+    /// The model's file, where it is here.
+    pub vocabulary: Option<Arc<Vocabulary>>,
+    /// Context in tokens that the server is set to; `None`: as the file says.
+    pub context: Option<u32>,
+}
+
+/// What a listing says of a runner's model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunnerInfo {
+    /// Digest of the file, or of the name.
+    pub digest: ModelDigest,
+    /// Digest of the tokenizer, where it is known.
+    pub tokenizer: Digest,
+    /// Digest of the template, where it is known.
+    pub template: Digest,
+    /// Name: the file's own, or the server's.
+    pub name: String,
+    /// Architecture.
+    pub architecture: String,
+    /// Quantisation, marked as a runner's.
+    pub quantisation: String,
+    /// Number of weights; 0 where it is not known.
+    pub parameters: u64,
+    /// Context in tokens.
+    pub context: u32,
+}
+
+/// A key that cannot be sent.
+#[derive(Debug, thiserror::Error)]
+#[error("the runner at {url} cannot be used: its key has characters that no header may have")]
+pub struct RunnerError {
+    /// The base address.
+    pub url: String,
+}
+
+/// One model at one server.
+#[derive(Debug)]
+pub struct Runner {
+    client: Client,
+    model: String,
+    info: RunnerInfo,
+    vocabulary: Option<Arc<Vocabulary>>,
+    runtime: Handle,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Why it cannot be used, where it cannot.
+    away: Option<String>,
+    /// It said it was busy, until then.
+    busy: Option<Instant>,
+    /// It takes nothing that OpenAI does not know.
+    plain: bool,
+    /// Prompt tokens for a million bytes.
+    prompt_ppm: u64,
+}
+
+/// What an order may produce.
+#[derive(Debug, Clone, Copy)]
+struct Gate {
+    total: u64,
+    cancelled: bool,
+}
+
+impl Runner {
+    /// Looks at a server, and goes on looking at it for as long as the runner lives. One
+    /// that is away is taken all the same: orders are refused until it answers.
+    ///
+    /// # Errors
+    /// Where the key cannot be sent.
+    pub async fn start(options: RunnerOptions) -> Result<Arc<Self>, RunnerError> {
+        let client =
+            Client::new(&options.url, options.key.as_deref()).ok_or_else(|| RunnerError {
+                url: options.url.clone(),
+            })?;
+        let runner = Arc::new(Runner {
+            client,
+            info: info(&options),
+            model: options.model,
+            vocabulary: options.vocabulary,
+            runtime: Handle::current(),
+            state: Mutex::new(State {
+                away: None,
+                busy: None,
+                plain: false,
+                prompt_ppm: PROMPT_PPM,
+            }),
+        });
+        runner.look().await;
+        tokio::spawn(watch_over(Arc::downgrade(&runner)));
+        Ok(runner)
+    }
+
+    /// What a listing says of it.
+    pub fn info(&self) -> &RunnerInfo {
+        &self.info
+    }
+
+    /// Its server's base address.
+    pub fn url(&self) -> &str {
+        self.client.base()
+    }
+
+    /// Why its server cannot be used, where it cannot.
+    pub fn away(&self) -> Option<String> {
+        self.state.lock().away.clone()
+    }
+
+    /// Counts a job's prompt, or refuses: the server is away or busy.
+    ///
+    /// # Errors
+    /// A refusal for the buyer.
+    pub fn count(&self, job: &Job, salt: &[u8; 16]) -> Result<PromptFacts, Refusal> {
+        if wire::path(&job.work).is_none() {
+            let what = "the server behind this listing answers chats and continues text";
+            return Err(Refusal::new(Code::BadOrder, what));
+        }
+        self.ready()?;
+        let Some(vocabulary) = &self.vocabulary else {
+            let text = codec::encode(&job.work);
+            let bytes: Vec<u32> = text.into_iter().map(u32::from).collect();
+            return Ok(PromptFacts {
+                tokens: self.estimate(job),
+                digest: prompt_digest(salt, &bytes),
+            });
+        };
+        let tokens = vocabulary
+            .prompt(job)
+            .map_err(|reason| Refusal::new(Code::BadOrder, reason))?;
+        Ok(PromptFacts {
+            tokens: tokens.len() as u64,
+            digest: prompt_digest(salt, &tokens),
+        })
+    }
+
+    fn ready(&self) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let refuse = |what: &str, after: Duration| Refusal {
+            retry_after_ms: u64::try_from(after.as_millis()).ok(),
+            ..Refusal::new(
+                Code::Busy,
+                format!("the server behind this listing is {what}"),
+            )
+        };
+        if state.away.is_some() {
+            return Err(refuse("away", LOOK_AGAIN));
+        }
+        match state.busy.map(|until| until.saturating_duration_since(now)) {
+            Some(left) if !left.is_zero() => Err(refuse("busy", left)),
+            _ => {
+                state.busy = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn estimate(&self, job: &Job) -> u64 {
+        let ppm = self.state.lock().prompt_ppm;
+        ((bytes(job) as u64).saturating_mul(ppm) / 1_000_000).max(1)
+    }
+
+    /// Takes note of the prompt tokens that the server counted.
+    fn learn(&self, job: &Job, theirs: u64) {
+        if theirs == 0 {
+            return;
+        }
+        if let Some(vocabulary) = &self.vocabulary {
+            let ours = vocabulary
+                .prompt(job)
+                .map_or(0, |tokens| tokens.len() as u64);
+            return self.compare("prompt", ours, Some(theirs));
+        }
+        let seen = theirs.saturating_mul(1_000_000) / (bytes(job) as u64).max(1);
+        let mut state = self.state.lock();
+        state.prompt_ppm = state.prompt_ppm.min(seen.max(LEAST_PROMPT_PPM));
+    }
+
+    /// Says where two counts are too far apart to be the same model's.
+    fn compare(&self, what: &str, ours: u64, theirs: Option<u64>) {
+        let Some(theirs) = theirs else { return };
+        if ours.abs_diff(theirs) > TOLERANCE.max(ours * TOLERANCE_PPM / 1_000_000) {
+            tracing::warn!(runner = %self.model, what, ours, theirs,
+                "the server counts other tokens: is `tokenizer` the file of the model it runs?");
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.state.lock().plain
+    }
+
+    fn be_plain(&self) {
+        self.state.lock().plain = true;
+    }
+
+    fn busy(&self, after: Duration) {
+        self.state.lock().busy = Some(Instant::now() + after);
+    }
+
+    /// Takes note of a call that failed.
+    fn failed(&self, error: &CallError) {
+        match error {
+            CallError::Busy { after } => self.busy(*after),
+            error if error.is_away() => self.set_away(Some(error.to_string())),
+            _ => {}
+        }
+        tracing::warn!(runner = %self.model, server = self.url(), %error, "an order failed at the runner");
+    }
+
+    async fn look(&self) {
+        let away = match self.client.models().await {
+            Err(CallError::Busy { after }) => {
+                self.busy(after);
+                None
+            }
+            Err(error) => Some(error.to_string()),
+            Ok(body) => self.missing(&body.and_then(|body| wire::models(&body))),
+        };
+        self.set_away(away);
+    }
+
+    fn missing(&self, listed: &Option<Vec<String>>) -> Option<String> {
+        let listed = listed.as_ref()?;
+        if listed.iter().any(|id| wire::is_named(id, &self.model)) {
+            return None;
+        }
+        let names: Vec<&str> = listed.iter().take(8).map(String::as_str).collect();
+        Some(format!(
+            "it does not have the model: correct `runner_model`; it lists {}",
+            names.join(", ")
+        ))
+    }
+
+    fn set_away(&self, away: Option<String>) {
+        let before = std::mem::replace(&mut self.state.lock().away, away.clone());
+        if before == away {
+            return;
+        }
+        match away {
+            Some(why) => tracing::warn!(runner = %self.model, server = self.url(), %why,
+                "the runner's server is away: its orders are refused until it is back"),
+            None => {
+                tracing::info!(runner = %self.model, server = self.url(), "the runner's server is back")
+            }
+        }
+    }
+}
+
+async fn watch_over(runner: Weak<Runner>) {
+    loop {
+        let pause = match runner.upgrade() {
+            None => return,
+            Some(runner) if runner.away().is_some() => LOOK_AGAIN,
+            Some(_) => LOOK,
+        };
+        tokio::time::sleep(pause).await;
+        let Some(runner) = runner.upgrade() else {
+            return;
+        };
+        runner.look().await;
+    }
+}
+
+fn bytes(job: &Job) -> usize {
+    match &job.work {
+        // What the buyer wrote, without the names of roles.
+        Work::Chat { messages } => messages.iter().map(|message| message.content.len()).sum(),
+        _ => job.text_bytes(),
+    }
+}
+
+fn info(options: &RunnerOptions) -> RunnerInfo {
+    let context = options.context;
+    match &options.vocabulary {
+        Some(vocabulary) => RunnerInfo {
+            digest: vocabulary.digest,
+            tokenizer: vocabulary.tokenizer_digest(),
+            template: vocabulary.template_digest,
+            name: vocabulary.name.clone().unwrap_or(options.model.clone()),
+            architecture: vocabulary.architecture.clone(),
+            quantisation: format!("{} ({RUNNER})", vocabulary.quantisation),
+            parameters: vocabulary.parameters,
+            context: context.unwrap_or(vocabulary.context),
+        },
+        None => RunnerInfo {
+            digest: named_model(&options.model),
+            tokenizer: UNKNOWN_DIGEST,
+            template: UNKNOWN_DIGEST,
+            name: options.model.clone(),
+            architecture: "unknown".to_owned(),
+            quantisation: RUNNER.to_owned(),
+            parameters: 0,
+            context: context.unwrap_or_default(),
+        },
+    }
+}
+
+/// The runners of a node and the orders at them; clones share both.
+#[derive(Debug, Clone, Default)]
+pub struct Runners {
+    runners: Arc<Mutex<BTreeMap<ModelDigest, Arc<Runner>>>>,
+    jobs: Arc<Mutex<BTreeMap<OrderId, watch::Sender<Gate>>>>,
+}
+
+impl Runners {
+    /// Makes a runner available.
+    pub fn add(&self, runner: Arc<Runner>) -> ModelDigest {
+        let digest = runner.info.digest;
+        self.runners.lock().insert(digest, runner);
+        digest
+    }
+
+    /// The runner of a model.
+    pub fn of(&self, model: &ModelDigest) -> Option<Arc<Runner>> {
+        self.runners.lock().get(model).cloned()
+    }
+
+    /// Starts a job; its output comes on the receiver.
+    pub fn start(
+        &self,
+        order: OrderId,
+        runner: Arc<Runner>,
+        job: Job,
+        allowed: u64,
+        pace: Option<Duration>,
+    ) -> mpsc::Receiver<Output> {
+        // Two batches: a reader that falls behind holds its own job, not memory.
+        let (out, receiver) = mpsc::channel(2);
+        let (gate, entry) = watch::channel(Gate {
+            total: allowed,
+            cancelled: false,
+        });
+        self.jobs.lock().insert(order, gate);
+        let (jobs, runtime) = (self.jobs.clone(), runner.runtime.clone());
+        runtime.spawn(async move {
+            if let Err(error) = serve::serve(&runner, &job, entry, pace, &out).await {
+                runner.failed(&error);
+                // The receiver may be gone: then nobody wants to know.
+                let _ = out.send(Output::Failed(error.for_buyer())).await;
+            }
+            jobs.lock().remove(&order);
+        });
+        receiver
+    }
+
+    /// Raises a job's allowance to `total` output tokens.
+    pub fn allow(&self, order: &OrderId, total: u64) {
+        if let Some(job) = self.jobs.lock().get(order) {
+            job.send_modify(|gate| gate.total = gate.total.max(total));
+        }
+    }
+
+    /// Ends a job.
+    pub fn cancel(&self, order: &OrderId) {
+        if let Some(job) = self.jobs.lock().get(order) {
+            job.send_modify(|gate| gate.cancelled = true);
+        }
+    }
+
+    /// Whether any job runs.
+    pub fn is_busy(&self) -> bool {
+        !self.jobs.lock().is_empty()
+    }
+
+    /// Ends every job.
+    pub fn cancel_all(&self) {
+        for job in self.jobs.lock().values() {
+            job.send_modify(|gate| gate.cancelled = true);
+        }
+    }
+}

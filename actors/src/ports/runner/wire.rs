@@ -1,0 +1,272 @@
+//! The OpenAI dialect: what is asked of a server, and what its deltas say.
+//!
+//! Not the transport (`client`) and not the counting (`count`).
+
+use protocol::order::wire::Finish;
+use protocol::work::{Job, Work};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Where a job goes, below the base address.
+pub(super) fn path(work: &Work) -> Option<&'static str> {
+    match work {
+        Work::Chat { .. } => Some("chat/completions"),
+        Work::Complete { .. } => Some("completions"),
+        _ => None,
+    }
+}
+
+/// The body of a request. `plain` leaves out what OpenAI itself does not know and some
+/// servers therefore refuse.
+pub(super) fn request(model: &str, job: &Job, plain: bool) -> Value {
+    let part = |milli: u32| f64::from(milli) / 1_000.0;
+    let sampling = &job.sampling;
+    let mut body = json!({
+        "model": model,
+        "stream": true,
+        "stream_options": {"include_usage": true},
+        "max_tokens": job.max_output,
+        "temperature": part(sampling.temperature_milli),
+        "top_p": part(sampling.top_p_milli),
+        // Some servers keep a seed in 32 bits.
+        "seed": job.seed & 0x7fff_ffff,
+    });
+    match &job.work {
+        Work::Chat { messages } => {
+            let said = messages
+                .iter()
+                .map(|message| json!({"role": message.role, "content": message.content}));
+            body["messages"] = said.collect();
+        }
+        Work::Complete { prompt } => body["prompt"] = json!(prompt),
+        _ => {}
+    }
+    if !job.stop.is_empty() {
+        body["stop"] = json!(job.stop);
+    }
+    if !plain {
+        extras(job, &mut body);
+    }
+    body
+}
+
+/// Whether a request has something that plain OpenAI does not know.
+pub(super) fn has_extras(job: &Job) -> bool {
+    let mut body = json!({});
+    extras(job, &mut body);
+    body.as_object().is_some_and(|body| !body.is_empty())
+}
+
+fn extras(job: &Job, body: &mut Value) {
+    let sampling = &job.sampling;
+    if sampling.top_k > 0 {
+        body["top_k"] = json!(sampling.top_k);
+    }
+    if sampling.min_p_milli > 0 {
+        body["min_p"] = json!(f64::from(sampling.min_p_milli) / 1_000.0);
+    }
+    if sampling.repetition_penalty_milli != 1_000 {
+        let penalty = f64::from(sampling.repetition_penalty_milli) / 1_000.0;
+        // vLLM's name and llama-server's.
+        body["repetition_penalty"] = json!(penalty);
+        body["repeat_penalty"] = json!(penalty);
+    }
+}
+
+/// One event of an answer.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    /// Totals, as the server counts.
+    pub usage: Option<Usage>,
+    error: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Choice {
+    #[serde(default)]
+    index: u32,
+    delta: Option<Delta>,
+    text: Option<String>,
+    finish_reason: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Delta {
+    content: Option<String>,
+    reasoning_content: Option<String>,
+    reasoning: Option<String>,
+}
+
+/// What a server says it counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Usage {
+    /// Prompt tokens.
+    #[serde(default)]
+    pub prompt_tokens: u64,
+    /// Output tokens.
+    #[serde(default)]
+    pub completion_tokens: u64,
+}
+
+impl Chunk {
+    /// Reads an event's data.
+    pub fn parse(data: &str) -> Result<Self, String> {
+        let chunk: Chunk = serde_json::from_str(data)
+            .map_err(|_| "it sent an event that is not of the OpenAI kind".to_owned())?;
+        match chunk.error {
+            Some(_) => Err("it gave up".to_owned()),
+            None => Ok(chunk),
+        }
+    }
+
+    fn choice(&self) -> Option<&Choice> {
+        self.choices.iter().find(|choice| choice.index == 0)
+    }
+
+    /// Why output ended, where it did. What this node does not know ends it as well.
+    pub fn finish(&self) -> Option<Finish> {
+        match self.choice()?.finish_reason.as_deref()? {
+            "" => None,
+            "length" => Some(Finish::Length),
+            _ => Some(Finish::Stop),
+        }
+    }
+}
+
+/// Puts reasoning, which some servers send in a field of its own, back where the model
+/// wrote it: in front of the answer, between `<think>` and `</think>`.
+#[derive(Debug, Default)]
+pub(super) struct Thoughts {
+    open: bool,
+}
+
+impl Thoughts {
+    /// The text of a chunk.
+    pub fn text(&mut self, chunk: &Chunk) -> String {
+        let Some(choice) = chunk.choice() else {
+            return String::new();
+        };
+        if let Some(text) = &choice.text {
+            return text.clone();
+        }
+        let Some(delta) = &choice.delta else {
+            return String::new();
+        };
+        let is_text = |text: &&String| !text.is_empty();
+        let mut out = String::new();
+        // Some servers send both names for the same text.
+        let reasoning = delta.reasoning_content.as_ref().filter(is_text);
+        if let Some(text) = reasoning.or(delta.reasoning.as_ref().filter(is_text)) {
+            if !self.open {
+                out.push_str("<think>");
+                self.open = true;
+            }
+            out.push_str(text);
+        }
+        if let Some(text) = delta.content.as_ref().filter(is_text) {
+            out.push_str(self.close());
+            out.push_str(text);
+        }
+        out
+    }
+
+    /// What is still owed when output ends.
+    pub fn close(&mut self) -> &'static str {
+        match std::mem::take(&mut self.open) {
+            true => "</think>",
+            false => "",
+        }
+    }
+}
+
+/// Names of the models in an answer to `GET models`; `None` where it is no such list.
+pub(super) fn models(body: &[u8]) -> Option<Vec<String>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let list = body.get("data")?.as_array()?;
+    let ids = list.iter().filter_map(|model| model.get("id")?.as_str());
+    Some(ids.map(str::to_owned).collect())
+}
+
+/// Whether a name in a list is the model meant: Ollama adds its default tag.
+pub(super) fn is_named(id: &str, wanted: &str) -> bool {
+    id == wanted || id.strip_suffix(":latest") == Some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::runner::tests::job;
+
+    fn chunk(value: Value) -> Chunk {
+        Chunk::parse(&value.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_request_says_how_to_draw_and_only_when_needed_what_openai_does_not_know() {
+        let mut job = job("hi", 9);
+        job.seed = u64::MAX;
+        job.sampling.temperature_milli = 250;
+        job.stop = vec!["END".to_owned()];
+        assert!(!has_extras(&job));
+        let body = request("m", &job, false);
+        assert_eq!(body["temperature"], 0.25);
+        assert_eq!(body["max_tokens"], 9);
+        assert_eq!(body["seed"], 0x7fff_ffff);
+        assert_eq!(body["stop"], json!(["END"]));
+        assert_eq!(body["messages"], json!([{"role": "user", "content": "hi"}]));
+        assert_eq!(body["stream_options"]["include_usage"], true);
+        assert!(body.get("top_k").is_none());
+        job.sampling.top_k = 40;
+        job.sampling.repetition_penalty_milli = 1_100;
+        assert!(has_extras(&job));
+        let body = request("m", &job, false);
+        assert_eq!(
+            (&body["top_k"], &body["repeat_penalty"]),
+            (&json!(40), &json!(1.1))
+        );
+        assert!(request("m", &job, true).get("top_k").is_none());
+    }
+
+    #[test]
+    fn reasoning_stands_between_tags_in_front_of_the_answer() {
+        let mut thoughts = Thoughts::default();
+        let mut say = |delta: Value| thoughts.text(&chunk(json!({"choices": [{"delta": delta}]})));
+        let role = say(json!({"role": "assistant", "content": null}));
+        let texts = [
+            role,
+            say(json!({"reasoning_content": "hm", "reasoning": "hm"})),
+            say(json!({"reasoning": "m", "content": ""})),
+            say(json!({"content": "Yes"})),
+            say(json!({"content": "."})),
+        ];
+        assert_eq!(texts.concat(), "<think>hmm</think>Yes.");
+        assert_eq!(thoughts.close(), "");
+    }
+
+    #[test]
+    fn ends_totals_and_errors_are_read() {
+        let last =
+            chunk(json!({"choices": [{"index": 0, "text": "x", "finish_reason": "length"}]}));
+        assert_eq!(last.finish(), Some(Finish::Length));
+        assert_eq!(Thoughts::default().text(&last), "x");
+        let odd = chunk(json!({"choices": [{"delta": {}, "finish_reason": "content_filter"}]}));
+        assert_eq!(odd.finish(), Some(Finish::Stop));
+        let usage =
+            chunk(json!({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}));
+        assert_eq!(usage.usage.unwrap().completion_tokens, 2);
+        assert_eq!((usage.finish(), usage.choice().is_none()), (None, true));
+        assert!(Chunk::parse("{\"error\": {\"message\": \"secret\"}}").is_err());
+        assert!(Chunk::parse("<html>").is_err());
+    }
+
+    #[test]
+    fn a_list_of_models_is_read_and_ollamas_default_tag_is_no_other_model() {
+        let list = br#"{"object":"list","data":[{"id":"a:latest"},{"id":"b:7b"},{}]}"#;
+        let names = models(list).unwrap();
+        assert_eq!(names, ["a:latest", "b:7b"]);
+        assert!(is_named("a:latest", "a") && !is_named("b:7b", "b"));
+        assert_eq!(models(b"not found"), None);
+    }
+}
