@@ -157,14 +157,67 @@ pub struct Host {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelEntry {
-    /// A GGUF file, or `pocket`.
-    pub path: PathBuf,
+    /// A GGUF file, or `pocket`: our engine runs it. This or `runner`.
+    pub path: Option<PathBuf>,
+    /// Base address of an OpenAI-compatible server that runs the model.
+    pub runner: Option<String>,
+    /// The model, as that server calls it.
+    pub runner_model: Option<String>,
+    /// The server's key, or where it is.
+    pub runner_key: Option<KeySource>,
+    /// The GGUF file of the runner's model, to count tokens with.
+    pub tokenizer: Option<PathBuf>,
+    /// Context in tokens that the server is set to; `None`: as `tokenizer` says.
+    pub context: Option<u32>,
     /// Name in the listing; `None`: the file's own.
     pub name: Option<String>,
     /// Sat for a million prompt tokens; `None`: as in `[host]`.
     pub input_price: Option<Sats>,
     /// Sat for a million output tokens; `None`: as in `[host]`.
     pub output_price: Option<Sats>,
+}
+
+impl ModelEntry {
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match (&self.path, &self.runner, &self.runner_model) {
+            (Some(path), ..) => path.display().to_string(),
+            (None, Some(url), Some(model)) => format!("{model} at {url}"),
+            _ => "nothing".to_owned(),
+        }
+    }
+}
+
+/// A secret, or where it lies: `env:NAME`, `file:PATH`, otherwise the secret itself.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(from = "String")]
+pub enum KeySource {
+    /// The secret.
+    Plain(String),
+    /// An environment variable.
+    Variable(String),
+    /// A file, relative to the data folder.
+    File(PathBuf),
+}
+
+impl From<String> for KeySource {
+    fn from(text: String) -> Self {
+        match text.split_once(':') {
+            Some(("env", name)) => KeySource::Variable(name.to_owned()),
+            Some(("file", path)) => KeySource::File(path.into()),
+            _ => KeySource::Plain(text),
+        }
+    }
+}
+
+impl std::fmt::Debug for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeySource::Plain(_) => f.write_str("KeySource"),
+            KeySource::Variable(name) => write!(f, "KeySource(env:{name})"),
+            KeySource::File(path) => write!(f, "KeySource(file:{})", path.display()),
+        }
+    }
 }
 
 /// Checks of answers.

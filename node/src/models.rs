@@ -1,4 +1,5 @@
-//! The models of this machine: opened from the configuration, and described.
+//! The models of this machine: opened from the configuration, and described. Among them
+//! those that another server runs ([`runner`]).
 //!
 //! Not prices of others. Used at a node's start, by `freehold models` and by
 //! `freehold replay`.
@@ -6,13 +7,17 @@
 use crate::config::{Config, ModelEntry, POCKET};
 use crate::control::ModelRow;
 use crate::folder::Folder;
+use actors::ports::runner::Runner;
 use kernels::{Cheat, Model, OpenOptions};
 use protocol::ids::{Digest, ModelDigest};
 use protocol::inference::io::Served;
 use protocol::manifest::{HostLimits, ModelOffer};
 use protocol::money::Prices;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+pub mod runner;
 
 /// How long a model is measured at a node's start.
 const MEASURE: Duration = Duration::from_millis(300);
@@ -29,11 +34,20 @@ pub struct ModelError {
     pub source: kernels::LoadError,
 }
 
+/// What computes a model's answers.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Our engine.
+    Engine(Model),
+    /// A server of another make.
+    Runner(Arc<Runner>),
+}
+
 /// An opened model with what the configuration says of it.
 #[derive(Debug, Clone)]
 pub struct LocalModel {
-    /// The model.
-    pub model: Model,
+    /// What computes it.
+    pub source: Source,
     /// Name in the listing.
     pub name: String,
     /// Prices if it is sold.
@@ -43,12 +57,26 @@ pub struct LocalModel {
 impl LocalModel {
     /// Its digest.
     pub fn digest(&self) -> ModelDigest {
-        ModelDigest(self.model.info().digest)
+        match &self.source {
+            Source::Engine(model) => ModelDigest(model.info().digest),
+            Source::Runner(runner) => runner.info().digest,
+        }
+    }
+
+    /// Whether answers can be computed again here.
+    pub fn can_replay(&self) -> bool {
+        matches!(self.source, Source::Engine(_))
     }
 
     /// The offer for a listing.
     pub fn offer(&self) -> ModelOffer {
-        let info = self.model.info();
+        let model = match &self.source {
+            Source::Engine(model) => model,
+            Source::Runner(runner) => {
+                return runner::offer(runner, self.name.clone(), self.prices.clone());
+            }
+        };
+        let info = model.info();
         ModelOffer {
             name: self.name.clone(),
             digest: self.digest(),
@@ -74,25 +102,34 @@ impl LocalModel {
         Served { offer, limits }
     }
 
-    /// Measures decoding; tokens a second. Takes `MEASURE`.
+    /// Measures decoding; tokens a second. Takes `MEASURE`. A runner is not measured: its
+    /// server may charge for it.
     pub fn measure(&self) -> f64 {
-        kernels::bench::model(&self.model, MEASURE_TOKENS, MEASURE_TOKENS, MEASURE)
+        let Source::Engine(model) = &self.source else {
+            return 0.0;
+        };
+        kernels::bench::model(model, MEASURE_TOKENS, MEASURE_TOKENS, MEASURE)
             .map_or(0.0, |speed| speed.decode_tokens_per_second)
     }
 
     /// A row for tables.
     pub fn row(&self, tokens_per_s: f64) -> ModelRow {
-        let info = self.model.info();
+        let offer = self.offer();
+        let (parameters, runner) = match &self.source {
+            Source::Engine(model) => (model.info().parameters, None),
+            Source::Runner(runner) => (runner.info().parameters, Some(runner.url().to_owned())),
+        };
         ModelRow {
-            name: self.name.clone(),
-            digest: self.digest(),
-            architecture: info.architecture.clone(),
-            quantisation: info.quantisation.clone(),
-            parameters: info.parameters,
-            context: info.context,
-            numerics: info.numerics.clone(),
-            prices: self.prices.clone(),
+            name: offer.name,
+            digest: offer.digest,
+            architecture: offer.architecture,
+            quantisation: offer.quantisation,
+            parameters,
+            context: offer.context,
+            numerics: offer.numerics,
+            prices: offer.prices,
             decode_milli_tokens_per_s: (tokens_per_s * 1_000.0) as u64,
+            runner,
         }
     }
 }
@@ -113,36 +150,46 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, ModelError> {
     })
 }
 
-/// Opens one model of the configuration. `cheat` damages it on purpose.
+/// Opens one model of the configuration. `cheat` damages it on purpose. Blocks; call it
+/// from a blocking thread of a runtime, which a runner then uses.
 ///
 /// # Errors
-/// As [`open`].
+/// As [`open`], and what [`runner::open`] says.
 pub fn open_entry(
     entry: &ModelEntry,
     config: &Config,
     folder: &Folder,
     cheat: Option<Cheat>,
-) -> Result<LocalModel, ModelError> {
-    let options = OpenOptions {
-        threads: config.host.threads,
-        simd: None,
-        cheat,
-    };
-    let model = open(&resolve(&entry.path, folder), &options)?;
+) -> anyhow::Result<LocalModel> {
     let msat =
         |own: Option<crate::sats::Sats>, default: crate::sats::Sats| own.unwrap_or(default).0.0;
     let prices = Prices::chat(
         msat(entry.input_price, config.host.input_price),
         msat(entry.output_price, config.host.output_price),
     );
-    let default = if entry.path == Path::new(POCKET) {
+    let Some(path) = &entry.path else {
+        let runner = runner::open(entry, folder)?;
+        let name = entry.name.clone();
+        return Ok(LocalModel {
+            name: name.unwrap_or_else(|| runner.info().name.clone()),
+            source: Source::Runner(runner),
+            prices,
+        });
+    };
+    let options = OpenOptions {
+        threads: config.host.threads,
+        simd: None,
+        cheat,
+    };
+    let model = open(&resolve(path, folder), &options)?;
+    let default = if path == Path::new(POCKET) {
         POCKET
     } else {
         &model.info().name
     };
     let name = entry.name.clone().unwrap_or_else(|| default.to_owned());
     Ok(LocalModel {
-        model,
+        source: Source::Engine(model),
         name,
         prices,
     })

@@ -6,7 +6,7 @@
 use crate::config::Config;
 use crate::control::ModelRow;
 use crate::folder::{ControlFile, Folder, FolderLock};
-use crate::models::{self, LocalModel};
+use crate::models::{self, LocalModel, Source};
 use crate::profile;
 use crate::server::{self, App, Server};
 use actors::node::{Node, NodeConfig};
@@ -143,18 +143,45 @@ async fn load_models(
         let opened = tokio::task::spawn_blocking(move || {
             let model = models::open_entry(&entry, &config, &folder, options.cheat)?;
             let speed = model.measure();
-            Ok::<_, models::ModelError>((model, speed))
+            anyhow::Ok((model, speed))
         });
         let (model, speed) = opened.await.context("a model could not be loaded")??;
-        let digest = compute.add(model.model.clone());
-        say(
-            "model",
-            &format!("{} {} {speed:.0} tokens/s", model.name, digest.short()),
+        // The engine and a server, or two servers, cannot be told apart by their digest.
+        anyhow::ensure!(
+            served
+                .iter()
+                .all(|other: &LocalModel| other.digest() != model.digest()),
+            "{} is in [[models]] twice, by its digest {}: remove one",
+            model.name,
+            model.digest().short()
         );
+        let how = offer_to(compute, &model, speed);
+        let digest = model.digest();
+        say("model", &format!("{} {} {how}", model.name, digest.short()));
         rows.push(model.row(speed));
         served.push(model);
     }
     Ok((served, rows))
+}
+
+/// Makes a model available, and says in what state it is.
+fn offer_to(compute: &Compute, model: &LocalModel, speed: f64) -> String {
+    match &model.source {
+        Source::Engine(engine) => {
+            compute.add(engine.clone());
+            format!("{speed:.0} tokens/s")
+        }
+        Source::Runner(runner) => {
+            compute.runners().add(runner.clone());
+            match runner.away() {
+                None => format!("at {} (runner, not replayable)", runner.url()),
+                Some(why) => format!(
+                    "at {}, which is away: {why}; orders are refused until it is back",
+                    runner.url()
+                ),
+            }
+        }
+    }
 }
 
 async fn start_wallet(
@@ -232,7 +259,7 @@ fn node_config(
         validator: validator::Config {
             sample_ppm: config.validator.sample_ppm,
             share_sampled: config.validator.share_sampled,
-            can_replay: !served.is_empty(),
+            can_replay: served.iter().any(LocalModel::can_replay),
             serve: config.roles.contains(&Role::Validator),
             ..validator::Config::new(network)
         },

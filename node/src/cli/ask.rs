@@ -68,7 +68,7 @@ async fn ask(
     let mut outcome = buying::buy(&session.client, &order, &args.buy, globals).await?;
     if let (Some(verdicts), Some(receipt)) = (&mut verdicts, &outcome.receipt) {
         eprintln!("waiting for the verdict");
-        outcome.verdict = buying::await_verdict(verdicts, receipt.id, VERDICT).await;
+        outcome.verdict = buying::await_verdict(verdicts, receipt, VERDICT).await;
         match &outcome.verdict {
             Some(row) => buying::verdict(row),
             None => eprintln!(

@@ -300,6 +300,9 @@ fn choice(candidate: &Candidate, max_cost: Msat, considered: u32) {
         "price   {} sat per million input / output tokens",
         show::prices(offer)
     );
+    if offer.numerics.is_none() {
+        eprintln!("answer  {}", show::clean(offer.replay_note(), 60));
+    }
     eprintln!("cap     {max_cost} for this order, routing fees apart");
     eprintln!("score   {}", show::percent(candidate.score.total_ppm));
     for term in &candidate.score.terms {
@@ -389,18 +392,21 @@ pub fn verdict(row: &VerdictRow) {
 /// there was when the time is over.
 pub async fn await_verdict(
     verdicts: &mut crate::control::Verdicts,
-    order: OrderId,
+    receipt: &Receipt,
     most: Duration,
 ) -> Option<VerdictRow> {
     use protocol::bundle::Tier;
     let mut last = None;
     let found = async {
         while let Some(Ok(row)) = verdicts.next().await {
-            if row.order != order {
+            if row.order != receipt.id {
                 continue;
             }
             let enough = row.result.as_ref().is_ok_and(|verdict| {
-                verdict.tier == Tier::ExactReplay || verdict.finding.convicts()
+                // Nobody can do more than the books where the host names no numerics.
+                receipt.numerics.is_none()
+                    || verdict.tier == Tier::ExactReplay
+                    || verdict.finding.convicts()
             });
             last = Some(row);
             if enough {

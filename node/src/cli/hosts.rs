@@ -5,7 +5,7 @@ use crate::server::order::offer;
 use crate::session::Session;
 use protocol::discovery::io::HostRow;
 use protocol::ids::NodeKey;
-use protocol::manifest::Role;
+use protocol::manifest::{ModelOffer, Role};
 use std::process::ExitCode;
 
 /// Arguments of `freehold hosts`.
@@ -72,6 +72,7 @@ fn print(hosts: &[HostRow], why: bool) {
         "digest",
         "sat/M in / out",
         "context",
+        "replay",
         "load",
         "score",
     ];
@@ -84,6 +85,9 @@ fn print(hosts: &[HostRow], why: bool) {
     for (row, cells) in hosts.iter().zip(rows) {
         println!("{}", show::table(&header, &[cells]));
         println!("  key {}", row.manifest.node);
+        if let Some(offer) = offer(row) {
+            println!("  answers: {}", show::clean(offer.replay_note(), 60));
+        }
         println!(
             "  seen {} on {}",
             crate::calendar::stamp(row.seen),
@@ -122,7 +126,17 @@ fn cells(row: &HostRow) -> Vec<String> {
         row.model.short(),
         offer.map_or_else(|| "-".to_owned(), show::prices),
         offer.map_or_else(|| "-".to_owned(), |offer| offer.context.to_string()),
+        offer.map_or("-", replay).to_owned(),
         load.unwrap_or_else(|| "?".to_owned()),
         show::percent(row.score.total_ppm),
     ]
+}
+
+/// One word for the table; `--why` has them all.
+fn replay(offer: &ModelOffer) -> &'static str {
+    match &offer.numerics {
+        Some(_) => "exact",
+        None if offer.is_runner() => "no (runner)",
+        None => "no",
+    }
 }

@@ -6,7 +6,7 @@ use super::{Globals, file, print_json};
 use crate::config::POCKET;
 use crate::control::Client;
 use crate::folder::Folder;
-use crate::models;
+use crate::models::{self, Source};
 use crate::server::control::find_bundle;
 use actors::ports::compute::Compute;
 use actors::ports::storage::Storage;
@@ -60,6 +60,13 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         Ok(facts) => facts,
         Err(finding) => return report(globals, about.id, &finding, 0, None),
     };
+    if facts.numerics.is_none() {
+        let detail = "signatures, sums and token chain agree; the host names no numerics (a runner does not), so the answer cannot be computed again";
+        let finding = Finding::Inconclusive {
+            detail: detail.to_owned(),
+        };
+        return report(globals, about.id, &finding, 0, None);
+    }
     if !globals.json {
         eprintln!(
             "signatures, sums and token chain agree; {} tokens to compute again",
@@ -179,10 +186,12 @@ fn find_model(
     }
     if let Some((folder, config)) = folder.and_then(|folder| Some((folder, folder.config().ok()?)))
     {
-        for entry in &config.models {
+        // What another server runs cannot be computed again here.
+        for entry in config.models.iter().filter(|entry| entry.path.is_some()) {
             let opened = models::open_entry(entry, &config, folder, None)?;
-            if opened.digest() == *digest {
-                return Ok(opened.model);
+            match opened.source {
+                Source::Engine(model) if model.info().digest == digest.0 => return Ok(model),
+                _ => {}
             }
         }
     }

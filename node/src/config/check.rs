@@ -6,6 +6,8 @@ use protocol::envelope::Network;
 use protocol::manifest::Role;
 use std::collections::BTreeSet;
 
+mod models;
+
 /// Roles that this version carries out.
 const WORKING: [Role; 3] = [Role::Client, Role::Host, Role::Validator];
 
@@ -21,6 +23,7 @@ pub(super) fn check(config: &Config) -> Result<(), Complaint> {
     addresses(config)?;
     gateway(config)?;
     money(config)?;
+    models::check(config)?;
     if config.network == Network::Regtest && config.chain.is_none() {
         return complain(
             "chain",
@@ -53,7 +56,7 @@ fn roles(config: &Config) -> Result<(), Complaint> {
         return complain(
             "models",
             format!(
-                "is empty, and the role {} needs a model: add [[models]] with path = \"pocket\" or a GGUF file",
+                "is empty, and the role {} needs a model: add [[models]] with path = \"pocket\" or a GGUF file, or with a runner",
                 role_name(*role)
             ),
         );

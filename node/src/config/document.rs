@@ -43,6 +43,23 @@ network = "{network}"
 #input_price = 50
 #output_price = 200
 
+# A model that another server runs (Ollama, llama-server, vLLM: anything that speaks
+# the OpenAI dialect). `runner` is its base address, mostly ending in /v1: https, or
+# http to this machine or its own network. `runner_model` is the model's name there,
+# `runner_key` the server's key: "env:NAME" takes it from an environment variable,
+# "file:PATH" from a file (relative to the data folder), anything else is the key.
+# `tokenizer` is the GGUF file of that very model: tokens are then counted exactly,
+# and its digest is listed. Without it a piece of text that the server sends is one
+# token, and the listing stands for the name alone. `context` is what the server is
+# set to (Ollama cuts longer prompts off without a word); default: as the file says.
+# Answers of a runner cannot be computed again, and the listing says so.
+#[[models]]
+#runner = "http://127.0.0.1:11434/v1"
+#runner_model = "qwen3:8b"
+#runner_key = "env:RUNNER_KEY"
+#tokenizer = "qwen3-8b-q4_k_m.gguf"
+#context = 8192
+
 # Where the wallet learns about the chain. One of
 #   kind = "esplora", url = "https://…"
 #   kind = "electrum", url = "ssl://…:50002"

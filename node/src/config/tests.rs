@@ -73,7 +73,12 @@ fn the_fresh_file_is_the_default_configuration() {
 #[test]
 fn every_line_of_the_fresh_file_is_taken_when_uncommented() {
     let config = parse(&uncommented()).unwrap();
-    assert_eq!(config.models.len(), 1);
+    assert_eq!(config.models.len(), 2);
+    let key = config
+        .models
+        .iter()
+        .find_map(|model| model.runner_key.as_ref());
+    assert_eq!(key, Some(&KeySource::Variable("RUNNER_KEY".to_owned())));
     assert_eq!(config.gateway.keys.len(), 1);
     assert!(config.chain.is_some());
 }
@@ -132,4 +137,27 @@ fn a_role_without_a_model_and_regtest_without_a_chain_are_refused_with_the_fix()
         error.to_string().contains("does not carry out yet"),
         "{error}"
     );
+}
+
+#[test]
+fn a_key_in_the_settings_is_never_printed() {
+    let text = "[[models]]\nrunner = \"http://127.0.0.1:1/v1\"\nrunner_model = \"m\"\ncontext = 99\nrunner_key = \"sk-secret\"";
+    let config = parse(text).unwrap();
+    assert!(!format!("{config:?}").contains("sk-secret"));
+    let error = parse(&text.replace("runner_key", "runner_keys")).unwrap_err();
+    assert!(
+        error.to_string().contains("did you mean `runner_key`?"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_validator_needs_a_model_that_it_can_compute() {
+    let runner = "runner = \"http://127.0.0.1:1/v1\"\nrunner_model = \"m\"\ncontext = 99";
+    let error = parse(&format!("roles = [\"validator\"]\n[[models]]\n{runner}")).unwrap_err();
+    assert!(
+        error.to_string().contains("needs a model with `path`"),
+        "{error}"
+    );
+    parse(&format!("roles = [\"host\"]\n[[models]]\n{runner}")).unwrap();
 }

@@ -71,6 +71,9 @@ pub struct ModelRow {
     pub prices: Prices,
     /// Tokens a second, one stream, as measured at the start (thousandths).
     pub decode_milli_tokens_per_s: u64,
+    /// The server that runs it, where it is not this node's engine.
+    #[serde(default)]
+    pub runner: Option<String>,
 }
 
 /// What to buy. Everything left out is chosen by the node, within the caps.

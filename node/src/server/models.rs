@@ -83,6 +83,7 @@ fn price(row: &HostRow) -> Option<Value> {
         "context": offer.context,
         "quantisation": offer.quantisation,
         "replayable": offer.numerics.is_some(),
+        "runner": offer.is_runner(),
         "input_msat_per_million": offer.prices.of(Meter::InputToken),
         "output_msat_per_million": offer.prices.of(Meter::OutputToken),
         "score_ppm": row.score.total_ppm,

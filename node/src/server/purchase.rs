@@ -172,9 +172,7 @@ async fn bought_piece(bought: &mut Bought, fees: &mut Msat) -> Option<Piece> {
 
 fn local(app: &App, digest: &ModelDigest, order: &BuyOrder) -> Result<Answer, ApiError> {
     let compute = app.node.compute();
-    let context = compute
-        .model(digest)
-        .map_or(0, |model| model.info().context);
+    let context = compute.context(digest);
     let mut job: Job = super::order::job(order, std::iter::empty());
     if order.max_output.is_none() {
         job.max_output = job.max_output.min((context / 4).max(1));
