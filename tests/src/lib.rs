@@ -7,6 +7,7 @@
 use actors::keys::NodeKeys;
 use actors::node::{Node, NodeConfig};
 use actors::ports::compute::Compute;
+use actors::ports::runner::Runner;
 use actors::ports::storage::Storage;
 use actors::ports::wallet::ldk::{ChainSource, LdkConfig, LdkWallet, WalletRuntime};
 use actors::ports::wallet::{Network as BitcoinNetwork, OpenChannel, Peer, Wallet};
@@ -59,6 +60,8 @@ pub struct Plan {
     pub payment: payment::Config,
     /// The model's file; none: no model.
     pub model: Option<Vec<u8>>,
+    /// Models that other servers run, sold at the same price.
+    pub runners: Vec<Arc<Runner>>,
     /// Most output tokens of an order.
     pub output_tokens: u32,
     /// What every payment takes longer.
@@ -78,6 +81,7 @@ impl Plan {
                 .iter()
                 .any(|role| matches!(role, Role::Host | Role::Validator))
                 .then(|| kernels::pocket::pocket().to_vec()),
+            runners: Vec::new(),
             output_tokens: 512,
             payment_delay: Duration::ZERO,
         }
@@ -146,6 +150,10 @@ impl Stage {
             let model = Model::from_bytes(bytes.clone(), &options)?;
             serve.push(served(&model, plan));
             compute.add(model);
+        }
+        for runner in &plan.runners {
+            serve.push(runner_served(runner, plan));
+            compute.runners().add(runner.clone());
         }
         let storage = Storage::open(&dir.join("db"))?;
         let config = config(keys, plan, serve, self.lab.relay_url())?;
@@ -223,18 +231,39 @@ fn free_port() -> Result<u16> {
 
 fn served(model: &Model, plan: &Plan) -> Served {
     let info = model.info();
+    let offer = ModelOffer {
+        name: info.name.clone(),
+        digest: ModelDigest(info.digest),
+        tokenizer: Digest(info.tokenizer_digest),
+        template: Digest(info.template_digest),
+        architecture: info.architecture.clone(),
+        quantisation: info.quantisation.clone(),
+        context: info.context,
+        numerics: info.numerics.clone(),
+        prices: Prices::chat(plan.output_price / 10, plan.output_price),
+    };
+    with_limits(offer, plan)
+}
+
+fn runner_served(runner: &Runner, plan: &Plan) -> Served {
+    let info = runner.info().clone();
+    let offer = ModelOffer {
+        name: info.name,
+        digest: info.digest,
+        tokenizer: info.tokenizer,
+        template: info.template,
+        architecture: info.architecture,
+        quantisation: info.quantisation,
+        context: info.context,
+        numerics: None,
+        prices: Prices::chat(plan.output_price / 10, plan.output_price),
+    };
+    with_limits(offer, plan)
+}
+
+fn with_limits(offer: ModelOffer, plan: &Plan) -> Served {
     Served {
-        offer: ModelOffer {
-            name: info.name.clone(),
-            digest: ModelDigest(info.digest),
-            tokenizer: Digest(info.tokenizer_digest),
-            template: Digest(info.template_digest),
-            architecture: info.architecture.clone(),
-            quantisation: info.quantisation.clone(),
-            context: info.context,
-            numerics: info.numerics.clone(),
-            prices: Prices::chat(plan.output_price / 10, plan.output_price),
-        },
+        offer,
         limits: HostLimits {
             concurrent_orders: 2,
             queued_orders: 4,
