@@ -35,14 +35,14 @@ pub(super) enum Counter {
     /// By the model's vocabulary.
     Known(Known),
     /// By the pieces that the server sends.
-    Unknown(TextDigest),
+    Unknown(Box<TextDigest>),
 }
 
 impl Counter {
     pub fn new(vocabulary: Option<&Arc<Vocabulary>>) -> Self {
         match vocabulary {
             Some(vocabulary) => Counter::Known(Known::new(vocabulary.clone())),
-            None => Counter::Unknown(TextDigest::default()),
+            None => Counter::Unknown(Box::default()),
         }
     }
 
@@ -85,6 +85,8 @@ pub(super) struct Known {
     done: usize,
     /// Up to where text was handed out.
     shown: usize,
+    /// Tokens handed out behind `shown`: they end inside a character.
+    inside: usize,
 }
 
 impl Known {
@@ -95,6 +97,7 @@ impl Known {
             tail: 0,
             done: 0,
             shown: 0,
+            inside: 0,
         }
     }
 
@@ -118,7 +121,7 @@ impl Known {
             self.hand_out(&ids, ids.len() - KEEP, end, &mut out);
         }
         if end - self.tail > MAX_TAIL {
-            (self.tail, self.done) = (self.shown, 0);
+            (self.tail, self.done) = (self.shown, self.inside);
         }
         out
     }
@@ -145,6 +148,10 @@ impl Known {
                 false => (self.tail + read)
                     .saturating_sub(lead)
                     .clamp(self.shown, end),
+            };
+            self.inside = match self.whole.is_char_boundary(stop) {
+                true => 0,
+                false => self.inside + 1,
             };
             let stop = floor(&self.whole, stop);
             let text = self.whole.get(self.shown..stop).unwrap_or_default();
