@@ -211,3 +211,19 @@ __device__ __forceinline__ void dots_of_16_by_8(const int (&a)[4], int b0, int b
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
 #endif
 }
+
+// Matrices of experts, one below the other, each of `gridDim.x` groups of sixteen rows.
+// Where `chosen` is not null, tokens are choices, one to a block of threads: choice c
+// takes the matrix and the bias of expert `chosen[c]`, and the activations of row
+// c / sharing. Where it is null, there is one matrix.
+struct Chosen {
+    unsigned expert, x;
+    uint64_t group;
+};
+
+template <int TILE>
+__device__ __forceinline__ Chosen choice(const unsigned* chosen, unsigned sharing, unsigned first) {
+    if (TILE > 1 || !chosen) return {0, first, 0};
+    unsigned expert = chosen[first];
+    return {expert, first / sharing, (uint64_t)expert * gridDim.x};
+}

@@ -19,6 +19,7 @@
 #include "heads.cu"
 #include "attention.cu"
 #include "sample.cu"
+#include "experts.cu"
 
 namespace {
 
@@ -38,6 +39,7 @@ const Entry KERNELS[] = {
     ENTRY(rms_norm),      ENTRY(gated),           ENTRY(quantise),   ENTRY(residual),   ENTRY(cap),
     ENTRY(heads),         ENTRY(attention),
     ENTRY(top_of_logits), ENTRY(top_of_keys),     ENTRY(weigh),      ENTRY(settle),     ENTRY(all_finite),
+    ENTRY(route),         ENTRY(combine),
 };
 
 const Entry* find(const char* name) {

@@ -9,7 +9,8 @@
 //
 // Weights: codes `[group of 16 rows][block of K]` as `blocks.cuh` says, and scales
 // `[group][block][row]`, sixteen bits each. Activations: codes `[token][block][32]`,
-// scales `[token][block]`. A bias, where there is one, is added last. Grid: (groups,
+// scales `[token][block]`. A bias, where there is one, is added last. For experts:
+// `Chosen` of `common.cuh`. Grid: (groups,
 // tokens / tile), 128 threads. Called by `cuda/linear.rs`.
 #include "common.cuh"
 #include "blocks.cuh"
@@ -21,24 +22,26 @@
 template <class F, int TILE>
 __device__ __forceinline__ void in_blocks(const int4* codes, const half_bits* scales, unsigned rows, unsigned blocks,
                                    const int4* x_codes, const float* x_scales, unsigned tokens, const float* bias,
-                                   float* out, unsigned out_stride, float (*terms)[TILE][STEP][16]) {
+                                   float* out, unsigned out_stride, const unsigned* chosen, unsigned sharing,
+                                          float (*terms)[TILE][STEP][16]) {
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     unsigned row = lane % 16, half = lane / 16, group = blockIdx.x;
     unsigned first = blockIdx.y * TILE;
     unsigned count = tokens - first < TILE ? tokens - first : TILE;
     unsigned sum_token = threadIdx.x / 16;
+    Chosen c = choice<TILE>(chosen, sharing, first);
     float sum = 0.0f;
     for (unsigned from = 0, turn = 0; from < blocks; from += STEP, turn ^= 1) {
         // Two blocks of terms, used in turns: one barrier per step is enough.
         for (unsigned u = 0; u < STEP / (2 * WARPS); u++) {
             unsigned at = (u * WARPS + warp) * 2 + half, block = from + at;
             if (block >= blocks) continue;
-            uint64_t at_w = (uint64_t)group * blocks + block;
+            uint64_t at_w = (c.group + group) * blocks + block;
             int w[8];
             F::words(codes + at_w * F::PIECES * 16 + row, w);
             float d = F::scale(scales[at_w * 16 + row]);
             for (unsigned t = 0; t < count; t++) {
-                uint64_t at_x = (uint64_t)(first + t) * blocks + block;
+                uint64_t at_x = (uint64_t)(c.x + t) * blocks + block;
                 int4 a = x_codes[at_x * 2], b = x_codes[at_x * 2 + 1];
                 int dot = __dp4a(w[0], a.x, 0);
                 dot = __dp4a(w[1], a.y, dot);
@@ -59,16 +62,17 @@ __device__ __forceinline__ void in_blocks(const int4* codes, const half_bits* sc
     }
     unsigned at = group * 16 + threadIdx.x % 16;
     if (sum_token < count && at < rows)
-        out[(uint64_t)(first + sum_token) * out_stride + at] = bias ? add(sum, bias[at]) : sum;
+        out[(uint64_t)(first + sum_token) * out_stride + at] = bias ? add(sum, bias[(uint64_t)c.expert * rows + at]) : sum;
 }
 
 #define IN_BLOCKS(name, format, tile)                                                                              \
     extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                       \
         name(const int4* codes, const half_bits* scales, unsigned rows, unsigned blocks, const int4* x_codes,      \
-             const float* x_scales, unsigned tokens, const float* bias, float* out, unsigned out_stride) {         \
+             const float* x_scales, unsigned tokens, const float* bias, float* out, unsigned out_stride,           \
+             const unsigned* chosen, unsigned sharing) {                                                           \
         __shared__ float terms[2][tile][STEP][16];                                                                 \
         in_blocks<format, tile>(codes, scales, rows, blocks, x_codes, x_scales, tokens, bias, out, out_stride,     \
-                                terms);                                                                            \
+                                chosen, sharing, terms);                                                           \
     }
 
 IN_BLOCKS(linear_q8_one, EightBits, 1)

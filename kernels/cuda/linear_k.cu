@@ -14,7 +14,7 @@
 // of f16: the scale and the minimum (0 for Q6_K).
 //
 // Activations: codes `[token][super-block][256]`, scales `[token][super-block]`, sums of
-// each sixteen codes. Grid: (groups, tokens / tile), 128 threads. Called by
+// each sixteen codes. For experts: `Chosen` of `common.cuh`. Grid: (groups, tokens / tile), 128 threads. Called by
 // `cuda/linear.rs`.
 #include "common.cuh"
 
@@ -86,16 +86,18 @@ __device__ __forceinline__ void sub_block(const int (&w)[8], const int4& scale, 
 template <class F, int TILE>
 __device__ __forceinline__ void k_quant(const int4* codes, const unsigned* d, unsigned rows, unsigned blocks,
                                         const Codes& x, unsigned tokens, const float* bias, float* out,
-                                        unsigned out_stride, float (*terms)[TILE][K_STEP][16]) {
+                                        unsigned out_stride, const unsigned* chosen, unsigned sharing,
+                                        float (*terms)[TILE][K_STEP][16]) {
     const unsigned PIECES = 8 + F::PIECES + 1;
     unsigned row = threadIdx.x % 16, mine = threadIdx.x / 16, group = blockIdx.x;
     unsigned first = blockIdx.y * TILE;
     unsigned count = tokens - first < TILE ? tokens - first : TILE;
+    Chosen c = choice<TILE>(chosen, sharing, first);
     float sum = 0.0f;
     for (unsigned from = 0, turn = 0; from < blocks; from += K_STEP, turn ^= 1) {
         unsigned block = from + mine;
         if (block < blocks) {
-            uint64_t at = (uint64_t)group * blocks + block;
+            uint64_t at = (c.group + group) * blocks + block;
             const int4* pieces = codes + at * PIECES * 16 + row;
             F upper;
             upper.load(pieces + 8 * 16);
@@ -114,7 +116,7 @@ __device__ __forceinline__ void k_quant(const int4* codes, const unsigned* d, un
 #pragma unroll
                 for (int t = 0; t < TILE; t++) {
                     if (t >= (int)count) continue;
-                    uint64_t at_x = (uint64_t)(first + t) * blocks + block;
+                    uint64_t at_x = (uint64_t)(c.x + t) * blocks + block;
                     sub_block<F>(w, scale, j, x.codes + at_x * 16, x.sums + at_x * 16, dot[t], minimum[t]);
                 }
             }
@@ -122,7 +124,7 @@ __device__ __forceinline__ void k_quant(const int4* codes, const unsigned* d, un
 #pragma unroll
             for (int t = 0; t < TILE; t++) {
                 if (t >= (int)count) continue;
-                float scale_x = x.scales[(uint64_t)(first + t) * blocks + block];
+                float scale_x = x.scales[(uint64_t)(c.x + t) * blocks + block];
                 float term = mul(__int2float_rn(dot[t]), mul(scale_w, scale_x));
                 if (!F::SIGNED) term = sub(term, mul(__int2float_rn(minimum[t]), mul(min_w, scale_x)));
                 terms[turn][t][mine][row] = term;
@@ -136,7 +138,7 @@ __device__ __forceinline__ void k_quant(const int4* codes, const unsigned* d, un
     }
     unsigned at = group * 16 + row;
     if (mine < count && at < rows)
-        out[(uint64_t)(first + mine) * out_stride + at] = bias ? add(sum, bias[at]) : sum;
+        out[(uint64_t)(first + mine) * out_stride + at] = bias ? add(sum, bias[(uint64_t)c.expert * rows + at]) : sum;
 }
 
 #define K_QUANT(name, format, tile)                                                                                \
@@ -144,10 +146,10 @@ __device__ __forceinline__ void k_quant(const int4* codes, const unsigned* d, un
     extern "C" __global__ void __launch_bounds__(128, tile == 1 ? 8 : 4)                                           \
         name(const int4* codes, const unsigned* d, unsigned rows, unsigned blocks, const int4* x_codes,            \
              const float* x_scales, const short* x_sums, unsigned tokens, const float* bias, float* out,           \
-             unsigned out_stride) {                                                                                \
+             unsigned out_stride, const unsigned* chosen, unsigned sharing) {                                      \
         __shared__ float terms[2][tile][K_STEP][16];                                                               \
         Codes x = {x_codes, x_scales, x_sums};                                                                     \
-        k_quant<format, tile>(codes, d, rows, blocks, x, tokens, bias, out, out_stride, terms);                    \
+        k_quant<format, tile>(codes, d, rows, blocks, x, tokens, bias, out, out_stride, chosen, sharing, terms);   \
     }
 
 K_QUANT(linear_q4_k_one, FourBits, 1)

@@ -20,6 +20,17 @@ pub(crate) struct Needs {
     pub k: bool,
 }
 
+impl Needs {
+    /// The forms of both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            plain: self.plain || other.plain,
+            q8: self.q8 || other.q8,
+            k: self.k || other.k,
+        }
+    }
+}
+
 /// Rows of activations; only the forms asked for are ever filled.
 pub(crate) struct Activations {
     pub plain: Buffer<f32>,

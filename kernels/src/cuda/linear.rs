@@ -41,6 +41,7 @@ pub(crate) struct Stack {
 struct Part {
     /// Rows above it.
     first: usize,
+    /// Rows; of one expert, where there are several.
     rows: usize,
     weights: Weights,
     bias: Option<Buffer<f32>>,
@@ -86,6 +87,29 @@ impl Stack {
         })
     }
 
+    /// Matrices of experts: `tensors[i]` holds those of all experts, each of whose outputs
+    /// stands below those of `tensors[i - 1]`. Rows of one are whole groups of sixteen.
+    pub fn upload_experts(
+        device: &Arc<dyn Backend>,
+        k: usize,
+        tensors: &[Vec<Tensor<'_>>],
+    ) -> Result<Self, CudaError> {
+        let (mut parts, mut first) = (Vec::new(), 0);
+        for experts in tensors {
+            let rows = experts[0].rows;
+            assert!(rows.is_multiple_of(ROWS) && experts.iter().all(|e| e.rows == rows));
+            let mut part = Part::upload(device, k, first, experts)?;
+            part.rows = rows;
+            first += rows;
+            parts.push(part);
+        }
+        Ok(Self {
+            k,
+            rows: first,
+            parts,
+        })
+    }
+
     /// What [`Self::product`] reads.
     pub fn needs(&self) -> Needs {
         let any = |kind: fn(&Weights) -> bool| self.parts.iter().any(|p| kind(&p.weights));
@@ -107,10 +131,43 @@ impl Stack {
         x.check(tokens, self.k, self.needs());
         assert!(out.len() >= tokens * self.rows);
         for part in &self.parts {
-            part.product(device, self, x, tokens, out)?;
+            part.product(device, self, x, tokens, out, None)?;
         }
         Ok(())
     }
+
+    /// `out[c] = matrix of expert * x[c / sharing] + its bias` for the experts of `choices`
+    /// choices; `x` has a row for each `sharing` of them. The caller knows that all chosen
+    /// are experts.
+    pub fn product_of_chosen(
+        &self,
+        device: &Arc<dyn Backend>,
+        x: &Activations,
+        choices: &Choices<'_>,
+        out: &mut Buffer<f32>,
+    ) -> Result<(), CudaError> {
+        let Choices {
+            chosen,
+            count,
+            sharing,
+        } = *choices;
+        x.check(count.div_ceil(sharing), self.k, self.needs());
+        assert!(out.len() >= count * self.rows && chosen.len() >= count);
+        for part in &self.parts {
+            part.product(device, self, x, count, out, Some(choices))?;
+        }
+        Ok(())
+    }
+}
+
+/// Which experts are computed.
+#[derive(Clone, Copy)]
+pub(crate) struct Choices<'a> {
+    /// An expert for each choice.
+    pub chosen: &'a Buffer<u32>,
+    pub count: usize,
+    /// Choices that read the same row of activations.
+    pub sharing: usize,
 }
 
 /// Whether a tensor can be one part with those above it.
@@ -159,8 +216,12 @@ impl Part {
         x: &Activations,
         tokens: usize,
         out: &Buffer<f32>,
+        choices: Option<&Choices<'_>>,
     ) -> Result<(), CudaError> {
-        let (kernel, (tile, groups), weights, inputs) = self.weights.kernel(x, tokens);
+        // Choices are computed one by one: each may have another matrix.
+        let at_once = if choices.is_some() { 1 } else { tokens };
+        let (kernel, (tile, groups), weights, inputs) = self.weights.kernel(x, at_once);
+        let tile = if choices.is_some() { 1 } else { tile };
         let block = match self.weights {
             Weights::Small(..) => BLOCK,
             Weights::K(..) => SUPER,
@@ -172,6 +233,10 @@ impl Part {
         args.push(U32(tokens as u32));
         args.push(self.bias.as_ref().map_or(Pointer(0), Buffer::arg));
         args.extend([out.arg_at(self.first), U32(stack.rows as u32)]);
+        if groups == 1 {
+            let chosen = choices.map_or(Pointer(0), |c| c.chosen.arg());
+            args.extend([chosen, U32(choices.map_or(1, |c| c.sharing as u32))]);
+        }
         let launch = Launch {
             kernel,
             grid: [self.rows.div_ceil(ROWS * groups), tokens.div_ceil(tile)],
@@ -182,7 +247,8 @@ impl Part {
         // SAFETY: the arguments are those of the kernels in `linear_blocks.cu`,
         // `linear_tiles.cu`, `linear_k.cu` and `linear_float.cu`. They read the groups of
         // this part, which `pack` made whole, its bias, and `tokens` rows of activations, and write `tokens` rows
-        // below `first + rows`: lengths compared in `Stack::product`. All buffers
+        // below `first + rows`: lengths compared in `Stack::product`; of experts, the
+        // groups and biases of those chosen, compared in `product_of_chosen`. All buffers
         // outlive the launch: freeing waits for it.
         unsafe { device.launch(&launch, &args) }
     }

@@ -11,7 +11,7 @@ use super::pages::{DeviceCache, Pages};
 use super::pass::Pass;
 use super::sample::{Found, Rule};
 use super::steps;
-use super::upload::{self, DeviceLayer, Output};
+use super::upload::{self, DeviceFeedForward, DeviceLayer, Output};
 use super::work::{Key, Sizes, Work};
 use super::{CudaError, Driver};
 use crate::gguf::Gguf;
@@ -230,14 +230,28 @@ fn sizes(g: &Graph, layers: &[DeviceLayer], output: &Output) -> Sizes {
         vocab: output.stack.rows,
         ..Sizes::default()
     };
-    sizes.reads(&output.stack);
+    sizes.reads(&output.stack, 1);
     for layer in layers {
-        let wide = [&layer.attention.qkv, &layer.feed_forward.gate_up];
-        let narrow = [&layer.attention.output, &layer.feed_forward.down];
-        for stack in wide.into_iter().chain(narrow) {
-            sizes.reads(stack);
+        let attention = &layer.attention;
+        sizes.reads(&attention.qkv, 1);
+        sizes.reads(&attention.output, 1);
+        sizes.wide = sizes.wide.max(attention.qkv.rows);
+        match &layer.feed_forward {
+            DeviceFeedForward::Dense(mlp) => {
+                sizes.reads(&mlp.gate_up, 1);
+                sizes.reads(&mlp.down, 1);
+                sizes.wide = sizes.wide.max(mlp.gate_up.rows);
+            }
+            DeviceFeedForward::Experts(e) => {
+                sizes.reads(&e.router, 1);
+                sizes.reads(&e.gate_up, 1);
+                sizes.reads(&e.down, e.used);
+                sizes.wide = sizes.wide.max(e.used * e.gate_up.rows);
+                sizes.experts = sizes.experts.max(e.count);
+                sizes.used = sizes.used.max(e.used);
+                sizes.made = sizes.made.max(e.used * e.down.rows);
+            }
         }
-        sizes.wide = sizes.wide.max(wide[0].rows).max(wide[1].rows);
         // Attention writes plain rows.
         sizes.input.plain = true;
     }

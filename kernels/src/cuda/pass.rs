@@ -6,10 +6,10 @@
 use super::CudaError;
 use super::backend::Backend;
 use super::frame::Frame;
-use super::linear::Stack;
+use super::linear::{Choices, Stack};
 use super::model::DeviceModel;
 use super::steps::{self, Batch};
-use super::upload::{DeviceAttention, DeviceMlp, DeviceNorms};
+use super::upload::{DeviceAttention, DeviceExperts, DeviceFeedForward, DeviceMlp, DeviceNorms};
 use super::work::Work;
 use crate::model::Graph;
 use crate::model::graph::Layer;
@@ -29,7 +29,10 @@ impl Pass<'_> {
     pub fn layers(&self, work: &mut Work) -> Result<(), CudaError> {
         for (layer, there) in self.g.layers.iter().zip(&self.model.layers) {
             self.attention(layer, &there.attention, work)?;
-            self.feed_forward(&there.feed_forward, work)?;
+            match &there.feed_forward {
+                DeviceFeedForward::Dense(mlp) => self.feed_forward(mlp, work)?,
+                DeviceFeedForward::Experts(experts) => self.experts(experts, work)?,
+            }
         }
         let (rows, width) = (self.frame.rows, self.g.width);
         steps::all_finite(self.device, &work.x, (rows, width), &mut work.finite)
@@ -69,6 +72,43 @@ impl Pass<'_> {
         self.after(&there.norms, &there.down, work)
     }
 
+    /// As `model::forward::experts`, each choice by itself.
+    fn experts(&self, e: &DeviceExperts, work: &mut Work) -> Result<(), CudaError> {
+        let (device, rows, width) = (self.device, self.frame.rows, self.g.width);
+        let needs = e.router.needs().and(e.gate_up.needs());
+        let into = (&mut work.input, needs);
+        steps::rms_norm(device, &work.x, rows, &e.norms.before, self.g.epsilon, into)?;
+        e.router
+            .product(device, &work.input, rows, &mut work.router)?;
+        let (size, into) = (
+            (rows, e.count, e.used),
+            (&mut work.chosen, &mut work.weights),
+        );
+        steps::route(device, &work.router, size, e.scale, into)?;
+        // `route` chooses among `e.count` experts, which is what the stacks hold.
+        let choices = |sharing| Choices {
+            chosen: &work.chosen,
+            count: rows * e.used,
+            sharing,
+        };
+        let wide = &mut work.wide;
+        e.gate_up
+            .product_of_chosen(device, &work.input, &choices(e.used), wide)?;
+        let (needs, size) = (e.down.needs(), (rows * e.used, e.down.k));
+        steps::gated(device, e.activation, wide, size, (&mut work.input, needs))?;
+        let made = &mut work.made;
+        e.down
+            .product_of_chosen(device, &work.input, &choices(1), made)?;
+        steps::combine(
+            device,
+            made,
+            &work.weights,
+            (rows, e.used, width),
+            &mut work.out,
+        )?;
+        self.finish(&e.norms, work)
+    }
+
     /// The norm of the residual stream through a part's first matrices, into `wide`.
     fn before(&self, norms: &DeviceNorms, stack: &Stack, work: &mut Work) -> Result<(), CudaError> {
         let (device, rows, needs) = (self.device, self.frame.rows, stack.needs());
@@ -79,8 +119,13 @@ impl Pass<'_> {
 
     /// A part's last matrix, and its result into the residual stream.
     fn after(&self, norms: &DeviceNorms, stack: &Stack, work: &mut Work) -> Result<(), CudaError> {
+        stack.product(self.device, &work.input, self.frame.rows, &mut work.out)?;
+        self.finish(norms, work)
+    }
+
+    /// A part's result, in `out`, into the residual stream.
+    fn finish(&self, norms: &DeviceNorms, work: &mut Work) -> Result<(), CudaError> {
         let (device, rows, width) = (self.device, self.frame.rows, self.g.width);
-        stack.product(device, &work.input, rows, &mut work.out)?;
         if let Some(weight) = &norms.after {
             steps::rms_norm_in_place(device, &mut work.out, rows, weight, self.g.epsilon)?;
         }

@@ -45,6 +45,7 @@ macro_rules! modules {
 
 modules! {
     "attention": "attention";
+    "experts": "route", "combine";
     "heads": "heads";
     "linear_blocks": "linear_q8_one", "linear_q8_eight", "linear_q4_one", "linear_q4_eight",
         "linear_mx_one", "linear_mx_eight", "linear_nl_one", "linear_nl_eight";

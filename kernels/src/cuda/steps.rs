@@ -11,6 +11,10 @@ use crate::model::graph::AttentionShape;
 use crate::ops::norm::Activation;
 use std::sync::Arc;
 
+/// Experts, and those that a row takes, for which `experts.cu` has room.
+pub(crate) const MOST_EXPERTS: usize = 2048;
+pub(crate) const MOST_USED: usize = 64;
+
 fn rows_launch(kernel: &'static str, rows: usize, shared: usize) -> Launch {
     Launch {
         kernel,
@@ -178,6 +182,53 @@ pub(crate) fn cap(
     let args = [x.arg(), F32(cap), U32(n as u32)];
     // SAFETY: the arguments of `cap` in `norm.cu`; lengths compared above.
     unsafe { device.launch(&rows_launch("cap", n.div_ceil(256), 0), &args) }
+}
+
+/// The experts of every row from its router logits, and their weights.
+pub(crate) fn route(
+    device: &Arc<dyn Backend>,
+    router: &Buffer<f32>,
+    (rows, count, used): (usize, usize, usize),
+    scale: Option<f32>,
+    (chosen, weights): (&mut Buffer<u32>, &mut Buffer<f32>),
+) -> Result<(), CudaError> {
+    assert!(rows > 0 && (1..=MOST_EXPERTS).contains(&count) && router.len() >= rows * count);
+    assert!((1..=MOST_USED.min(count)).contains(&used));
+    assert!(chosen.len() >= rows * used && weights.len() >= rows * used);
+    let args = [
+        router.arg(),
+        U32(count as u32),
+        U32(used as u32),
+        F32(scale.unwrap_or(0.0)),
+        chosen.arg(),
+        weights.arg(),
+    ];
+    let launch = Launch {
+        threads: 32,
+        ..rows_launch("route", rows, 0)
+    };
+    // SAFETY: the arguments of `route` in `experts.cu`; lengths compared above.
+    unsafe { device.launch(&launch, &args) }
+}
+
+/// Rows of `width` elements from those of their `used` choices, weighted.
+pub(crate) fn combine(
+    device: &Arc<dyn Backend>,
+    made: &Buffer<f32>,
+    weights: &Buffer<f32>,
+    (rows, used, width): (usize, usize, usize),
+    out: &mut Buffer<f32>,
+) -> Result<(), CudaError> {
+    assert!(rows > 0 && made.len() >= rows * used * width && out.len() >= rows * width);
+    assert!(weights.len() >= rows * used && width.div_ceil(256) <= GRID_Y);
+    let (used, n) = (U32(used as u32), U32(width as u32));
+    let args = [made.arg(), weights.arg(), used, n, out.arg()];
+    let launch = Launch {
+        grid: [rows, width.div_ceil(256)],
+        ..rows_launch("combine", rows, 0)
+    };
+    // SAFETY: the arguments of `combine` in `experts.cu`; lengths compared above.
+    unsafe { device.launch(&launch, &args) }
 }
 
 /// All cache pages of a device.

@@ -4,17 +4,23 @@ use super::CudaError;
 use super::backend::{Backend, Buffer, SHARED_BYTES};
 use super::linear::{Stack, Tensor};
 use super::pack;
-use super::steps::HeadWeights;
+use super::steps::{self, HeadWeights};
 use crate::gguf::Gguf;
 use crate::model::Graph;
-use crate::model::graph::{Attention, FeedForward, Head, Layer, Linear, Mlp, Norm, Norms};
+use crate::model::graph::{Attention, Experts, FeedForward, Head, Layer, Linear, Mlp, Norm, Norms};
 use crate::ops::norm::Activation;
 use std::sync::Arc;
 
 /// One layer.
 pub(crate) struct DeviceLayer {
     pub attention: DeviceAttention,
-    pub feed_forward: DeviceMlp,
+    pub feed_forward: DeviceFeedForward,
+}
+
+/// The feed-forward part of a layer.
+pub(crate) enum DeviceFeedForward {
+    Dense(DeviceMlp),
+    Experts(DeviceExperts),
 }
 
 /// Norms around a part.
@@ -41,6 +47,19 @@ pub(crate) struct DeviceMlp {
     pub down: Stack,
 }
 
+/// A mixture of experts; matrices of all experts in one stack.
+pub(crate) struct DeviceExperts {
+    pub norms: DeviceNorms,
+    pub router: Stack,
+    pub gate_up: Stack,
+    pub activation: Activation,
+    pub down: Stack,
+    /// Experts, and how many of them a row takes.
+    pub count: usize,
+    pub used: usize,
+    pub scale: Option<f32>,
+}
+
 /// What makes logits.
 pub(crate) struct Output {
     pub norm: Buffer<f32>,
@@ -59,7 +78,29 @@ pub(crate) fn check(g: &Graph) -> Result<(), CudaError> {
             norms.after.as_ref().map_or(Ok(&[][..]), rms)?;
             require(norms.sum.is_none(), "norms of sums")?;
         }
-        gate(mlp(&layer.feed_forward)?)?;
+        match &layer.feed_forward {
+            FeedForward::Dense(mlp) => drop(gate(mlp)?),
+            FeedForward::Experts(e) => experts_fit(e)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a mixture is one that the kernels compute.
+fn experts_fit(e: &Experts) -> Result<(), CudaError> {
+    size(
+        "the number of experts",
+        e.experts.len(),
+        steps::MOST_EXPERTS,
+    )?;
+    size("the number of experts per token", e.used, steps::MOST_USED)?;
+    for mlp in &e.experts {
+        let whole = |l: &Linear| l.matrix.rows.is_multiple_of(pack::ROWS);
+        let all = [gate(mlp)?, &mlp.up, &mlp.down];
+        require(
+            all.into_iter().all(whole),
+            "experts of a width that sixteen does not divide",
+        )?;
     }
     Ok(())
 }
@@ -71,12 +112,16 @@ pub(crate) fn bytes(file: &Gguf, g: &Graph) -> u64 {
         let mut all: Vec<u64> = [&a.query, &a.key, &a.value, &a.output]
             .map(|l| linear_bytes(file, l))
             .to_vec();
-        if let FeedForward::Dense(mlp) = &l.feed_forward {
-            let gate = mlp.gate.iter();
-            all.extend(
-                gate.chain([&mlp.up, &mlp.down])
-                    .map(|l| linear_bytes(file, l)),
-            );
+        let mlps = match &l.feed_forward {
+            FeedForward::Dense(mlp) => std::slice::from_ref(mlp),
+            FeedForward::Experts(e) => {
+                all.push(linear_bytes(file, &e.router));
+                &e.experts
+            }
+        };
+        for mlp in mlps {
+            let layers = mlp.gate.iter().chain([&mlp.up, &mlp.down]);
+            all.extend(layers.map(|l| linear_bytes(file, l)));
         }
         all.iter().sum::<u64>()
     };
@@ -94,7 +139,6 @@ pub(crate) fn layer(
     l: &Layer,
 ) -> Result<DeviceLayer, CudaError> {
     let a = &l.attention;
-    let m = mlp(&l.feed_forward)?;
     Ok(DeviceLayer {
         attention: DeviceAttention {
             norms: norms(device, &l.attention_norms)?,
@@ -102,12 +146,47 @@ pub(crate) fn layer(
             heads: heads(device, a)?,
             output: stack(device, file, &[&a.output])?,
         },
-        feed_forward: DeviceMlp {
-            norms: norms(device, &l.feed_forward_norms)?,
-            gate_up: stack(device, file, &[gate(m)?, &m.up])?,
-            activation: m.activation,
-            down: stack(device, file, &[&m.down])?,
+        feed_forward: match &l.feed_forward {
+            FeedForward::Dense(m) => DeviceFeedForward::Dense(DeviceMlp {
+                norms: norms(device, &l.feed_forward_norms)?,
+                gate_up: stack(device, file, &[gate(m)?, &m.up])?,
+                activation: m.activation,
+                down: stack(device, file, &[&m.down])?,
+            }),
+            FeedForward::Experts(e) => {
+                let norms = norms(device, &l.feed_forward_norms)?;
+                DeviceFeedForward::Experts(experts(device, file, norms, e)?)
+            }
         },
+    })
+}
+
+fn experts(
+    device: &Arc<dyn Backend>,
+    file: &Gguf,
+    norms: DeviceNorms,
+    e: &Experts,
+) -> Result<DeviceExperts, CudaError> {
+    let of = |pick: fn(&Mlp) -> Option<&Linear>| {
+        let each = e.experts.iter().filter_map(pick);
+        each.map(|l| tensor(file, &l.matrix, l.bias.as_deref()))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let first = &e.experts[0];
+    let (gates, ups, downs) = (
+        of(|m| m.gate.as_ref())?,
+        of(|m| Some(&m.up))?,
+        of(|m| Some(&m.down))?,
+    );
+    Ok(DeviceExperts {
+        norms,
+        router: stack(device, file, &[&e.router])?,
+        gate_up: Stack::upload_experts(device, first.up.matrix.k, &[gates, ups])?,
+        activation: first.activation,
+        down: Stack::upload_experts(device, first.down.matrix.k, &[downs])?,
+        count: e.experts.len(),
+        used: e.used,
+        scale: e.scale,
     })
 }
 
@@ -163,15 +242,6 @@ fn before(norms: &Norms) -> Result<&[f32], CudaError> {
         part: "layers without a norm before them",
     })?;
     rms(norm)
-}
-
-fn mlp(part: &FeedForward) -> Result<&Mlp, CudaError> {
-    match part {
-        FeedForward::Dense(mlp) => Ok(mlp),
-        FeedForward::Experts(_) => Err(CudaError::Part {
-            part: "mixtures of experts",
-        }),
-    }
 }
 
 fn gate(mlp: &Mlp) -> Result<&Linear, CudaError> {

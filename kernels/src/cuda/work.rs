@@ -18,11 +18,16 @@ use std::sync::Arc;
 pub(super) struct Sizes {
     pub width: usize,
     pub vocab: usize,
-    /// Of what a stack reads, the longest row, and the forms of all.
+    /// Of what a stack reads, the longest row (of all choices of a row together, where it
+    /// has experts), and the forms of all.
     pub k: usize,
     pub input: Needs,
     /// Of what the first matrices of a part give.
     pub wide: usize,
+    /// Experts, those that a row takes, and what they give.
+    pub experts: usize,
+    pub used: usize,
+    pub made: usize,
 }
 
 /// Which launches are kept.
@@ -45,6 +50,11 @@ pub(crate) struct Work {
     pub(super) input: Activations,
     pub(super) wide: Buffer<f32>,
     pub(super) out: Buffer<f32>,
+    /// Of mixtures: router logits, experts and weights of each choice, what they made.
+    pub(super) router: Buffer<f32>,
+    pub(super) chosen: Buffer<u32>,
+    pub(super) weights: Buffer<f32>,
+    pub(super) made: Buffer<f32>,
     pub(super) finite: Buffer<u32>,
     /// Rows whose logits are wanted.
     pub(super) wanted: Buffer<u32>,
@@ -55,13 +65,10 @@ pub(crate) struct Work {
 }
 
 impl Sizes {
-    /// Take in what a stack reads.
-    pub fn reads(&mut self, stack: &Stack) {
-        let needs = stack.needs();
-        self.k = self.k.max(stack.k);
-        self.input.plain |= needs.plain;
-        self.input.q8 |= needs.q8;
-        self.input.k |= needs.k;
+    /// Take in what a stack reads, `times` times for each row.
+    pub fn reads(&mut self, stack: &Stack, times: usize) {
+        self.k = self.k.max(stack.k * times);
+        self.input = self.input.and(stack.needs());
     }
 }
 
@@ -75,6 +82,10 @@ impl Work {
             input: Activations::new(device)?,
             wide: Buffer::new(device, 0)?,
             out: Buffer::new(device, 0)?,
+            router: Buffer::new(device, 0)?,
+            chosen: Buffer::new(device, 0)?,
+            weights: Buffer::new(device, 0)?,
+            made: Buffer::new(device, 0)?,
             finite: Buffer::new(device, 0)?,
             wanted: Buffer::new(device, 0)?,
             logits: Buffer::new(device, 0)?,
@@ -91,6 +102,10 @@ impl Work {
         self.input.grow(rows * sizes.k, sizes.input)?;
         self.wide.grow(rows * sizes.wide)?;
         self.out.grow(rows * sizes.width)?;
+        self.router.grow(rows * sizes.experts)?;
+        self.chosen.grow(rows * sizes.used)?;
+        self.weights.grow(rows * sizes.used)?;
+        self.made.grow(rows * sizes.made)?;
         self.finite.grow(rows)?;
         self.forget_moved(&before);
         Ok(())
@@ -115,9 +130,11 @@ impl Work {
 
     fn addresses(&self) -> Vec<u64> {
         let floats = [&self.x, &self.wide, &self.out, &self.logits];
-        let words = [&self.frame, &self.finite, &self.wanted];
+        let mixed = [&self.router, &self.weights, &self.made];
+        let words = [&self.frame, &self.finite, &self.wanted, &self.chosen];
         let mut all = self.picks.addresses().to_vec();
         all.extend(floats.map(Buffer::address));
+        all.extend(mixed.map(Buffer::address));
         all.extend(words.map(Buffer::address));
         all.extend(self.input.addresses());
         all

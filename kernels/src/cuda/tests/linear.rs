@@ -5,7 +5,7 @@ use super::*;
 use crate::cpu::Simd;
 use crate::cuda::activations::{Activations, Needs};
 use crate::cuda::backend::Buffer;
-use crate::cuda::linear::{Stack, Tensor};
+use crate::cuda::linear::{Choices, Stack, Tensor};
 use crate::cuda::steps;
 use crate::ops::dequant::k::{q4_code, q5_code, q6_code, scale_min};
 use crate::ops::linear::{Input, Product, linear};
@@ -73,7 +73,17 @@ impl Numbers {
 /// The device's product of two stacked matrices with quantised rows of `x`.
 fn there(device: &Arc<dyn Backend>, k: usize, tensors: &[Tensor<'_>], x: &[f32]) -> Vec<f32> {
     let stack = Stack::upload(device, k, tensors).unwrap();
-    let (tokens, needs) = (x.len() / k, stack.needs());
+    let tokens = x.len() / k;
+    let input = filled(device, k, stack.needs(), x);
+    let mut out = Buffer::of(device, &vec![f32::NAN; tokens * stack.rows]).unwrap();
+    stack.product(device, &input, tokens, &mut out).unwrap();
+    let mut found = vec![0.0; out.len()];
+    out.read(0..found.len(), &mut found).unwrap();
+    found
+}
+
+/// Rows of `x`, in the forms needed.
+fn filled(device: &Arc<dyn Backend>, k: usize, needs: Needs, x: &[f32]) -> Activations {
     let mut input = Activations::new(device).unwrap();
     input
         .grow(
@@ -85,12 +95,8 @@ fn there(device: &Arc<dyn Backend>, k: usize, tensors: &[Tensor<'_>], x: &[f32])
         )
         .unwrap();
     input.plain.write(x).unwrap();
-    steps::quantise(device, &mut input, (tokens, k), needs).unwrap();
-    let mut out = Buffer::of(device, &vec![f32::NAN; tokens * stack.rows]).unwrap();
-    stack.product(device, &input, tokens, &mut out).unwrap();
-    let mut found = vec![0.0; out.len()];
-    out.read(0..found.len(), &mut found).unwrap();
-    found
+    steps::quantise(device, &mut input, (x.len() / k, k), needs).unwrap();
+    input
 }
 
 /// The CPU's, row by row of the stack.
@@ -223,6 +229,57 @@ fn k_quants_have_the_bits_that_the_specification_writes() {
             for tokens in [1, 4, 8, 11] {
                 check(ty, k, rows, tokens, (i + tokens) as u64);
             }
+        }
+    }
+}
+
+#[test]
+fn experts_of_any_type_are_chosen_one_by_one() {
+    let chosen = [2u32, 0, 2, 1];
+    let types = [
+        TensorType::Q8_0,
+        TensorType::MXFP4,
+        TensorType::Q4_0,
+        TensorType::F32,
+        TensorType::BF16,
+        TensorType::Q4_K,
+        TensorType::Q6_K,
+    ];
+    for (i, ty) in types.into_iter().enumerate() {
+        let (k, device, mut numbers) = (512, Emulated::device(i as u32), Numbers(i as u64));
+        let x = numbers.reals(2 * k);
+        // Two stacked matrices of each expert, as gate and up are.
+        let bytes: Vec<[Vec<u8>; 2]> = (0..3)
+            .map(|_| [32, 48].map(|rows| numbers.weights(ty, k * rows)))
+            .collect();
+        let bias: Vec<Vec<f32>> = (0..3).map(|_| numbers.reals(48)).collect();
+        let tensor = |expert: usize, part: usize| Tensor {
+            name: "tested",
+            ty,
+            bytes: &bytes[expert][part],
+            rows: [32, 48][part],
+            bias: (part == 1).then_some(&*bias[expert]),
+        };
+        let of_part = |part| (0..3).map(|expert| tensor(expert, part)).collect();
+        let stack = Stack::upload_experts(&device, k, &[of_part(0), of_part(1)]).unwrap();
+        let input = filled(&device, k, stack.needs(), &x);
+        let ids = Buffer::of(&device, &chosen).unwrap();
+        let choices = Choices {
+            chosen: &ids,
+            count: 4,
+            sharing: 2,
+        };
+        let mut out = Buffer::of(&device, &[f32::NAN; 4 * 80]).unwrap();
+        stack
+            .product_of_chosen(&device, &input, &choices, &mut out)
+            .unwrap();
+        let mut found = vec![0.0; out.len()];
+        out.read(0..found.len(), &mut found).unwrap();
+        for (c, found) in found.chunks_exact(80).enumerate() {
+            let expert = chosen[c] as usize;
+            let x = &x[c / 2 * k..(c / 2 + 1) * k];
+            let expected = here(k, &[tensor(expert, 0), tensor(expert, 1)], x);
+            assert!(bits(found) == bits(&expected), "{ty}, choice {c}");
         }
     }
 }
