@@ -21,6 +21,28 @@
 #include "sample.cu"
 #include "experts.cu"
 
+// Not kernels of the engine: what the emulation's own test runs. Each thread of a block
+// reads what its neighbour wrote, with and without waiting for it.
+extern "C" __global__ void emulation_waits(unsigned* out) {
+    __shared__ unsigned mine[64];
+    mine[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = mine[(threadIdx.x + 1) % 64];
+}
+extern "C" __global__ void emulation_does_not_wait(unsigned* out) {
+    __shared__ unsigned mine[64];
+    mine[threadIdx.x] = threadIdx.x;
+    out[threadIdx.x] = mine[(threadIdx.x + 1) % 64];
+}
+// Only some threads reach the barrier of the others.
+extern "C" __global__ void emulation_parts_ways(unsigned* out) {
+    if (threadIdx.x % 2)
+        __syncthreads();
+    else
+        __syncwarp();
+    out[threadIdx.x] = 0;
+}
+
 namespace {
 
 struct Entry {
@@ -39,6 +61,7 @@ const Entry KERNELS[] = {
     ENTRY(rms_norm),      ENTRY(gated),           ENTRY(quantise),   ENTRY(residual),   ENTRY(cap),
     ENTRY(heads),         ENTRY(attention),
     ENTRY(top_of_logits), ENTRY(top_of_keys),     ENTRY(weigh),      ENTRY(settle),     ENTRY(all_finite),
+    ENTRY(emulation_waits), ENTRY(emulation_does_not_wait), ENTRY(emulation_parts_ways),
     ENTRY(route),         ENTRY(combine),
 };
 

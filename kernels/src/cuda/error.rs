@@ -57,7 +57,9 @@ pub enum CudaError {
     },
     /// Weights and the smallest cache do not fit.
     #[error(
-        "the model needs {needed} bytes of GPU memory and {free} are free: close other programs, choose a smaller model or use --device cpu"
+        "the model needs {needed_mib} MiB of GPU memory and {free_mib} MiB may be used: close other programs, allow it more, choose another GPU (cuda:1, …) or a smaller model, or use --device cpu",
+        needed_mib = .needed.div_ceil(1 << 20),
+        free_mib = .free >> 20
     )]
     Memory {
         /// Bytes needed.

@@ -47,7 +47,7 @@ impl DeviceModel {
         match placement.device {
             DeviceChoice::Cpu => Ok((None, None)),
             DeviceChoice::Cuda(ordinal) => Ok((Some(open(ordinal)?), None)),
-            DeviceChoice::Auto => match open(0) {
+            DeviceChoice::Auto => match first_that_takes(open) {
                 Ok(model) => Ok((Some(model), None)),
                 Err(reason) => {
                     tracing::warn!("computing on the CPU: {reason}");
@@ -221,6 +221,15 @@ impl DeviceModel {
             None => Ok(()),
         }
     }
+}
+
+/// The model on the first device that takes it; why the first does not, where none does.
+fn first_that_takes<T>(open: impl Fn(u32) -> Result<T, CudaError>) -> Result<T, CudaError> {
+    let others = super::devices().devices.into_iter().skip(1);
+    open(0).or_else(|reason| {
+        let mut taken = others.filter_map(|device| open(device.ordinal).ok());
+        taken.next().ok_or(reason)
+    })
 }
 
 /// What the buffers of one row must hold.

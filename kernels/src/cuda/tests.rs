@@ -5,7 +5,7 @@ mod linear;
 mod runtime;
 mod sample;
 
-use super::backend::Backend;
+use super::backend::{Backend, Buffer, Launch};
 use super::emulated::Emulated;
 use super::{CudaError, DeviceCache, DeviceModel, Driver};
 use crate::gguf::TensorType;
@@ -119,6 +119,46 @@ fn every_architecture_has_the_same_bits_as_on_the_cpu() {
     for (order, (name, bytes)) in models().into_iter().enumerate() {
         println!("{name}");
         check_model(bytes, &Emulated::device(order as u32));
+    }
+}
+
+/// What 64 threads leave, or what the emulation says.
+fn emulated(kernel: &'static str, order: u32) -> Result<Vec<u32>, CudaError> {
+    let device = Emulated::device(order);
+    let out = Buffer::of(&device, &[u32::MAX; 64])?;
+    let launch = Launch {
+        kernel,
+        grid: [1, 1],
+        threads: 64,
+        shared: 0,
+    };
+    // SAFETY: the kernels of `emulated.cpp` for this test write 64 words.
+    unsafe { device.launch(&launch, &[out.arg()]) }?;
+    let mut found = vec![0; 64];
+    out.read(0..64, &mut found)?;
+    Ok(found)
+}
+
+#[test]
+fn the_emulation_shows_a_missing_barrier_as_a_difference_between_orders() {
+    let all = |kernel| [0, 1, 2, 3].map(|order| emulated(kernel, order).unwrap());
+    let neighbours: Vec<u32> = (0..64).map(|i| (i + 1) % 64).collect();
+    for found in all("emulation_waits") {
+        assert_eq!(found, neighbours);
+    }
+    let wrong = all("emulation_does_not_wait");
+    assert!(wrong.iter().all(|found| *found != neighbours));
+    assert!(wrong[0] != wrong[1] && wrong[1] != wrong[2]);
+    let error = emulated("emulation_parts_ways", 0).unwrap_err().to_string();
+    assert!(error.contains("different barriers"), "{error}");
+}
+
+#[test]
+fn no_order_of_threads_and_blocks_changes_a_bit_of_a_model() {
+    for order in [0, 1, 2, 3] {
+        for (kind, encoding) in [("gpt-oss", Encoding::Q8_0), ("gemma3", Encoding::F32)] {
+            check_model(zoo::write(kind, encoding, 5), &Emulated::device(order));
+        }
     }
 }
 

@@ -207,6 +207,29 @@ impl Graph {
         self
     }
 
+    /// Let the packed matrices go: a device has its own.
+    pub fn forget_weights(&mut self) {
+        for layer in &mut self.layers {
+            let a = &mut layer.attention;
+            let attention = [&mut a.query, &mut a.key, &mut a.value, &mut a.output];
+            attention.into_iter().for_each(|l| l.matrix.forget());
+            let mlps = match &mut layer.feed_forward {
+                FeedForward::Dense(mlp) => std::slice::from_mut(mlp),
+                FeedForward::Experts(e) => {
+                    e.router.matrix.forget();
+                    &mut e.experts
+                }
+            };
+            for mlp in mlps {
+                let layers = mlp.gate.iter_mut().chain([&mut mlp.up, &mut mlp.down]);
+                layers.for_each(|l| l.matrix.forget());
+            }
+        }
+        if let Head::Logits { output, .. } = &mut self.head {
+            output.forget();
+        }
+    }
+
     /// f16 numbers in one cache page: keys and values of 64 positions, all layers.
     pub fn page_len(&self) -> usize {
         self.layers.last().map_or(0, |last| {

@@ -81,6 +81,9 @@ pub(super) fn load(
     );
     let simd = options.simd.map_or_else(Simd::detect, Simd::at_most);
     let (device, fallback) = DeviceModel::choose(&file, &graph, placement)?;
+    if device.is_some() {
+        graph.forget_weights();
+    }
     Ok(Model(Arc::new(Inner {
         file,
         graph,

@@ -177,6 +177,11 @@ impl Matrix {
         })
     }
 
+    /// Let the packed rows go; nothing can be computed with it afterwards.
+    pub fn forget(&mut self) {
+        self.data = Packed::F32(Arena::default().zeroed(0));
+    }
+
     /// Groups of sixteen rows.
     pub fn groups(&self) -> usize {
         self.rows.div_ceil(ROWS)

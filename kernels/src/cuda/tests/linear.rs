@@ -4,7 +4,6 @@
 use super::*;
 use crate::cpu::Simd;
 use crate::cuda::activations::{Activations, Needs};
-use crate::cuda::backend::Buffer;
 use crate::cuda::linear::{Choices, Stack, Tensor};
 use crate::cuda::steps;
 use crate::ops::dequant::k::{q4_code, q5_code, q6_code, scale_min};

@@ -1,7 +1,6 @@
 //! What is found in rows of logits, against plain sorting and the processor's own choice.
 
 use super::*;
-use crate::cuda::backend::Buffer;
 use crate::cuda::sample::{Found, Picks, Rule};
 use crate::ops::math::exp64;
 use crate::runtime::digest::largest;
