@@ -135,3 +135,106 @@ extern "C" __global__ void __launch_bounds__(128)
         out[((uint64_t)(run.x + query / of_row) * heads + head + query % of_row) * dim + i % dim] = mul(q.out[i], inverse);
     }
 }
+
+// The same for decoding, one row a sequence, in three launches that spread over the card:
+// scores of every tile by itself; then weights, tile by tile in order; then values, a few
+// elements of a head by themselves. The numbers and their order are those of `attention`.
+//
+// `scores` holds 64 for each (row, head, tile), `turns` for each (row, head) a correction
+// for each tile and last 1 / L; `tiles` is the length of a table, of which a row's own
+// tiles are the first.
+struct Sight {
+    unsigned position, from, to;
+};
+
+// The tiles from `from` to `to` that a row sees something of.
+__device__ __forceinline__ Sight sight(const uint2* rows, unsigned row, unsigned window) {
+    unsigned position = rows[row].y;
+    return {position, first_seen(position, window) / 64, position / 64};
+}
+
+__device__ __forceinline__ const half_bits* tile_of(const half_bits* pages, uint64_t page_len, uint64_t layer_at,
+                                                    const unsigned* table, unsigned tile, unsigned kv, unsigned dim) {
+    return pages + table[tile] * page_len + layer_at + (uint64_t)kv * 2 * dim * 64;
+}
+
+// Grid: (rows * kv_heads, tiles), 128 threads, shared memory for the queries of a KV head.
+extern "C" __global__ void __launch_bounds__(128)
+    attention_scores(const float* qkv, unsigned heads, unsigned kv_heads, unsigned dim, const half_bits* pages,
+                     uint64_t page_len, uint64_t layer_at, const uint2* rows, const unsigned* tables, unsigned tiles,
+                     float scale, unsigned window, float cap, float* scores) {
+    DYNAMIC_SHARED(shared);
+    float* query = (float*)shared;
+    unsigned row = blockIdx.x / kv_heads, kv = blockIdx.x % kv_heads, group = heads / kv_heads, tile = blockIdx.y;
+    Sight s = sight(rows, row, window);
+    // The same for all threads of the block.
+    if (tile < s.from || tile > s.to) return;
+    const float* own = qkv + ((uint64_t)row * (heads + 2 * kv_heads) + kv * group) * dim;
+    for (unsigned i = threadIdx.x; i < group * dim; i += blockDim.x) query[i] = own[i];
+    __syncthreads();
+    const unsigned* table = tables + (uint64_t)rows[row].x * tiles;
+    const half_bits* keys = tile_of(pages, page_len, layer_at, table, tile, kv, dim);
+    for (unsigned at = threadIdx.x; at < group * 64; at += blockDim.x) {
+        const float* q = query + at / 64 * dim;
+        float sum = 0.0f;
+#pragma unroll 8
+        for (unsigned i = 0; i < dim; i++) sum = add(sum, mul(q[i], widen(keys[i * 64 + at % 64])));
+        sum = mul(sum, scale);
+        uint64_t to = (((uint64_t)row * heads + kv * group + at / 64) * tiles + tile) * 64 + at % 64;
+        scores[to] = cap > 0.0f ? mul(cap, tanh_f32(divide(sum, cap))) : sum;
+    }
+}
+
+// Scores become weights. Grid: (rows, heads), 32 threads.
+extern "C" __global__ void __launch_bounds__(32)
+    attention_weights(unsigned heads, const uint2* rows, unsigned tiles, unsigned window, const float* sinks,
+                      float* scores, float* turns) {
+    __shared__ float weight[64];
+    __shared__ float max, sum, correction;
+    unsigned row = blockIdx.x, head = blockIdx.y;
+    Sight s = sight(rows, row, window);
+    uint64_t first = (uint64_t)row * heads + head;
+    float* to = turns + first * (tiles + 1);
+    Queries q = {nullptr, nullptr, weight, &max, &sum, &correction};
+    if (threadIdx.x == 0) {
+        max = sinks ? sinks[head] : __uint_as_float(0xff800000u);
+        sum = sinks ? 1.0f : 0.0f;
+    }
+    for (unsigned tile = s.from; tile <= s.to; tile++) {
+        float* own = scores + (first * tiles + tile) * 64;
+        for (unsigned p = threadIdx.x; p < 64; p += 32) weight[p] = own[p];
+        __syncwarp();
+        soften(q, 0, seen(s.position, window, tile));
+        __syncwarp();
+        for (unsigned p = threadIdx.x; p < 64; p += 32) own[p] = weight[p];
+        if (threadIdx.x == 0) to[tile] = correction;
+        __syncwarp();
+    }
+    if (threadIdx.x == 0) to[tiles] = divide(1.0f, sum);
+}
+
+// Grid: (rows * kv_heads, dim / 32), 128 threads: each has one of 32 elements, of every
+// fourth query of the KV head.
+extern "C" __global__ void __launch_bounds__(128)
+    attention_values(unsigned heads, unsigned kv_heads, unsigned dim, const half_bits* pages, uint64_t page_len,
+                     uint64_t layer_at, const uint2* rows, const unsigned* tables, unsigned tiles, unsigned window,
+                     const float* scores, const float* turns, float* out) {
+    unsigned row = blockIdx.x / kv_heads, kv = blockIdx.x % kv_heads, group = heads / kv_heads;
+    unsigned i = blockIdx.y * 32 + threadIdx.x % 32;
+    if (i >= dim) return;
+    Sight s = sight(rows, row, window);
+    const unsigned* table = tables + (uint64_t)rows[row].x * tiles;
+    for (unsigned query = threadIdx.x / 32; query < group; query += 4) {
+        uint64_t first = (uint64_t)row * heads + kv * group + query;
+        float o = 0.0f;
+        for (unsigned tile = s.from; tile <= s.to; tile++) {
+            const half_bits* values = tile_of(pages, page_len, layer_at, table, tile, kv, dim) + dim * 64;
+            const float* w = scores + (first * tiles + tile) * 64;
+            Seen visible = seen(s.position, window, tile);
+            o = mul(o, turns[first * (tiles + 1) + tile]);
+#pragma unroll 8
+            for (unsigned p = visible.from; p < visible.to; p++) o = add(o, mul(w[p], widen(values[p * dim + i])));
+        }
+        out[first * dim + i] = mul(o, turns[first * (tiles + 1) + tiles]);
+    }
+}

@@ -60,6 +60,7 @@ const Entry KERNELS[] = {
     ENTRY(linear_q6_k_one), ENTRY(linear_q6_k_eight),
     ENTRY(rms_norm),      ENTRY(gated),           ENTRY(quantise),   ENTRY(residual),   ENTRY(cap),
     ENTRY(heads),         ENTRY(attention),
+    ENTRY(attention_scores), ENTRY(attention_weights), ENTRY(attention_values),
     ENTRY(top_of_logits), ENTRY(top_of_keys),     ENTRY(weigh),      ENTRY(settle),     ENTRY(all_finite),
     ENTRY(emulation_waits), ENTRY(emulation_does_not_wait), ENTRY(emulation_parts_ways),
     ENTRY(route),         ENTRY(combine),

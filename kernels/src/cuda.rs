@@ -25,6 +25,7 @@ pub mod ptx;
 mod record;
 mod sample;
 mod specialise;
+mod split;
 mod steps;
 mod upload;
 mod work;

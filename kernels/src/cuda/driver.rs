@@ -245,6 +245,11 @@ pub(super) fn failed(operation: &'static str, error: DriverError) -> CudaError {
         "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" => {
             format!("{name}: the driver is older than CUDA 12.1; update it")
         }
+        "CUDA_ERROR_OUT_OF_MEMORY" => {
+            format!(
+                "{name}: something else took memory meanwhile; close other programs, or allow the model less"
+            )
+        }
         _ => name,
     };
     CudaError::Driver { operation, cause }

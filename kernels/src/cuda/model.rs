@@ -110,6 +110,11 @@ impl DeviceModel {
         self.pages.free()
     }
 
+    /// Most query heads of a layer.
+    pub(super) fn heads(&self) -> usize {
+        self.sizes.heads
+    }
+
     /// Buffers for batches of this model.
     pub fn work(&self) -> Result<Work, CudaError> {
         Work::new(&self.device, &self.pages)
@@ -236,6 +241,12 @@ fn first_that_takes<T>(open: impl Fn(u32) -> Result<T, CudaError>) -> Result<T, 
 fn sizes(g: &Graph, layers: &[DeviceLayer], output: &Output) -> Sizes {
     let mut sizes = Sizes {
         width: g.width,
+        heads: g
+            .layers
+            .iter()
+            .map(|l| l.attention.shape.heads)
+            .max()
+            .unwrap_or(0),
         vocab: output.stack.rows,
         ..Sizes::default()
     };

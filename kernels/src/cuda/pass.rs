@@ -8,6 +8,7 @@ use super::backend::Backend;
 use super::frame::Frame;
 use super::linear::{Choices, Stack};
 use super::model::DeviceModel;
+use super::split::Split;
 use super::steps::{self, Batch};
 use super::upload::{DeviceAttention, DeviceExperts, DeviceFeedForward, DeviceMlp, DeviceNorms};
 use super::work::Work;
@@ -59,7 +60,13 @@ impl Pass<'_> {
         let (n, needs) = (shape.query_len(), there.output.needs());
         // Attention writes plain rows; they are quantised from there.
         let out = &mut work.input.plain;
-        steps::attention(device, shape, heads, qkv, &pages, &batch, out)?;
+        match Split::suits(self.frame, self.model.heads()) {
+            true => {
+                let split = &work.split;
+                split.attention(device, shape, heads, qkv, &pages, &batch, out)?;
+            }
+            false => steps::attention(device, shape, heads, qkv, &pages, &batch, out)?,
+        }
         steps::quantise(device, &mut work.input, (rows, n), needs)?;
         self.after(&there.norms, &there.output, work)
     }

@@ -44,7 +44,7 @@ macro_rules! modules {
 }
 
 modules! {
-    "attention": "attention";
+    "attention": "attention", "attention_scores", "attention_weights", "attention_values";
     "experts": "route", "combine";
     "heads": "heads";
     "linear_blocks": "linear_q8_one", "linear_q8_eight", "linear_q4_one", "linear_q4_eight",

@@ -254,12 +254,17 @@ pub(crate) struct HeadWeights {
     pub sinks: Option<Buffer<f32>>,
 }
 
-fn or_none(buffer: Option<&Buffer<f32>>, len: usize) -> Arg {
+pub(super) fn or_none(buffer: Option<&Buffer<f32>>, len: usize) -> Arg {
     assert!(buffer.is_none_or(|b| b.len() == len));
     buffer.map_or(Pointer(0), Buffer::arg)
 }
 
-fn check_shapes(shape: &AttentionShape, qkv: &Buffer<f32>, pages: &Pages<'_>, batch: &Batch<'_>) {
+pub(super) fn check_shapes(
+    shape: &AttentionShape,
+    qkv: &Buffer<f32>,
+    pages: &Pages<'_>,
+    batch: &Batch<'_>,
+) {
     let row = shape.query_len() + 2 * shape.kv_len();
     assert!(qkv.len() >= batch.frame.rows * row);
     assert!(batch.words.len() >= batch.frame.words.len());

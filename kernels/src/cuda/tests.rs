@@ -155,10 +155,12 @@ fn the_emulation_shows_a_missing_barrier_as_a_difference_between_orders() {
 
 #[test]
 fn no_order_of_threads_and_blocks_changes_a_bit_of_a_model() {
-    for order in [0, 1, 2, 3] {
-        for (kind, encoding) in [("gpt-oss", Encoding::Q8_0), ("gemma3", Encoding::F32)] {
-            check_model(zoo::write(kind, encoding, 5), &Emulated::device(order));
-        }
+    // The others run in an order each.
+    for order in [0, 1, 2] {
+        check_model(
+            zoo::write("gpt-oss", Encoding::Q8_0, 5),
+            &Emulated::device(order),
+        );
     }
 }
 

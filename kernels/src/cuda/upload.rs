@@ -72,7 +72,14 @@ pub(crate) fn check(g: &Graph) -> Result<(), CudaError> {
     head(g)?;
     size("the embedding width", g.width, SHARED_BYTES / 4)?;
     for layer in &g.layers {
-        size("the head width", layer.attention.shape.head_dim, 1024)?;
+        let shape = &layer.attention.shape;
+        size("the head width", shape.head_dim, 1024)?;
+        let group = shape.heads / shape.kv_heads * shape.head_dim;
+        size(
+            "the width of heads that share keys",
+            group,
+            SHARED_BYTES / 4,
+        )?;
         for norms in [&layer.attention_norms, &layer.feed_forward_norms] {
             before(norms)?;
             norms.after.as_ref().map_or(Ok(&[][..]), rms)?;

@@ -11,6 +11,7 @@ use super::linear::Stack;
 use super::pages::Pages;
 use super::record::Kept;
 use super::sample::Picks;
+use super::split::Split;
 use std::sync::Arc;
 
 /// Elements per row of a model's buffers.
@@ -24,6 +25,8 @@ pub(super) struct Sizes {
     pub input: Needs,
     /// Of what the first matrices of a part give.
     pub wide: usize,
+    /// Most query heads of a layer.
+    pub heads: usize,
     /// Experts, those that a row takes, and what they give.
     pub experts: usize,
     pub used: usize,
@@ -55,6 +58,7 @@ pub(crate) struct Work {
     pub(super) chosen: Buffer<u32>,
     pub(super) weights: Buffer<f32>,
     pub(super) made: Buffer<f32>,
+    pub(super) split: Split,
     pub(super) finite: Buffer<u32>,
     /// Rows whose logits are wanted.
     pub(super) wanted: Buffer<u32>,
@@ -86,6 +90,7 @@ impl Work {
             chosen: Buffer::new(device, 0)?,
             weights: Buffer::new(device, 0)?,
             made: Buffer::new(device, 0)?,
+            split: Split::new(device)?,
             finite: Buffer::new(device, 0)?,
             wanted: Buffer::new(device, 0)?,
             logits: Buffer::new(device, 0)?,
@@ -106,6 +111,7 @@ impl Work {
         self.chosen.grow(rows * sizes.used)?;
         self.weights.grow(rows * sizes.used)?;
         self.made.grow(rows * sizes.made)?;
+        self.split.fit(frame, sizes.heads)?;
         self.finite.grow(rows)?;
         self.forget_moved(&before);
         Ok(())
@@ -134,6 +140,7 @@ impl Work {
         let words = [&self.frame, &self.finite, &self.wanted, &self.chosen];
         let mut all = self.picks.addresses().to_vec();
         all.extend(floats.map(Buffer::address));
+        all.extend(self.split.addresses());
         all.extend(mixed.map(Buffer::address));
         all.extend(words.map(Buffer::address));
         all.extend(self.input.addresses());

@@ -140,7 +140,7 @@ fn kept_launches_give_the_bits_of_launches_one_by_one() {
         steps
     });
     assert_eq!(answers[0], answers[1]);
-    // The layers of one row, across a page, and its logits: prepared once each; and asked
-    // for once, where that is refused.
-    assert_eq!((keeps.prepared(), refuses.prepared()), (2, 1));
+    // Ten steps across a page: the logits, which come first; the layers of one row, which
+    // move buffers; the logits again. One is asked for, where that is refused.
+    assert_eq!((keeps.prepared(), refuses.prepared()), (3, 1));
 }
