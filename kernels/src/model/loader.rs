@@ -79,6 +79,7 @@ pub(super) fn load(
         loader.architecture,
         digest,
     );
+    loader.arena.finish();
     let simd = options.simd.map_or_else(Simd::detect, Simd::at_most);
     let (device, fallback) = DeviceModel::choose(&file, &graph, placement)?;
     if device.is_some() {
