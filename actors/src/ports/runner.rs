@@ -3,7 +3,8 @@
 //!
 //! `client` speaks HTTP, `events` cuts server-sent events, `wire` is the dialect,
 //! `vocabulary` what the model's file says, `count` turns text into counted tokens,
-//! `tally` holds them to what is paid, `serve` runs one order. Not the engine: nothing
+//! `tally` holds them to what is paid, `serve` runs one order of those in `orders`,
+//! `health` sees whether the server is there. Not the engine: nothing
 //! here can be computed again, and listings say so (`numerics: None`).
 //!
 //! # What is counted
@@ -22,6 +23,8 @@
 mod client;
 mod count;
 mod events;
+mod health;
+mod orders;
 mod serve;
 mod tally;
 #[cfg(test)]
@@ -29,27 +32,22 @@ mod tests;
 mod vocabulary;
 mod wire;
 
+pub use orders::Runners;
 pub use vocabulary::{Vocabulary, VocabularyError};
 
-use crate::ports::compute::Output;
-use client::{CallError, Client};
+use client::Client;
 use parking_lot::Mutex;
 use protocol::codec;
-use protocol::ids::{Digest, ModelDigest, OrderId};
+use protocol::ids::{Digest, ModelDigest};
 use protocol::inference::io::PromptFacts;
 use protocol::manifest::{RUNNER, UNKNOWN_DIGEST, named_model};
 use protocol::order::wire::prompt_digest;
 use protocol::refusal::{Code, Refusal};
 use protocol::work::{Job, Work};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
 
-/// How often a server is looked at that answered, and one that did not.
-const LOOK: Duration = Duration::from_secs(30);
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// A difference between two counts that is worth a line: three in a hundred, and some
 /// tokens for what ends an answer or marks a turn.
 const TOLERANCE_PPM: u64 = 30_000;
@@ -127,13 +125,6 @@ struct State {
     prompt_ppm: u64,
 }
 
-/// What an order may produce.
-#[derive(Debug, Clone, Copy)]
-struct Gate {
-    total: u64,
-    cancelled: bool,
-}
-
 impl Runner {
     /// Looks at a server, and goes on looking at it for as long as the runner lives. One
     /// that is away is taken all the same: orders are refused until it answers.
@@ -159,7 +150,7 @@ impl Runner {
             }),
         });
         runner.look().await;
-        tokio::spawn(watch_over(Arc::downgrade(&runner)));
+        tokio::spawn(health::watch_over(Arc::downgrade(&runner)));
         Ok(runner)
     }
 
@@ -205,28 +196,6 @@ impl Runner {
         })
     }
 
-    fn ready(&self) -> Result<(), Refusal> {
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        let refuse = |what: &str, after: Duration| Refusal {
-            retry_after_ms: u64::try_from(after.as_millis()).ok(),
-            ..Refusal::new(
-                Code::Busy,
-                format!("the server behind this listing is {what}"),
-            )
-        };
-        if state.away.is_some() {
-            return Err(refuse("away", LOOK_AGAIN));
-        }
-        match state.busy.map(|until| until.saturating_duration_since(now)) {
-            Some(left) if !left.is_zero() => Err(refuse("busy", left)),
-            _ => {
-                state.busy = None;
-                Ok(())
-            }
-        }
-    }
-
     fn estimate(&self, job: &Job) -> u64 {
         let ppm = self.state.lock().prompt_ppm;
         ((bytes(job) as u64).saturating_mul(ppm) / 1_000_000).max(1)
@@ -264,73 +233,6 @@ impl Runner {
     fn be_plain(&self) {
         self.state.lock().plain = true;
     }
-
-    fn busy(&self, after: Duration) {
-        self.state.lock().busy = Some(Instant::now() + after);
-    }
-
-    /// Takes note of a call that failed.
-    fn failed(&self, error: &CallError) {
-        match error {
-            CallError::Busy { after } => self.busy(*after),
-            error if error.is_away() => self.set_away(Some(error.to_string())),
-            _ => {}
-        }
-        tracing::warn!(runner = %self.model, server = self.url(), %error, "an order failed at the runner");
-    }
-
-    async fn look(&self) {
-        let away = match self.client.models().await {
-            Err(CallError::Busy { after }) => {
-                self.busy(after);
-                None
-            }
-            Err(error) => Some(error.to_string()),
-            Ok(body) => self.missing(&body.and_then(|body| wire::models(&body))),
-        };
-        self.set_away(away);
-    }
-
-    fn missing(&self, listed: &Option<Vec<String>>) -> Option<String> {
-        let listed = listed.as_ref()?;
-        if listed.iter().any(|id| wire::is_named(id, &self.model)) {
-            return None;
-        }
-        let names: Vec<&str> = listed.iter().take(8).map(String::as_str).collect();
-        Some(format!(
-            "it does not have the model: correct `runner_model`; it lists {}",
-            names.join(", ")
-        ))
-    }
-
-    fn set_away(&self, away: Option<String>) {
-        let before = std::mem::replace(&mut self.state.lock().away, away.clone());
-        if before == away {
-            return;
-        }
-        match away {
-            Some(why) => tracing::warn!(runner = %self.model, server = self.url(), %why,
-                "the runner's server is away: its orders are refused until it is back"),
-            None => {
-                tracing::info!(runner = %self.model, server = self.url(), "the runner's server is back")
-            }
-        }
-    }
-}
-
-async fn watch_over(runner: Weak<Runner>) {
-    loop {
-        let pause = match runner.upgrade() {
-            None => return,
-            Some(runner) if runner.away().is_some() => LOOK_AGAIN,
-            Some(_) => LOOK,
-        };
-        tokio::time::sleep(pause).await;
-        let Some(runner) = runner.upgrade() else {
-            return;
-        };
-        runner.look().await;
-    }
 }
 
 fn bytes(job: &Job) -> usize {
@@ -364,80 +266,5 @@ fn info(options: &RunnerOptions) -> RunnerInfo {
             parameters: 0,
             context: context.unwrap_or_default(),
         },
-    }
-}
-
-/// The runners of a node and the orders at them; clones share both.
-#[derive(Debug, Clone, Default)]
-pub struct Runners {
-    runners: Arc<Mutex<BTreeMap<ModelDigest, Arc<Runner>>>>,
-    jobs: Arc<Mutex<BTreeMap<OrderId, watch::Sender<Gate>>>>,
-}
-
-impl Runners {
-    /// Makes a runner available.
-    pub fn add(&self, runner: Arc<Runner>) -> ModelDigest {
-        let digest = runner.info.digest;
-        self.runners.lock().insert(digest, runner);
-        digest
-    }
-
-    /// The runner of a model.
-    pub fn of(&self, model: &ModelDigest) -> Option<Arc<Runner>> {
-        self.runners.lock().get(model).cloned()
-    }
-
-    /// Starts a job; its output comes on the receiver.
-    pub fn start(
-        &self,
-        order: OrderId,
-        runner: Arc<Runner>,
-        job: Job,
-        allowed: u64,
-        pace: Option<Duration>,
-    ) -> mpsc::Receiver<Output> {
-        // Two batches: a reader that falls behind holds its own job, not memory.
-        let (out, receiver) = mpsc::channel(2);
-        let (gate, entry) = watch::channel(Gate {
-            total: allowed,
-            cancelled: false,
-        });
-        self.jobs.lock().insert(order, gate);
-        let (jobs, runtime) = (self.jobs.clone(), runner.runtime.clone());
-        runtime.spawn(async move {
-            if let Err(error) = serve::serve(&runner, &job, entry, pace, &out).await {
-                runner.failed(&error);
-                // The receiver may be gone: then nobody wants to know.
-                let _ = out.send(Output::Failed(error.for_buyer())).await;
-            }
-            jobs.lock().remove(&order);
-        });
-        receiver
-    }
-
-    /// Raises a job's allowance to `total` output tokens.
-    pub fn allow(&self, order: &OrderId, total: u64) {
-        if let Some(job) = self.jobs.lock().get(order) {
-            job.send_modify(|gate| gate.total = gate.total.max(total));
-        }
-    }
-
-    /// Ends a job.
-    pub fn cancel(&self, order: &OrderId) {
-        if let Some(job) = self.jobs.lock().get(order) {
-            job.send_modify(|gate| gate.cancelled = true);
-        }
-    }
-
-    /// Whether any job runs.
-    pub fn is_busy(&self) -> bool {
-        !self.jobs.lock().is_empty()
-    }
-
-    /// Ends every job.
-    pub fn cancel_all(&self) {
-        for job in self.jobs.lock().values() {
-            job.send_modify(|gate| gate.cancelled = true);
-        }
     }
 }

@@ -3,11 +3,12 @@
 //! Nothing is read while nothing is paid for: the connection's buffers fill and hold the
 //! server back. Dropping the connection ends its work.
 
+use super::Runner;
 use super::client::{CallError, Events};
 use super::count::Counter;
+use super::orders::Gate;
 use super::tally::Tally;
 use super::wire::{self, Chunk, Thoughts, Usage};
-use super::{Gate, Runner};
 use crate::ports::compute::Output;
 use protocol::order::wire::Finish;
 use protocol::work::Job;

@@ -2,11 +2,14 @@
 //! A server that nobody here wrote is `tests/thirdparty/runner.sh`.
 
 use super::*;
-use crate::ports::compute::Compute;
+use crate::ports::compute::{Compute, Output};
 use protocol::chain::{ChainedToken, UNKNOWN_TOKEN};
+use protocol::ids::OrderId;
 use protocol::order::wire::Finish;
 use protocol::work::{ChatMessage, Sampling};
 use server::{Reply, Server, delta, last};
+use std::time::Duration;
+use tokio::sync::mpsc;
 
 mod server;
 
