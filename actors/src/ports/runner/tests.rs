@@ -210,14 +210,14 @@ async fn what_a_server_does_wrong_is_a_sentence_and_never_its_own_words() {
     let whole = Reply::raw(&[
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
     ]);
-    let given_up = Reply::stream(&pieces, "{\"error\":{\"message\":\"/home/me\"}}");
+    let given_up = Reply::stream(&pieces, "{\"error\":{\"message\":\"their own words\"}}");
     let cases = [
         (endless, "longer than"),
         (garbage, "not of the OpenAI kind"),
         (whole, "does not stream"),
         (given_up, "gave up"),
         (Reply::cut(&pieces), "in the middle"),
-        (Reply::status(500, "/home/me"), "HTTP 500"),
+        (Reply::status(500, "their own words"), "HTTP 500"),
         (Reply::raw(&["nonsense\r\n\r\n"]), "connection broke"),
     ];
     for (reply, expected) in cases {
@@ -229,7 +229,7 @@ async fn what_a_server_does_wrong_is_a_sentence_and_never_its_own_words() {
             said.contains(expected),
             "{said:?} where {expected:?} is due"
         );
-        assert!(!said.contains("/home"), "{said}");
+        assert!(!said.contains("own words"), "{said}");
         assert_eq!(heard.finish, None);
         assert!(
             setup.runner.away().is_none(),
