@@ -122,6 +122,57 @@ pub fn qwen3(shape: &Shape, ty: TensorType, seed: u64) -> Vec<u8> {
     b.finish()
 }
 
+/// A small model that makes embeddings (`bert`), with random weights. Equal seeds give
+/// equal bytes.
+pub fn bert(seed: u64) -> Vec<u8> {
+    const CONTEXT: u32 = 128;
+    let (e, inner, vocab, layers) = (32, 64, MIN_VOCAB, 2);
+    let mut b = Builder::default();
+    b.str("general.architecture", "bert");
+    b.str("general.name", "synthetic embeddings");
+    for (key, value) in [
+        ("block_count", layers),
+        ("context_length", CONTEXT),
+        ("embedding_length", e),
+        ("feed_forward_length", inner),
+        ("attention.head_count", 2),
+        ("attention.head_count_kv", 2),
+        ("pooling_type", 1),
+    ] {
+        b.u32(&format!("bert.{key}"), value);
+    }
+    b.f32("bert.attention.layer_norm_epsilon", 1e-6);
+    b.bool("bert.attention.causal", false);
+    b.u32("tokenizer.ggml.token_type_count", 2);
+    vocabulary(&mut b, vocab);
+
+    let (f32, mut rng) = (TensorType::F32, seed);
+    let rng = &mut rng;
+    let normed = |b: &mut Builder, name: &str, rng: &mut u64| {
+        b.norm(&format!("{name}.weight"), e, rng);
+        b.norm(&format!("{name}.bias"), e, rng);
+    };
+    let linear = |b: &mut Builder, name: &str, k: u32, rows: u32, rng: &mut u64| {
+        b.random(&format!("{name}.weight"), f32, k, rows, rng);
+        b.norm(&format!("{name}.bias"), rows, rng);
+    };
+    b.random("token_embd.weight", f32, e, vocab, rng);
+    b.random("token_types.weight", f32, e, 2, rng);
+    b.random("position_embd.weight", f32, e, CONTEXT, rng);
+    normed(&mut b, "token_embd_norm", rng);
+    for layer in 0..layers {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        for part in ["attn_q", "attn_k", "attn_v", "attn_output"] {
+            linear(&mut b, &name(part), e, e, rng);
+        }
+        normed(&mut b, &name("attn_output_norm"), rng);
+        linear(&mut b, &name("ffn_up"), e, inner, rng);
+        linear(&mut b, &name("ffn_down"), inner, e, rng);
+        normed(&mut b, &name("layer_output_norm"), rng);
+    }
+    b.finish()
+}
+
 fn vocabulary(b: &mut Builder, size: u32) {
     let mut tokens: Vec<String> = (0..=255u8)
         .map(|x| crate::tokenizer::byte_char(x).to_string())

@@ -17,7 +17,7 @@ mod worker;
 use super::answer::Answer;
 use super::generation::{check, check_tokens};
 use super::pages::Arena;
-use super::prefix::{self, Key};
+use super::prefix::{self, Key, Prefix};
 use super::schedule::{self, PAGE};
 use super::stream::{Stream, stream};
 use super::{CancelFlag, EngineError, Replayed, Sampling, Steering};
@@ -134,6 +134,7 @@ pub struct Engine {
     options: EngineOptions,
     hub: Arc<Hub>,
     arena: Arc<Arena>,
+    prefix: Arc<Mutex<Prefix>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -157,7 +158,9 @@ impl Engine {
         let arena = Arena::of(model, bytes);
         let hub = Arc::new(Hub::default());
         lock(&hub.inbox).load.capacity = arena.capacity();
-        let worker = worker::Worker::new(model, &options, hub.clone(), arena.clone());
+        let prefix = Arc::new(Mutex::new(Prefix::default()));
+        let worker =
+            worker::Worker::new(model, &options, hub.clone(), arena.clone(), prefix.clone());
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || worker.run())?;
@@ -166,6 +169,7 @@ impl Engine {
             options,
             hub,
             arena,
+            prefix,
             thread: Some(thread),
         })
     }
@@ -222,7 +226,22 @@ impl Engine {
         seed: u64,
         cancel: &CancelFlag,
     ) -> Result<Vec<Replayed>, EngineError> {
+        let steering = Steering::default();
+        self.replay_steered(prompt, answer, sampling, &steering, seed, cancel)
+    }
+
+    /// [`Self::replay`] of an answer that was steered.
+    pub fn replay_steered(
+        &self,
+        prompt: &[u32],
+        answer: &[u32],
+        sampling: Sampling,
+        steering: &Steering,
+        seed: u64,
+        cancel: &CancelFlag,
+    ) -> Result<Vec<Replayed>, EngineError> {
         sampling.check()?;
+        steering.check(self.model.tokenizer())?;
         check(&self.model, prompt, answer.len() as u64)?;
         let tokens = [prompt, answer].concat();
         check(&self.model, &tokens, 0)?;
@@ -232,12 +251,21 @@ impl Engine {
             tokens,
             prompt_len: prompt.len(),
             sampling,
+            steer: steering.start(self.model.tokenizer())?,
             seed,
             replayed: Vec::with_capacity(answer.len()),
         };
         let task = Task::Recheck(Box::new(recheck), cancel.clone(), done);
         self.send(Job::new(u64::MAX, Vec::new(), task))?;
         self.wait(&result, cancel)
+    }
+
+    /// Prompt tokens that a request of this scope would find computed, were it admitted
+    /// now. A later one may find fewer: what is not used makes room.
+    pub fn cached(&self, scope: &[u8; 32], prompt: &[u32]) -> usize {
+        let keys = chain(scope, prompt);
+        let most = prompt.len().saturating_sub(1) / PAGE;
+        lock(&self.prefix).count(&keys[1..], most) * PAGE
     }
 
     /// [`Model::embed`] in turn with the texts of other owners. Blocks.

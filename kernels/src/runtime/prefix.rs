@@ -69,6 +69,12 @@ impl Prefix {
         pages
     }
 
+    /// How many pages [`Self::find`] would find; counts as no use of them.
+    pub fn count(&self, chain: &[Key], most: usize) -> usize {
+        let kept = |key: &&Key| self.entries.contains_key(*key);
+        chain.iter().take(most).take_while(kept).count()
+    }
+
     /// Keep a full page, the `depth`th of its chain. Where its twin is already kept,
     /// that one comes back, to be held instead.
     pub fn keep(&mut self, key: Key, depth: usize, page: &Arc<Page>) -> Option<Arc<Page>> {
@@ -138,6 +144,7 @@ mod tests {
             let page = Arc::new(arena.page().unwrap());
             assert!(prefix.keep(*key, depth, &page).is_none());
         }
+        assert_eq!((prefix.count(&keys, 3), prefix.count(&keys, 1)), (2, 1));
         assert_eq!(prefix.find(&keys, 3).len(), 2);
         assert_eq!(prefix.find(&keys, 1).len(), 1);
         assert_eq!(prefix.find(&chain(&[2]), 1).len(), 0);

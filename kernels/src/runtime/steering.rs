@@ -50,6 +50,12 @@ impl Steering {
         }
     }
 
+    /// Check every bound, and that the grammar compiles.
+    pub fn check_whole(&self, tokenizer: &Tokenizer) -> Result<(), EngineError> {
+        self.check(tokenizer)?;
+        self.start(tokenizer).map(|_| ())
+    }
+
     /// The state that follows one answer; `None` where nothing touches the logits.
     pub(super) fn start(&self, tokenizer: &Tokenizer) -> Result<Option<Steer>, EngineError> {
         let grammar = self.grammar.as_ref();

@@ -33,6 +33,10 @@ impl Builder {
         self.entry(key, 6, &x.to_le_bytes());
     }
 
+    pub fn bool(&mut self, key: &str, x: bool) {
+        self.entry(key, 7, &[u8::from(x)]);
+    }
+
     pub fn str(&mut self, key: &str, s: &str) {
         let mut value = Vec::new();
         put_str(&mut value, s);

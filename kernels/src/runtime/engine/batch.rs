@@ -5,9 +5,11 @@ use super::super::embed::pooled;
 use super::super::prefix::Prefix;
 use super::super::{Cache, EngineError, Replayed};
 use super::job::{Job, Recheck, Task};
+use super::lock;
 use crate::cuda::Rule;
 use crate::model::{Model, Row, Scratch};
 use std::mem::take;
+use std::sync::Mutex;
 
 /// Rows of logits held at once: 20 MB with the largest vocabularies, and enough that
 /// the output matrix is read once for all streams.
@@ -52,7 +54,7 @@ impl Batch {
         model: &Model,
         jobs: &mut [Job],
         rows: &[(usize, usize)],
-        prefix: &mut Prefix,
+        prefix: &Mutex<Prefix>,
     ) -> Vec<(usize, Made)> {
         let slices = self.forward(model, jobs, rows);
         let failure = self.scratch.failure.take();
@@ -65,7 +67,7 @@ impl Batch {
                 made.push((slice.job, Made::Failed(error)));
                 continue;
             }
-            job.advance(slice.to, prefix);
+            job.advance(slice.to, &mut lock(prefix));
             let wanted = match &job.task {
                 Task::Embed(..) => {
                     let width = model.0.graph.width;
@@ -157,6 +159,16 @@ impl Batch {
             made.extend(wants.iter().map(failed));
             return;
         }
+        let logits = s.logits.chunks_exact_mut(model.0.graph.vocab);
+        for (index, logits) in left.iter().zip(logits) {
+            let want = &wants[*index];
+            // A constraint knows the next row only when it has seen this one's token.
+            if let Task::Recheck(recheck, ..) = &mut jobs[want.job].task
+                && recheck.is_steered()
+            {
+                found[*index] = Some(recheck.make_steered(logits, want.position));
+            }
+        }
         let mut choosers: Vec<Option<Chooser<'_>>> = jobs.iter_mut().map(Chooser::of).collect();
         let logits = s.logits.chunks_exact_mut(model.0.graph.vocab);
         let mut choices: Vec<Choice<'_>> = left
@@ -229,6 +241,8 @@ impl<'a> Chooser<'a> {
     fn of(job: &'a mut Job) -> Option<Self> {
         match &mut job.task {
             Task::Answer(answer, _) => Some(Self::Answer(answer)),
+            // Has been made.
+            Task::Recheck(recheck, ..) if recheck.is_steered() => None,
             Task::Recheck(recheck, ..) => Some(Self::Recheck(recheck)),
             Task::Embed(..) => None,
         }
@@ -254,12 +268,40 @@ struct Choice<'a> {
 
 impl Choice<'_> {
     fn make(&mut self) {
-        let finite = self.logits.iter().all(|l| l.is_finite());
-        let position = self.position as u32;
+        let failed = not_finite(self.logits, self.position);
         self.made = Some(match &mut self.chooser {
-            _ if !finite => Made::Failed(EngineError::NotFinite { position }),
-            Chooser::Answer(answer) => Made::Step(answer.choose(self.logits)),
-            Chooser::Recheck(recheck) => Made::Replayed(recheck.choose(self.logits, self.position)),
+            Chooser::Answer(answer) => {
+                failed.unwrap_or_else(|| Made::Step(answer.choose(self.logits)))
+            }
+            Chooser::Recheck(recheck) => failed.unwrap_or_else(|| {
+                Made::Replayed(recheck.choose(self.logits, self.position, None))
+            }),
         });
+    }
+}
+
+fn not_finite(logits: &[f32], position: usize) -> Option<Made> {
+    let position = position as u32;
+    let finite = logits.iter().all(|l| l.is_finite());
+    (!finite).then_some(Made::Failed(EngineError::NotFinite { position }))
+}
+
+impl Recheck {
+    fn is_steered(&self) -> bool {
+        self.steer.is_some()
+    }
+
+    /// The next position of an answer that was steered.
+    fn make_steered(&mut self, logits: &mut [f32], position: usize) -> Made {
+        if let Some(failed) = not_finite(logits, position) {
+            return failed;
+        }
+        let mut steer = self.steer.take();
+        let replayed = self.choose(logits, position, steer.as_mut());
+        if let (Some(steer), Some(token)) = (&mut steer, self.tokens.get(position + 1)) {
+            steer.accept(*token);
+        }
+        self.steer = steer;
+        Made::Replayed(replayed)
     }
 }

@@ -4,6 +4,7 @@ use super::super::answer::Answer;
 use super::super::digest::logit_digest;
 use super::super::prefix::{self, Key, Prefix};
 use super::super::schedule::{PAGE, View};
+use super::super::steering::Steer;
 use super::super::stream::Outlet;
 use super::super::{Cache, CancelFlag, EngineError, Replayed, Sampling};
 use crate::cuda::{Found, Rule};
@@ -19,6 +20,7 @@ pub(super) struct Recheck {
     pub tokens: Vec<u32>,
     pub prompt_len: usize,
     pub sampling: Sampling,
+    pub steer: Option<Steer>,
     pub seed: u64,
     pub replayed: Vec<Replayed>,
 }
@@ -30,11 +32,16 @@ impl Recheck {
     }
 
     /// What an honest engine would have made of the logits after `position`.
-    pub fn choose(&self, logits: &mut [f32], position: usize) -> Replayed {
+    pub fn choose(
+        &self,
+        logits: &mut [f32],
+        position: usize,
+        steer: Option<&mut Steer>,
+    ) -> Replayed {
         let before = &self.tokens[..=position];
         Replayed {
             logit_digest: logit_digest(logits),
-            expected_token: self.sampling.choose(logits, before, self.seed),
+            expected_token: self.sampling.sample(logits, before, self.seed, steer),
         }
     }
 }
@@ -42,7 +49,10 @@ impl Recheck {
 impl Recheck {
     /// What to ask of a device about the logits after `position`.
     pub fn rule(&self, position: usize) -> Option<Rule> {
-        self.sampling.rule(position + 1, self.seed)
+        match &self.steer {
+            None => self.sampling.rule(position + 1, self.seed),
+            Some(_) => None,
+        }
     }
 
     /// [`Self::choose`] from what the device found by the rule, where that suffices.

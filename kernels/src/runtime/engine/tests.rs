@@ -302,6 +302,54 @@ fn a_replay_among_streams_agrees_with_one_alone() {
 }
 
 #[test]
+fn a_steered_answer_replays_among_streams_and_another_steering_does_not() {
+    let engine = engine(80, 4, 4);
+    let mut request = simple(20, 40);
+    request.sampling.temperature_milli = 900;
+    let steering = Steering {
+        bias: vec![(7, 2_000), (9, -4_000)],
+        grammar: Some(crate::Grammar::Regex("[a-z ]{30,}".to_owned())),
+        logprobs: Some(2),
+    };
+    let stream = engine.submit_steered(request.clone(), &steering).unwrap();
+    let steps = all(stream).unwrap();
+    let answer: Vec<u32> = steps.iter().map(|step| step.token).collect();
+    let other = all(engine.submit(request.clone()).unwrap()).unwrap();
+    assert_ne!(answer, other.iter().map(|s| s.token).collect::<Vec<_>>());
+    let again = |steering: &Steering| {
+        let (s, cancel) = (request.sampling, CancelFlag::new());
+        engine
+            .replay_steered(&request.prompt, &answer, s, steering, request.seed, &cancel)
+            .unwrap()
+    };
+    let replayed = again(&steering);
+    let made: Vec<_> = steps
+        .iter()
+        .map(|step| (step.token, step.logit_digest))
+        .collect();
+    let expected: Vec<_> = replayed
+        .iter()
+        .map(|r| (r.expected_token, r.logit_digest))
+        .collect();
+    assert_eq!(made, expected);
+    assert_ne!(again(&Steering::default()), replayed);
+}
+
+#[test]
+fn what_is_cached_is_told_before_a_request_is_made() {
+    let engine = engine(80, 4, 4);
+    let request = simple(3 * schedule::PAGE as u32 + 1, 2);
+    assert_eq!(engine.cached(&request.scope, &request.prompt), 0);
+    all(engine.submit(request.clone()).unwrap()).unwrap();
+    let promised = engine.cached(&request.scope, &request.prompt);
+    assert_eq!(promised, 3 * schedule::PAGE);
+    assert_eq!(engine.cached(&[9; 32], &request.prompt), 0);
+    let mut again = engine.submit(request).unwrap();
+    assert!(matches!(again.next(), Some(Ok(_))));
+    assert_eq!(again.cached(), promised);
+}
+
+#[test]
 fn a_dropped_engine_ends_every_answer_once() {
     let engine = engine(40, 2, 6);
     let streams: Vec<Stream> = (0..6)

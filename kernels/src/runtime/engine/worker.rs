@@ -8,7 +8,7 @@ use super::batch::{Batch, Made};
 use super::job::{Job, Task};
 use super::{EngineOptions, Hub, Inbox, lock};
 use crate::model::Model;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Prompt rows of a step beside running streams: enough for a prompt to keep most of
@@ -34,7 +34,8 @@ pub(super) struct Worker {
     limits: Limits,
     hub: Arc<Hub>,
     arena: Arc<Arena>,
-    prefix: Prefix,
+    /// Shared with callers who ask what is kept; held for moments, never for a step.
+    prefix: Arc<Mutex<Prefix>>,
     jobs: Vec<Job>,
     batch: Batch,
     arrivals: u64,
@@ -57,7 +58,13 @@ impl Drop for Closing {
 }
 
 impl Worker {
-    pub fn new(model: &Model, options: &EngineOptions, hub: Arc<Hub>, arena: Arc<Arena>) -> Self {
+    pub fn new(
+        model: &Model,
+        options: &EngineOptions,
+        hub: Arc<Hub>,
+        arena: Arc<Arena>,
+        prefix: Arc<Mutex<Prefix>>,
+    ) -> Self {
         Self {
             model: model.clone(),
             limits: Limits {
@@ -67,7 +74,7 @@ impl Worker {
             },
             hub,
             arena,
-            prefix: Prefix::default(),
+            prefix,
             jobs: Vec::new(),
             batch: Batch::default(),
             arrivals: 0,
@@ -135,10 +142,10 @@ impl Worker {
                 return;
             };
             for index in admission.preempt {
-                self.jobs[index].preempt(&mut self.prefix);
+                self.jobs[index].preempt(&mut lock(&self.prefix));
             }
             if let Some(index) = admission.admit {
-                self.jobs[index].admit(&mut self.prefix);
+                self.jobs[index].admit(&mut lock(&self.prefix));
             }
         }
     }
@@ -154,7 +161,7 @@ impl Worker {
         State {
             views: self.jobs.iter().map(|job| job.view(tight)).collect(),
             free: if tight {
-                free + self.prefix.idle()
+                free + lock(&self.prefix).idle()
             } else {
                 free
             },
@@ -166,7 +173,7 @@ impl Worker {
     fn step(&mut self) -> Progress {
         let plan = schedule::plan(&self.state());
         for index in &plan.preempt {
-            self.jobs[*index].preempt(&mut self.prefix);
+            self.jobs[*index].preempt(&mut lock(&self.prefix));
         }
         let mut rows = plan.rows;
         let planned = rows.len();
@@ -184,9 +191,7 @@ impl Worker {
             self.rows += *count as u64;
         }
         let jobs = &mut self.jobs;
-        let made = self
-            .batch
-            .compute(&self.model, jobs, &rows, &mut self.prefix);
+        let made = self.batch.compute(&self.model, jobs, &rows, &self.prefix);
         let ended = made
             .into_iter()
             .filter_map(|(index, made)| self.deliver(index, made))
@@ -200,7 +205,7 @@ impl Worker {
         let job = &mut self.jobs[index];
         let needed = schedule::pages(job.computed + count);
         while job.cache.pages().len() < needed {
-            if !job.cache.grow(&self.arena) && !self.prefix.evict() {
+            if !job.cache.grow(&self.arena) && !lock(&self.prefix).evict() {
                 return false;
             }
         }
@@ -240,7 +245,7 @@ impl Worker {
         ended.dedup_by_key(|(index, _)| *index);
         for (index, error) in ended {
             let job = self.jobs.swap_remove(index);
-            job.touch(&mut self.prefix);
+            job.touch(&mut lock(&self.prefix));
             let took = job.since.elapsed().as_millis() as u64;
             {
                 // Before the reader learns of the end: it may ask again at once.
