@@ -133,6 +133,11 @@ pub struct Host {
     pub input_price: Sats,
     /// Sat for a million output tokens.
     pub output_price: Sats,
+    /// Sat for a million prompt tokens that this buyer sent before and that need not be
+    /// computed again; `None`: a quarter of `input_price`.
+    pub cached_input_price: Option<Sats>,
+    /// Sat for a million embeddings, on top of their tokens.
+    pub item_price: Sats,
     /// Least invoice, and one step of payment, in sat.
     pub quantum: Sats,
     /// Largest credit window of one buyer, in sat.
@@ -175,6 +180,10 @@ pub struct ModelEntry {
     pub input_price: Option<Sats>,
     /// Sat for a million output tokens; `None`: as in `[host]`.
     pub output_price: Option<Sats>,
+    /// Sat for a million cached prompt tokens; `None`: as in `[host]`.
+    pub cached_input_price: Option<Sats>,
+    /// Sat for a million embeddings; `None`: as in `[host]`.
+    pub item_price: Option<Sats>,
 }
 
 impl ModelEntry {
@@ -284,6 +293,8 @@ impl Default for Host {
         Host {
             input_price: Sats::whole(50),
             output_price: Sats::whole(200),
+            cached_input_price: None,
+            item_price: Sats::default(),
             quantum: Sats::whole(1),
             window_cap: Sats::whole(64),
             free_quota: Sats::default(),

@@ -7,12 +7,13 @@
 use crate::config::{Config, ModelEntry, POCKET};
 use crate::control::ModelRow;
 use crate::folder::Folder;
+use crate::sats::Sats;
 use actors::ports::runner::Runner;
 use kernels::{Cheat, Model, OpenOptions};
 use protocol::ids::{Digest, ModelDigest};
 use protocol::inference::io::Served;
 use protocol::manifest::{HostLimits, ModelOffer};
-use protocol::money::Prices;
+use protocol::money::{Meter, Prices};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,6 +151,24 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, ModelError> {
     })
 }
 
+/// What a model is sold for: text by the token, embeddings by their tokens and the item.
+fn prices(entry: &ModelEntry, config: &Config, embeds: bool) -> Prices {
+    let host = &config.host;
+    let msat = |own: Option<Sats>, default: Sats| own.unwrap_or(default).0.0;
+    let input = msat(entry.input_price, host.input_price);
+    if embeds {
+        let item = msat(entry.item_price, host.item_price);
+        return Prices::default()
+            .with(Meter::InputToken, input)
+            .with(Meter::Item, item);
+    }
+    let cached = entry.cached_input_price.or(host.cached_input_price);
+    Prices::chat(input, msat(entry.output_price, host.output_price)).with(
+        Meter::CachedInputToken,
+        cached.map_or(input / 4, |sats| sats.0.0).min(input),
+    )
+}
+
 /// Opens one model of the configuration. `cheat` damages it on purpose. Blocks; call it
 /// from a blocking thread of a runtime, which a runner then uses.
 ///
@@ -161,19 +180,14 @@ pub fn open_entry(
     folder: &Folder,
     cheat: Option<Cheat>,
 ) -> anyhow::Result<LocalModel> {
-    let msat =
-        |own: Option<crate::sats::Sats>, default: crate::sats::Sats| own.unwrap_or(default).0.0;
-    let prices = Prices::chat(
-        msat(entry.input_price, config.host.input_price),
-        msat(entry.output_price, config.host.output_price),
-    );
     let Some(path) = &entry.path else {
         let runner = runner::open(entry, folder)?;
         let name = entry.name.clone();
         return Ok(LocalModel {
             name: name.unwrap_or_else(|| runner.info().name.clone()),
             source: Source::Runner(runner),
-            prices,
+            // Whether another server found a prompt computed is not known.
+            prices: prices(entry, config, false).without(Meter::CachedInputToken),
         });
     };
     let options = OpenOptions {
@@ -182,6 +196,7 @@ pub fn open_entry(
         cheat,
     };
     let model = open(&resolve(path, folder), &options)?;
+    let prices = prices(entry, config, model.is_encoder());
     let default = if path == Path::new(POCKET) {
         POCKET
     } else {

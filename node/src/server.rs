@@ -12,12 +12,13 @@ use protocol::ids::ModelDigest;
 use protocol::money::Msat;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 pub mod answer;
 pub mod completions;
 pub mod control;
+pub mod embeddings;
 pub mod errors;
 pub mod guard;
 pub mod models;
@@ -75,10 +76,23 @@ impl App {
         &self.gateway.keys
     }
 
+    /// A place among the requests that are served at once.
+    pub(crate) fn slot(&self) -> Result<OwnedSemaphorePermit, errors::ApiError> {
+        self.slots.clone().try_acquire_owned().map_err(|_| {
+            let most = self.gateway.max_requests;
+            errors::ApiError::new(
+                503,
+                format!("{most} requests are being served already"),
+                "try again later, or raise gateway.max_requests",
+            )
+        })
+    }
+
     /// The local model of a name or digest, where requests may be run here.
     pub(crate) fn local(
         &self,
         wanted: &protocol::inference::io::ModelSelector,
+        embeds: bool,
     ) -> Option<(String, ModelDigest)> {
         use protocol::inference::io::ModelSelector;
         if !self.gateway.local_first {
@@ -87,7 +101,10 @@ impl App {
         let fits = |(name, digest): &&(String, ModelDigest)| match wanted {
             ModelSelector::Name(wanted) => name == wanted,
             ModelSelector::Digest(wanted) => digest == wanted,
-            ModelSelector::Any => true,
+            ModelSelector::Any => {
+                let model = self.node.compute().model(digest);
+                model.is_some_and(|model| model.is_encoder() == embeds)
+            }
         };
         self.local.iter().find(fits).cloned()
     }

@@ -183,6 +183,8 @@ impl Inference {
                     model: record.model,
                     counts: record.counts,
                     cost: record.cost,
+                    carried: record.carried(),
+                    unsure: record.unsure(),
                     status,
                     receipt: None,
                 }),
@@ -412,9 +414,13 @@ impl Parts<'_> {
                     buyer.settled(seq, fee, ms, ctx);
                 }
             }
-            Input::NotSettled { order, refusal, .. } => {
+            Input::NotSettled {
+                order,
+                seq,
+                refusal,
+            } => {
                 if let Some(buyer) = self.buyer_of(order) {
-                    buyer.not_settled(refusal, ctx);
+                    buyer.not_settled(seq, refusal, ctx);
                 }
             }
             other => self.dispatch_host(other, ctx),
@@ -438,8 +444,11 @@ impl Parts<'_> {
                 tokens,
                 text,
                 finish,
+                attached,
             } => {
-                self.host(order, |host| host.produced(&tokens, text, finish, ctx));
+                self.host(order, |host| {
+                    host.produced(&tokens, text, finish, attached, ctx);
+                });
             }
             Input::EngineFailed { order, reason } => {
                 self.host(order, |host| host.engine_failed(&reason, ctx))
@@ -603,18 +612,9 @@ impl Parts<'_> {
                 "this host is paid while tokens stream",
             ));
         }
-        if !matches!(
-            order.job.work,
-            crate::work::Work::Chat { .. } | crate::work::Work::Complete { .. }
-        ) {
-            return Err(Refusal::new(
-                Code::BadOrder,
-                "this host answers chats and completions",
-            ));
-        }
-        if order.job.max_output == 0 || order.job.max_output > served.limits.output_tokens {
+        if order.job.most_delivered() == 0 || order.job.max_output > served.limits.output_tokens {
             let message = format!(
-                "max_output is {}, this host allows 1 to {}",
+                "max_output is {}, this host allows 1 to {} (or, for embeddings, no text was sent)",
                 order.job.max_output, served.limits.output_tokens
             );
             return Err(Refusal::new(Code::TooLong, message));

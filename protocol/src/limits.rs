@@ -16,6 +16,25 @@ pub const MAX_OUTPUT_TOKENS: u32 = 131_072;
 pub const MAX_STOP_STRINGS: usize = 16;
 /// Longest stop string. Bytes. It is held back from the stream while it may still match.
 pub const MAX_STOP_BYTES: usize = 256;
+/// Longest form that an answer may be asked to have: a schema, an expression, a grammar. Bytes.
+/// With the longest prompt it still fits into a frame.
+pub const MAX_CONSTRAINT_BYTES: usize = 64 << 10;
+/// Most tokens whose logits an order may shift. Bounds the frame; hosted interfaces take as many.
+pub const MAX_BIASES: usize = 512;
+/// Largest shift of a logit, in thousandths: the OpenAI API's 100.
+pub const MAX_BIAS_MILLI: u32 = 100_000;
+/// Most alternatives whose probability an order may ask for: the OpenAI API's 20.
+pub const MAX_LOGPROBS: u32 = 20;
+/// Most texts in an order of embeddings. The OpenAI API takes 2,048.
+pub const MAX_EMBED_TEXTS: usize = 2_048;
+/// Largest embedding. Bytes: 16,384 elements of four.
+pub const MAX_VECTOR_BYTES: usize = 64 << 10;
+/// Most bytes of embeddings in one chunk. The host flushes earlier; this bounds the decoder.
+pub const MAX_CHUNK_VECTOR_BYTES: usize = 512 << 10;
+/// Longest text of one token. Bytes. The longest known vocabularies stay below.
+pub const MAX_TOKEN_BYTES: usize = 1 << 10;
+/// Most bytes of token texts in one chunk's probabilities. The host flushes earlier.
+pub const MAX_CHUNK_LOGPROB_BYTES: usize = 128 << 10;
 /// Most tokens in one chunk. The host flushes far earlier; this bounds the decoder.
 pub const MAX_CHUNK_TOKENS: usize = 512;
 /// Longest text in one chunk. Bytes. A token is at most a few hundred bytes.

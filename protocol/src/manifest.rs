@@ -223,13 +223,18 @@ impl Manifest {
 }
 
 impl ModelOffer {
-    /// Price of an order at most: all of the prompt and all of the output.
-    pub fn ceiling(&self, input_tokens: u64, output_tokens: u64) -> Option<Msat> {
-        self.prices.cost(&crate::money::Counts {
+    /// Price of an order at most: all of the prompt and all of the output (tokens or items).
+    pub fn ceiling(&self, input_tokens: u64, meter: Meter, units: u64) -> Option<Msat> {
+        let input = crate::money::Counts {
             input_tokens,
-            output_tokens,
             ..Default::default()
-        })
+        };
+        self.prices.cost(&input.with_delivered(meter, units))
+    }
+
+    /// Whether the model makes embeddings, which are counted as items, rather than text.
+    pub fn embeds(&self) -> bool {
+        self.prices.lists(Meter::Item)
     }
 
     /// Whether a server of another make computes the answers.

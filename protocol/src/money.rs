@@ -97,12 +97,35 @@ impl Prices {
         ])
     }
 
+    /// The same with a price for one more meter.
+    #[must_use]
+    pub fn with(mut self, meter: Meter, msat_per_million: u64) -> Self {
+        self.0.retain(|price| price.meter != meter);
+        self.0.push(Price {
+            meter,
+            msat_per_million,
+        });
+        self
+    }
+
+    /// The same without a price for one meter.
+    #[must_use]
+    pub fn without(mut self, meter: Meter) -> Self {
+        self.0.retain(|price| price.meter != meter);
+        self
+    }
+
     /// Returns the price of `meter`; an unlisted meter is free.
     pub fn of(&self, meter: Meter) -> u64 {
         self.0
             .iter()
             .find(|price| price.meter == meter)
             .map_or(0, |price| price.msat_per_million)
+    }
+
+    /// Returns whether `meter` has a price, be it nothing.
+    pub fn lists(&self, meter: Meter) -> bool {
+        self.0.iter().any(|price| price.meter == meter)
     }
 
     /// Returns the exact cost of `counts`, rounded down once at the end.
@@ -141,6 +164,32 @@ pub struct Counts {
     pub output_tokens: u64,
     /// Items delivered.
     pub items: u64,
+}
+
+impl Counts {
+    /// Prompt tokens, computed or from cache.
+    pub fn prompt(&self) -> u64 {
+        self.input_tokens.saturating_add(self.cached_input_tokens)
+    }
+
+    /// What was delivered: tokens, or items. An order has one of them.
+    pub fn delivered(&self) -> u64 {
+        self.output_tokens.saturating_add(self.items)
+    }
+
+    /// The same input with `units` of that meter delivered.
+    #[must_use]
+    pub fn with_delivered(self, meter: Meter, units: u64) -> Counts {
+        let (output_tokens, items) = match meter {
+            Meter::Item => (0, units),
+            _ => (units, 0),
+        };
+        Counts {
+            output_tokens,
+            items,
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ mod turn;
 #[cfg(test)]
 mod tests;
 
-use crate::ids::{EffectId, PaymentHash};
+use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
 use crate::money::{Counts, Msat};
@@ -122,6 +122,8 @@ pub struct Payment {
     sagas: BTreeMap<PaymentHash, Saga>,
     making: BTreeMap<EffectId, Making>,
     invoices: BTreeMap<PaymentHash, Invoice>,
+    /// Debts that hosts of open orders claim, and that our books allow.
+    claims: BTreeMap<OrderId, (NodeKey, Msat)>,
 }
 
 impl Payment {
@@ -138,6 +140,7 @@ impl Payment {
             sagas: BTreeMap::new(),
             making: BTreeMap::new(),
             invoices: BTreeMap::new(),
+            claims: BTreeMap::new(),
         }
     }
 
@@ -215,6 +218,9 @@ impl Payment {
                 // Nothing given, nothing taken: strangers do not fill the disk with refusals.
                 return self.credits.close_void(account.order);
             }
+        }
+        if account.side == Side::Buyer {
+            self.claims.remove(&account.order);
         }
         self.ledger.close(turn, account);
     }

@@ -81,7 +81,9 @@ impl Code {
                 "wait: it is looked up until its fate is known; `freehold ledger` shows it"
             }
             Code::NotPaid => "keep the wallet online while an answer streams",
-            Code::Disconnected => "ask again; what arrived was paid for, nothing else",
+            Code::Disconnected => {
+                "ask again, or choose another host; `freehold ledger` shows what was paid"
+            }
             Code::Timeout => "ask again, or choose another host",
             Code::ProtocolViolation => "choose another host; this one was noted",
             Code::Cancelled => "nothing to do",

@@ -17,6 +17,7 @@ use protocol::manifest::{
     HostLimits, Manifest, ModelOffer, PaymentMode, Role, lightning_statement,
 };
 use protocol::money::{Counts, Msat, Prices};
+use protocol::order::attached::{Attached, TokenLogprob, TokenLogprobs, Vector};
 use protocol::order::wire::{
     Chunk, Countersigned, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Privacy,
     Receipt, Status, Terms, description_hash, prompt_digest,
@@ -24,7 +25,7 @@ use protocol::order::wire::{
 use protocol::quote::{Quote, QuoteFrame, QuoteRequest};
 use protocol::refusal::{Code, Refusal};
 use protocol::time::WallTime;
-use protocol::work::{ChatMessage, Job, Sampling, Work};
+use protocol::work::{ChatMessage, Constraint, Job, Sampling, Steering, TokenBias, Work};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::OnceLock;
@@ -86,6 +87,30 @@ fn job(work: Work) -> Job {
         seed: 0x0123_4567_89ab_cdef,
         stop: vec!["\n\n".into()],
         date: "2026-01-01".into(),
+        steering: Steering {
+            bias: vec![TokenBias {
+                token: 9,
+                milli: -1_500,
+            }],
+            constraint: Some(Constraint::JsonSchema(r#"{"type":"object"}"#.into())),
+            logprobs: Some(1),
+        },
+    }
+}
+
+fn attached() -> Attached {
+    let logprob = |token, micro| TokenLogprob {
+        token,
+        bytes: vec![0xc3, 0xa4],
+        micro,
+    };
+    let logprobs = |token| TokenLogprobs {
+        chosen: logprob(token, -250_000),
+        top: vec![logprob(5, -125_000)],
+    };
+    Attached {
+        logprobs: tokens().iter().map(|token| logprobs(token.id)).collect(),
+        vectors: vec![Vector(vec![0, 0, 128, 63, 0, 0, 0, 191]); tokens().len()],
     }
 }
 
@@ -420,6 +445,7 @@ fn frames() -> Vec<Sample> {
         text: "halb drei".into(),
         totals: counts(3),
         finish: Some(Finish::Length),
+        attached: attached(),
     });
     let frames = [
         ("frame-order", Frame::Order(signed_order())),

@@ -51,6 +51,8 @@ pub fn count(job: &Job, salt: &[u8; 16]) -> PromptFacts {
     let ids: Vec<u32> = (0..u32::try_from(tokens).unwrap_or(u32::MAX)).collect();
     PromptFacts {
         tokens,
+        cached: 0,
+        longest: tokens,
         digest: prompt_digest(salt, &ids),
     }
 }

@@ -20,6 +20,8 @@ pub enum Vice {
     Greedy,
     /// Signs terms with prices above its listing.
     Dear,
+    /// Adds debts that there are not to its entry payments.
+    Claims,
     /// Answers with another model's tokens.
     WrongAnswers,
     /// Alters the evidence that it has others judge.
@@ -27,12 +29,13 @@ pub enum Vice {
 }
 
 /// The vices, for drawing.
-pub const VICES: [Vice; 7] = [
+pub const VICES: [Vice; 8] = [
     Vice::Mutates,
     Vice::Withholds,
     Vice::Replays,
     Vice::Greedy,
     Vice::Dear,
+    Vice::Claims,
     Vice::WrongAnswers,
     Vice::Frames,
 ];

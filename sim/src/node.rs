@@ -303,7 +303,10 @@ impl Node {
         } else {
             Vice::None
         };
-        let needs_to_sell = matches!(vice, Vice::Greedy | Vice::Dear | Vice::WrongAnswers);
+        let needs_to_sell = matches!(
+            vice,
+            Vice::Greedy | Vice::Dear | Vice::Claims | Vice::WrongAnswers
+        );
         let served = if core || needs_to_sell || dice.chance(250_000) {
             draw_served(dice, index)
         } else {

@@ -63,6 +63,7 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
             seed: dice.between(0, u64::MAX - 1),
             stop: Vec::new(),
             date: "2026-01-15".to_owned(),
+            steering: Default::default(),
         },
         max_cost: Msat(if healed {
             60_000

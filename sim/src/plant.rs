@@ -45,6 +45,8 @@ pub enum Plant {
     Overcommit,
     /// Payments do not extend the engine's allowance.
     StallCredit,
+    /// Debts that hosts claim are paid without a look into the books.
+    BelieveDebt,
 }
 
 /// A bug's name, what it does, and who must catch it.
@@ -82,6 +84,7 @@ labels! {
     SkipInvoiceCheck "skip-invoice-check" "no-prepayment" "invoices are paid unchecked"
     BudgetIgnored "budget-ignored" "budgets-kept" "limits of the day and of the key do not hold"
     Overcommit "overcommit" "bounds-kept" "more orders run than there are slots"
+    BelieveDebt "believe-debt" "no-prepayment" "debts that hosts claim are paid without a look into the books"
     StallCredit "stall-credit" "all-served" "payments do not extend the engine's allowance"
 }
 

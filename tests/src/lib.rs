@@ -319,6 +319,7 @@ pub fn question(text: &str, max_output: u32) -> BuyRequest {
             seed: 7,
             stop: Vec::new(),
             date: "2026-11-20".to_owned(),
+            steering: Default::default(),
         },
         max_cost: Msat(200_000),
         mode: PaymentMode::Metered,

@@ -6,17 +6,21 @@
 //! never overdrawn; meanwhile the others go on. Replays are work that waits for
 //! everybody else. What a runner serves (`ports::runner`) is passed on to it.
 
+mod embed;
+mod job;
 mod order;
 #[cfg(test)]
 mod tests;
 
 use super::runner::Runners;
-use kernels::{CancelFlag, ChatMessage, Engine, EngineError, EngineOptions, Load, Model, Sampling};
+use job::{check, encode, sampling, steering};
+use kernels::{CancelFlag, Engine, EngineError, EngineOptions, Load, Model};
 use order::Steering;
 use parking_lot::Mutex;
 use protocol::chain::ChainedToken;
-use protocol::ids::{Digest, ModelDigest, OrderId};
+use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use protocol::inference::io::PromptFacts;
+use protocol::order::attached::{Attached, vector_digest};
 use protocol::order::wire::{Finish, prompt_digest};
 use protocol::refusal::{Code, Refusal};
 use protocol::validator::io::Replay;
@@ -40,6 +44,8 @@ pub enum Output {
         text: String,
         /// Why it ended.
         finish: Option<Finish>,
+        /// Probabilities or embeddings, where the job asks for them.
+        attached: Attached,
     },
     /// The engine gave up.
     Failed(String),
@@ -48,6 +54,11 @@ pub enum Output {
 /// Who an order belongs to, as far as the engine must know: owners take turns, and
 /// only orders of one owner find each other's prompts computed.
 pub type Owner = [u8; 32];
+
+/// The owner of a buyer's orders.
+pub fn owner_of(buyer: &NodeKey) -> Owner {
+    blake3::derive_key("freehold engine 2026-11 buyer", &buyer.0)
+}
 
 /// The models of this node and the jobs that run on them; clones share both.
 #[derive(Debug, Clone, Default)]
@@ -145,15 +156,40 @@ impl Compute {
         job: &Job,
         salt: &[u8; 16],
     ) -> Result<PromptFacts, Refusal> {
+        self.count_for(&Owner::default(), model, job, salt)
+    }
+
+    /// [`Self::count`] for somebody whose earlier prompts may still be there.
+    ///
+    /// # Errors
+    /// A refusal for the buyer.
+    pub fn count_for(
+        &self,
+        owner: &Owner,
+        model: &ModelDigest,
+        job: &Job,
+        salt: &[u8; 16],
+    ) -> Result<PromptFacts, Refusal> {
         if let Some(runner) = self.runners.of(model) {
             return runner.count(job, salt);
         }
-        let model = self
+        let found = self
             .model(model)
             .ok_or_else(|| Refusal::new(Code::UnknownModel, "this model is not loaded"))?;
-        let tokens = encode(&model, job).map_err(|reason| Refusal::new(Code::BadOrder, reason))?;
+        let bad = |reason| Refusal::new(Code::BadOrder, reason);
+        check(&found, job).map_err(bad)?;
+        let sequences = encode(&found, job).map_err(bad)?;
+        let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        let running = self.engines.lock().get(model).cloned();
+        let cached = match (running, sequences.as_slice()) {
+            (Some(engine), [prompt]) if !found.is_encoder() => engine.cached(owner, prompt),
+            _ => 0,
+        };
+        let tokens = sequences.concat();
         Ok(PromptFacts {
             tokens: tokens.len() as u64,
+            cached: cached as u64,
+            longest: longest as u64,
             digest: prompt_digest(salt, &tokens),
         })
     }
@@ -188,8 +224,9 @@ impl Compute {
         self.jobs.lock().insert(order, steering.clone());
         let (compute, model) = (self.clone(), *model);
         let run = move || {
-            let result = compute.engine(&model).and_then(|engine| {
-                order::serve(&engine, owner, &job, &steering, compute.pace, &out)
+            let result = compute.engine(&model).and_then(|engine| match job.work {
+                Work::Embed { .. } => embed::serve(&engine, owner, &job, &steering, &out),
+                _ => order::serve(&engine, owner, &job, &steering, compute.pace, &out),
             });
             if let Err(reason) = result
                 && !steering.is_cancelled()
@@ -251,11 +288,16 @@ impl Compute {
     ) -> Result<Replay, String> {
         let engine = self.engine(model)?;
         let model = engine.model();
-        let prompt = encode(model, job)?;
+        let sequences = encode(model, job)?;
+        if let Work::Embed { .. } = job.work {
+            return embed_again(&engine, &sequences, salt, tokens);
+        }
+        let prompt = sequences.concat();
         let answer: Vec<u32> = tokens.iter().map(|token| token.id).collect();
         let replayed = insist(|| {
             let never = CancelFlag::new();
-            Some(engine.replay(&prompt, &answer, sampling(job), job.seed, &never))
+            let (sampling, steering) = (sampling(job), steering(job));
+            Some(engine.replay_steered(&prompt, &answer, sampling, &steering, job.seed, &never))
         });
         let replayed = replayed
             .unwrap_or(Err(EngineError::Cancelled))
@@ -275,34 +317,36 @@ impl Compute {
     }
 }
 
-fn sampling(job: &Job) -> Sampling {
-    Sampling {
-        temperature_milli: job.sampling.temperature_milli,
-        top_k: job.sampling.top_k,
-        top_p_milli: job.sampling.top_p_milli,
-        min_p_milli: job.sampling.min_p_milli,
-        repetition_penalty_milli: job.sampling.repetition_penalty_milli,
-        ..Sampling::default()
-    }
-}
-
-fn encode(model: &Model, job: &Job) -> Result<Vec<u32>, String> {
-    match &job.work {
-        Work::Chat { messages } => {
-            let messages: Vec<ChatMessage> = messages
-                .iter()
-                .map(|message| ChatMessage {
-                    role: message.role.clone(),
-                    content: message.content.clone(),
-                })
-                .collect();
-            model
-                .encode_chat(&messages, &job.date)
-                .map_err(|error| error.to_string())
-        }
-        Work::Complete { prompt } => Ok(model.tokenizer().encode(prompt, false)),
-        Work::Embed { .. } => Err("this engine does not embed".to_owned()),
-    }
+/// Embeds the texts of an order again, as many as were delivered.
+fn embed_again(
+    engine: &Engine,
+    texts: &[Vec<u32>],
+    salt: &[u8; 16],
+    tokens: &[ChainedToken],
+) -> Result<Replay, String> {
+    let never = CancelFlag::new();
+    let again = |(text, id): (&Vec<u32>, u32)| {
+        let vector = insist(|| Some(engine.embed(u64::MAX, text, &never)));
+        let vector = vector
+            .unwrap_or(Err(EngineError::Cancelled))
+            .map_err(|error| error.to_string())?;
+        Ok(ChainedToken {
+            id,
+            logits: vector_digest(&embed::bytes(&vector)),
+        })
+    };
+    let prompt = texts.concat();
+    Ok(Replay {
+        prompt_tokens: prompt.len() as u64,
+        prompt: prompt_digest(salt, &prompt),
+        expected: texts
+            .iter()
+            .zip(0..)
+            .take(tokens.len())
+            .map(again)
+            .collect::<Result<_, String>>()?,
+        numerics: engine.model().info().numerics.clone(),
+    })
 }
 
 /// Tries until the engine is not too busy, or there is nothing left to try for.

@@ -178,12 +178,19 @@ impl Runner {
             let what = "the server behind this listing answers chats and continues text";
             return Err(Refusal::new(Code::BadOrder, what));
         }
+        if let Some(what) = wire::unknown(&job.steering) {
+            let text = format!("the server behind this listing cannot be asked for {what}");
+            return Err(Refusal::new(Code::BadOrder, text));
+        }
         self.ready()?;
         let Some(vocabulary) = &self.vocabulary else {
             let text = codec::encode(&job.work);
             let bytes: Vec<u32> = text.into_iter().map(u32::from).collect();
+            let tokens = self.estimate(job);
             return Ok(PromptFacts {
-                tokens: self.estimate(job),
+                tokens,
+                cached: 0,
+                longest: tokens,
                 digest: prompt_digest(salt, &bytes),
             });
         };
@@ -192,6 +199,8 @@ impl Runner {
             .map_err(|reason| Refusal::new(Code::BadOrder, reason))?;
         Ok(PromptFacts {
             tokens: tokens.len() as u64,
+            cached: 0,
+            longest: tokens.len() as u64,
             digest: prompt_digest(salt, &tokens),
         })
     }

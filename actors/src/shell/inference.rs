@@ -3,7 +3,7 @@
 use super::Shared;
 use super::streams::{Arrival, Streams, next};
 use crate::driver::{Driver, Fatal, Performed, Ports};
-use crate::ports::compute::{Compute, Output};
+use crate::ports::compute::{Compute, Output, owner_of};
 use crate::ports::network::{FrameReader, FramedStream, NetworkHandle, Protocol};
 use parking_lot::Mutex;
 use protocol::ids::{OrderId, RequestId, StreamId};
@@ -51,15 +51,17 @@ impl Ports<Inference> for InferencePorts {
             Effect::Close { stream } => self.streams.close(stream),
             Effect::CountPrompt {
                 id,
+                buyer,
                 model,
                 job,
                 salt,
             } => {
                 let (shared, compute) = (self.shared.clone(), self.compute.clone());
                 self.shared.runtime.spawn(async move {
-                    let counted =
-                        tokio::task::spawn_blocking(move || compute.count(&model, &job, &salt))
-                            .await;
+                    let counted = tokio::task::spawn_blocking(move || {
+                        compute.count_for(&owner_of(&buyer), &model, &job, &salt)
+                    })
+                    .await;
                     let result = counted.unwrap_or_else(|_| {
                         Err(Refusal::new(
                             Code::EngineFailed,
@@ -71,11 +73,14 @@ impl Ports<Inference> for InferencePorts {
             }
             Effect::StartEngine {
                 order,
+                buyer,
                 model,
                 job,
                 allowed,
             } => {
-                let output = self.compute.start(order, &model, *job, allowed);
+                let owner = owner_of(&buyer);
+                let compute = &self.compute;
+                let output = compute.start_for(owner, order, &model, *job, allowed);
                 self.shared
                     .runtime
                     .spawn(forward(self.shared.clone(), order, output));
@@ -188,11 +193,13 @@ async fn forward(shared: Shared, order: OrderId, mut output: mpsc::Receiver<Outp
                 tokens,
                 text,
                 finish,
+                attached,
             } => Input::Produced {
                 order,
                 tokens,
                 text,
                 finish,
+                attached,
             },
             Output::Failed(reason) => Input::EngineFailed { order, reason },
         };

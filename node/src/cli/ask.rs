@@ -20,6 +20,7 @@ Examples:
   freehold ask \"What is a sat?\"
   freehold ask --model pocket --max-cost 5 --max-tokens 64 \"Count to ten.\"
   cat notes.txt | freehold ask --yes --json -
+  freehold ask --regex \"(yes|no)\" \"Is a sat less than a cent?\"
   freehold ask --audit --save-bundle answer.json \"What is a relay?\"
 
 Before anything is spent it shows model, host, price, cap and the reason for the
@@ -58,7 +59,7 @@ async fn ask(
     work: Work,
     globals: &Globals,
 ) -> anyhow::Result<ExitCode> {
-    let order = args.buy.order(work);
+    let order = args.buy.order(work)?;
     let fits = super::hosts::filter(&args.buy.model, args.buy.host);
     session.hosts(fits).await?;
     let mut verdicts = match args.buy.audit {

@@ -6,12 +6,13 @@
 use super::{Globals, agree, show};
 use crate::control::{BuyOrder, Client, Purchase, VerdictRow};
 use crate::signals::Stops;
+use anyhow::Context;
 use protocol::ids::{NodeKey, OrderId, PaymentHash};
 use protocol::inference::io::{BuyerEvent, Candidate, ModelSelector};
 use protocol::money::{Counts, Msat};
 use protocol::order::wire::{Finish, Receipt};
 use protocol::refusal::Refusal;
-use protocol::work::Sampling;
+use protocol::work::{Constraint, Sampling};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ pub struct BuyArgs {
     #[arg(long, value_name = "SAT")]
     pub max_cost: Option<crate::sats::Sats>,
     /// Most tokens of an answer
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: Option<u32>,
     /// Randomness, 0 (none) to 2
     #[arg(long, value_name = "T", value_parser = temperature)]
@@ -34,6 +35,15 @@ pub struct BuyArgs {
     /// Same seed, prompt and model: same answer
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// The answer is JSON after this schema (a file with a JSON Schema)
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub json_schema: Option<std::path::PathBuf>,
+    /// The whole answer matches this regular expression
+    #[arg(long, value_name = "REGEX", group = "form")]
+    pub regex: Option<String>,
+    /// The answer follows this grammar (a file in Lark syntax)
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub grammar: Option<std::path::PathBuf>,
     /// Buy from this host or not at all
     #[arg(long, value_name = "KEY")]
     pub host: Option<NodeKey>,
@@ -58,8 +68,23 @@ fn temperature(text: &str) -> Result<u32, String> {
 }
 
 impl BuyArgs {
+    fn constraint(&self) -> anyhow::Result<Option<Constraint>> {
+        let read = |file: &std::path::PathBuf| {
+            std::fs::read_to_string(file).with_context(|| file.display().to_string())
+        };
+        Ok(match (&self.json_schema, &self.regex, &self.grammar) {
+            (Some(file), ..) => Some(Constraint::JsonSchema(read(file)?)),
+            (_, Some(regex), _) => Some(Constraint::Regex(regex.clone())),
+            (.., Some(file)) => Some(Constraint::Lark(read(file)?)),
+            _ => None,
+        })
+    }
+
     /// The order for some work.
-    pub fn order(&self, work: protocol::work::Work) -> BuyOrder {
+    ///
+    /// # Errors
+    /// Where a schema or grammar cannot be read.
+    pub fn order(&self, work: protocol::work::Work) -> anyhow::Result<BuyOrder> {
         let model = match self.model.as_deref() {
             None => ModelSelector::Any,
             Some(name) => name.parse().map_or_else(
@@ -81,7 +106,8 @@ impl BuyArgs {
         order.audit = self.audit;
         order.private = self.private;
         order.confirm = true;
-        order
+        order.steering.constraint = self.constraint()?;
+        Ok(order)
     }
 }
 
@@ -196,13 +222,19 @@ pub async fn buy(
                 entry,
                 window,
                 quantum,
+                carried,
             } => {
                 outcome.order = Some(order);
                 let entry = entry.map_or_else(|| "none".to_owned(), |msat| msat.to_string());
                 eprintln!(
                     "order {order}: {} prompt tokens, entry payment {entry}, window {window}, step {quantum}",
-                    input.input_tokens + input.cached_input_tokens
+                    input.prompt()
                 );
+                if carried > Msat::ZERO {
+                    eprintln!(
+                        "debt    {carried} of earlier orders with this host is paid with this one"
+                    );
+                }
             }
             BuyerEvent::Output {
                 text, totals, cost, ..

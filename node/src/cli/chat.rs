@@ -69,7 +69,7 @@ async fn talk(session: &Session, args: Args, globals: &Globals) -> anyhow::Resul
         }
         let order = buy.order(Work::Chat {
             messages: said.clone(),
-        });
+        })?;
         match buying::buy(&session.client, &order, &buy, globals).await {
             Ok(outcome) if outcome.receipt.is_some() || !outcome.answer.is_empty() => {
                 // Agreed once: the next answers have the same cap, shown again each time.

@@ -36,12 +36,15 @@ network = "{network}"
 # Models on this machine: to sell, to check with, or to use without paying.
 # `path` is a GGUF file, or "pocket" for the small model in the binary. `name` is
 # shown in the listing (default: the file's own). Prices are sat per million
-# tokens (default: those of [host]). One [[models]] section for each.
+# tokens (default: those of [host]). An embedding model is paid for its input and
+# by the item. One [[models]] section for each.
 #[[models]]
 #path = "pocket"
 #name = "pocket"
 #input_price = 50
 #output_price = 200
+#cached_input_price = 12.5
+#item_price = 0
 
 # A model that another server runs (Ollama, llama-server, vLLM: anything that speaks
 # the OpenAI dialect). `runner` is its base address, mostly ending in /v1: https, or
@@ -118,6 +121,11 @@ network = "{network}"
 #input_price = 50
 # Sat for a million output tokens.
 #output_price = 200
+# Sat for a million prompt tokens that the same buyer sent before and that are not
+# computed again. Default: a quarter of input_price.
+#cached_input_price = 12.5
+# Sat for a million embeddings, on top of the price of their tokens.
+#item_price = 0
 # Least invoice and one step of payment, in sat. Smaller: less trust, more payments.
 #quantum = 1
 # Most that one buyer may owe while an answer streams, in sat.

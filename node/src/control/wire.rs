@@ -7,7 +7,7 @@ use protocol::inference::io::{BuyerEvent, ModelSelector};
 use protocol::manifest::Role;
 use protocol::money::{Msat, Prices};
 use protocol::refusal::Refusal;
-use protocol::work::{Sampling, Work};
+use protocol::work::{Sampling, Steering, Work};
 use serde::{Deserialize, Serialize};
 
 /// How a node is doing.
@@ -95,6 +95,9 @@ pub struct BuyOrder {
     /// Strings that end the answer.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// Form of the answer, shifts of logits, probabilities.
+    #[serde(default)]
+    pub steering: Steering,
     /// Cap on this order.
     #[serde(default)]
     pub max_cost: Option<Msat>,
@@ -124,6 +127,7 @@ impl BuyOrder {
             sampling: Sampling::default(),
             seed: None,
             stop: Vec::new(),
+            steering: Steering::default(),
             max_cost: None,
             budget: budget.into(),
             host: None,

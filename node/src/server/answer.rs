@@ -4,6 +4,7 @@
 //! pass on: cost and fees in msat, order (the receipt's id), host.
 
 use super::purchase::Ending;
+use protocol::order::attached::{TokenLogprob, TokenLogprobs};
 use protocol::order::wire::Finish;
 use serde_json::{Value, json};
 
@@ -28,11 +29,12 @@ impl Head {
     }
 
     /// The whole answer.
-    pub fn whole(&self, text: &str, ending: &Ending) -> Value {
+    pub fn whole(&self, text: &str, logprobs: &[TokenLogprobs], ending: &Ending) -> Value {
         json!({
             "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model,
             "choices": [{
-                "index": 0, "logprobs": null, "finish_reason": finish_reason(ending.finish),
+                "index": 0, "logprobs": probabilities(logprobs),
+                "finish_reason": finish_reason(ending.finish),
                 "message": {"role": "assistant", "content": text, "refusal": null},
             }],
             "usage": usage(ending),
@@ -46,8 +48,10 @@ impl Head {
     }
 
     /// A chunk of text.
-    pub fn text(&self, text: &str) -> Value {
-        self.chunk(json!({"content": text}), Value::Null)
+    pub fn text(&self, text: &str, logprobs: &[TokenLogprobs]) -> Value {
+        let mut chunk = self.chunk(json!({"content": text}), Value::Null);
+        chunk["choices"][0]["logprobs"] = probabilities(logprobs);
+        chunk
     }
 
     /// The chunk that says why output ended.
@@ -82,8 +86,30 @@ fn finish_reason(finish: Finish) -> &'static str {
     }
 }
 
+/// OpenAI's form of probabilities; null where none were asked for.
+fn probabilities(logprobs: &[TokenLogprobs]) -> Value {
+    if logprobs.is_empty() {
+        return Value::Null;
+    }
+    let one = |token: &TokenLogprob| {
+        json!({
+            "token": String::from_utf8_lossy(&token.bytes), "bytes": token.bytes,
+            "logprob": token.micro as f64 / 1e6,
+        })
+    };
+    let content: Vec<Value> = logprobs
+        .iter()
+        .map(|each| {
+            let mut value = one(&each.chosen);
+            value["top_logprobs"] = each.top.iter().map(one).collect();
+            value
+        })
+        .collect();
+    json!({"content": content, "refusal": null})
+}
+
 fn usage(ending: &Ending) -> Value {
-    let input = ending.counts.input_tokens + ending.counts.cached_input_tokens;
+    let input = ending.counts.prompt();
     let output = ending.counts.output_tokens;
     json!({
         "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output,
@@ -93,7 +119,7 @@ fn usage(ending: &Ending) -> Value {
     })
 }
 
-fn extension(ending: &Ending) -> Value {
+pub(super) fn extension(ending: &Ending) -> Value {
     json!({
         "cost_msat": ending.cost, "fees_msat": ending.fees, "receipt": ending.order, "host": ending.host,
         "local": ending.order.is_none(), "finish": ending.finish,
@@ -124,7 +150,7 @@ mod tests {
 
     #[test]
     fn usage_counts_cached_tokens_as_prompt_and_names_cost_and_receipt() {
-        let answer = Head::new("pocket", 9).whole("hi", &ending());
+        let answer = Head::new("pocket", 9).whole("hi", &[], &ending());
         assert_eq!(answer["usage"]["prompt_tokens"], 5);
         assert_eq!(answer["usage"]["total_tokens"], 12);
         assert_eq!(answer["usage"]["cost_msat"], 1_234);
@@ -133,11 +159,33 @@ mod tests {
     }
 
     #[test]
+    fn probabilities_have_the_form_that_clients_read() {
+        let token = |token, bytes: &[u8], micro| TokenLogprob {
+            token,
+            bytes: bytes.to_vec(),
+            micro,
+        };
+        let logprobs = [TokenLogprobs {
+            chosen: token(1, b"a", -500_000),
+            top: vec![token(2, &[0xc3], -250_000)],
+        }];
+        let chunk = Head::new("pocket", 9).text("a", &logprobs);
+        let one = &chunk["choices"][0]["logprobs"]["content"][0];
+        assert_eq!(
+            (&one["token"], &one["logprob"]),
+            (&json!("a"), &json!(-0.5))
+        );
+        assert_eq!(one["top_logprobs"][0]["bytes"], json!([0xc3]));
+        let none = Head::new("pocket", 9).text("a", &[]);
+        assert_eq!(none["choices"][0]["logprobs"], Value::Null);
+    }
+
+    #[test]
     fn the_usage_chunk_has_no_choice_and_all_chunks_one_id() {
         let head = Head::new("pocket", 9);
         let chunks = [
             head.opening(),
-            head.text("a"),
+            head.text("a", &[]),
             head.closing(&ending()),
             head.usage(&ending()),
         ];

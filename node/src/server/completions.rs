@@ -34,13 +34,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let Json(request) = body?;
     let order = request.order(&budget)?;
-    let permit = app.slots.clone().try_acquire_owned().map_err(|_| {
-        let text = format!(
-            "{} requests are being served already",
-            app.gateway.max_requests
-        );
-        ApiError::new(503, text, "try again later, or raise gateway.max_requests")
-    })?;
+    let permit = app.slot()?;
     let mut answer = Answer::start(&app, order).await?;
     let head = Head::new(&request.model, actors::clock::wall_now().secs());
     if !request.streams() {
@@ -60,14 +54,19 @@ pub async fn create(
 }
 
 async fn whole(mut answer: Answer, head: &Head) -> Result<Response, ApiError> {
-    let mut text = String::new();
+    let (mut text, mut logprobs) = (String::new(), Vec::new());
     loop {
         match answer.next().await {
-            Some(Piece::Text(more)) => text.push_str(&more),
+            Some(Piece::Text(more, attached)) => {
+                text.push_str(&more);
+                logprobs.extend(attached.logprobs);
+            }
             Some(Piece::End(ending)) if ending.finish == Finish::Budget && text.is_empty() => {
                 return Err(spent(&ending));
             }
-            Some(Piece::End(ending)) => return Ok(Json(head.whole(&text, &ending)).into_response()),
+            Some(Piece::End(ending)) => {
+                return Ok(Json(head.whole(&text, &logprobs, &ending)).into_response());
+            }
             Some(Piece::Failed(refusal)) => return Err(refusal.into()),
             None => return Err(vanished().into()),
         }
@@ -120,10 +119,10 @@ fn streamed(
 impl Stream {
     fn take(&mut self, piece: Piece) {
         match piece {
-            Piece::Text(text) if text.is_empty() => {}
-            Piece::Text(text) => self
+            Piece::Text(text, attached) if text.is_empty() && attached.logprobs.is_empty() => {}
+            Piece::Text(text, attached) => self
                 .ready
-                .push_back(data(&self.head.text(&text).to_string())),
+                .push_back(data(&self.head.text(&text, &attached.logprobs).to_string())),
             Piece::End(ending) if ending.finish == Finish::Budget => self.fail(&spent(&ending)),
             Piece::End(ending) => self.close(&ending),
             Piece::Failed(refusal) => self.fail(&refusal.into()),
@@ -152,7 +151,7 @@ fn data(text: &str) -> Event {
 }
 
 /// The cap on the order is used up: what was delivered was paid, no more was bought.
-fn spent(ending: &Ending) -> ApiError {
+pub(super) fn spent(ending: &Ending) -> ApiError {
     let mut error = ApiError::new(
         402,
         format!(

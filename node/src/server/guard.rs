@@ -6,7 +6,7 @@
 //! JSON, which no page may send across origins without asking first.
 
 use super::errors::ApiError;
-use super::{App, completions, control, models, wallet};
+use super::{App, completions, control, embeddings, models, wallet};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, Uri, header};
@@ -29,6 +29,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::one))
         .route("/v1/chat/completions", post(completions::create))
+        .route("/v1/embeddings", post(embeddings::create))
         .layer(DefaultBodyLimit::max(app.gateway.max_body_bytes))
         .layer(middleware::from_fn_with_state(app.clone(), client));
     let control = Router::new()
@@ -65,7 +66,7 @@ async fn nowhere(uri: Uri) -> ApiError {
     ApiError::new(
         404,
         format!("there is nothing at {}", uri.path()),
-        "the gateway serves /v1/models and /v1/chat/completions",
+        "the gateway serves /v1/models, /v1/chat/completions and /v1/embeddings",
     )
 }
 

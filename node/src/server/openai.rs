@@ -8,10 +8,12 @@ use super::errors::ApiError;
 use crate::control::BuyOrder;
 use protocol::ids::NodeKey;
 use protocol::inference::io::ModelSelector;
+use protocol::limits;
 use protocol::money::Msat;
-use protocol::work::{ChatMessage, Sampling, Work};
+use protocol::work::{ChatMessage, Constraint, Sampling, Steering, TokenBias, Work};
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Body of `POST /v1/chat/completions`.
 #[derive(Debug, Clone, Deserialize)]
@@ -45,6 +47,14 @@ pub struct ChatRequest {
     #[serde(default)]
     presence_penalty: Option<f64>,
     #[serde(default)]
+    response_format: Option<ResponseFormat>,
+    #[serde(default)]
+    logit_bias: Option<BTreeMap<String, f64>>,
+    #[serde(default)]
+    logprobs: Option<bool>,
+    #[serde(default)]
+    top_logprobs: Option<u32>,
+    #[serde(default)]
     freehold: Option<Extra>,
     /// Everything else, to find what must be refused.
     #[serde(flatten)]
@@ -71,6 +81,27 @@ pub struct Extra {
     pub audit: bool,
     /// Sign with a key of this order alone, which the host cannot link to others.
     pub private: bool,
+    /// A regular expression that the whole answer matches.
+    pub regex: Option<String>,
+    /// A grammar (Lark, as llguidance reads it) that the answer follows.
+    pub grammar: Option<String>,
+}
+
+/// The form of the answer.
+#[derive(Debug, Clone, Deserialize)]
+struct ResponseFormat {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    json_schema: Option<NamedSchema>,
+}
+
+/// A schema as the OpenAI API wraps it; `name` and `strict` change nothing here: it is
+/// always kept to.
+#[derive(Debug, Clone, Deserialize)]
+struct NamedSchema {
+    #[serde(default)]
+    schema: Option<Value>,
 }
 
 /// One message.
@@ -108,7 +139,7 @@ enum Stop {
 }
 
 /// Fields that would change the answer, with what to do instead.
-const REFUSED: [(&str, &str); 12] = [
+const REFUSED: [(&str, &str); 8] = [
     ("tools", "leave it out: hosts return text, not tool calls"),
     (
         "tool_choice",
@@ -122,10 +153,6 @@ const REFUSED: [(&str, &str); 12] = [
         "function_call",
         "leave it out: hosts return text, not function calls",
     ),
-    ("response_format", "leave it out: only text is offered"),
-    ("logit_bias", "leave it out"),
-    ("logprobs", "leave it out"),
-    ("top_logprobs", "leave it out"),
     ("audio", "leave it out: only text is offered"),
     ("modalities", "leave it out: only text is offered"),
     ("web_search_options", "leave it out: hosts do not search"),
@@ -171,6 +198,7 @@ impl ChatRequest {
         let mut order = BuyOrder::new(selector(&self.model)?, work, budget);
         order.max_output = self.max_output()?;
         order.sampling = self.sampling()?;
+        order.steering = self.steering(&extra)?;
         // Any 64 bits are a seed.
         order.seed = self.seed.map(i64::cast_unsigned);
         order.stop = match &self.stop {
@@ -200,19 +228,6 @@ impl ChatRequest {
                 "send the request several times",
             ));
         }
-        let penalties = [
-            ("frequency_penalty", self.frequency_penalty),
-            ("presence_penalty", self.presence_penalty),
-        ];
-        for (name, value) in penalties {
-            if value.is_some_and(|value| value != 0.0) {
-                return Err(ApiError::parameter(
-                    name,
-                    format!("{name} is not supported"),
-                    "leave it out or send 0",
-                ));
-            }
-        }
         for (name, fix) in REFUSED {
             if self
                 .rest
@@ -233,7 +248,7 @@ impl ChatRequest {
         let Some(tokens) = self.max_completion_tokens.or(self.max_tokens) else {
             return Ok(None);
         };
-        let most = protocol::limits::MAX_OUTPUT_TOKENS;
+        let most = limits::MAX_OUTPUT_TOKENS;
         match u32::try_from(tokens) {
             Ok(tokens) if (1..=most).contains(&tokens) => Ok(Some(tokens)),
             _ => Err(ApiError::parameter(
@@ -251,8 +266,122 @@ impl ChatRequest {
                 .unwrap_or(default.temperature_milli),
             top_p_milli: milli("top_p", self.top_p, 1.0)?
                 .map_or(default.top_p_milli, |milli| milli.max(1)),
+            presence_penalty_milli: penalty("presence_penalty", self.presence_penalty)?,
+            frequency_penalty_milli: penalty("frequency_penalty", self.frequency_penalty)?,
             ..default
         })
+    }
+
+    fn steering(&self, extra: &Extra) -> Result<Steering, ApiError> {
+        let constraint = match (self.response_format.as_ref(), extra.constraint()?) {
+            (None, own) => own,
+            (Some(format), own) => match (format.read()?, own) {
+                (Some(_), Some(_)) => {
+                    return Err(ApiError::parameter(
+                        "response_format",
+                        "the request names two forms of the answer",
+                        "send response_format, or freehold.regex or freehold.grammar",
+                    ));
+                }
+                (format, own) => format.or(own),
+            },
+        };
+        let logprobs = match (self.logprobs.unwrap_or(false), self.top_logprobs) {
+            (false, None | Some(0)) => None,
+            (false, Some(_)) => {
+                return Err(ApiError::parameter(
+                    "top_logprobs",
+                    "top_logprobs is set without logprobs",
+                    "send logprobs: true",
+                ));
+            }
+            (true, top) => Some(top.unwrap_or(0)),
+        };
+        if logprobs.is_some_and(|top| top > limits::MAX_LOGPROBS) {
+            return Err(ApiError::parameter(
+                "top_logprobs",
+                format!("top_logprobs is over {}", limits::MAX_LOGPROBS),
+                "ask for fewer",
+            ));
+        }
+        Ok(Steering {
+            bias: self.bias()?,
+            constraint,
+            logprobs,
+        })
+    }
+
+    fn bias(&self) -> Result<Vec<TokenBias>, ApiError> {
+        let wrong = |token: &str| {
+            ApiError::parameter(
+                "logit_bias",
+                format!("logit_bias has `{token}`: keys are token ids, values from -100 to 100"),
+                "send {\"1234\": -100}; `freehold tokenize` shows ids",
+            )
+        };
+        let list = self.logit_bias.iter().flatten();
+        let read = list.map(|(token, value)| match token.parse() {
+            Ok(id) if (-100.0..=100.0).contains(value) => Ok(TokenBias {
+                token: id,
+                // In range, so the product fits.
+                milli: (value * 1_000.0).round() as i32,
+            }),
+            _ => Err(wrong(token)),
+        });
+        read.collect()
+    }
+}
+
+impl ResponseFormat {
+    fn read(&self) -> Result<Option<Constraint>, ApiError> {
+        let schema = self
+            .json_schema
+            .as_ref()
+            .and_then(|named| named.schema.as_ref());
+        match (self.kind.as_str(), schema) {
+            ("text", _) => Ok(None),
+            ("json_object", _) => Ok(Some(Constraint::Json)),
+            ("json_schema", Some(schema)) => Ok(Some(Constraint::JsonSchema(schema.to_string()))),
+            ("json_schema", None) => Err(ApiError::parameter(
+                "response_format",
+                "response_format has no json_schema.schema",
+                "send {\"type\": \"json_schema\", \"json_schema\": {\"name\": …, \"schema\": {…}}}",
+            )),
+            (kind, _) => Err(ApiError::parameter(
+                "response_format",
+                format!("response_format has the type `{kind}`, which is not supported"),
+                "use text, json_object or json_schema",
+            )),
+        }
+    }
+}
+
+impl Extra {
+    fn constraint(&self) -> Result<Option<Constraint>, ApiError> {
+        match (&self.regex, &self.grammar) {
+            (Some(_), Some(_)) => Err(ApiError::parameter(
+                "freehold",
+                "freehold has both regex and grammar",
+                "send one of them",
+            )),
+            (Some(regex), None) => Ok(Some(Constraint::Regex(regex.clone()))),
+            (None, Some(lark)) => Ok(Some(Constraint::Lark(lark.clone()))),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// Thousandths of a penalty from -2 to 2.
+fn penalty(name: &str, value: Option<f64>) -> Result<i32, ApiError> {
+    match value {
+        None => Ok(0),
+        // In range, so the product fits.
+        Some(value) if (-2.0..=2.0).contains(&value) => Ok((value * 1_000.0).round() as i32),
+        Some(value) => Err(ApiError::parameter(
+            name,
+            format!("{name} is {value}; it must be between -2 and 2"),
+            "choose a number in that range",
+        )),
     }
 }
 
@@ -295,9 +424,6 @@ fn means_something(name: &str, value: &Value) -> bool {
         (_, Value::Null | Value::Bool(false)) => true,
         (_, Value::Array(list)) => {
             list.is_empty() || (name == "modalities" && *list == [Value::from("text")])
-        }
-        ("response_format", Value::Object(format)) => {
-            format.get("type") == Some(&Value::from("text"))
         }
         (_, Value::Object(fields)) => fields.is_empty(),
         ("tool_choice" | "function_call", Value::String(choice)) => {

@@ -13,7 +13,7 @@ use protocol::inference::io::{BuyRequest, ModelSelector};
 use protocol::manifest::{ModelOffer, PaymentMode, Role};
 use protocol::money::Msat;
 use protocol::order::wire::Privacy;
-use protocol::work::Job;
+use protocol::work::{Job, Work};
 
 /// Output tokens where the client names no number: a page of text.
 pub const DEFAULT_OUTPUT: u32 = 1_024;
@@ -28,6 +28,20 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
     // Without a list the defaults do: the machine asks Discovery itself.
     let hosts = app.node.hosts().await.unwrap_or_default();
     let offers: Vec<_> = hosts.iter().filter(|row| fits(row, &order)).collect();
+    unlisted(&hosts, &order, offers.is_empty())?;
+    let most = offers
+        .iter()
+        .map(|row| row.manifest.limits.output_tokens)
+        .max();
+    if let (Some(asked), Some(most)) = (order.max_output, most)
+        && asked > most
+    {
+        return Err(ApiError::parameter(
+            "max_tokens",
+            format!("max_tokens is {asked}; the hosts of this model allow {most} at most"),
+            "ask for fewer",
+        ));
+    }
     let job = job(&order, offers.iter().filter_map(|row| offer(row)));
     job.check().map_err(|error| {
         ApiError::new(
@@ -62,6 +76,40 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
     })
 }
 
+/// Says in time what no host can be asked for: a model that nobody lists, an embedding of a
+/// model that makes text. With no listings at all the machine has the better words.
+fn unlisted(hosts: &[HostRow], order: &BuyOrder, none_fits: bool) -> Result<(), ApiError> {
+    let ModelSelector::Name(name) = &order.model else {
+        return Ok(());
+    };
+    if !none_fits || order.host.is_some() || !hosts.iter().any(sells) {
+        return Ok(());
+    }
+    let listed = hosts
+        .iter()
+        .any(|row| sells(row) && offer(row).is_some_and(|offer| offer.name == *name));
+    let mut error = match (listed, &order.work) {
+        (false, _) => ApiError::new(
+            404,
+            format!("no listed host offers the model {name}"),
+            "take one of /v1/models or `freehold hosts`, or `auto`",
+        ),
+        (true, Work::Embed { .. }) => ApiError::new(
+            400,
+            format!("{name} makes text, not embeddings"),
+            "choose an embedding model",
+        ),
+        (true, _) => ApiError::new(
+            400,
+            format!("{name} makes embeddings, not text"),
+            "choose a language model",
+        ),
+    };
+    error.body.error.param = Some("model".to_owned());
+    error.body.error.code = Some("model_not_found".to_owned());
+    Err(error)
+}
+
 /// The offer of a row.
 pub fn offer(row: &HostRow) -> Option<&ModelOffer> {
     row.manifest.offer(&row.model)
@@ -78,7 +126,9 @@ fn fits(row: &HostRow, order: &BuyOrder) -> bool {
         ModelSelector::Digest(digest) => row.model == *digest,
         ModelSelector::Any => true,
     };
-    sells(row) && named && order.host.is_none_or(|host| host == row.manifest.node)
+    let embeds = matches!(order.work, Work::Embed { .. });
+    let kind = offer(row).is_some_and(|offer| offer.embeds() == embeds);
+    sells(row) && named && kind && order.host.is_none_or(|host| host == row.manifest.node)
 }
 
 /// The job with its defaults: today's date, a random seed, output that fits every offer.
@@ -95,19 +145,20 @@ pub fn job<'a>(order: &BuyOrder, offers: impl Iterator<Item = &'a ModelOffer>) -
             .unwrap_or_else(|| rand::RngCore::next_u64(&mut rand::rngs::OsRng)),
         stop: order.stop.clone(),
         date: calendar::today(),
+        steering: order.steering.clone(),
     }
 }
 
 /// The most that a job can cost at any of these offers, and a step of payment on top.
 pub fn estimate<'a>(job: &Job, rows: impl Iterator<Item = (&'a ModelOffer, Msat)>) -> Option<Msat> {
     let messages = match &job.work {
-        protocol::work::Work::Chat { messages } => messages.len() + 1,
+        Work::Chat { messages } => messages.len() + 1,
         _ => 1,
     };
     let input = (job.text_bytes() + messages * TEMPLATE_TOKENS) as u64;
     rows.filter_map(|(offer, quantum)| {
         offer
-            .ceiling(input, u64::from(job.max_output))?
+            .ceiling(input, job.meter(), job.most_delivered())?
             .checked_add(quantum)
     })
     .max()

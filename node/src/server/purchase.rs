@@ -7,13 +7,14 @@ use super::App;
 use super::errors::ApiError;
 use crate::control::BuyOrder;
 use actors::node::{Node, Purchase};
-use actors::ports::compute::Output;
+use actors::ports::compute::{Output, Owner};
 use protocol::ids::{ModelDigest, NodeKey, OrderId};
 use protocol::inference::io::{BuyRequest, BuyerEvent};
-use protocol::money::{Counts, Msat};
+use protocol::money::{Counts, Meter, Msat};
+use protocol::order::attached::Attached;
 use protocol::order::wire::Finish;
 use protocol::refusal::{Code, Refusal};
-use protocol::work::Job;
+use protocol::work::{Job, Work};
 
 /// A purchase whose owner may go away.
 pub struct Bought {
@@ -65,12 +66,16 @@ impl Drop for Bought {
     }
 }
 
+/// The owner of what runs here.
+const HERE: Owner = [0; 32];
+
 /// A run on this machine's own engine, which costs nothing.
 struct Local {
     node: Node,
     order: OrderId,
     output: tokio::sync::mpsc::Receiver<Output>,
     totals: Counts,
+    meter: Meter,
     /// The end, told after the last text.
     ending: Option<Box<Ending>>,
     done: bool,
@@ -104,8 +109,8 @@ pub struct Ending {
 /// What happens to an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// Text.
-    Text(String),
+    /// Text, and what was asked for beside it.
+    Text(String, Box<Attached>),
     /// The end.
     End(Box<Ending>),
     /// It failed.
@@ -127,7 +132,7 @@ impl Answer {
     /// Where the request is outside the protocol's limits.
     pub async fn start(app: &App, order: BuyOrder) -> Result<Self, ApiError> {
         let here = app
-            .local(&order.model)
+            .local(&order.model, matches!(order.work, Work::Embed { .. }))
             .filter(|_| order.host.is_none() && !order.audit);
         if let Some((_, digest)) = here {
             return local(app, &digest, &order);
@@ -152,7 +157,9 @@ impl Answer {
 async fn bought_piece(bought: &mut Bought, fees: &mut Msat) -> Option<Piece> {
     loop {
         match bought.next().await? {
-            BuyerEvent::Output { text, .. } => return Some(Piece::Text(text)),
+            BuyerEvent::Output { text, attached, .. } => {
+                return Some(Piece::Text(text, Box::new(attached)));
+            }
             BuyerEvent::Paid { fee, .. } => *fees = fees.saturating_add(fee),
             BuyerEvent::Finished { finish, receipt } => {
                 return Some(Piece::End(Box::new(Ending {
@@ -179,20 +186,26 @@ fn local(app: &App, digest: &ModelDigest, order: &BuyOrder) -> Result<Answer, Ap
     }
     job.check()
         .map_err(|error| ApiError::new(400, error.to_string(), "shorten the request"))?;
-    let facts = compute.count(digest, &job, &[0; 16])?;
-    if facts.tokens + u64::from(job.max_output) > u64::from(context) {
+    let facts = compute.count_for(&HERE, digest, &job, &[0; 16])?;
+    let output = match job.meter() {
+        Meter::Item => 0,
+        _ => job.max_output,
+    };
+    if facts.longest + u64::from(output) > u64::from(context) {
         let text = format!(
-            "{} prompt and {} output tokens do not fit into a context of {context}",
-            facts.tokens, job.max_output
+            "{} prompt and {output} output tokens do not fit into a context of {context}",
+            facts.longest
         );
         return Err(Refusal::new(Code::TooLong, text).into());
     }
     let mut id = [0; 16];
     rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut id);
-    let (order, allowed) = (OrderId(id), u64::from(job.max_output));
-    let output = compute.start(order, digest, job, allowed);
+    let (order, allowed, meter) = (OrderId(id), job.most_delivered(), job.meter());
+    // Whoever may use this gateway may find its earlier prompts computed.
+    let output = compute.start_for(HERE, order, digest, job, allowed);
     let totals = Counts {
-        input_tokens: facts.tokens,
+        input_tokens: facts.tokens - facts.cached,
+        cached_input_tokens: facts.cached,
         ..Counts::default()
     };
     Ok(Answer(Source::Local(Local {
@@ -200,6 +213,7 @@ fn local(app: &App, digest: &ModelDigest, order: &BuyOrder) -> Result<Answer, Ap
         order,
         output,
         totals,
+        meter,
         ending: None,
         done: false,
     })))
@@ -214,8 +228,10 @@ async fn local_piece(local: &mut Local) -> Option<Piece> {
             tokens,
             text,
             finish,
+            attached,
         }) => {
-            local.totals.output_tokens += tokens.len() as u64;
+            let delivered = local.totals.delivered() + tokens.len() as u64;
+            local.totals = local.totals.with_delivered(local.meter, delivered);
             if let Some(finish) = finish {
                 local.done = true;
                 local.ending = Some(Box::new(Ending {
@@ -227,7 +243,7 @@ async fn local_piece(local: &mut Local) -> Option<Piece> {
                     host: None,
                 }));
             }
-            Some(Piece::Text(text))
+            Some(Piece::Text(text, Box::new(attached)))
         }
         Some(Output::Failed(reason)) => {
             local.done = true;

@@ -9,6 +9,7 @@ use crate::ids::{Digest, ModelDigest, NodeKey};
 use crate::inference::io::{Candidate, ModelSelector};
 use crate::limits;
 use crate::manifest::{ModelOffer, Role};
+use crate::money::Meter;
 use crate::money::Prices;
 use crate::reputation::ScoreCard;
 use crate::reputation::io::Subject;
@@ -65,7 +66,7 @@ pub fn matches(listings: &Listings, query: &Query, own: &NodeKey, now: Now) -> V
         .flat_map(|listing| listing.manifest.models.iter().map(move |m| (listing, m)))
         .filter(|(listing, offer)| wanted(offer, &query.model) && fits(listing, offer, query))
         .map(|(listing, offer)| Match {
-            ceiling_msat: ceiling(offer, query.input_tokens, query.output_tokens),
+            ceiling_msat: ceiling(offer, query),
             full: is_full(listings, listing, offer, now),
             candidate: candidate(listing, offer),
         })
@@ -145,12 +146,22 @@ pub fn rows(listings: &Listings, now: Now) -> Vec<(HostRow, Subject)> {
             let subject = Subject {
                 host,
                 model: offer.digest,
-                expected_cost_msat: ceiling(offer, LISTED_TOKENS, LISTED_TOKENS),
+                expected_cost_msat: listed_cost(offer),
             };
             (row, subject)
         })
         .take(limits::MAX_LISTINGS)
         .collect()
+}
+
+/// What a table compares offers by: a usual order, or a text to embed.
+fn listed_cost(offer: &ModelOffer) -> u64 {
+    let (meter, units) = match offer.embeds() {
+        true => (Meter::Item, 1),
+        false => (Meter::OutputToken, LISTED_TOKENS),
+    };
+    let most = offer.ceiling(LISTED_TOKENS, meter, units);
+    most.map_or(u64::MAX, |msat| msat.0)
 }
 
 fn rank_key(candidate: &Candidate) -> (NodeKey, ModelDigest) {
@@ -174,13 +185,24 @@ fn wanted(offer: &ModelOffer, model: &ModelSelector) -> bool {
 fn fits(listing: &Listing, offer: &ModelOffer, query: &Query) -> bool {
     let limits = &listing.manifest.limits;
     let shortest = query.input_tokens / MOST_BYTES_PER_TOKEN;
-    query.output_tokens <= u64::from(limits.output_tokens)
+    // The longest text of many is not known here: the host looks at it.
+    let whole = match query.items {
+        0 => shortest.saturating_add(query.output_tokens),
+        _ => 0,
+    };
+    offer.embeds() == (query.items > 0)
+        && query.output_tokens <= u64::from(limits.output_tokens)
         && shortest <= u64::from(limits.prompt_tokens)
-        && shortest.saturating_add(query.output_tokens) <= u64::from(offer.context)
+        && whole <= u64::from(offer.context)
 }
 
-fn ceiling(offer: &ModelOffer, input: u64, output: u64) -> u64 {
-    offer.ceiling(input, output).map_or(u64::MAX, |msat| msat.0)
+fn ceiling(offer: &ModelOffer, query: &Query) -> u64 {
+    let (meter, units) = match query.items {
+        0 => (Meter::OutputToken, query.output_tokens),
+        items => (Meter::Item, items),
+    };
+    let most = offer.ceiling(query.input_tokens, meter, units);
+    most.map_or(u64::MAX, |msat| msat.0)
 }
 
 fn is_full(listings: &Listings, listing: &Listing, offer: &ModelOffer, now: Now) -> bool {

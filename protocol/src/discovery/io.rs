@@ -42,6 +42,8 @@ pub struct Query {
     pub input_tokens: u64,
     /// Most output tokens.
     pub output_tokens: u64,
+    /// Embeddings wanted; 0 for text.
+    pub items: u64,
 }
 
 /// One listed (host, model), for an operator.

@@ -201,6 +201,35 @@ impl OrderRecord {
         Some((id, codec::decode(value, MAX_RECORD_BYTES).ok()?))
     }
 
+    /// The terms as they were written down: they were verified then.
+    fn terms_body(&self) -> Option<crate::order::wire::Terms> {
+        let signed = self.terms.as_ref()?;
+        let limit = crate::limits::MAX_ORDER_FRAME_BYTES;
+        let envelope: crate::envelope::Envelope = codec::decode(&signed.bytes, limit).ok()?;
+        codec::decode(&envelope.body, limit).ok()
+    }
+
+    /// Debt from earlier orders that the terms add, on the buyer's side where an invoice came.
+    pub fn carried(&self) -> Msat {
+        let terms = self.terms_body();
+        let billed = |terms: &crate::order::wire::Terms| {
+            terms.entry.is_some() || !self.invoices.is_empty() || self.side == Side::Host
+        };
+        terms
+            .filter(billed)
+            .map_or(Msat::ZERO, |terms| terms.carried_debt)
+    }
+
+    /// What a host may have delivered beyond what its buyer wrote down: the window at most.
+    pub fn unsure(&self) -> Msat {
+        match self.side {
+            Side::Buyer => self
+                .terms_body()
+                .map_or(Msat::ZERO, |terms| terms.most_unpaid()),
+            Side::Host => Msat::ZERO,
+        }
+    }
+
     /// Returns the evidence for a third party, once there are terms.
     pub fn bundle(&self) -> Option<crate::bundle::Bundle> {
         Some(crate::bundle::Bundle {

@@ -10,6 +10,7 @@ use crate::ids::{
 use crate::machine::Record;
 use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat};
+use crate::order::attached::Attached;
 use crate::order::wire::{Finish, Frame, Privacy, Receipt};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
@@ -77,8 +78,12 @@ pub struct Candidate {
 /// What a host learns from tokenizing the prompt of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptFacts {
-    /// Tokens in the rendered prompt.
+    /// Tokens in the rendered prompt, of all texts together.
     pub tokens: u64,
+    /// Of these, the ones that need not be computed: this buyer sent them before.
+    pub cached: u64,
+    /// Tokens of the longest text that must fit into the context at once.
+    pub longest: u64,
     /// [`crate::order::wire::prompt_digest`] over them.
     pub digest: Digest,
 }
@@ -146,6 +151,7 @@ pub enum Input {
         tokens: Vec<ChainedToken>,
         text: String,
         finish: Option<Finish>,
+        attached: Attached,
     },
     /// The engine gave up.
     EngineFailed { order: OrderId, reason: String },
@@ -224,6 +230,9 @@ pub enum BuyerEvent {
         window: Msat,
         /// One step of payment.
         quantum: Msat,
+        /// What is still owed to this host from earlier orders and paid with this one.
+        #[serde(default)]
+        carried: Msat,
     },
     /// Output arrived.
     Output {
@@ -235,6 +244,9 @@ pub enum BuyerEvent {
         totals: Counts,
         /// Cost so far.
         cost: Msat,
+        /// Probabilities or embeddings, where they were asked for.
+        #[serde(default)]
+        attached: Attached,
     },
     /// A payment was settled.
     Paid {
@@ -280,6 +292,7 @@ pub enum Effect {
     /// Render and tokenize a prompt.
     CountPrompt {
         id: EffectId,
+        buyer: NodeKey,
         model: ModelDigest,
         job: Box<Job>,
         salt: [u8; 16],
@@ -287,6 +300,7 @@ pub enum Effect {
     /// Begin to generate; no token beyond the allowance.
     StartEngine {
         order: OrderId,
+        buyer: NodeKey,
         model: ModelDigest,
         job: Box<Job>,
         allowed: u64,

@@ -16,6 +16,7 @@
 //! - A payment is asked for once per invoice; a failed one ends the order, an
 //!   unknown one is never replaced.
 
+use super::attached;
 use super::wire::{
     self, Chunk, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt, Status, Terms,
 };
@@ -27,13 +28,14 @@ use crate::inference::context::{Ctx, OrderRecord};
 use crate::inference::io::{BuyRequest, BuyerEvent, Candidate, Effect, Evidence};
 use crate::limits;
 use crate::manifest::Role;
-use crate::money::{Counts, Msat};
+use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::payment::io::{OrderAccount, PayRequest, Side};
 use crate::refusal::{Code, Refusal};
 use crate::reputation::io::Outcome;
 use crate::route::Message;
 use crate::time::{Tick, WallTime};
+use crate::work::{Job, Work};
 use rand::RngCore;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -52,6 +54,15 @@ const EXPIRES_SOON: &str = "an invoice that is about to expire, by the clock of 
 
 fn expires_soon(facts: &InvoiceFacts, ctx: &Ctx<'_>) -> bool {
     facts.expires < ctx.now.wall.after_ms(MIN_INVOICE_LIFE_MS)
+}
+
+/// Units of that meter that a job may be delivered.
+fn units(job: &Job, meter: Meter) -> u64 {
+    if job.meter() == meter {
+        job.most_delivered()
+    } else {
+        0
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +126,22 @@ pub struct BuyerOrder {
     last_refusal: Option<Refusal>,
     deal: Option<Deal>,
     deadline: Tick,
+}
+
+impl Deal {
+    /// Debt from earlier orders that the terms add.
+    fn carried(&self) -> Msat {
+        self.terms
+            .as_ref()
+            .map_or(Msat::ZERO, |(_, terms)| terms.carried_debt)
+    }
+
+    /// What the host may have sent beyond what arrived.
+    fn unsure(&self) -> Msat {
+        self.terms
+            .as_ref()
+            .map_or(Msat::ZERO, |(_, terms)| terms.most_unpaid())
+    }
 }
 
 impl BuyerOrder {
@@ -182,7 +209,8 @@ impl BuyerOrder {
                 role: Role::Host,
                 host: self.request.host,
                 input_tokens: self.request.job.text_bytes() as u64 / 4,
-                output_tokens: u64::from(self.request.job.max_output),
+                output_tokens: units(&self.request.job, Meter::OutputToken),
+                items: units(&self.request.job, Meter::Item),
             },
         });
     }
@@ -329,7 +357,11 @@ impl BuyerOrder {
 
     /// Ends this deal; tries the next candidate where no money moved.
     fn give_up(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
-        let untouched = self.deal.as_ref().is_none_or(|deal| deal.bills.is_empty());
+        // Once a word was delivered, another host's answer would be spliced to it.
+        let untouched = self
+            .deal
+            .as_ref()
+            .is_none_or(|deal| deal.bills.is_empty() && deal.next_chunk == 0);
         let elsewhere = refusal.code.is_retryable()
             || matches!(
                 refusal.code,
@@ -429,6 +461,7 @@ impl BuyerOrder {
                 entry: entry.as_ref().map(|(_, msat, _)| *msat),
                 window: terms.window,
                 quantum: terms.quantum,
+                carried: terms.carried_debt,
             },
         );
         ctx.send(stream, Frame::Accept(digest));
@@ -469,22 +502,41 @@ impl BuyerOrder {
         }
         let job = &self.request.job;
         let messages = match &job.work {
-            crate::work::Work::Chat { messages } => messages.len() as u64,
-            _ => 1,
+            Work::Chat { messages } => messages.len() as u64,
+            Work::Complete { .. } => 1,
+            Work::Embed { texts } => texts.len() as u64,
         };
         let plausible =
             job.text_bytes() as u64 + messages * TEMPLATE_TOKENS_PER_MESSAGE + TEMPLATE_TOKENS;
-        if terms.input.input_tokens > plausible || terms.input.output_tokens != 0 {
+        if terms.input.prompt() > plausible || terms.input.delivered() != 0 {
             return Err((
                 OffenceKind::WrongCount,
                 format!(
                     "{} input tokens claimed for at most {plausible}",
-                    terms.input.input_tokens
+                    terms.input.prompt()
                 ),
             ));
         }
-        // A debt beyond one quantum cannot come from a remainder too small to pay.
-        if terms.carried_debt > terms.quantum.max(deal.candidate.quantum) {
+        // Whoever has seen nothing of this prompt has nothing of it in a cache, and what is
+        // cached is never dearer than what is computed.
+        let price = |meter| terms.prices.of(meter);
+        if terms.input.cached_input_tokens > 0
+            && price(Meter::CachedInputToken) > price(Meter::InputToken)
+        {
+            return wrong(
+                OffenceKind::WrongCount,
+                "cached input at a higher price than computed input",
+            );
+        }
+        if terms.quantum > deal.candidate.quantum {
+            return wrong(
+                OffenceKind::PriceAboveListing,
+                "larger steps of payment than listed",
+            );
+        }
+        // A host takes up an earlier debt step by step; whether there is one, Payment's books
+        // say before anything is paid.
+        if terms.carried_debt > terms.quantum {
             return wrong(
                 OffenceKind::WrongInvoice,
                 "a carried debt larger than one quantum",
@@ -502,10 +554,17 @@ impl BuyerOrder {
             return Ok(None);
         };
         let input = terms.prices.cost_or_max(&terms.input);
+        let job = &self.request.job;
+        let with = |units| {
+            let counts = terms.input.with_delivered(job.meter(), units);
+            terms.prices.cost_or_max(&counts).saturating_sub(input)
+        };
+        // One step of output, or one token where that is dearer; never more than all of it.
+        let step = terms.quantum.max(with(1)).min(with(job.most_delivered()));
         let most = input
-            .saturating_add(terms.quantum)
+            .saturating_add(step)
             .saturating_add(terms.carried_debt);
-        if entry.msat > most || terms.quantum > self.quantum().max(Msat(1_000_000)) {
+        if entry.msat > most {
             return Err(format!(
                 "an entry payment of {} where {most} is the most",
                 entry.msat
@@ -519,12 +578,6 @@ impl BuyerOrder {
         }
         let facts = self.check_bolt11(&entry.bolt11, entry.msat, 0, &terms.input, ctx)?;
         Ok(Some((entry.bolt11.clone(), entry.msat, facts)))
-    }
-
-    fn quantum(&self) -> Msat {
-        self.deal
-            .as_ref()
-            .map_or(Msat::ZERO, |deal| deal.candidate.quantum)
     }
 
     fn check_bolt11(
@@ -587,6 +640,7 @@ impl BuyerOrder {
             facts,
             msat,
             max_fee: ctx.config.max_fee(msat),
+            carried: deal.carried(),
         })));
     }
 
@@ -620,6 +674,7 @@ impl BuyerOrder {
                 tokens: chunk.tokens.iter().map(|token| token.id).collect(),
                 totals: chunk.totals,
                 cost,
+                attached: chunk.attached,
             },
         );
     }
@@ -628,10 +683,9 @@ impl BuyerOrder {
         let Some(deal) = &self.deal else {
             return Ok(());
         };
-        let expected = Counts {
-            output_tokens: deal.counts.output_tokens + chunk.tokens.len() as u64,
-            ..deal.counts
-        };
+        let job = &self.request.job;
+        let delivered = deal.counts.delivered() + chunk.tokens.len() as u64;
+        let expected = deal.counts.with_delivered(job.meter(), delivered);
         if deal.finish.is_some() {
             return Err("output after its end".to_owned());
         }
@@ -643,14 +697,14 @@ impl BuyerOrder {
         }
         if chunk.totals != expected {
             return Err(format!(
-                "totals of {} output tokens where {} were delivered",
-                chunk.totals.output_tokens, expected.output_tokens
+                "totals of {} units of output where {delivered} were delivered",
+                chunk.totals.delivered()
             ));
         }
-        if expected.output_tokens > u64::from(self.request.job.max_output) {
+        if delivered > job.most_delivered() {
             return Err("more output than was ordered".to_owned());
         }
-        Ok(())
+        attached::fits(job, deal.counts.delivered(), chunk)
     }
 
     fn invoice(&mut self, signed: Signed, ctx: &mut Ctx<'_>) {
@@ -701,11 +755,9 @@ impl BuyerOrder {
         {
             return Err(format!("invoice {} out of order", invoice.seq));
         }
-        let covered = usize::try_from(invoice.covers.output_tokens).unwrap_or(usize::MAX);
-        let expected = Counts {
-            output_tokens: invoice.covers.output_tokens,
-            ..deal.counts
-        };
+        let units = invoice.covers.delivered();
+        let covered = usize::try_from(units).unwrap_or(usize::MAX);
+        let expected = deal.counts.with_delivered(self.request.job.meter(), units);
         if invoice.covers != expected || covered >= deal.heads.len() {
             return Err("an invoice for more than was delivered".to_owned());
         }
@@ -791,10 +843,17 @@ impl BuyerOrder {
     }
 
     /// Payment did not settle an invoice.
-    pub fn not_settled(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
+    pub fn not_settled(&mut self, seq: u32, refusal: Refusal, ctx: &mut Ctx<'_>) {
         if refusal.code == Code::PaymentUnknown {
             // Never replaced: the order goes on for as long as the window lasts.
             return;
+        }
+        if refusal.code == Code::ProtocolViolation {
+            // Payment's books contradict the host: nothing was sent for this invoice.
+            if let Some(deal) = self.deal.as_mut() {
+                deal.bills.remove(&seq);
+            }
+            return self.violation(OffenceKind::WrongInvoice, refusal.message, ctx);
         }
         if let Some(stream) = self.stream() {
             ctx.send(stream, Frame::Cancel);
@@ -1009,7 +1068,7 @@ impl BuyerOrder {
                 model: deal.candidate.offer.digest,
                 failure,
                 first_token_ms: deal.first_token_ms,
-                tokens: deal.counts.output_tokens,
+                tokens: deal.counts.delivered(),
                 stream_ms: deal.stream_ms,
                 price_kept: deal.price_kept,
             }));
@@ -1028,6 +1087,16 @@ impl BuyerOrder {
                 model: deal.candidate.offer.digest,
                 counts: deal.counts,
                 cost,
+                carried: if deal.bills.is_empty() {
+                    Msat::ZERO
+                } else {
+                    deal.carried()
+                },
+                unsure: match status {
+                    Status::Complete | Status::Stopped => Msat::ZERO,
+                    // Output may have been under way when the order broke off.
+                    Status::Failed(_) => deal.unsure(),
+                },
                 status,
                 receipt: deal.receipt.as_ref().map(Signed::digest),
             }),

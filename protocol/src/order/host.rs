@@ -15,6 +15,7 @@
 //! - The sum of invoices never exceeds the larger of the entry and the cost of
 //!   what was delivered, and never the buyer's `max_cost`.
 
+use super::attached::Attached;
 use super::wire::{
     self, Accept, Chunk, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt,
     Status, Terms,
@@ -115,6 +116,7 @@ impl HostOrder {
         let id = ctx.fresh();
         ctx.out.push(Effect::CountPrompt {
             id,
+            buyer: order.envelope.from,
             model: order.body.model,
             job: Box::new(order.body.job.clone()),
             salt: order.body.salt,
@@ -128,6 +130,8 @@ impl HostOrder {
             offer,
             prompt: PromptFacts {
                 tokens: 0,
+                cached: 0,
+                longest: 0,
                 digest: Digest([0; 32]),
             },
             terms: None,
@@ -177,7 +181,7 @@ impl HostOrder {
 
     fn due(&self) -> Msat {
         // Before any output nothing is owed: the entry payment comes first.
-        if self.counts.output_tokens == 0 && self.started_running() == 0 {
+        if self.counts.delivered() == 0 && self.started_running() == 0 {
             return Msat::ZERO;
         }
         self.offer
@@ -204,19 +208,27 @@ impl HostOrder {
             Ok(facts) => facts,
             Err(refusal) => return self.refuse(refusal, ctx),
         };
-        let total = facts
-            .tokens
-            .saturating_add(u64::from(self.order.body.job.max_output));
+        let output = match self.meter() {
+            Meter::Item => 0,
+            _ => self.order.body.job.max_output,
+        };
+        let total = facts.longest.saturating_add(u64::from(output));
         if facts.tokens > u64::from(max_prompt) || total > u64::from(self.offer.context) {
             let message = format!(
-                "prompt of {} tokens and {} of output do not fit: the context is {}, the longest prompt {}",
-                facts.tokens, self.order.body.job.max_output, self.offer.context, max_prompt
+                "prompt of {} tokens (the longest text has {}) and {output} of output do not fit: the context is {}, the longest prompt {}",
+                facts.tokens, facts.longest, self.offer.context, max_prompt
             );
             return self.refuse(Refusal::new(Code::TooLong, message), ctx);
         }
         self.prompt = facts;
+        // Where the listing has no price for cached input, all of it is computed input.
+        let cached = match self.offer.prices.lists(Meter::CachedInputToken) {
+            true => facts.cached.min(facts.tokens),
+            false => 0,
+        };
         self.counts = Counts {
-            input_tokens: facts.tokens,
+            input_tokens: facts.tokens - cached,
+            cached_input_tokens: cached,
             ..Counts::default()
         };
         self.state = State::Crediting;
@@ -234,13 +246,15 @@ impl HostOrder {
         }
         self.window = window;
         self.carried = debt;
-        let ceiling = Counts {
-            output_tokens: u64::from(self.order.body.job.max_output),
-            ..self.counts
-        };
+        let most = self.order.body.job.most_delivered();
+        let ceiling = self.counts.with_delivered(self.meter(), most);
         let input = self.offer.prices.cost_or_max(&self.counts);
         let most = self.offer.prices.cost_or_max(&ceiling);
-        let output = most.saturating_sub(input).min(ctx.config.quantum);
+        let unit = self.counts.with_delivered(self.meter(), 1);
+        let unit = self.offer.prices.cost_or_max(&unit).saturating_sub(input);
+        // At least one token: an order that can never begin takes no money.
+        let step = ctx.config.quantum.max(unit);
+        let output = most.saturating_sub(input).min(step);
         let entry = input.saturating_add(output).saturating_add(debt);
         if entry > self.order.body.max_cost {
             let message = format!(
@@ -249,7 +263,18 @@ impl HostOrder {
             );
             return self.refuse(Refusal::new(Code::CapTooLow, message), ctx);
         }
-        if !prepay || entry == Msat::ZERO {
+        // Nothing is invoiced before it was delivered, so credit must reach for the next token.
+        // Once something was paid the window is at least two steps.
+        let two = ctx.config.quantum.saturating_add(ctx.config.quantum);
+        let reach = window.max(two);
+        if unit > reach && self.order.body.job.most_delivered() > 1 {
+            let text = format!(
+                "one token costs {unit}, this host gives credit for {reach}: its free_quota is too small"
+            );
+            return self.refuse(Refusal::new(Code::EngineFailed, text), ctx);
+        }
+        let can_begin = self.affordable(window.saturating_sub(debt)) > 0;
+        if entry == Msat::ZERO || (!prepay && can_begin) {
             return self.offer_terms(None, ctx);
         }
         self.state = State::MakingEntry;
@@ -392,6 +417,7 @@ impl HostOrder {
         self.touch(ctx);
         ctx.out.push(Effect::StartEngine {
             order: self.id(),
+            buyer: self.buyer(),
             model: self.model(),
             job: Box::new(self.order.body.job.clone()),
             allowed: self.allowed,
@@ -402,7 +428,12 @@ impl HostOrder {
         self.deadline = ctx.now.tick.after_ms(ctx.config.pay_timeout_ms);
     }
 
-    /// Output tokens that `paid + window` and the order's cap allow in total.
+    /// What one delivered unit is.
+    fn meter(&self) -> Meter {
+        self.order.body.job.meter()
+    }
+
+    /// Units of output that `paid + window` and the order's cap allow in total.
     fn allowance(&self) -> u64 {
         let credit = self
             .paid
@@ -411,21 +442,23 @@ impl HostOrder {
         self.affordable(credit).min(self.most_output())
     }
 
-    /// Output tokens that the job and the buyer's cap allow.
+    /// Units of output that the job and the buyer's cap allow.
     fn most_output(&self) -> u64 {
         let cap = self.order.body.max_cost.saturating_sub(self.carried);
         self.affordable(cap)
-            .min(u64::from(self.order.body.job.max_output))
+            .min(self.order.body.job.most_delivered())
     }
 
-    /// Largest n with cost(input + n output tokens) <= `credit`.
+    /// Largest n with cost(input + n units of output) <= `credit`.
     fn affordable(&self, credit: Msat) -> u64 {
         let prices = &self.offer.prices;
-        let per_token = u128::from(prices.of(Meter::OutputToken));
+        let per_token = u128::from(prices.of(self.meter()));
         if per_token == 0 {
             return u64::MAX;
         }
-        let input = u128::from(prices.of(Meter::InputToken)) * u128::from(self.counts.input_tokens);
+        let part = |meter, count| u128::from(prices.of(meter)) * u128::from(count);
+        let input = part(Meter::InputToken, self.counts.input_tokens)
+            + part(Meter::CachedInputToken, self.counts.cached_input_tokens);
         let room = ((u128::from(credit.0) + 1) * 1_000_000 - 1).saturating_sub(input);
         u64::try_from(room / per_token).unwrap_or(u64::MAX)
     }
@@ -436,6 +469,7 @@ impl HostOrder {
         tokens: &[ChainedToken],
         text: String,
         finish: Option<Finish>,
+        attached: Attached,
         ctx: &mut Ctx<'_>,
     ) {
         if self.state != State::Running {
@@ -444,10 +478,11 @@ impl HostOrder {
         for token in tokens {
             self.chain.push(token);
         }
-        self.counts.output_tokens += tokens.len() as u64;
+        let delivered = self.counts.delivered() + tokens.len() as u64;
+        self.counts = self.counts.with_delivered(self.meter(), delivered);
         self.touch(ctx);
-        let capped = self.counts.output_tokens >= self.most_output();
-        let job_done = self.counts.output_tokens >= u64::from(self.order.body.job.max_output);
+        let capped = delivered >= self.most_output();
+        let job_done = delivered >= self.order.body.job.most_delivered();
         let finish = finish.or(match (capped, job_done) {
             (_, true) => Some(Finish::Length),
             (true, false) => Some(Finish::Budget),
@@ -459,6 +494,7 @@ impl HostOrder {
             text,
             totals: self.counts,
             finish,
+            attached,
         };
         self.next_chunk += 1;
         if let Some(stream) = self.stream {
@@ -486,7 +522,10 @@ impl HostOrder {
         let half = Msat(self.window.0 / 2);
         let step = half.max(ctx.config.quantum);
         let open = self.due().saturating_sub(self.invoiced);
-        if open >= step && self.outstanding() < limits::MAX_PAYMENTS_IN_FLIGHT {
+        // Where output stands still until something is paid, whatever is open is invoiced.
+        let stands = self.counts.delivered() >= self.allowed && self.outstanding() == 0;
+        let due = open >= step || (stands && open > Msat::ZERO);
+        if due && self.outstanding() < limits::MAX_PAYMENTS_IN_FLIGHT {
             self.invoice(open, ctx);
         }
     }
@@ -661,6 +700,7 @@ impl HostOrder {
                     text: String::new(),
                     totals: self.counts,
                     finish: Some(Finish::Stopped),
+                    attached: Attached::default(),
                 };
                 self.next_chunk += 1;
                 if let Some(stream) = self.stream {
@@ -712,7 +752,7 @@ impl HostOrder {
         if matches!(self.state, State::Running) {
             ctx.out.push(Effect::CancelEngine { order: self.id() });
         }
-        if self.unpaid() > Msat::ZERO && self.counts.output_tokens > 0 {
+        if self.unpaid() > Msat::ZERO && self.counts.delivered() > 0 {
             ctx.offence(
                 self.buyer(),
                 self.id(),
@@ -732,12 +772,12 @@ impl HostOrder {
         if self.state == State::Over {
             return;
         }
-        let unpaid = if self.counts.output_tokens > 0 {
+        let unpaid = if self.counts.delivered() > 0 {
             self.unpaid()
         } else {
             self.carried
         };
-        let ran = self.counts.output_tokens > 0 || self.paid > Msat::ZERO;
+        let ran = self.counts.delivered() > 0 || self.paid > Msat::ZERO;
         self.state = State::Over;
         if let Some(stream) = self.stream.take() {
             ctx.close(stream);
@@ -751,6 +791,8 @@ impl HostOrder {
                 model: self.model(),
                 counts,
                 cost: self.offer.prices.cost_or_max(&counts),
+                carried: self.carried,
+                unsure: Msat::ZERO,
                 status,
                 receipt: self.receipt.as_ref().map(Signed::digest),
             }),
@@ -777,9 +819,7 @@ impl HostOrder {
                 self.over(status, ctx);
             }
             // Still entitled to produce: the engine is slow, the buyer is not late.
-            State::Running
-                if self.outstanding() == 0 && self.counts.output_tokens < self.allowed =>
-            {
+            State::Running if self.outstanding() == 0 && self.counts.delivered() < self.allowed => {
                 self.touch(ctx);
             }
             State::Running | State::Settling => {

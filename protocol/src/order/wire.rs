@@ -3,6 +3,7 @@
 //! Not behaviour: see `order::buyer` and `order::host`. Signed bodies end in
 //! extension records, so that fields can be added.
 
+use super::attached::{Attached, bound};
 use crate::chain::ChainedToken;
 use crate::codec::{self, CodecError};
 use crate::crypto::tagged_hash;
@@ -86,6 +87,15 @@ pub struct Terms {
     pub extensions: Vec<Extension>,
 }
 
+impl Terms {
+    /// The most that may be delivered and unpaid at any time: the window, which is at least
+    /// two steps once something was paid.
+    pub fn most_unpaid(&self) -> Msat {
+        let two = self.quantum.saturating_add(self.quantum);
+        self.window.max(two)
+    }
+}
+
 /// The entry payment: the input and at most one quantum of output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryInvoice {
@@ -108,6 +118,8 @@ pub struct Chunk {
     pub totals: Counts,
     /// Whether this is the last chunk, and why.
     pub finish: Option<Finish>,
+    /// What the job asked for beside tokens and text.
+    pub attached: Attached,
 }
 
 /// Why an answer ended.
@@ -292,6 +304,7 @@ impl Frame {
         if let Frame::Chunk(chunk) = &frame {
             bound(chunk.tokens.len(), limits::MAX_CHUNK_TOKENS)?;
             bound(chunk.text.len(), limits::MAX_CHUNK_TEXT_BYTES)?;
+            chunk.attached.check(chunk.tokens.len())?;
         }
         if let Frame::Refusal(refusal) = &frame {
             bound(refusal.message.len(), limits::MAX_SHORT_TEXT_BYTES)?;
@@ -314,17 +327,6 @@ impl Frame {
             Frame::Receipt(_) => "receipt",
             Frame::Countersigned(_) => "countersigned",
         }
-    }
-}
-
-fn bound(found: usize, limit: usize) -> Result<(), CodecError> {
-    if found > limit {
-        Err(CodecError::TooLong {
-            bytes: found,
-            limit,
-        })
-    } else {
-        Ok(())
     }
 }
 

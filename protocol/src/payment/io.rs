@@ -38,6 +38,8 @@ pub struct PayRequest {
     pub msat: Msat,
     /// Most for routing.
     pub max_fee: Msat,
+    /// Debt from earlier orders that the host's terms add to this order.
+    pub carried: Msat,
 }
 
 /// What the wallet says of an attempt to pay.
@@ -85,6 +87,13 @@ pub struct OrderAccount {
     pub counts: Counts,
     /// Cost of the totals.
     pub cost: Msat,
+    /// Debt from earlier orders that the terms added to it.
+    #[serde(default)]
+    pub carried: Msat,
+    /// On a buyer's side where the order broke off: what the host may have sent beyond the
+    /// totals, at most, because it did not arrive or was not written down.
+    #[serde(default)]
+    pub unsure: Msat,
     /// How it ended.
     pub status: Status,
     /// Digest of the signed receipt.

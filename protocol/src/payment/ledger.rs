@@ -7,7 +7,7 @@
 
 use super::io::{EntryState, LedgerEntry, Note, OrderAccount, Report, Side};
 use super::turn::{self, RecordError, Turn};
-use crate::ids::{OrderId, PaymentHash};
+use crate::ids::{NodeKey, OrderId, PaymentHash};
 use crate::machine::{Record, Table};
 use crate::money::Msat;
 use crate::time::Now;
@@ -162,6 +162,38 @@ impl Ledger {
             .fold(Msat::ZERO, |sum, (_, _, entry)| {
                 sum.saturating_add(entry.msat)
             })
+    }
+
+    /// Returns the most that we may owe a host from closed orders: what was delivered and
+    /// not paid, less what later orders took up again. As far as rows are in memory.
+    pub fn owed_to(&self, host: &NodeKey) -> Msat {
+        let mut paid: BTreeMap<OrderId, Msat> = BTreeMap::new();
+        let ours = |entry: &&LedgerEntry| {
+            entry.side == Side::Buyer
+                && entry.state == EntryState::Settled
+                && entry.counterparty.as_ref() == Some(host)
+        };
+        for entry in self.entries().map(|(_, _, entry)| entry).filter(ours) {
+            let sum = paid.entry(entry.order).or_default();
+            *sum = sum.saturating_add(entry.msat);
+        }
+        let mut owed = Msat::ZERO;
+        for row in self.rows.values() {
+            let Row::Account(account) = row else { continue };
+            if account.side != Side::Buyer || account.counterparty != *host {
+                continue;
+            }
+            let due = account
+                .cost
+                .saturating_add(account.carried)
+                .saturating_add(account.unsure);
+            let paid = paid.get(&account.order).copied().unwrap_or_default();
+            // What the order took up is part of what it leaves.
+            owed = owed
+                .saturating_sub(account.carried)
+                .saturating_add(due.saturating_sub(paid));
+        }
+        owed
     }
 
     /// Returns what can be told from the rows alone.

@@ -111,6 +111,7 @@ impl Payment {
         let today = budget::day(turn.now.wall);
         let leave = self
             .may_pay(turn.now, pay)
+            .and_then(|()| self.allow_debt(pay))
             .and_then(|()| self.budgets.allow(&self.config, today, pay));
         match leave {
             Ok(leave) => {
@@ -148,6 +149,30 @@ impl Payment {
             return Ok(());
         };
         Err(Refusal::new(Code::PaymentFailed, problem))
+    }
+
+    /// A debt is paid only where our own books say that there is one; a host that carries
+    /// the same one into two orders gets it once.
+    fn allow_debt(&mut self, pay: &PayRequest) -> Result<(), Refusal> {
+        if pay.carried == Msat::ZERO || self.claims.contains_key(&pay.order) {
+            return Ok(());
+        }
+        let owed = self.ledger.owed_to(&pay.host);
+        let claimed = self
+            .claims
+            .values()
+            .filter(|(host, _)| *host == pay.host)
+            .fold(Msat::ZERO, |sum, (_, msat)| sum.saturating_add(*msat));
+        let most = owed.saturating_sub(claimed);
+        if pay.carried > most {
+            let text = format!(
+                "the host claims {} of debt from earlier orders, by our books it is at most {most}",
+                pay.carried
+            );
+            return Err(Refusal::new(Code::ProtocolViolation, text));
+        }
+        self.claims.insert(pay.order, (pay.host, pay.carried));
+        Ok(())
     }
 
     fn begin(&mut self, turn: &mut Turn, pay: &PayRequest, hold: Hold) {

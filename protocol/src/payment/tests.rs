@@ -214,6 +214,7 @@ fn invoice(rig: &Rig, n: u64, seq: u32, h: u64, msat: u64) -> PayRequest {
         },
         msat: Msat(msat),
         max_fee: Msat(50),
+        carried: Msat::ZERO,
     }
 }
 
@@ -235,6 +236,8 @@ fn account(n: u64, side: Side, counterparty: NodeKey, cost: u64) -> Box<OrderAcc
             ..Counts::default()
         },
         cost: Msat(cost),
+        carried: Msat::ZERO,
+        unsure: Msat::ZERO,
         status: Status::Complete,
         receipt: None,
     })

@@ -80,6 +80,7 @@ pub fn order_body() -> Order {
             seed: 4,
             stop: Vec::new(),
             date: "2026-01-02".into(),
+            steering: Default::default(),
         },
         max_cost: Msat(1_000_000),
         mode: PaymentMode::Metered,

@@ -4,7 +4,7 @@
 
 use super::Seen;
 use crate::event::NodeIx;
-use crate::node::Person;
+use crate::node::{Person, QUANTUM};
 use protocol::codec;
 use protocol::envelope::{Envelope, Signed};
 use protocol::ids::{ModelDigest, OrderId, PaymentHash, StreamId};
@@ -31,6 +31,8 @@ pub struct OrderBook {
     pub carried: u64,
     /// There are terms.
     pub terms: bool,
+    /// The buyer countersigned a receipt: both sides have the same account.
+    pub agreed: bool,
     /// Output tokens that left the host.
     pub sent: u64,
     /// Output tokens that reached the buyer.
@@ -91,6 +93,28 @@ pub fn body<T: DeserializeOwned>(signed: &Signed) -> Option<T> {
 }
 
 impl Index {
+    /// The most that a buyer can owe a host from its other orders with it. Where an order
+    /// broke off, output may have been under way: the window, at most. Msat.
+    pub fn owed(&self, people: &[Person], id: &OrderId, order: &OrderBook) -> u64 {
+        let others = self.orders.iter().filter(|(other, book)| {
+            *other != id && book.terms && (book.buyer, book.host) == (order.buyer, order.host)
+        });
+        let left = |book: &OrderBook| {
+            let under_way = if book.agreed {
+                0
+            } else {
+                book.window.max(2 * QUANTUM)
+            };
+            let due = book.cost(people, book.sent.max(book.delivered)) + book.carried + under_way;
+            due.saturating_sub(book.settled)
+        };
+        let (all, taken_up) = others.fold((0, 0), |(all, taken_up), (_, book)| {
+            let part = if book.settled > 0 { book.carried } else { 0 };
+            (all + left(book), taken_up + part)
+        });
+        u64::saturating_sub(all, taken_up)
+    }
+
     /// The order on a stream.
     pub fn on(&self, stream: StreamId) -> Option<(&OrderId, &OrderBook)> {
         self.orders.get_key_value(self.streams.get(&stream)?)
@@ -167,6 +191,7 @@ impl Index {
                     input: 0,
                     carried: 0,
                     terms: false,
+                    agreed: false,
                     sent: 0,
                     delivered: 0,
                     settled: 0,
@@ -182,6 +207,13 @@ impl Index {
                     .and_then(|order| self.orders.get_mut(order))
                 {
                     book.delivered += chunk.tokens.len() as u64;
+                }
+            }
+            Frame::Countersigned(_) => {
+                if let Some(id) = self.streams.get(&stream)
+                    && let Some(book) = self.orders.get_mut(id)
+                {
+                    book.agreed = true;
                 }
             }
             frame => self.invoices(stream, frame),

@@ -35,8 +35,13 @@ impl Checker for Prepaid {
         let book = facts.index.orders.get(order)?;
         let asked = self.asked.entry(*order).or_default();
         *asked += msat.0;
-        let entry = book.cost(&facts.people, 0) + QUANTUM + book.carried;
-        let delivered = book.cost(&facts.people, book.delivered) + book.carried;
+        // What a host says is owed counts only as far as something is.
+        let carried = match book.carried {
+            0 => 0,
+            claimed => claimed.min(facts.index.owed(&facts.people, order, book)),
+        };
+        let entry = book.cost(&facts.people, 0) + QUANTUM + carried;
+        let delivered = book.cost(&facts.people, book.delivered) + carried;
         let most = entry.max(delivered);
         if *asked > most {
             return Some(format!(

@@ -93,6 +93,10 @@ pub fn inputs(
                 None => pass(Delivery::Inference(OrderInput::Received { stream, frame })),
             }
         }
+        (Plant::BelieveDebt, Delivery::Payment(PayInput::Pay(mut pay))) => {
+            pay.carried = Msat::ZERO;
+            pass(Delivery::Payment(PayInput::Pay(pay)))
+        }
         (_, delivery) => pass(delivery),
     }
 }
@@ -136,6 +140,7 @@ fn paid_blindly(frame: &Frame) -> Option<PayRequest> {
         msat: facts.msat?,
         facts,
         max_fee: Msat(3_000),
+        carried: Msat::ZERO,
     })
 }
 
@@ -163,12 +168,17 @@ fn effect_of(plant: Plant, memory: &mut Memory, effect: AnyEffect) -> Vec<AnyEff
         (
             Plant::ServeUnpaid,
             AnyEffect::Inference(OrderEffect::StartEngine {
-                order, model, job, ..
+                order,
+                buyer,
+                model,
+                job,
+                ..
             }),
         ) => {
             let allowed = u64::from(job.max_output);
             vec![AnyEffect::Inference(OrderEffect::StartEngine {
                 order,
+                buyer,
                 model,
                 job,
                 allowed,

@@ -5,7 +5,7 @@ use crate::check::Seen;
 use crate::dice::MS;
 use crate::event::{Event, Fault, NodeIx};
 use crate::faults::{Plan, Vice};
-use crate::node::{AnyEffect, NETWORK, Node, lane_of};
+use crate::node::{AnyEffect, NETWORK, Node, QUANTUM, lane_of};
 use crate::people::End;
 use protocol::crypto::Crypto;
 use protocol::discovery::io::Input as ListInput;
@@ -294,6 +294,10 @@ pub(super) fn vicious(node: &Node, effects: Vec<AnyEffect>) -> Vec<AnyEffect> {
             .into_iter()
             .map(|effect| dear(node, effect))
             .collect(),
+        Vice::Claims => effects
+            .into_iter()
+            .map(|effect| claims(node, effect))
+            .collect(),
         _ => effects,
     }
 }
@@ -365,6 +369,44 @@ fn dear(node: &Node, effect: AnyEffect) -> AnyEffect {
                         }
                     };
                     Frame::Terms(resign(node, &signed, dearer).unwrap_or(signed))
+                }
+                frame => frame,
+            };
+            AnyEffect::Inference(Effect::Send {
+                stream,
+                frame: Box::new(frame),
+            })
+        }
+        other => other,
+    }
+}
+
+/// One step of debt more than there is, in the entry payment and in the terms that explain it.
+fn claims(node: &Node, effect: AnyEffect) -> AnyEffect {
+    match effect {
+        AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
+            order,
+            seq: 0,
+            msat,
+            description_hash,
+            expiry_s,
+        })) => AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
+            order,
+            seq: 0,
+            msat: Msat(msat.0 + QUANTUM),
+            description_hash,
+            expiry_s,
+        })),
+        AnyEffect::Inference(Effect::Send { stream, frame }) => {
+            let frame = match *frame {
+                Frame::Terms(signed) => {
+                    let indebted = |terms: &mut Terms| {
+                        if let Some(entry) = &mut terms.entry {
+                            entry.msat.0 += QUANTUM;
+                            terms.carried_debt.0 += QUANTUM;
+                        }
+                    };
+                    Frame::Terms(resign(node, &signed, indebted).unwrap_or(signed))
                 }
                 frame => frame,
             };

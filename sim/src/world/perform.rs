@@ -49,6 +49,7 @@ impl World {
                 model,
                 job,
                 allowed,
+                ..
             } => {
                 self.start_engine(node, order, model, &job, allowed);
             }
@@ -156,6 +157,7 @@ impl World {
                 tokens,
                 text,
                 finish,
+                attached: Default::default(),
             };
             self.post(node, Via::Engine, Delivery::Inference(produced), 0);
         }

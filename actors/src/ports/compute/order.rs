@@ -3,11 +3,14 @@
 //! The first token is handed on at once, then whatever was made within `BATCH`, and
 //! whatever there is when the order waits for credit.
 
-use super::{Output, Owner, encode, insist, sampling};
-use kernels::{Control, Engine, EngineError, Next, Request, Step, Stream};
-use parking_lot::Mutex;
+use super::job::{encode, sampling, steering as asked};
+use super::{Output, Owner, insist};
+use kernels::{CancelFlag, Control, Engine, EngineError, Next, Request, Step, Stream, Tokenizer};
+use parking_lot::{Condvar, Mutex};
 use protocol::chain::ChainedToken;
 use protocol::ids::Digest;
+use protocol::limits;
+use protocol::order::attached::{Attached, TokenLogprob, TokenLogprobs};
 use protocol::order::wire::Finish;
 use protocol::work::Job;
 use std::time::{Duration, Instant};
@@ -22,7 +25,10 @@ const LONG: Duration = Duration::from_secs(3600);
 
 /// What is asked of a job from outside while it runs.
 #[derive(Default)]
-pub(super) struct Steering(Mutex<State>);
+pub(super) struct Steering {
+    state: Mutex<State>,
+    changed: Condvar,
+}
 
 #[derive(Default)]
 struct State {
@@ -32,11 +38,13 @@ struct State {
     paced: Option<u64>,
     cancelled: bool,
     control: Option<Control>,
+    /// What else a cancellation ends.
+    flag: Option<CancelFlag>,
 }
 
 impl std::fmt::Debug for Steering {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let state = self.0.lock();
+        let state = self.state.lock();
         f.debug_struct("Steering")
             .field("total", &state.total)
             .field("cancelled", &state.cancelled)
@@ -58,35 +66,62 @@ impl State {
 
 impl Steering {
     pub fn new(total: u64, paced: bool) -> Self {
-        Self(Mutex::new(State {
+        let state = State {
             total,
             paced: paced.then_some(1),
             ..State::default()
-        }))
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Also set this flag when the order is cancelled.
+    pub fn cancels(&self, flag: &CancelFlag) {
+        let mut state = self.state.lock();
+        if state.cancelled {
+            flag.cancel();
+        }
+        state.flag = Some(flag.clone());
+    }
+
+    /// Wait until unit `index`, counted from 0, is paid for. False once cancelled.
+    pub fn wait_for(&self, index: u64) -> bool {
+        let mut state = self.state.lock();
+        while !state.cancelled && state.total <= index {
+            self.changed.wait(&mut state);
+        }
+        !state.cancelled
     }
 
     /// Raise what is paid for.
     pub fn allow(&self, total: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.total = state.total.max(total);
         state.pass_on();
+        self.changed.notify_all();
     }
 
     pub fn cancel(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.cancelled = true;
         if let Some(control) = &state.control {
             control.cancel();
         }
+        if let Some(flag) = &state.flag {
+            flag.cancel();
+        }
+        self.changed.notify_all();
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.0.lock().cancelled
+        self.state.lock().cancelled
     }
 
     /// Let one token more out, where there is a pace.
     fn let_out(&self, made: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.paced.is_some() {
             state.paced = Some(made + 1);
             state.pass_on();
@@ -94,19 +129,24 @@ impl Steering {
     }
 
     /// Whether the next token is not paid for yet.
-    fn is_spent(&self, made: u64) -> bool {
-        self.0.lock().total <= made
+    pub fn is_spent(&self, made: u64) -> bool {
+        self.state.lock().total <= made
     }
 
     /// Ask the engine, with what is allowed by now; `None` once cancelled.
-    fn submit(&self, engine: &Engine, request: &Request) -> Option<Result<Stream, EngineError>> {
-        let mut state = self.0.lock();
+    fn submit(
+        &self,
+        engine: &Engine,
+        request: &Request,
+        steering: &kernels::Steering,
+    ) -> Option<Result<Stream, EngineError>> {
+        let mut state = self.state.lock();
         if state.cancelled {
             return None;
         }
         let mut request = request.clone();
         request.allowance = state.allowance();
-        let stream = engine.submit(request);
+        let stream = engine.submit_steered(request, steering);
         if let Ok(stream) = &stream {
             state.control = Some(stream.control());
         }
@@ -123,31 +163,40 @@ pub(super) fn serve(
     pace: Option<Duration>,
     out: &mpsc::Sender<Output>,
 ) -> Result<(), String> {
-    let [a, b, c, d, e, f, g, h, ..] = owner;
     let request = Request {
-        prompt: encode(engine.model(), job)?,
+        prompt: encode(engine.model(), job)?.into_iter().flatten().collect(),
         sampling: sampling(job),
         seed: job.seed,
         max_output: job.max_output,
         stop: job.stop.clone(),
-        owner: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        owner: turn(&owner),
         scope: owner,
         allowance: 0,
     };
-    match insist(|| steering.submit(engine, &request)) {
+    let asked = asked(job);
+    match insist(|| steering.submit(engine, &request, &asked)) {
         None => Ok(()),
         Some(Err(error)) => Err(error.to_string()),
-        Some(Ok(stream)) => hand_on(stream, steering, pace, out),
+        Some(Ok(stream)) => {
+            let batch = Batch::new(engine.model().tokenizer());
+            hand_on(stream, batch, steering, pace, out)
+        }
     }
+}
+
+/// What the engine tells owners apart by.
+pub(super) fn turn(owner: &Owner) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *owner;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 fn hand_on(
     mut stream: Stream,
+    mut batch: Batch<'_>,
     steering: &Steering,
     pace: Option<Duration>,
     out: &mpsc::Sender<Output>,
 ) -> Result<(), String> {
-    let mut batch = Batch::default();
     let mut made = 0;
     loop {
         match stream.next_within(batch.patience()) {
@@ -182,20 +231,54 @@ fn finish(finish: kernels::Finish) -> Finish {
     }
 }
 
-#[derive(Default)]
-struct Batch {
+struct Batch<'a> {
+    tokenizer: &'a Tokenizer,
     tokens: Vec<ChainedToken>,
     text: String,
+    logprobs: Vec<TokenLogprobs>,
     since: Option<Instant>,
 }
 
-impl Batch {
+impl<'a> Batch<'a> {
+    fn new(tokenizer: &'a Tokenizer) -> Self {
+        Batch {
+            tokenizer,
+            tokens: Vec::new(),
+            text: String::new(),
+            logprobs: Vec::new(),
+            since: None,
+        }
+    }
+
+    fn probabilities(&self, found: kernels::Logprobs) -> TokenLogprobs {
+        let one = |logprob: kernels::Logprob| {
+            let bytes = self.tokenizer.bytes(logprob.token);
+            TokenLogprob {
+                token: logprob.token,
+                bytes: bytes
+                    .iter()
+                    .copied()
+                    .take(limits::MAX_TOKEN_BYTES)
+                    .collect(),
+                micro: logprob.micro,
+            }
+        };
+        TokenLogprobs {
+            chosen: one(found.chosen),
+            top: found.top.into_iter().map(one).collect(),
+        }
+    }
+
     fn push(&mut self, step: Step) {
         self.tokens.push(ChainedToken {
             id: step.token,
             logits: Digest(step.logit_digest),
         });
         self.text.push_str(&step.text);
+        if let Some(found) = step.logprobs {
+            let found = self.probabilities(*found);
+            self.logprobs.push(found);
+        }
         self.since.get_or_insert_with(Instant::now);
     }
 
@@ -218,6 +301,10 @@ impl Batch {
             tokens: std::mem::take(&mut self.tokens),
             text: std::mem::take(&mut self.text),
             finish,
+            attached: Attached {
+                logprobs: std::mem::take(&mut self.logprobs),
+                ..Attached::default()
+            },
         })
         .map_err(|_| "nobody takes the output".to_owned())
     }

@@ -2,7 +2,8 @@
 
 use super::*;
 use kernels::OpenOptions;
-use protocol::work::{ChatMessage as Message, Sampling as Wanted};
+use protocol::order::attached::Vector;
+use protocol::work::{ChatMessage as Message, Constraint, Sampling as Wanted};
 
 fn compute() -> (Compute, ModelDigest) {
     let options = OpenOptions {
@@ -35,6 +36,7 @@ fn job(question: &str, seed: u64) -> Job {
         seed,
         stop: Vec::new(),
         date: "2026-11-20".to_owned(),
+        steering: Default::default(),
     }
 }
 
@@ -98,6 +100,105 @@ fn an_order_is_never_overdrawn_and_goes_on_when_it_is_paid() {
         tokens.extend(take(&mut output, usize::MAX).0);
         assert_eq!(tokens, expected);
     }
+}
+
+#[test]
+fn a_steered_order_replays_and_has_the_form_and_the_probabilities_asked_for() {
+    let (compute, model) = compute();
+    let mut job = job("Who pays?", 4);
+    job.steering.constraint = Some(Constraint::Regex("(yes|no), [a-z]{3}".to_owned()));
+    job.steering.logprobs = Some(2);
+    let mut output = compute.start(order(1), &model, job.clone(), u64::MAX);
+    let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
+    while let Some(Output::Tokens {
+        tokens: more,
+        text: piece,
+        attached,
+        ..
+    }) = output.blocking_recv()
+    {
+        tokens.extend(more);
+        text.push_str(&piece);
+        logprobs.extend(attached.logprobs);
+    }
+    assert!(
+        text.starts_with("yes, ") || text.starts_with("no, "),
+        "{text}"
+    );
+    assert_eq!(logprobs.len(), tokens.len());
+    assert!(
+        logprobs
+            .iter()
+            .zip(&tokens)
+            .all(|(l, t)| l.chosen.token == t.id && l.top.len() == 2)
+    );
+    let replay = compute.replay(&model, &job, &[0; 16], &tokens).unwrap();
+    assert_eq!(replay.expected, tokens);
+    job.steering.constraint = Some(Constraint::Regex("(".to_owned()));
+    let refused = compute.count(&model, &job, &[0; 16]).unwrap_err();
+    assert_eq!(refused.code, Code::BadOrder);
+}
+
+#[test]
+fn a_buyer_finds_its_own_prompt_computed_and_nobody_elses() {
+    let (compute, model) = compute();
+    let long = "What is a channel, and who may close it? ".repeat(12);
+    let job = job(&long, 1);
+    let (one, other) = (owner_of(&NodeKey([1; 32])), owner_of(&NodeKey([2; 32])));
+    let cached = |owner| {
+        compute
+            .count_for(owner, &model, &job, &[0; 16])
+            .unwrap()
+            .cached
+    };
+    assert_eq!(cached(&one), 0);
+    let mut output = compute.start_for(one, order(1), &model, job.clone(), u64::MAX);
+    take(&mut output, usize::MAX);
+    assert!(cached(&one) > 0);
+    assert_eq!(cached(&other), 0);
+}
+
+#[test]
+fn embeddings_come_in_their_order_as_they_are_paid_and_replay() {
+    let file = kernels::synthetic::bert(3);
+    let model = Model::from_bytes(file, &OpenOptions::default()).unwrap();
+    let compute = Compute::new();
+    let model = compute.add(model);
+    let texts = (0..20).map(|n| format!("text {n}")).collect();
+    let job = Job {
+        work: Work::Embed { texts },
+        ..job("", 1)
+    };
+    let mut output = compute.start(order(1), &model, job.clone(), 3);
+    let mut heard: Vec<(ChainedToken, Vector)> = Vec::new();
+    while heard.len() < 20 {
+        let Some(Output::Tokens {
+            tokens, attached, ..
+        }) = output.blocking_recv()
+        else {
+            panic!("ended after {}", heard.len());
+        };
+        assert!(heard.len() != 3 || tokens.len() <= 8);
+        heard.extend(tokens.into_iter().zip(attached.vectors));
+        if heard.len() == 3 {
+            assert!(
+                output.try_recv().is_err(),
+                "nothing is embedded that is not paid for"
+            );
+            compute.allow(&order(1), 20);
+        }
+    }
+    for (index, (token, vector)) in heard.iter().enumerate() {
+        assert_eq!(
+            (token.id as usize, token.logits),
+            (index, vector_digest(vector))
+        );
+    }
+    let tokens: Vec<ChainedToken> = heard.iter().map(|(token, _)| *token).collect();
+    let replay = compute.replay(&model, &job, &[0; 16], &tokens).unwrap();
+    assert_eq!(replay.expected, tokens);
+    let wrong = compute.count(&model, &self::job("a chat", 1), &[0; 16]);
+    assert_eq!(wrong.unwrap_err().code, Code::BadOrder);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::orders::Gate;
 use super::tally::Tally;
 use super::wire::{self, Chunk, Thoughts, Usage};
 use crate::ports::compute::Output;
+use protocol::order::attached::Attached;
 use protocol::order::wire::Finish;
 use protocol::work::Job;
 use std::sync::Arc;
@@ -112,6 +113,7 @@ impl Answer<'_> {
                     tokens: batch.tokens,
                     text: batch.text,
                     finish,
+                    attached: Attached::default(),
                 };
                 if out.send(output).await.is_err() || finish.is_some() {
                     return Ok(());

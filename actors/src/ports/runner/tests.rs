@@ -29,6 +29,7 @@ pub(super) fn job(question: &str, max_output: u32) -> Job {
         seed: 7,
         stop: Vec::new(),
         date: "2026-11-20".to_owned(),
+        steering: Default::default(),
     }
 }
 
@@ -77,6 +78,7 @@ impl Heard {
                 tokens,
                 text,
                 finish,
+                ..
             }) => {
                 self.tokens.extend(tokens);
                 self.text.push_str(&text);

@@ -3,7 +3,7 @@
 //! Not the transport (`client`) and not the counting (`count`).
 
 use protocol::order::wire::Finish;
-use protocol::work::{Job, Work};
+use protocol::work::{Constraint, Job, Steering, Work};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -44,10 +44,48 @@ pub(super) fn request(model: &str, job: &Job, plain: bool) -> Value {
     if !job.stop.is_empty() {
         body["stop"] = json!(job.stop);
     }
+    for (name, milli) in [
+        ("presence_penalty", sampling.presence_penalty_milli),
+        ("frequency_penalty", sampling.frequency_penalty_milli),
+    ] {
+        if milli != 0 {
+            body[name] = json!(f64::from(milli) / 1_000.0);
+        }
+    }
+    if let Some(format) = format(&job.steering) {
+        body["response_format"] = format;
+    }
     if !plain {
         extras(job, &mut body);
     }
     body
+}
+
+/// The form of the answer in OpenAI's words.
+fn format(steering: &Steering) -> Option<Value> {
+    match &steering.constraint {
+        Some(Constraint::Json) => Some(json!({"type": "json_object"})),
+        Some(Constraint::JsonSchema(schema)) => {
+            let schema: Value = serde_json::from_str(schema).ok()?;
+            let named = json!({"name": "answer", "strict": true, "schema": schema});
+            Some(json!({"type": "json_schema", "json_schema": named}))
+        }
+        _ => None,
+    }
+}
+
+/// What other servers have no common word for, or report in no common form.
+pub(super) fn unknown(steering: &Steering) -> Option<&'static str> {
+    let formed = format(steering).is_some();
+    if !steering.bias.is_empty() {
+        Some("biased tokens: its vocabulary is its own")
+    } else if steering.logprobs.is_some() {
+        Some("probabilities")
+    } else if steering.constraint.is_some() && !formed {
+        Some("this form of the answer: only JSON and JSON schemas are understood")
+    } else {
+        None
+    }
 }
 
 /// Whether a request has something that plain OpenAI does not know.

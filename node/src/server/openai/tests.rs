@@ -82,10 +82,13 @@ fn fields_that_would_change_the_answer_are_refused_by_name() {
     let refused = [
         ("n", json!(2)),
         ("tools", json!([{"type": "function"}])),
-        ("response_format", json!({"type": "json_object"})),
-        ("logprobs", json!(true)),
-        ("logit_bias", json!({"1": 2})),
-        ("frequency_penalty", json!(0.5)),
+        ("response_format", json!({"type": "json_schema"})),
+        ("response_format", json!({"type": "xml"})),
+        ("top_logprobs", json!(3)),
+        ("logit_bias", json!({"a": 2})),
+        ("logit_bias", json!({"1": 101})),
+        ("frequency_penalty", json!(2.5)),
+        ("presence_penalty", json!(-3)),
         ("temperature", json!(2.5)),
         ("top_p", json!(-0.1)),
         ("max_tokens", json!(0)),
@@ -103,6 +106,44 @@ fn fields_that_would_change_the_answer_are_refused_by_name() {
         assert!(param.starts_with(field), "{field}: {param}");
         assert!(error.body.error.fix.is_some(), "{field}");
     }
+}
+
+#[test]
+fn the_form_of_the_answer_and_its_probabilities_reach_the_order() {
+    let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
+    let order = order(json!({
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema}},
+        "logprobs": true, "top_logprobs": 2, "logit_bias": {"17": -1.5},
+        "frequency_penalty": 0.5, "presence_penalty": -0.25
+    }))
+    .unwrap();
+    let steering = &order.steering;
+    assert_eq!(
+        steering.constraint,
+        Some(Constraint::JsonSchema(schema.to_string()))
+    );
+    assert_eq!(steering.logprobs, Some(2));
+    assert_eq!(
+        steering.bias,
+        [TokenBias {
+            token: 17,
+            milli: -1_500
+        }]
+    );
+    assert_eq!(
+        (
+            order.sampling.frequency_penalty_milli,
+            order.sampling.presence_penalty_milli
+        ),
+        (500, -250)
+    );
+    let order = self::order(json!({"freehold": {"regex": "[0-9]+"}})).unwrap();
+    assert_eq!(
+        order.steering.constraint,
+        Some(Constraint::Regex("[0-9]+".to_owned()))
+    );
+    let two = json!({"freehold": {"regex": "a"}, "response_format": {"type": "json_object"}});
+    assert!(self::order(two).is_err());
 }
 
 #[test]

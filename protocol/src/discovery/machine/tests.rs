@@ -123,6 +123,7 @@ fn query() -> Query {
         host: None,
         input_tokens: 100,
         output_tokens: 100,
+        items: 0,
     }
 }
 

@@ -28,6 +28,59 @@ fn what_is_set_aside_counts_against_the_day_until_it_is_released() {
     assert_eq!(rig.reserve(3, "cli", 100_000, Some(1_000_000)), Ok(()));
 }
 
+fn closed(rig: &mut Rig, account: Box<OrderAccount>) {
+    let unpaid = Msat::ZERO;
+    rig.give(Input::Close { account, unpaid });
+}
+
+#[test]
+fn a_debt_is_paid_only_where_the_books_know_one_and_once() {
+    let mut rig = Rig::new(limits(100_000, 1_000_000));
+    // Nothing was ever bought: a claimed debt is a lie.
+    rig.reserved(1, 90_000);
+    let mut claim = invoice(&rig, 1, 0, 1, 2_000);
+    claim.carried = Msat(1_000);
+    let refused_claim = rig.give(Input::Pay(Box::new(claim.clone())));
+    assert_eq!(refused(&refused_claim), Code::ProtocolViolation);
+    assert_eq!(pays(&refused_claim), 0);
+    // An order that cost 1,500 and was not paid; another that was paid ahead of its cost.
+    closed(&mut rig, account(8, Side::Buyer, key(1), 1_500));
+    closed(&mut rig, account(9, Side::Buyer, key(2), 9_000));
+    claim.carried = Msat(1_501);
+    let effects = rig.give(Input::Pay(Box::new(claim.clone())));
+    assert_eq!(refused(&effects), Code::ProtocolViolation);
+    claim.carried = Msat(1_500);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
+    // The same debt in a second order at once.
+    rig.reserved(2, 90_000);
+    let mut again = invoice(&rig, 2, 0, 2, 2_000);
+    again.carried = Msat(1);
+    let effects = rig.give(Input::Pay(Box::new(again)));
+    assert_eq!(refused(&effects), Code::ProtocolViolation);
+}
+
+#[test]
+fn a_debt_that_was_taken_up_and_paid_is_gone() {
+    let mut rig = Rig::new(limits(100_000, 1_000_000));
+    closed(&mut rig, account(8, Side::Buyer, key(1), 1_500));
+    rig.reserved(1, 90_000);
+    let mut claim = invoice(&rig, 1, 0, 1, 3_500);
+    claim.carried = Msat(1_000);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim.clone())))), 1);
+    rig.sent(1, hash(1), settled(0));
+    let mut taken_up = account(1, Side::Buyer, key(1), 2_500);
+    taken_up.carried = Msat(1_000);
+    closed(&mut rig, taken_up);
+    // 1,500 were owed, 1,000 of it was paid: 500 are left.
+    rig.reserved(2, 90_000);
+    claim = invoice(&rig, 2, 0, 2, 900);
+    claim.carried = Msat(501);
+    let effects = rig.give(Input::Pay(Box::new(claim.clone())));
+    assert_eq!(refused(&effects), Code::ProtocolViolation);
+    claim.carried = Msat(500);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
+}
+
 #[test]
 fn a_key_has_a_limit_of_its_own() {
     let mut config = limits(100_000, 1_000_000);

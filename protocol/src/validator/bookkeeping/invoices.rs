@@ -81,10 +81,11 @@ pub(super) fn check(case: &Case<'_>, bound: &[Bound], crypto: &dyn Crypto) -> Re
 
 fn one(case: &Case<'_>, invoice: &Bound) -> Result<(), Trouble> {
     let Invoice { seq, covers, .. } = &invoice.body;
-    if covers.output_tokens != invoice.tokens {
+    if covers.delivered() != invoice.tokens {
         return Err(lie(format!(
-            "invoice {seq} covers {} tokens, its chain head commits to {}",
-            covers.output_tokens, invoice.tokens
+            "invoice {seq} covers {} units of output, its chain head commits to {}",
+            covers.delivered(),
+            invoice.tokens
         )));
     }
     counts(case, covers, &format!("invoice {seq}"))?;
@@ -108,14 +109,12 @@ pub(super) fn counts(case: &Case<'_>, counts: &Counts, what: &str) -> Result<(),
             prompt_tokens(agreed)
         )));
     }
-    let texts = match &case.order.body.job.work {
-        crate::work::Work::Embed { texts } => texts.len() as u64,
-        _ => 0,
-    };
-    if counts.items > texts {
+    let job = &case.order.body.job;
+    let (meter, most) = (job.meter(), job.most_delivered());
+    if *counts != counts.with_delivered(meter, counts.delivered()) || counts.delivered() > most {
         return Err(lie(format!(
-            "{what} counts {} items, the order has {texts}",
-            counts.items
+            "{what} counts {} output tokens and {} items, the order is for {most} ({meter:?})",
+            counts.output_tokens, counts.items
         )));
     }
     Ok(())

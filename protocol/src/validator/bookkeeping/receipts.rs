@@ -58,7 +58,7 @@ fn names(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
 
 /// The signed head commits to a number of tokens; so do the counts.
 fn chain(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trouble> {
-    let counted = receipt.counts.output_tokens;
+    let counted = receipt.counts.delivered();
     if let Some(tokens) = case.index.get(&receipt.head) {
         if *tokens != counted {
             return Err(lie(format!(

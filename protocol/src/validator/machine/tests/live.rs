@@ -174,6 +174,8 @@ impl World {
             Do::CountPrompt { id, .. } => {
                 let facts = PromptFacts {
                     tokens: 8,
+                    cached: 0,
+                    longest: 8,
                     digest: testing::prompt(),
                 };
                 push(
@@ -208,6 +210,7 @@ impl World {
                     tokens,
                     text,
                     finish,
+                    attached: Default::default(),
                 },
             ));
             if self.course.stop_at.is_some_and(|stop| stop <= until) {

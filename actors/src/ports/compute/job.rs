@@ -1,0 +1,83 @@
+//! From the protocol's job to what the engine is asked.
+
+use kernels::{ChatMessage, Grammar, Model, Sampling};
+use protocol::work::{Constraint, Job, Work};
+
+/// How tokens are drawn.
+pub(super) fn sampling(job: &Job) -> Sampling {
+    let asked = &job.sampling;
+    Sampling {
+        temperature_milli: asked.temperature_milli,
+        top_k: asked.top_k,
+        top_p_milli: asked.top_p_milli,
+        min_p_milli: asked.min_p_milli,
+        repetition_penalty_milli: asked.repetition_penalty_milli,
+        presence_penalty_milli: asked.presence_penalty_milli,
+        frequency_penalty_milli: asked.frequency_penalty_milli,
+    }
+}
+
+/// What is done to the logits beside.
+pub(super) fn steering(job: &Job) -> kernels::Steering {
+    let asked = &job.steering;
+    kernels::Steering {
+        bias: asked
+            .bias
+            .iter()
+            .map(|bias| (bias.token, bias.milli))
+            .collect(),
+        grammar: asked
+            .constraint
+            .as_ref()
+            .map(|constraint| match constraint {
+                Constraint::Json => Grammar::Json,
+                Constraint::JsonSchema(text) => Grammar::JsonSchema(text.clone()),
+                Constraint::Regex(text) => Grammar::Regex(text.clone()),
+                Constraint::Lark(text) => Grammar::Lark(text.clone()),
+            }),
+        logprobs: asked.logprobs,
+    }
+}
+
+/// The sequences to compute: one prompt, or each text to embed.
+///
+/// # Errors
+/// A sentence for the buyer.
+pub(super) fn encode(model: &Model, job: &Job) -> Result<Vec<Vec<u32>>, String> {
+    let name = &model.info().name;
+    match (&job.work, model.is_encoder()) {
+        (Work::Embed { texts }, true) => Ok(texts
+            .iter()
+            .map(|text| model.tokenizer().encode_whole(text, false))
+            .collect()),
+        (Work::Embed { .. }, false) => Err(format!(
+            "{name} makes text, not embeddings: choose an embedding model"
+        )),
+        (_, true) => Err(format!(
+            "{name} makes embeddings, not text: choose a language model"
+        )),
+        (Work::Chat { messages }, false) => {
+            let messages: Vec<ChatMessage> = messages
+                .iter()
+                .map(|message| ChatMessage {
+                    role: message.role.clone(),
+                    content: message.content.clone(),
+                })
+                .collect();
+            let prompt = model.encode_chat(&messages, &job.date);
+            Ok(vec![prompt.map_err(|error| error.to_string())?])
+        }
+        (Work::Complete { prompt }, false) => Ok(vec![model.tokenizer().encode(prompt, false)]),
+    }
+}
+
+/// Checks what can be checked before anything is paid: a grammar that does not compile is
+/// refused with the order.
+///
+/// # Errors
+/// A sentence for the buyer.
+pub(super) fn check(model: &Model, job: &Job) -> Result<(), String> {
+    let text = |error: kernels::EngineError| error.to_string();
+    sampling(job).check().map_err(text)?;
+    steering(job).check_whole(model.tokenizer()).map_err(text)
+}
