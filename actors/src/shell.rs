@@ -47,6 +47,12 @@ pub struct Shared {
     stopped: Arc<watch::Sender<Option<Fatal>>>,
 }
 
+/// A full mailbox is a node that cannot keep up; a closed one is a node that stops, and what
+/// was not persisted is found open at its restart.
+fn is_full<T>(sent: Result<(), actix::dev::SendError<T>>) -> bool {
+    matches!(sent, Err(actix::dev::SendError::Full(_)))
+}
+
 impl Shared {
     /// Makes the shared part; addresses come with [`Shared::connect`].
     pub fn new(runtime: Handle, storage: Storage) -> Self {
@@ -83,21 +89,21 @@ impl Shared {
         let Some(addresses) = self.addresses.get() else {
             return Performed::Done;
         };
-        let sent = match deliver(message) {
-            Delivery::Discovery(input) => addresses.discovery.try_send(Deliver(input)).is_ok(),
-            Delivery::Payment(input) => addresses.payment.try_send(Deliver(input)).is_ok(),
-            Delivery::Inference(input) => addresses.inference.try_send(Deliver(input)).is_ok(),
-            Delivery::Validator(input) => addresses.validator.try_send(Deliver(input)).is_ok(),
-            Delivery::Reputation(input) => addresses.reputation.try_send(Deliver(input)).is_ok(),
+        let full = match deliver(message) {
+            Delivery::Discovery(input) => is_full(addresses.discovery.try_send(Deliver(input))),
+            Delivery::Payment(input) => is_full(addresses.payment.try_send(Deliver(input))),
+            Delivery::Inference(input) => is_full(addresses.inference.try_send(Deliver(input))),
+            Delivery::Validator(input) => is_full(addresses.validator.try_send(Deliver(input))),
+            Delivery::Reputation(input) => is_full(addresses.reputation.try_send(Deliver(input))),
         };
-        if sent {
-            Performed::Done
-        } else {
+        if full {
             Performed::Stop(Fatal {
-                what: "a mailbox between two parts of the node is full or gone".to_owned(),
+                what: "a mailbox between two parts of the node is full".to_owned(),
                 fix: "restart the node; nothing is lost. If it happens again, lower its limits"
                     .to_owned(),
             })
+        } else {
+            Performed::Done
         }
     }
 

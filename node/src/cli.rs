@@ -196,6 +196,7 @@ fn logs(verbose: u8) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
@@ -212,7 +213,7 @@ pub(crate) fn agree(question: &str, flag: &str) -> anyhow::Result<bool> {
     use std::io::{BufRead, IsTerminal};
     anyhow::ensure!(
         std::io::stdin().is_terminal(),
-        "nobody can be asked (no terminal): {question}; pass {flag} to agree beforehand"
+        "there is no terminal to ask \"{question}\" at: pass {flag} to agree beforehand"
     );
     eprint!("{question} [y/N] ");
     let mut line = String::new();

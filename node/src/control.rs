@@ -37,6 +37,14 @@ pub enum ControlError {
         #[source]
         source: reqwest::Error,
     },
+    /// It is there, and does not answer.
+    #[error(
+        "the node at {url} did not answer in time: it goes on with what it was asked; look at its log, and ask again"
+    )]
+    Silent {
+        /// Where.
+        url: String,
+    },
     /// It says no.
     #[error("{message}")]
     Refused {
@@ -320,10 +328,7 @@ impl Client {
             .bearer_auth(&self.token)
             .send()
             .await
-            .map_err(|source| ControlError::Unreachable {
-                url: self.url.clone(),
-                source,
-            })?;
+            .map_err(|source| self.unheard(source))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -340,6 +345,14 @@ impl Client {
         })
     }
 
+    fn unheard(&self, source: reqwest::Error) -> ControlError {
+        let url = self.url.clone();
+        match source.is_timeout() && !source.is_connect() {
+            true => ControlError::Silent { url },
+            false => ControlError::Unreachable { url, source },
+        }
+    }
+
     async fn read<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Answer<T> {
         let (client, request) = request.build_split();
         let mut request = request.map_err(|source| ControlError::Unreachable {
@@ -353,10 +366,7 @@ impl Client {
         let bytes = response
             .bytes()
             .await
-            .map_err(|source| ControlError::Unreachable {
-                url: self.url.clone(),
-                source,
-            })?;
+            .map_err(|source| self.unheard(source))?;
         serde_json::from_slice(&bytes).map_err(|source| ControlError::Garbled {
             url: self.url.clone(),
             source,

@@ -127,9 +127,18 @@ impl Stage {
         say: &mut dyn FnMut(&str),
     ) -> Result<Self> {
         ensure!(
-            plans.len() <= MAX_NODES,
-            "a lab has at most {MAX_NODES} nodes"
+            (1..=MAX_NODES).contains(&plans.len()),
+            "a lab has 1 to {MAX_NODES} nodes, not {}",
+            plans.len()
         );
+        for plan in plans {
+            ensure!(
+                !dir.join(&plan.name).exists(),
+                "{} is left of an earlier lab, and a lab's chain ends with it, so its nodes cannot go on: remove {} or name another folder with --dir",
+                dir.join(&plan.name).display(),
+                dir.display()
+            );
+        }
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let lab = Lab::start(LabOptions::from_env(dir))
             .await

@@ -66,9 +66,11 @@ impl Code {
             Code::TooLong => "shorten the prompt or lower max_tokens",
             Code::Busy => "try again after the stated time, or choose another host",
             Code::OwnerActive => "try again later, or choose another host",
-            Code::CapTooLow => "raise --max-cost, or ask for fewer tokens",
+            Code::CapTooLow => {
+                "raise the cap (--max-cost; over HTTP freehold.max_cost_msat), or ask for fewer tokens"
+            }
             Code::BudgetExhausted => {
-                "raise the budget in freehold.toml ([budget]), or wait until it renews"
+                "ask for less, or raise the limits in freehold.toml ([budget]); a day's limit renews at 0:00 UTC"
             }
             Code::NoHost => {
                 "run `freehold hosts` to see what is listed, or check the relays in freehold.toml"

@@ -75,8 +75,11 @@ fn run(args: Args) -> anyhow::Result<bool> {
             None => None,
         };
     let hours_fit = args.hours > 0.0 && args.hours <= 10_000.0;
-    if !hours_fit || !(9..=20_000).contains(&args.nodes) || args.purchases == 0 {
-        bail!("--hours must be above 0, --nodes from 9 to 20000, --purchases at least 1");
+    let fits = hours_fit && (9..=20_000).contains(&args.nodes);
+    if !fits || args.purchases == 0 || args.seeds == 0 {
+        bail!(
+            "--hours must be above 0, --nodes from 9 to 20000, --purchases and --seeds at least 1"
+        );
     }
     let drawn = || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

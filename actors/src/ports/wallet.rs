@@ -296,10 +296,13 @@ pub enum Incoming {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balance {
     /// Can be sent over usable channels.
+    #[serde(rename = "spendable_msat")]
     pub spendable: Msat,
     /// The largest single part that can be sent now.
+    #[serde(rename = "largest_part_msat")]
     pub largest_part: Msat,
     /// Can be received over usable channels.
+    #[serde(rename = "receivable_msat")]
     pub receivable: Msat,
     /// Ours in all channels, usable or not, closing ones included, sat.
     pub channels_sat: u64,

@@ -3,8 +3,10 @@
 use super::{Globals, print_json, show};
 use crate::calendar::stamp;
 use crate::session::Session;
+use protocol::ids::OrderId;
 use protocol::money::Msat;
 use protocol::payment::io::{EntryState, LedgerEntry, Report, Side};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 /// Arguments of `freehold ledger`.
@@ -111,6 +113,7 @@ fn print(report: &Report, all: bool) {
         println!("spent today  {msat} by {}", show::clean(budget, 40));
     }
     if !report.orders.is_empty() {
+        let paid = paid(report);
         let rows: Vec<Vec<String>> = report
             .orders
             .iter()
@@ -119,9 +122,13 @@ fn print(report: &Report, all: bool) {
                     order.order.to_string(),
                     side(order.side).to_owned(),
                     order.counterparty.short(),
-                    order.counts.input_tokens.to_string(),
-                    order.counts.output_tokens.to_string(),
+                    order.counts.prompt().to_string(),
+                    order.counts.delivered().to_string(),
                     order.cost.to_string(),
+                    paid.get(&(order.side, order.order))
+                        .copied()
+                        .unwrap_or_default()
+                        .to_string(),
                     format!("{:?}", order.status).to_lowercase(),
                 ]
             })
@@ -129,7 +136,7 @@ fn print(report: &Report, all: bool) {
         println!(
             "\n{}",
             show::table(
-                &["order", "we", "with", "in", "out", "cost", "status"],
+                &["order", "we", "with", "in", "out", "cost", "paid", "status"],
                 &rows
             )
         );
@@ -150,6 +157,17 @@ fn print(report: &Report, all: bool) {
             show::clean(&note.text, 200)
         );
     }
+}
+
+/// What was paid for each order, on either side, fees apart.
+fn paid(report: &Report) -> BTreeMap<(Side, OrderId), Msat> {
+    let mut sums: BTreeMap<(Side, OrderId), Msat> = BTreeMap::new();
+    let settled = |entry: &&LedgerEntry| entry.state == EntryState::Settled;
+    for entry in report.entries.iter().filter(settled) {
+        let sum = sums.entry((entry.side, entry.order)).or_default();
+        *sum = sum.saturating_add(entry.msat);
+    }
+    sums
 }
 
 fn entries(list: &[&LedgerEntry]) -> String {

@@ -110,7 +110,7 @@ async fn serve(running: &Running, stops: &mut Stops) -> ExitCode {
 /// Tells when the relays are there and when our own listing came back from one.
 async fn watch(client: Client, node: actors::node::Node) {
     let serves = node.roles().iter().any(|role| *role != Role::Client);
-    let (mut relays, mut listed) = (false, !serves);
+    let (mut relays, mut listed, began) = (false, !serves, actors::clock::wall_now());
     if serves {
         eprintln!("  self-test is this node reachable and payable? it is listed only then");
     }
@@ -131,7 +131,8 @@ async fn watch(client: Client, node: actors::node::Node) {
         if !listed && let Ok(hosts) = client.hosts().await {
             let own = hosts
                 .iter()
-                .find(|row| row.manifest.node == node.key() && !row.relays.is_empty());
+                // One that was stored by an earlier run says nothing of this one.
+                .find(|row| row.manifest.node == node.key() && row.seen >= began);
             if let Some(own) = own {
                 listed = true;
                 eprintln!(

@@ -81,10 +81,20 @@ impl ConfigError {
             None => ConfigError::Syntax {
                 file,
                 line,
-                reason: error.message().to_owned(),
+                reason: match key_of(text, line) {
+                    Some(key) => format!("`{key}`: {}", error.message()),
+                    None => error.message().to_owned(),
+                },
             },
         }
     }
+}
+
+/// The key that a line sets. Never its value, which may be a secret.
+fn key_of(text: &str, line: usize) -> Option<&str> {
+    let (key, _) = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?;
+    let key = key.trim();
+    (!key.is_empty() && !key.starts_with('#')).then_some(key)
 }
 
 /// Reads serde's "unknown field `x`, expected one of `a`, `b`".

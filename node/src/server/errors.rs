@@ -69,7 +69,12 @@ impl From<JsonRejection> for ApiError {
             415 => "send JSON with the header Content-Type: application/json",
             _ => "correct the request body",
         };
-        ApiError::new(rejection.status().as_u16(), rejection.body_text(), fix)
+        // A field of the wrong type is a bad request to every client of this API.
+        let status = match rejection.status().as_u16() {
+            422 => 400,
+            status => status,
+        };
+        ApiError::new(status, rejection.body_text(), fix)
     }
 }
 

@@ -9,7 +9,7 @@ use super::errors::ApiError;
 use super::{App, completions, control, embeddings, models, wallet};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -58,6 +58,7 @@ pub fn router(app: Arc<App>) -> Router {
         .nest("/control", control)
         .merge(gateway)
         .fallback(nowhere)
+        .method_not_allowed_fallback(otherwise)
         .layer(middleware::from_fn_with_state(app.clone(), local))
         .with_state(app)
 }
@@ -67,6 +68,14 @@ async fn nowhere(uri: Uri) -> ApiError {
         404,
         format!("there is nothing at {}", uri.path()),
         "the gateway serves /v1/models, /v1/chat/completions and /v1/embeddings",
+    )
+}
+
+async fn otherwise(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        405,
+        format!("{} is not for {method}", uri.path()),
+        "GET the lists, POST everything else",
     )
 }
 

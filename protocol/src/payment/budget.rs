@@ -212,7 +212,7 @@ impl Budgets {
     }
 
     /// Returns what every budget spent on a day, by name.
-    pub fn spent_on(&self, today: u64) -> Vec<(String, Msat)> {
+    pub fn spent_on(&self, today: u64) -> BTreeMap<String, Msat> {
         self.spent
             .iter()
             .filter(|((day, _), _)| *day == today)

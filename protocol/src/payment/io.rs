@@ -10,6 +10,7 @@ use crate::order::wire::Status;
 use crate::route::Message;
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Which side of an order this node is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,13 +87,14 @@ pub struct OrderAccount {
     /// Totals delivered.
     pub counts: Counts,
     /// Cost of the totals.
+    #[serde(rename = "cost_msat")]
     pub cost: Msat,
     /// Debt from earlier orders that the terms added to it.
-    #[serde(default)]
+    #[serde(default, rename = "carried_msat")]
     pub carried: Msat,
     /// On a buyer's side where the order broke off: what the host may have sent beyond the
     /// totals, at most, because it did not arrive or was not written down.
-    #[serde(default)]
+    #[serde(default, rename = "unsure_msat")]
     pub unsure: Msat,
     /// How it ended.
     pub status: Status,
@@ -251,6 +253,7 @@ pub struct LedgerEntry {
     /// Amount without fee.
     pub msat: Msat,
     /// Routing fee we paid.
+    #[serde(rename = "fee_msat")]
     pub fee: Msat,
     /// State.
     pub state: EntryState,
@@ -274,15 +277,20 @@ pub struct Report {
     /// Closed orders, oldest first.
     pub orders: Vec<OrderAccount>,
     /// Sum received.
+    #[serde(rename = "earned_msat")]
     pub earned: Msat,
     /// Sum paid, without fees.
+    #[serde(rename = "spent_msat")]
     pub spent: Msat,
     /// Sum of routing fees.
+    #[serde(rename = "fees_msat")]
     pub fees: Msat,
     /// Debts of buyers to us: remainders too small to invoice.
+    #[serde(rename = "owed_to_us_msat")]
     pub owed_to_us: Msat,
     /// Spent today (UTC) per budget, routing fees included.
-    pub spent_today: Vec<(String, Msat)>,
+    #[serde(rename = "spent_today_msat")]
+    pub spent_today: BTreeMap<String, Msat>,
     /// Money and records that belong to no order, oldest first.
     #[serde(default)]
     pub notes: Vec<Note>,

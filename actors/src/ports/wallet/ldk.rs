@@ -132,7 +132,14 @@ impl Inner {
         let held = store.load_held()?;
         let node = build(&config, &store, &runtime)?;
         node.start().map_err(|error| WalletError::Open {
-            reason: format!("{error} Is the chain source ({}) up?", config.chain),
+            reason: match config.listen.is_empty() {
+                true => format!("{error} Is the chain source ({}) up?", config.chain),
+                false => format!(
+                    "{error} Is the chain source ({}) up, and is lightning.listen ({}) free?",
+                    config.chain,
+                    config.listen.join(", ")
+                ),
+            },
         })?;
         Ok(Arc::new(Self {
             node_id: LightningId(node.node_id().serialize()),

@@ -254,7 +254,7 @@ fn a_silent_wallet_makes_a_payment_unknown_and_a_look_up_settles_it_once() {
     assert_eq!(effects, vec![Effect::Acknowledge { event: 5 }]);
     let report = rig.report();
     assert_eq!((report.spent, report.fees), (Msat(1_000), Msat(3)));
-    assert_eq!(report.spent_today, vec![("cli".to_owned(), Msat(1_003))]);
+    assert_eq!(report.spent_today, [("cli".to_owned(), Msat(1_003))].into());
 }
 
 #[test]

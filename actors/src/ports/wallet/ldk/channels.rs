@@ -28,6 +28,8 @@ use crate::ports::wallet::{
 /// How long the wallet may take to see its own funding transaction. A minute
 /// covers the slowest chain source, which is asked again and again.
 const SEE_FUNDING: Duration = Duration::from_secs(60);
+/// How long a look at the chain may take before its source is called silent.
+const SYNC: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at the chain while waiting for that.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -159,12 +161,19 @@ impl Channels for LdkWallet {
     }
 
     fn sync(&self) -> BoxFuture<'_, Result<(), WalletError>> {
-        self.inner
-            .blocking(|inner| {
-                let synced = inner.node.sync_wallets();
-                synced.map_err(convert::node_error("looking at the chain"))
+        let looking = self.inner.blocking(|inner| {
+            let synced = inner.node.sync_wallets();
+            synced.map_err(convert::node_error("looking at the chain"))
+        });
+        async move {
+            let synced = tokio::time::timeout(SYNC, looking).await;
+            synced.unwrap_or_else(|_| {
+                Err(WalletError::Chain {
+                    reason: format!("nothing was heard of it for {} s", SYNC.as_secs()),
+                })
             })
-            .boxed()
+        }
+        .boxed()
     }
 
     fn withdraw(
