@@ -64,7 +64,7 @@ pub async fn same(stage: &Stage, before: (Msat, Msat)) -> Result<()> {
         Ok(buyer.report().await?.spent == host.report().await?.earned)
     })
     .await?;
-    until("the wallets show what the books show", || async {
+    let settled = until("the wallets show what the books show", || async {
         let now = balances(stage).await?;
         let (spent, earned) = (buyer.report().await?, host.report().await?);
         Ok(
@@ -72,9 +72,39 @@ pub async fn same(stage: &Stage, before: (Msat, Msat)) -> Result<()> {
                 && now.1.0.checked_sub(before.1.0) == Some(earned.earned.0),
         )
     })
-    .await?;
+    .await;
+    if let Err(error) = settled {
+        return Err(error.context(figures(stage, before).await?));
+    }
     nobody_lost_more_than_a_window(&buyer.report().await?, &host.report().await?);
     Ok(())
+}
+
+/// What books and wallets say, for whoever must find out why they differ.
+async fn figures(stage: &Stage, before: (Msat, Msat)) -> Result<String> {
+    let now = balances(stage).await?;
+    let mut text = format!("wallets before {before:?}, now {now:?}");
+    for member in &stage.members {
+        let report = member.client()?.report().await?;
+        text += &format!(
+            "\n{}: spent {}, fees {}, earned {}",
+            member.name, report.spent, report.fees, report.earned
+        );
+        for entry in &report.entries {
+            text += &format!(
+                "\n  {:?} {} {} {} {}",
+                entry.state,
+                entry.order.short(),
+                entry.seq,
+                entry.msat,
+                entry.note
+            );
+        }
+        for channel in member.client()?.channels().await? {
+            text += &format!("\n  {channel:?}");
+        }
+    }
+    Ok(text)
 }
 
 /// Whether nothing of a buyer's books is under way.
