@@ -201,12 +201,15 @@ impl OrderRecord {
         Some((id, codec::decode(value, MAX_RECORD_BYTES).ok()?))
     }
 
-    /// The terms as they were written down: they were verified then.
-    fn terms_body(&self) -> Option<crate::order::wire::Terms> {
-        let signed = self.terms.as_ref()?;
+    /// A body as it was written down: it was verified then.
+    fn body<T: serde::de::DeserializeOwned>(signed: &Signed) -> Option<T> {
         let limit = crate::limits::MAX_ORDER_FRAME_BYTES;
         let envelope: crate::envelope::Envelope = codec::decode(&signed.bytes, limit).ok()?;
         codec::decode(&envelope.body, limit).ok()
+    }
+
+    fn terms_body(&self) -> Option<crate::order::wire::Terms> {
+        Self::body(self.terms.as_ref()?)
     }
 
     /// Debt from earlier orders that the terms add, on the buyer's side where an invoice came.
@@ -220,12 +223,18 @@ impl OrderRecord {
             .map_or(Msat::ZERO, |terms| terms.carried_debt)
     }
 
-    /// What a host may have delivered beyond what its buyer wrote down: the window at most.
+    /// What a host may have delivered beyond what its buyer wrote down, at most.
     pub fn unsure(&self) -> Msat {
         match self.side {
-            Side::Buyer => self
-                .terms_body()
-                .map_or(Msat::ZERO, |terms| terms.most_unpaid()),
+            Side::Buyer => {
+                let order = Self::body::<crate::order::wire::Order>(&self.order);
+                let (Some(order), Some(terms)) = (order, self.terms_body()) else {
+                    return Msat::ZERO;
+                };
+                // The entry payment, and one that was not written down any more.
+                let payments = self.invoices.len() + 2;
+                terms.most_under_way(&order.job, &self.counts, payments)
+            }
             Side::Host => Msat::ZERO,
         }
     }

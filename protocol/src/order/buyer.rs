@@ -137,10 +137,10 @@ impl Deal {
     }
 
     /// What the host may have sent beyond what arrived.
-    fn unsure(&self) -> Msat {
-        self.terms
-            .as_ref()
-            .map_or(Msat::ZERO, |(_, terms)| terms.most_unpaid())
+    fn unsure(&self, job: &Job) -> Msat {
+        self.terms.as_ref().map_or(Msat::ZERO, |(_, terms)| {
+            terms.most_under_way(job, &self.counts, self.bills.len())
+        })
     }
 }
 
@@ -849,11 +849,16 @@ impl BuyerOrder {
             return;
         }
         if refusal.code == Code::ProtocolViolation {
-            // Payment's books contradict the host: nothing was sent for this invoice.
+            // Payment's books contradict the host, and nothing was sent for this invoice. Books
+            // can differ in good faith where an order broke off: it is no offence, the host is
+            // only not bought from.
             if let Some(deal) = self.deal.as_mut() {
                 deal.bills.remove(&seq);
             }
-            return self.violation(OffenceKind::WrongInvoice, refusal.message, ctx);
+            if let Some(stream) = self.stream() {
+                ctx.send(stream, Frame::Cancel);
+            }
+            return self.give_up(refusal, ctx);
         }
         if let Some(stream) = self.stream() {
             ctx.send(stream, Frame::Cancel);
@@ -1095,7 +1100,7 @@ impl BuyerOrder {
                 unsure: match status {
                     Status::Complete | Status::Stopped => Msat::ZERO,
                     // Output may have been under way when the order broke off.
-                    Status::Failed(_) => deal.unsure(),
+                    Status::Failed(_) => deal.unsure(&self.request.job),
                 },
                 status,
                 receipt: deal.receipt.as_ref().map(Signed::digest),

@@ -88,11 +88,16 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The most that may be delivered and unpaid at any time: the window, which is at least
-    /// two steps once something was paid.
-    pub fn most_unpaid(&self) -> Msat {
+    /// The most that the host of an order that broke off may have sent beyond `counts`. The
+    /// window is at least two steps once something was paid and may double with every
+    /// payment; and no more is sent than was ordered.
+    pub fn most_under_way(&self, job: &Job, counts: &Counts, payments: usize) -> Msat {
         let two = self.quantum.saturating_add(self.quantum);
-        self.window.max(two)
+        let doublings = u32::try_from(payments).unwrap_or(u32::MAX).min(63);
+        let window = self.window.max(two).0.saturating_mul(1 << doublings);
+        let all = counts.with_delivered(job.meter(), job.most_delivered());
+        let ordered = self.prices.cost_or_max(&all);
+        Msat(window).min(ordered.saturating_sub(self.prices.cost_or_max(counts)))
     }
 }
 

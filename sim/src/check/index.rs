@@ -100,10 +100,11 @@ impl Index {
             *other != id && book.terms && (book.buyer, book.host) == (order.buyer, order.host)
         });
         let left = |book: &OrderBook| {
-            let under_way = if book.agreed {
-                0
-            } else {
-                book.window.max(2 * QUANTUM)
+            // As a buyer must reckon, who sees no window grow: it may double with each payment.
+            let doublings = u32::try_from(book.hashes.len() + 1).unwrap_or(6).min(6);
+            let under_way = match book.agreed {
+                true => 0,
+                false => (book.window.max(2 * QUANTUM) << doublings).min(book.max_cost),
             };
             let due = book.cost(people, book.sent.max(book.delivered)) + book.carried + under_way;
             due.saturating_sub(book.settled)
