@@ -7,7 +7,7 @@
 //! everybody else. What a runner serves (`ports::runner`) is passed on to it.
 
 mod embed;
-mod job;
+pub(in crate::ports) mod job;
 mod order;
 #[cfg(test)]
 mod tests;

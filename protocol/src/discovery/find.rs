@@ -9,8 +9,7 @@ use crate::ids::{Digest, ModelDigest, NodeKey};
 use crate::inference::io::{Candidate, ModelSelector};
 use crate::limits;
 use crate::manifest::{ModelOffer, Role};
-use crate::money::Meter;
-use crate::money::Prices;
+use crate::money::{Meter, Prices};
 use crate::reputation::ScoreCard;
 use crate::reputation::io::Subject;
 use crate::time::{Now, WallTime};
@@ -160,8 +159,7 @@ fn listed_cost(offer: &ModelOffer) -> u64 {
         true => (Meter::Item, 1),
         false => (Meter::OutputToken, LISTED_TOKENS),
     };
-    let most = offer.ceiling(LISTED_TOKENS, meter, units);
-    most.map_or(u64::MAX, |msat| msat.0)
+    most_cost(offer, LISTED_TOKENS, meter, units)
 }
 
 fn rank_key(candidate: &Candidate) -> (NodeKey, ModelDigest) {
@@ -201,7 +199,11 @@ fn ceiling(offer: &ModelOffer, query: &Query) -> u64 {
         0 => (Meter::OutputToken, query.output_tokens),
         items => (Meter::Item, items),
     };
-    let most = offer.ceiling(query.input_tokens, meter, units);
+    most_cost(offer, query.input_tokens, meter, units)
+}
+
+fn most_cost(offer: &ModelOffer, input: u64, meter: Meter, units: u64) -> u64 {
+    let most = offer.ceiling(input, meter, units);
     most.map_or(u64::MAX, |msat| msat.0)
 }
 

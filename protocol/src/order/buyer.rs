@@ -517,8 +517,7 @@ impl BuyerOrder {
                 ),
             ));
         }
-        // Whoever has seen nothing of this prompt has nothing of it in a cache, and what is
-        // cached is never dearer than what is computed.
+        // What is cached is never dearer than what is computed.
         let price = |meter| terms.prices.of(meter);
         if terms.input.cached_input_tokens > 0
             && price(Meter::CachedInputToken) > price(Meter::InputToken)

@@ -233,17 +233,10 @@ fn conclude(
         job: case.order.body.job.clone(),
         salt: case.order.body.salt,
         tokens: bundle.tokens.iter().take(covered).copied().collect(),
-        prompt_tokens: prompt_tokens(&terms.input),
+        prompt_tokens: terms.input.prompt(),
         prompt: receipt.map(|receipt| receipt.body.prompt),
         numerics: terms.numerics.clone(),
     })
-}
-
-/// Prompt tokens, computed and cached.
-fn prompt_tokens(counts: &crate::money::Counts) -> u64 {
-    counts
-        .input_tokens
-        .saturating_add(counts.cached_input_tokens)
 }
 
 /// Reads what a bundle claims to be about, without checking any of it; for the

@@ -1,7 +1,7 @@
 //! From the protocol's job to what the engine is asked.
 
 use kernels::{ChatMessage, Grammar, Model, Sampling};
-use protocol::work::{Constraint, Job, Work};
+use protocol::work::{ChatMessage as Message, Constraint, Job, Work};
 
 /// How tokens are drawn.
 pub(super) fn sampling(job: &Job) -> Sampling {
@@ -39,6 +39,15 @@ pub(super) fn steering(job: &Job) -> kernels::Steering {
     }
 }
 
+/// A chat as the engine takes it.
+pub(in crate::ports) fn said(messages: &[Message]) -> Vec<ChatMessage> {
+    let said = messages.iter().map(|message| ChatMessage {
+        role: message.role.clone(),
+        content: message.content.clone(),
+    });
+    said.collect()
+}
+
 /// The sequences to compute: one prompt, or each text to embed.
 ///
 /// # Errors
@@ -57,14 +66,7 @@ pub(super) fn encode(model: &Model, job: &Job) -> Result<Vec<Vec<u32>>, String> 
             "{name} makes embeddings, not text: choose a language model"
         )),
         (Work::Chat { messages }, false) => {
-            let messages: Vec<ChatMessage> = messages
-                .iter()
-                .map(|message| ChatMessage {
-                    role: message.role.clone(),
-                    content: message.content.clone(),
-                })
-                .collect();
-            let prompt = model.encode_chat(&messages, &job.date);
+            let prompt = model.encode_chat(&said(messages), &job.date);
             Ok(vec![prompt.map_err(|error| error.to_string())?])
         }
         (Work::Complete { prompt }, false) => Ok(vec![model.tokenizer().encode(prompt, false)]),

@@ -1,6 +1,7 @@
 //! What a GGUF file says about the model that a server should run: digest, vocabulary,
 //! template. Its weights are hashed and never loaded.
 
+use crate::ports::compute::job::said;
 use kernels::gguf::{Gguf, GgufError, Tensor, Value};
 use kernels::tokenizer::{TokenKind, TokenizerError};
 use kernels::{ChatMessage, Tokenizer, render_template};
@@ -138,16 +139,7 @@ impl Vocabulary {
     /// A sentence for the buyer.
     pub fn prompt(&self, job: &Job) -> Result<Vec<u32>, String> {
         match &job.work {
-            Work::Chat { messages } => {
-                let messages: Vec<ChatMessage> = messages
-                    .iter()
-                    .map(|message| ChatMessage {
-                        role: message.role.clone(),
-                        content: message.content.clone(),
-                    })
-                    .collect();
-                self.chat(&messages, &job.date)
-            }
+            Work::Chat { messages } => self.chat(&said(messages), &job.date),
             Work::Complete { prompt } => Ok(self.tokenizer.encode(prompt, false)),
             _ => Err("the server behind this listing answers chats and continues text".to_owned()),
         }

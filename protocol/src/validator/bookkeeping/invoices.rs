@@ -1,6 +1,6 @@
 //! The running receipts: which of them belong to this order, and whether they add up.
 
-use super::{Bound, Case, Trouble, doubt, lie, prompt_tokens};
+use super::{Bound, Case, Trouble, doubt, lie};
 use crate::bundle::Bundle;
 use crate::crypto::Crypto;
 use crate::envelope::Network;
@@ -102,11 +102,11 @@ fn one(case: &Case<'_>, invoice: &Bound) -> Result<(), Trouble> {
 /// Input and items: no more than the terms and the order say. Less is the host's loss.
 pub(super) fn counts(case: &Case<'_>, counts: &Counts, what: &str) -> Result<(), Trouble> {
     let agreed = &case.terms.body.input;
-    if prompt_tokens(counts) > prompt_tokens(agreed) || counts.input_tokens > agreed.input_tokens {
+    if counts.prompt() > agreed.prompt() || counts.input_tokens > agreed.input_tokens {
         return Err(lie(format!(
             "{what} counts {} prompt tokens, the terms {}",
-            prompt_tokens(counts),
-            prompt_tokens(agreed)
+            counts.prompt(),
+            agreed.prompt()
         )));
     }
     let job = &case.order.body.job;
