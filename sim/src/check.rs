@@ -24,7 +24,7 @@ use crate::wallet::Wallet;
 use index::Index;
 use protocol::ids::{ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
 use protocol::order::wire::Frame;
-use protocol::payment::io::Report;
+use protocol::payment::io::{LedgerEntry, Report};
 use protocol::route::Delivery;
 use protocol::time::WallTime;
 
@@ -89,10 +89,11 @@ pub enum Seen<'a> {
     Lies { order: OrderId, from: u64 },
     /// A listing was published with this life.
     Listed { author: NodeKey, expires: WallTime },
-    /// At the end: a node's books and its wallet.
+    /// At the end: a node's books, in memory and on disk, and its wallet.
     Books {
         node: NodeIx,
         report: &'a Report,
+        stored: &'a [LedgerEntry],
         wallet: &'a Wallet,
     },
     /// At the end: the hosts that a node lists.

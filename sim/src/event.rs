@@ -82,6 +82,8 @@ pub enum Event {
         to: NodeIx,
         bytes: Vec<u8>,
     },
+    /// People look after channels that have run dry.
+    Rebalance,
     /// All faults end.
     Heal,
     /// The books are asked for.
@@ -189,6 +191,7 @@ impl Event {
             Event::Replay { .. } => 15,
             Event::Heal => 16,
             Event::Audit => 17,
+            Event::Rebalance => 18,
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct End {
     pub closed: bool,
     /// This end dialled: it is the buyer's.
     pub dialer: bool,
+    /// Bytes on the way to this end were lost: none that come after them arrive.
+    pub lost: bool,
 }
 
 /// Every stream, and who is cut off.
@@ -58,6 +60,7 @@ impl Net {
             reading: true,
             closed: false,
             dialer,
+            lost: false,
         };
         self.ends.insert(a, end(dialer, b, true));
         self.ends.insert(b, end(target, a, false));

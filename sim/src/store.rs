@@ -3,6 +3,8 @@
 //! Not a database: the records of `protocol::machine` and nothing else.
 
 use protocol::machine::{Record, Table};
+use protocol::payment::io::LedgerEntry;
+use protocol::payment::ledger::Row;
 use std::collections::BTreeMap;
 
 /// Durable records.
@@ -32,6 +34,18 @@ impl Store {
                 table: *table,
                 key: key.clone(),
                 value: Some(value.clone()),
+            })
+            .collect()
+    }
+
+    /// The entries of the books: the machine itself keeps only the newest in memory.
+    pub fn ledger(&self) -> Vec<LedgerEntry> {
+        self.load(&[Table::Ledger])
+            .iter()
+            .filter_map(|record| Row::decode(record.value.as_deref()?).ok())
+            .filter_map(|row| match row {
+                Row::Entry { entry, .. } => Some(entry),
+                _ => None,
             })
             .collect()
     }

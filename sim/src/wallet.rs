@@ -59,6 +59,8 @@ pub struct Wallet {
     pub local: u64,
     /// The hub's in it: what we can receive.
     pub remote: u64,
+    /// Both, as the channel was opened.
+    pub opened: (u64, u64),
     /// By hash.
     pub outgoing: BTreeMap<PaymentHash, Outgoing>,
     /// By hash.
@@ -78,6 +80,8 @@ pub struct Wallets {
     pub hub_fees: u64,
     /// Under way: amounts and fees.
     pub in_flight: u64,
+    /// What people put into channels from elsewhere, less what they took out.
+    pub brought: i64,
     payees: BTreeMap<PaymentHash, usize>,
     next_event: u64,
     next_secret: u64,
@@ -93,9 +97,36 @@ pub enum NoWay {
 }
 
 impl Wallets {
-    /// Sum of all balances, fees and amounts under way: constant.
+    /// Sum of all balances, fees and amounts under way, less what came from outside: constant.
     pub fn total(&self) -> u64 {
-        self.of.iter().map(|wallet| wallet.local).sum::<u64>() + self.hub_fees + self.in_flight
+        let balances = self.of.iter().map(|wallet| wallet.local).sum::<u64>();
+        (balances + self.hub_fees + self.in_flight).wrapping_add_signed(-self.brought)
+    }
+
+    /// Opens a node's channel.
+    pub fn open(&mut self, local: u64, remote: u64) {
+        self.of.push(Wallet {
+            local,
+            remote,
+            opened: (local, remote),
+            ..Wallet::default()
+        });
+    }
+
+    /// Moves every channel that has run half dry on one side back to where it was opened, as
+    /// its owner does with a swap: payments here go mostly one way.
+    pub fn rebalance(&mut self) {
+        for wallet in &mut self.of {
+            let (local, remote) = wallet.opened;
+            if wallet.local >= local / 2 && wallet.remote >= remote / 2 {
+                continue;
+            }
+            // Positive: into the channel. What is under way stays on the far side.
+            let moved = local.cast_signed() - wallet.local.cast_signed();
+            wallet.local = local;
+            wallet.remote = wallet.remote.saturating_add_signed(-moved);
+            self.brought += moved;
+        }
     }
 
     /// Makes an invoice's secret and remembers it.

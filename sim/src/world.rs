@@ -36,6 +36,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const HEALED_MS: u64 = 25 * 60_000;
 /// When people ask again in the healed phase, after its begin. Milliseconds.
 const ASK_AGAIN_MS: u64 = 6 * 60_000;
+/// How often people look after their channels. Milliseconds.
+const REBALANCE_MS: u64 = 3_600_000;
 /// Attempts of one wish in the healed phase.
 const HEALED_TRIES: u32 = 6;
 /// The mailbox of `actors::driver`.
@@ -165,15 +167,8 @@ impl World {
             .collect();
         let mut wallets = Wallets::default();
         for _ in &nodes {
-            let (local, remote) = (
-                dice.between(500, 5_000) * 1_000,
-                dice.between(2_000, 20_000) * 1_000,
-            );
-            wallets.of.push(crate::wallet::Wallet {
-                local,
-                remote,
-                ..Default::default()
-            });
+            let local = dice.between(500, 5_000) * 1_000;
+            wallets.open(local, dice.between(2_000, 20_000) * 1_000);
         }
         let people = nodes.iter().map(|node| node.person.clone()).collect();
         let mut world = World {
@@ -213,6 +208,7 @@ impl World {
             self.queue.push(first, Event::Want { node, tries: 0 });
         }
         self.schedule_havoc();
+        self.queue.push(REBALANCE_MS * MS, Event::Rebalance);
         self.queue.push(self.options.safety_ms * MS, Event::Heal);
         let end = self.options.safety_ms + HEALED_MS;
         self.queue.push(end * MS, Event::Audit);
@@ -301,6 +297,12 @@ impl World {
             } => self.mind(node, epoch, request, what),
             Event::Fault(fault) => self.fault(fault),
             Event::Replay { from, to, bytes } => self.replay_order(from, to, bytes),
+            Event::Rebalance => {
+                self.wallets.rebalance();
+                self.watch_total();
+                let next = self.now + REBALANCE_MS * MS;
+                self.queue.push(next, Event::Rebalance);
+            }
             Event::Heal => self.heal(),
             Event::Audit => self.audit(),
         }

@@ -17,6 +17,7 @@ impl Checker for Books {
         let Seen::Books {
             node,
             report,
+            stored,
             wallet,
         } = seen
         else {
@@ -25,15 +26,17 @@ impl Checker for Books {
         if !facts.people.get(*node)?.honest() {
             return None;
         }
-        compare(report, wallet).map(|what| format!("node {node}: {what}"))
+        compare(report, stored, wallet).map(|what| format!("node {node}: {what}"))
     }
 }
 
-fn compare(report: &Report, wallet: &Wallet) -> Option<String> {
+fn compare(report: &Report, stored: &[LedgerEntry], wallet: &Wallet) -> Option<String> {
+    // A report has the newest rows and every open one, the disk all of them; where both
+    // have a row the report's is later, and a map keeps the last.
     let side = |side: Side| {
-        let of_side = report
-            .entries
+        let of_side = stored
             .iter()
+            .chain(&report.entries)
             .filter(move |entry| entry.side == side);
         of_side
             .map(|entry| (entry.hash, entry))

@@ -242,9 +242,11 @@ impl World {
             }
             Effect::Reply { report, .. } => {
                 let wallet: Wallet = std::mem::take(&mut self.wallets.of[node]);
+                let stored = self.nodes[node].store.ledger();
                 self.see(Seen::Books {
                     node,
                     report: &report,
+                    stored: &stored,
                     wallet: &wallet,
                 });
                 self.wallets.of[node] = wallet;

@@ -128,12 +128,22 @@ impl World {
         };
         let latency = self.latency();
         let now = self.now;
-        let Some(to) = self.net.ends.get(&peer).map(|end| end.node) else {
+        let Some(to) = self
+            .net
+            .ends
+            .get(&peer)
+            .filter(|end| !end.lost)
+            .map(|end| end.node)
+        else {
             return;
         };
         let mut at = now + latency;
         if let Some(until) = self.net.blocked(from, to, now) {
             if until > now + KEEPALIVE_MS * MS {
+                // The cut may end earlier after all, or a later one be shorter.
+                if let Some(end) = self.net.ends.get_mut(&peer) {
+                    end.lost = true;
+                }
                 let gone = now + KEEPALIVE_MS * MS;
                 self.queue.push(gone, Event::Hangup { stream });
                 self.queue.push(gone, Event::Hangup { stream: peer });
@@ -497,5 +507,30 @@ impl World {
 
     pub(super) fn follow(&mut self, node: NodeIx, model: ModelDigest) {
         self.followers.entry(model).or_default().insert(node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::Options;
+
+    #[test]
+    fn a_stream_that_lost_bytes_delivers_none_that_come_after_them() {
+        let mut world = World::new(Options::new(1));
+        let (ours, theirs) = world.net.connect((0, 1), (1, 1));
+        world.net.cuts.insert((0, true), 120_000 * MS);
+        world.send_bytes(ours, vec![1]);
+        world.net.cuts.clear();
+        world.send_bytes(ours, vec![2]);
+        let (mut arrivals, mut hangups) = (0, 0);
+        while let Some((_, event)) = world.queue.pop() {
+            match event {
+                Event::Arrive { .. } => arrivals += 1,
+                Event::Hangup { stream } if stream == ours || stream == theirs => hangups += 1,
+                _ => {}
+            }
+        }
+        assert_eq!((arrivals, hangups), (0, 2), "broken, not lossy");
     }
 }
