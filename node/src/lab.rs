@@ -11,6 +11,7 @@ use crate::control::OpenRequest;
 use ::lab::{Lab, LabOptions, Miner, MinerOptions};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
+use futures::StreamExt;
 use member::{Member, MemberOptions, MemberPlan};
 use protocol::money::Msat;
 use serde::{Deserialize, Serialize};
@@ -214,17 +215,7 @@ impl Stage {
             COINS_SATS
         ));
         for payee in &payees {
-            let open = OpenRequest {
-                peer: payee.lightning_peer().await?,
-                sats: CHANNEL_SATS,
-                push: PUSH,
-                announce: false,
-            };
-            first
-                .client()?
-                .open(&open)
-                .await
-                .with_context(|| format!("no channel to {}", payee.name))?;
+            Self::open(first, payee).await?;
         }
         self.wait_usable(first, payees.len()).await?;
         for payee in &payees {
@@ -235,6 +226,44 @@ impl Stage {
             payees.len()
         ));
         Ok(())
+    }
+
+    async fn open(from: &Member, payee: &Member) -> Result<()> {
+        let open = OpenRequest {
+            peer: payee.lightning_peer().await?,
+            sats: CHANNEL_SATS,
+            push: PUSH,
+            announce: false,
+        };
+        let channel = from.client()?.open(&open).await;
+        channel
+            .map(|_| ())
+            .with_context(|| format!("no channel to {}", payee.name))
+    }
+
+    /// Mines blocks and lets every node look at them.
+    ///
+    /// # Errors
+    /// When the chain or a node does not answer.
+    pub async fn mine(&self, blocks: u32) -> Result<()> {
+        self.lab.mine(blocks).await?;
+        for member in &self.members {
+            member.client()?.sync().await?;
+        }
+        Ok(())
+    }
+
+    /// Opens another channel from the first node to one that sells, and waits until both
+    /// can use it.
+    ///
+    /// # Errors
+    /// When there is no such node, or the channel does not become usable.
+    pub async fn reopen(&self, payee: &str) -> Result<()> {
+        let first = self.members.first().context("this lab has no node")?;
+        let payee = self.member(payee)?;
+        Self::open(first, payee).await?;
+        self.wait_usable(first, 1).await?;
+        self.wait_usable(payee, 1).await
     }
 
     async fn wait_usable(&self, member: &Member, count: usize) -> Result<()> {
@@ -328,8 +357,16 @@ async fn run_up(args: UpArgs, dir: Option<PathBuf>, json: bool) -> Result<ExitCo
         println!("{}", serde_json::to_string(&state)?);
     } else {
         print_state(&state, &dir);
+        println!(
+            "A node of your own joins with `freehold init --network regtest` and these lines:\n\nrelays = [\"{}\"]\n\n{}",
+            state.relay,
+            member::chain_section(stage.lab.rpc())
+        );
     }
-    wait_for_stop(&dir).await;
+    tokio::select! {
+        () = wait_for_stop(&dir) => {}
+        () = report_ended(&mut stage.members, args.leave_stopped) => {}
+    }
     eprintln!("  stopping");
     stage.shutdown().await;
     let _ = std::fs::remove_file(state_path(&dir));
@@ -359,6 +396,31 @@ fn print_state(state: &LabState, dir: &Path) {
         "Ctrl-C, or `freehold lab down --dir {}`, stops it.",
         dir.display()
     );
+}
+
+/// Says which node's process ended by itself; never comes to an end.
+async fn report_ended(members: &mut [Member], left_stopped: bool) {
+    if !left_stopped {
+        let mut running: futures::stream::FuturesUnordered<_> = members
+            .iter_mut()
+            .map(|member| async {
+                let status = member.wait().await;
+                (member.name.clone(), member.dir.clone(), status)
+            })
+            .collect();
+        while let Some((name, dir, status)) = running.next().await {
+            let how = match status {
+                Ok(status) => status.to_string(),
+                Err(error) => error.to_string(),
+            };
+            eprintln!(
+                "  {name} ended ({how}): {} says why; start it again with `freehold --dir {} up`",
+                dir.join("node.log").display(),
+                dir.display()
+            );
+        }
+    }
+    std::future::pending().await
 }
 
 async fn wait_for_stop(dir: &Path) {

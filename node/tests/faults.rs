@@ -10,6 +10,8 @@ mod disk;
 mod files;
 #[path = "faults/kill.rs"]
 mod kill;
+#[path = "faults/stale.rs"]
+mod stale;
 
 use std::time::Duration;
 

@@ -230,6 +230,23 @@ pub async fn follow(shared: Shared, wallet: Arc<dyn Wallet>) {
                     reason: reason.to_string(),
                 },
             },
+            WalletEvent::ChannelClosed {
+                channel,
+                peer,
+                reason,
+            } => {
+                let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+                tracing::warn!(
+                    %channel,
+                    %peer,
+                    %reason,
+                    "a channel was closed: what was ours in it will return on chain, within a day \
+                     or so where the peer did not agree to it (`freehold wallet balance`); \
+                     open another with `freehold wallet open`"
+                );
+                let _ = wallet.ack(delivery.id).await;
+                continue;
+            }
             // Channels and holds concern no order: shown, and done with.
             other => {
                 tracing::info!(event = ?other, "wallet");

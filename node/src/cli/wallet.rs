@@ -34,8 +34,19 @@ enum Command {
     /// A fresh on-chain address
     Address,
     /// All channels
+    #[command(after_help = "\
+Examples:
+  freehold wallet channels
+  freehold wallet channels --json")]
     Channels,
     /// Open a channel; needs coins on chain
+    #[command(after_help = "\
+Examples:
+  freehold wallet open 02ab…@198.51.100.7:9735 100000
+  freehold wallet open 02ab…@198.51.100.7:9735 100000 --push 1000 --yes
+
+You can send over it at once, up to its size less a reserve of one percent. To receive,
+spend some, push some, or have the other side open one to you.")]
     Open {
         /// The other node, ID@host:port
         #[arg(value_parser = peer)]
@@ -70,6 +81,10 @@ enum Command {
         peer: Peer,
     },
     /// Make an invoice
+    #[command(after_help = "\
+Examples:
+  freehold wallet invoice 250
+  freehold wallet invoice 0.5 --description 'half a sat' --expiry 600")]
     Invoice {
         /// Amount in sat, with up to three decimals
         amount: Sats,
@@ -81,6 +96,10 @@ enum Command {
         expiry: u32,
     },
     /// Pay an invoice
+    #[command(after_help = "\
+Examples:
+  freehold wallet pay lnbc2500u1p…
+  freehold wallet pay lnbc2500u1p… --max-fee 5 --yes")]
     Pay {
         /// The invoice
         invoice: String,
@@ -143,7 +162,7 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
     match command {
         Command::Balance => {
             let balance = client.balance().await?;
-            let text = format!(
+            let mut text = format!(
                 "can send     {}\ncan receive  {}\nin channels  {} sat\non chain     {} sat free, {} sat in all",
                 balance.spendable,
                 balance.receivable,
@@ -151,6 +170,12 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
                 balance.onchain_sat,
                 balance.onchain_total_sat
             );
+            if balance.returning_sat > 0 {
+                text += &format!(
+                    "\nreturning    {} sat, from closed channels to the chain",
+                    balance.returning_sat
+                );
+            }
             tell(json, serde_json::to_value(balance)?, &text)
         }
         Command::Address => {

@@ -268,6 +268,14 @@ impl Member {
     }
 }
 
+/// The section of `freehold.toml` by which a node finds the lab's chain.
+pub fn chain_section(rpc: &RpcAccess) -> String {
+    format!(
+        "[chain]\nkind = \"bitcoind_rpc\"\nhost = \"{}\"\nport = {}\nuser = \"{}\"\npassword = \"{}\"\n",
+        rpc.host, rpc.port, rpc.user, rpc.password
+    )
+}
+
 fn settings(
     plan: &MemberPlan,
     options: &MemberOptions,
@@ -277,13 +285,7 @@ fn settings(
     lightning: &str,
 ) -> Result<String> {
     let listen = free_port()?;
-    let RpcAccess {
-        host,
-        port,
-        user,
-        password,
-        ..
-    } = rpc;
+    let chain = chain_section(rpc);
     let roles = plan
         .roles
         .iter()
@@ -307,13 +309,7 @@ roles = [{roles}]
 relays = ["{relay}"]
 listen = ["/ip4/127.0.0.1/tcp/{listen}", "/ip4/127.0.0.1/udp/{listen}/quic-v1"]
 
-[chain]
-kind = "bitcoind_rpc"
-host = "{host}"
-port = {port}
-user = "{user}"
-password = "{password}"
-
+{chain}
 [lightning]
 listen = ["{lightning}"]
 

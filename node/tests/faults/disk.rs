@@ -5,7 +5,7 @@
 //! the present size of its files, so that the log still takes the last words.
 
 use super::BOUND;
-use super::books::{balances, listed, order, same, stage};
+use super::books::{Books, buy, listed, order, stage};
 use anyhow::{Context, Result, bail, ensure};
 use freehold::control::Client;
 use freehold::lab::member::Member;
@@ -47,7 +47,7 @@ async fn keep_buying(buyer: Client) {
 async fn a_full_disk_stops_the_node_with_the_fix_and_loses_no_money() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (mut stage, options) = stage(dir.path()).await?;
-    let before = balances(&stage).await?;
+    let mut books = Books::open(&stage).await?;
     for victim in [1, 0] {
         fill_disk(&stage.members[victim])?;
         let buyer = stage.members[0].client()?.clone();
@@ -64,15 +64,13 @@ async fn a_full_disk_stops_the_node_with_the_fix_and_loses_no_money() -> Result<
         );
         stage.members[victim].spawn(&options)?;
         stage.members[victim].wait_ready(BOUND).await?;
-        same(&stage, before).await?;
+        books.after_start(&stage).await?;
+        books.same(&stage).await?;
         listed(stage.members[0].client()?).await?;
     }
     // And it trades again.
-    let mut purchase = stage.members[0].client()?.buy(&order()).await?;
-    while let Some(event) = purchase.next().await {
-        event?;
-    }
-    same(&stage, before).await?;
+    buy(stage.members[0].client()?).await?;
+    books.same(&stage).await?;
     stage.shutdown().await;
     Ok(())
 }

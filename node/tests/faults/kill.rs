@@ -5,7 +5,7 @@
 //! a seed; `FREEHOLD_KILLS` sets how many (the README names the long run).
 
 use super::BOUND;
-use super::books::{agree, balances, listed, order, stage};
+use super::books::{Books, listed, order, stage};
 use anyhow::Result;
 use freehold::control::Client;
 use rand::rngs::StdRng;
@@ -42,7 +42,7 @@ async fn after_a_kill_at_any_moment_the_books_agree_with_the_wallets() -> Result
     let mut rng = StdRng::seed_from_u64(20_261_120);
     let dir = tempfile::tempdir()?;
     let (mut stage, options) = stage(dir.path()).await?;
-    let before = balances(&stage).await?;
+    let mut books = Books::open(&stage).await?;
 
     for kill in 0..kills {
         let moment = Duration::from_millis(rng.gen_range(50..2_500));
@@ -56,9 +56,11 @@ async fn after_a_kill_at_any_moment_the_books_agree_with_the_wallets() -> Result
             stage.members[*victim].spawn(&options)?;
             stage.members[*victim].wait_ready(BOUND).await?;
         }
-        agree(&stage, before).await?;
+        books.after_start(&stage).await?;
+        books.agree(&stage).await?;
         listed(stage.members[0].client()?).await?;
     }
+    println!("{kills} kills, {} channels closed by them", books.closed);
     stage.shutdown().await;
     Ok(())
 }

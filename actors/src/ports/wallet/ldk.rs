@@ -36,6 +36,7 @@ mod convert;
 mod events;
 mod holds;
 mod invoices;
+mod kv;
 mod pay;
 mod peers;
 mod runtime;

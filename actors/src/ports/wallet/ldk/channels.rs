@@ -14,7 +14,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ldk_node::config::ChannelConfig;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
-use ldk_node::{ChannelDetails, NodeError, UserChannelId};
+use ldk_node::{ChannelDetails, NodeError, PendingSweepBalance, UserChannelId};
 use protocol::ids::LightningId;
 use protocol::money::Msat;
 use tokio::sync::broadcast::error::RecvError;
@@ -117,6 +117,21 @@ pub(super) fn balance(inner: &Inner) -> Balance {
         channels_sat: all.total_lightning_balance_sats,
         onchain_sat: all.spendable_onchain_balance_sats,
         onchain_total_sat: all.total_onchain_balance_sats,
+        returning_sat: all
+            .pending_balances_from_channel_closures
+            .iter()
+            .map(|pending| match pending {
+                PendingSweepBalance::PendingBroadcast {
+                    amount_satoshis, ..
+                }
+                | PendingSweepBalance::BroadcastAwaitingConfirmation {
+                    amount_satoshis, ..
+                }
+                | PendingSweepBalance::AwaitingThresholdConfirmations {
+                    amount_satoshis, ..
+                } => amount_satoshis,
+            })
+            .sum(),
     }
 }
 

@@ -1,16 +1,15 @@
-//! The embedded wallet's files: LDK's SQLite store, and our few keys in it.
+//! Our few keys in the store under LDK.
 //!
 //! Ours live beside LDK's, under the namespace `freehold`: events nobody has
 //! acknowledged, payments we have set out to make (LDK writes its own record
-//! only after the payment has left), and what is held. A write is durable when
-//! it returns.
+//! only after the payment has left), and what is held. A write survives the process
+//! when it returns, and a power cut as soon as anything of a channel does ([`super::kv`]).
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use ldk_node::DynStore;
-use ldk_node::io::sqlite_store::{KV_TABLE_NAME, SQLITE_DB_FILE_NAME, SqliteStore};
 use ldk_node::lightning::io;
 use ldk_node::lightning::util::persist::KVStoreSync;
 use protocol::ids::{PaymentHash, Preimage};
@@ -18,6 +17,7 @@ use protocol::money::Msat;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::kv::Kv;
 use crate::ports::wallet::{FailReason, OutboxStore, WalletError};
 
 const SPACE: &str = "freehold";
@@ -59,20 +59,12 @@ pub(super) struct Held {
 
 #[derive(Clone)]
 pub(super) struct Store {
-    kv: Arc<SqliteStore>,
+    kv: Arc<Kv>,
 }
 
 impl Store {
     pub fn open(dir: &Path) -> Result<Self, WalletError> {
-        write_ahead(dir).map_err(|error| WalletError::Open {
-            reason: format!("{SQLITE_DB_FILE_NAME}: {error}"),
-        })?;
-        let kv = SqliteStore::new(
-            dir.to_path_buf(),
-            Some(SQLITE_DB_FILE_NAME.to_string()),
-            Some(KV_TABLE_NAME.to_string()),
-        )
-        .map_err(|error| WalletError::Open {
+        let kv = Kv::open(dir).map_err(|error| WalletError::Open {
             reason: error.to_string(),
         })?;
         Ok(Self { kv: Arc::new(kv) })
@@ -187,24 +179,10 @@ fn storage(error: io::Error) -> WalletError {
     }
 }
 
-/// Sets the file to write-ahead logging, which it remembers.
-///
-/// ldk-node leaves SQLite's default, which costs two or more waits for the disk
-/// at each of about 20 commits a payment; this makes a payment three to four
-/// times as fast on a busy disk and is as durable.
-fn write_ahead(dir: &Path) -> rusqlite::Result<()> {
-    let connection = rusqlite::Connection::open(dir.join(SQLITE_DB_FILE_NAME))?;
-    let mode: String = connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
-    if mode != "wal" {
-        // Some file systems cannot; it works without, only slower.
-        tracing::warn!(mode, "SQLite keeps its slow journal in this folder");
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ldk_node::io::sqlite_store::SQLITE_DB_FILE_NAME;
 
     #[test]
     fn a_store_opened_again_has_what_was_written_and_stays_write_ahead() {
