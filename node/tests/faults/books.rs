@@ -85,7 +85,7 @@ async fn wealth(stage: &Stage, member: usize) -> Result<u64> {
 pub struct Books {
     /// What the buyer's channels would hold had nothing been spent, the host's without earnings.
     before: (Msat, Msat),
-    /// As [`wealth`], in the beginning.
+    /// As [`wealth`], likewise.
     wealth: (u64, u64),
     /// Credited by the host and returned to the buyer: under way, below the dust limit, when a
     /// channel closed.
@@ -174,10 +174,10 @@ impl Books {
         ensure!(gap <= WINDOW.0, "{gap} msat are gone: more than a window");
         self.dust = Msat(gap);
         let paid = (spent.spent.0 + spent.fees.0).div_ceil(1_000);
-        let fees = CLOSING_SATS * closed as u64;
+        let got = (earned.earned.0 - gap) / 1_000;
         let least = (
-            self.wealth.0 - paid - fees,
-            self.wealth.1 + (earned.earned.0 - gap) / 1_000 - fees,
+            self.wealth.0 - paid - CLOSING_SATS,
+            self.wealth.1 + got - CLOSING_SATS,
         );
         let back = until("the closed channel's coins are on chain", || async {
             stage.mine(BLOCKS).await?;
@@ -199,6 +199,8 @@ impl Books {
             Msat(now.0.0 + spent.spent.0 + spent.fees.0),
             Msat(now.1.0 - earned.earned.0),
         );
+        let now = (wealth(stage, 0).await?, wealth(stage, 1).await?);
+        self.wealth = (now.0 + paid, now.1 - got);
         Ok(())
     }
 
@@ -225,6 +227,7 @@ impl Books {
                     entry.note
                 );
             }
+            text += &format!("\n  {:?}", member.client()?.balance().await?);
             for channel in member.client()?.channels().await? {
                 text += &format!("\n  {channel:?}");
             }

@@ -20,33 +20,35 @@ async fn a_wallet_that_lost_its_last_write_closes_the_channel_and_its_coins_come
     let (mut stage, options) = stage(dir.path()).await?;
     let mut books = Books::open(&stage).await?;
 
-    stage.members[1].kill().await;
-    let earlier: Vec<u8> = wallet(&stage.members[1])?.query_row(
-        "SELECT value FROM ldk_node_data WHERE key = 'manager'",
-        [],
-        |row| row.get(0),
-    )?;
-    stage.members[1].spawn(&options)?;
-    stage.members[1].wait_ready(BOUND).await?;
-    listed(stage.members[0].client()?).await?;
-    buy(stage.members[0].client()?).await?;
-    books.agree(&stage).await?;
+    for (closed, victim) in [1, 0].into_iter().enumerate() {
+        stage.members[victim].kill().await;
+        let earlier: Vec<u8> = wallet(&stage.members[victim])?.query_row(
+            "SELECT value FROM ldk_node_data WHERE key = 'manager'",
+            [],
+            |row| row.get(0),
+        )?;
+        stage.members[victim].spawn(&options)?;
+        stage.members[victim].wait_ready(BOUND).await?;
+        listed(stage.members[0].client()?).await?;
+        buy(stage.members[0].client()?).await?;
+        books.agree(&stage).await?;
 
-    stage.members[1].kill().await;
-    wallet(&stage.members[1])?.execute(
-        "UPDATE ldk_node_data SET value = ?1 WHERE key = 'manager'",
-        params![earlier],
-    )?;
-    stage.members[1].spawn(&options)?;
-    stage.members[1].wait_ready(BOUND).await?;
-    books.after_start(&stage).await?;
-    ensure!(books.closed == 1, "the channel was not closed");
-    books.agree(&stage).await?;
-    let log = std::fs::read_to_string(stage.members[1].dir.join("node.log"))?;
-    ensure!(
-        log.contains("will return on chain"),
-        "the node does not say what became of the coins:\n{log}"
-    );
+        stage.members[victim].kill().await;
+        wallet(&stage.members[victim])?.execute(
+            "UPDATE ldk_node_data SET value = ?1 WHERE key = 'manager'",
+            params![earlier],
+        )?;
+        stage.members[victim].spawn(&options)?;
+        stage.members[victim].wait_ready(BOUND).await?;
+        books.after_start(&stage).await?;
+        ensure!(books.closed == closed + 1, "the channel was not closed");
+        books.agree(&stage).await?;
+        let log = std::fs::read_to_string(stage.members[victim].dir.join("node.log"))?;
+        ensure!(
+            log.contains("will return on chain"),
+            "the node does not say what becomes of the coins:\n{log}"
+        );
+    }
 
     listed(stage.members[0].client()?).await?;
     buy(stage.members[0].client()?).await?;
