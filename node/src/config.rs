@@ -154,6 +154,8 @@ pub struct Host {
     pub output_tokens: u32,
     /// Threads to compute on; 0: all.
     pub threads: usize,
+    /// Memory for each model's keys and values, in MiB; 0: a quarter of the machine's.
+    pub cache_mib: u64,
     /// Most tokens a second per order; 0: as fast as it goes.
     pub pace: u32,
 }
@@ -303,6 +305,7 @@ impl Default for Host {
             prompt_tokens: 32_768,
             output_tokens: 8_192,
             threads: 0,
+            cache_mib: 0,
             pace: 0,
         }
     }

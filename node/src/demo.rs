@@ -10,7 +10,7 @@ use crate::lab::member::MemberOptions;
 use crate::lab::{Stage, plans};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use protocol::bundle::{Finding, Tier};
+use protocol::bundle::Tier;
 use protocol::inference::io::{BuyerEvent, ModelSelector};
 use protocol::money::Msat;
 use protocol::order::wire::Receipt;
@@ -401,17 +401,7 @@ fn conclude(report: &DemoReport, cheat: bool) {
     );
     println!("  chain head {}", receipt.head);
     println!("verdict");
-    match &report.verdict.result {
-        Ok(verdict) => match &verdict.finding {
-            Finding::Honest => println!(
-                "  honest: {} tokens recomputed, every bit agrees (validator {})",
-                verdict.tokens,
-                verdict.validator.short()
-            ),
-            finding => println!("  {finding:?} (validator {})", verdict.validator.short()),
-        },
-        Err(reason) => println!("  none: {reason}"),
-    }
+    println!("  {}", crate::cli::buying::verdict(&report.verdict));
     println!("balances over Lightning");
     for balance in &report.balances {
         let change = i128::from(balance.after_msat) - i128::from(balance.before_msat);

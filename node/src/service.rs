@@ -3,7 +3,7 @@
 //! Wiring and its order. Called by `freehold up`, and by every other command where
 //! no node runs on the folder yet.
 
-use crate::config::Config;
+use crate::config::{Config, Host};
 use crate::control::ModelRow;
 use crate::folder::{ControlFile, Folder, FolderLock};
 use crate::models::{self, LocalModel, Source};
@@ -16,7 +16,7 @@ use actors::ports::storage::Storage;
 use actors::ports::wallet::ldk::{LdkConfig, LdkWallet, WalletRuntime};
 use actors::ports::wallet::{self, Wallet};
 use anyhow::Context;
-use kernels::Cheat;
+use kernels::{Cheat, EngineOptions};
 use protocol::envelope::Network;
 use protocol::manifest::Role;
 use protocol::{discovery, inference, payment, reputation, validator};
@@ -72,7 +72,9 @@ pub async fn start(
     let keys = folder.keys()?;
     say("folder", &folder.dir().display().to_string());
 
-    let compute = Compute::new().with_pace(pace(config.host.pace));
+    let compute = Compute::new()
+        .with_pace(pace(config.host.pace))
+        .with_engines(engines(&config.host));
     let (served, rows) = load_models(&config, folder, &compute, options, say).await?;
     let storage = Storage::open(&folder.db_path())?;
     let wallet = start_wallet(folder, &config, keys.lightning, say).await?;
@@ -117,6 +119,18 @@ impl Running {
         self.folder.remove_control();
         self.node.shutdown().await;
         self.server.stop().await;
+    }
+}
+
+/// Bounds of each model's engine. What is sold is bounded by the order machines; the engine
+/// has places beyond it for what runs here for nothing and for replays.
+fn engines(host: &Host) -> EngineOptions {
+    let places = EngineOptions::default();
+    let own = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    EngineOptions {
+        cache_bytes: host.cache_mib.saturating_mul(1 << 20),
+        streams: places.streams.saturating_add(own(host.concurrent_orders)),
+        queue: places.queue.saturating_add(own(host.queued_orders)),
     }
 }
 

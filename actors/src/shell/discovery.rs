@@ -94,6 +94,7 @@ impl Ports<Discovery> for DiscoveryPorts {
                 }
             }
             Effect::Notice(text) => tracing::warn!("{text}"),
+            Effect::News(text) => tracing::info!("{text}"),
         }
         Performed::Done
     }

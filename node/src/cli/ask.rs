@@ -71,7 +71,7 @@ async fn ask(
         eprintln!("waiting for the verdict");
         outcome.verdict = buying::await_verdict(verdicts, receipt, VERDICT).await;
         match &outcome.verdict {
-            Some(row) => buying::verdict(row),
+            Some(row) => eprintln!("verdict {}", buying::verdict(row)),
             None => eprintln!(
                 "verdict none within {} s: `freehold replay {}` checks it here",
                 VERDICT.as_secs(),

@@ -335,7 +335,9 @@ fn choice(candidate: &Candidate, max_cost: Msat, considered: u32) {
     if offer.numerics.is_none() {
         eprintln!("answer  {}", show::clean(offer.replay_note(), 60));
     }
-    eprintln!("cap     {max_cost} for this order, routing fees apart");
+    eprintln!(
+        "cap     {max_cost} for this order; routing apart, at most 3 sat or 1 % of each payment"
+    );
     eprintln!("score   {}", show::percent(candidate.score.total_ppm));
     for term in &candidate.score.terms {
         eprintln!(
@@ -390,34 +392,28 @@ fn account(outcome: &Outcome) {
     }
 }
 
-/// Shows a verdict.
-pub fn verdict(row: &VerdictRow) {
+/// A verdict in words.
+pub fn verdict(row: &VerdictRow) -> String {
     use protocol::bundle::Finding;
     let verdict = match &row.result {
         Ok(verdict) => verdict,
-        Err(reason) => return eprintln!("verdict none: {}", show::clean(reason, 200)),
+        Err(reason) => return format!("none: {}", show::clean(reason, 200)),
     };
-    let by = verdict.validator.short();
-    match &verdict.finding {
-        Finding::Honest => eprintln!(
-            "verdict honest: {} tokens computed again, every bit agrees (validator {by})",
+    let finding = match &verdict.finding {
+        Finding::Honest => format!(
+            "honest: {} tokens computed again, every bit agrees",
             verdict.tokens
         ),
-        Finding::FalseAccount { detail } => eprintln!(
-            "verdict FALSE ACCOUNT: {} (validator {by})",
-            show::clean(detail, 200)
-        ),
-        Finding::WrongAnswer { position, detail } => {
-            eprintln!(
-                "verdict WRONG ANSWER at token {position}: {} (validator {by})",
-                show::clean(detail, 200)
-            );
+        Finding::FalseAccount { detail } => {
+            format!("FALSE ACCOUNT: {}", show::clean(detail, 200))
         }
-        Finding::Inconclusive { detail } => eprintln!(
-            "verdict inconclusive: {} (validator {by})",
+        Finding::WrongAnswer { position, detail } => format!(
+            "WRONG ANSWER at token {position}: {}",
             show::clean(detail, 200)
         ),
-    }
+        Finding::Inconclusive { detail } => format!("inconclusive: {}", show::clean(detail, 200)),
+    };
+    format!("{finding} (validator {})", verdict.validator.short())
 }
 
 /// Waits for the verdict on an order: the first recomputation or conviction, or what else

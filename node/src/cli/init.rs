@@ -80,7 +80,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         Net::Signet => println!("This node uses signet coins, which are worth nothing."),
         Net::Regtest => {
             println!(
-                "Regtest needs a [chain] section in freehold.toml: `freehold lab up` prints one."
+                "Regtest needs `relays` and a [chain] section in freehold.toml: `freehold lab up` prints both."
             );
         }
     }

@@ -143,6 +143,10 @@ network = "{network}"
 #output_tokens = 8192
 # Threads to compute on; 0 takes all.
 #threads = 0
+# Memory for the keys and values of each model's running and remembered orders, in
+# MiB; 0 takes a quarter of the machine's. Less: fewer orders at once, shorter memory
+# for cached input. One order's context must fit.
+#cache_mib = 0
 # Most tokens a second per order; 0 is as fast as it goes.
 #pace = 0
 

@@ -159,8 +159,42 @@ pub enum BuyLine {
 pub struct VerdictRow {
     /// The order.
     pub order: OrderId,
-    /// The verdict.
+    /// The verdict (`verdict`), or why there is none (`no_verdict`).
+    #[serde(flatten, with = "verdict_or_reason")]
     pub result: Result<Box<Verdict>, String>,
+}
+
+/// JSON of [`VerdictRow::result`]: one key of two, in place of Rust's `Ok` and `Err`.
+mod verdict_or_reason {
+    use protocol::bundle::Verdict;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Told {
+        Verdict(Box<Verdict>),
+        NoVerdict(String),
+    }
+
+    pub fn serialize<S: Serializer>(
+        result: &Result<Box<Verdict>, String>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let told = match result {
+            Ok(verdict) => Told::Verdict(verdict.clone()),
+            Err(reason) => Told::NoVerdict(reason.clone()),
+        };
+        told.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Result<Box<Verdict>, String>, D::Error> {
+        Ok(match Told::deserialize(deserializer)? {
+            Told::Verdict(verdict) => Ok(verdict),
+            Told::NoVerdict(reason) => Err(reason),
+        })
+    }
 }
 
 /// A channel to open.

@@ -175,7 +175,7 @@ impl Own {
         if !self.listed {
             self.listed = true;
             let relays = accepted.join(", ");
-            out.push(Effect::Notice(format!("Listed on {relays}.")));
+            out.push(Effect::News(format!("Listed on {relays}.")));
         }
     }
 
@@ -185,7 +185,7 @@ impl Own {
         if self.listed || matches!(self.phase, Phase::Publishing(..)) {
             out.push(Effect::Unpublish);
         }
-        out.push(Effect::Notice("No longer listed.".to_owned()));
+        out.push(Effect::News("No longer listed.".to_owned()));
     }
 
     /// Our load changed; said at most once a minute for each model, the latest figure last.

@@ -138,6 +138,8 @@ pub enum Effect {
     Follow(ModelDigest),
     /// Answers [`Input::List`].
     Reply { id: EffectId, hosts: Vec<HostRow> },
-    /// Tell the operator how our own listing fares.
+    /// Tell the operator what keeps our own listing back, and the fix.
     Notice(String),
+    /// Tell the operator how our own listing fares, where all is well.
+    News(String),
 }

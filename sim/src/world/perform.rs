@@ -295,7 +295,7 @@ impl World {
                     expected: &expected,
                 });
             }
-            Effect::Notice(_) | Effect::Persist(_) | Effect::Tell(_) => {}
+            Effect::Notice(_) | Effect::News(_) | Effect::Persist(_) | Effect::Tell(_) => {}
         }
     }
 

@@ -22,7 +22,7 @@ fn publication(effects: &[Effect]) -> Option<(EffectId, Manifest)> {
 
 fn notices(effects: &[Effect]) -> Vec<String> {
     let text = |effect: &Effect| match effect {
-        Effect::Notice(text) => Some(text.clone()),
+        Effect::Notice(text) | Effect::News(text) => Some(text.clone()),
         _ => None,
     };
     effects.iter().filter_map(text).collect()
