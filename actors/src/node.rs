@@ -533,6 +533,19 @@ impl Node {
         answer.ok().and_then(Result::ok).ok_or(NodeError::Silent)
     }
 
+    /// The books with every payment ever: [`Node::report`] has the newest some thousands. It
+    /// reads the whole ledger from disk.
+    ///
+    /// # Errors
+    /// When the node does not answer in time, or storage cannot be read.
+    pub async fn whole_report(&self) -> Result<Report, NodeError> {
+        let report = self.report().await?;
+        let storage = self.inner.shared.storage.clone();
+        let stored = tokio::task::spawn_blocking(move || storage.load(&[Table::Ledger]));
+        let stored = stored.await.map_err(|_| NodeError::Silent)??;
+        Ok(payment::ledger::whole(report, &stored))
+    }
+
     /// Judges a bundle by recomputation.
     ///
     /// # Errors

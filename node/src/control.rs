@@ -133,6 +133,14 @@ impl Client {
         self.read(self.http.get(self.at("report"))).await
     }
 
+    /// The books with every payment ever; [`Client::report`] has the newest some thousands.
+    ///
+    /// # Errors
+    /// Where it does not answer, or its disk cannot be read.
+    pub async fn whole_report(&self) -> Answer<Report> {
+        self.read(self.http.get(self.at("report/whole"))).await
+    }
+
     /// Buys. Dropping the purchase stops it.
     ///
     /// # Errors

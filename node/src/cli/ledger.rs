@@ -32,7 +32,7 @@ pub struct Args {
 /// Where no node can be talked to.
 pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let session = Session::open(&globals.folder()?, globals.json || args.csv).await?;
-    let report = session.client.report().await;
+    let report = session.client.whole_report().await;
     session.close().await;
     let report = report?;
     if globals.json {

@@ -65,6 +65,14 @@ pub async fn report(State(app): State<Arc<App>>) -> Answer<Report> {
     Ok(Json(app.node.report().await?))
 }
 
+/// The books with every payment ever.
+///
+/// # Errors
+/// Where the node does not answer or the disk cannot be read.
+pub async fn whole_report(State(app): State<Arc<App>>) -> Answer<Report> {
+    Ok(Json(app.node.whole_report().await?))
+}
+
 /// Buys; events until the end. A client that goes away stops the purchase.
 ///
 /// # Errors

@@ -36,6 +36,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/status", get(control::status))
         .route("/hosts", get(control::hosts))
         .route("/report", get(control::report))
+        .route("/report/whole", get(control::whole_report))
         .route("/buy", post(control::buy))
         .route("/purchase/{request}/{what}", post(control::purchase))
         .route("/verdicts", get(control::verdicts))

@@ -125,6 +125,10 @@ impl Books {
             return Err(error.context(self.figures(stage).await?));
         }
         let (buyer, host) = (stage.members[0].client()?, stage.members[1].client()?);
+        until("the books on disk are those in memory", || async {
+            Ok(host.whole_report().await? == host.report().await?)
+        })
+        .await?;
         nobody_lost_more_than_a_window(&buyer.report().await?, &host.report().await?);
         Ok(())
     }

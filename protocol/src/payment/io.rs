@@ -272,7 +272,8 @@ pub struct LedgerEntry {
 /// The books, for an operator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Every payment and invoice, oldest first.
+    /// Payments and invoices, oldest first: the newest [`super::ledger::MAX_ROWS`] rows and
+    /// every open one, or all of them ([`super::ledger::whole`]).
     pub entries: Vec<LedgerEntry>,
     /// Closed orders, oldest first.
     pub orders: Vec<OrderAccount>,

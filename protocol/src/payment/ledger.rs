@@ -55,6 +55,48 @@ impl Row {
     }
 }
 
+/// A report over every row that storage has: `report` is what the machine tells, which keeps
+/// the newest [`MAX_ROWS`] in memory, and `stored` all of [`Table::Ledger`], in order of the keys.
+/// Where both have a row the machine's counts. Rows that do not decode are in the notes of
+/// `report`.
+pub fn whole(report: Report, stored: &[Record]) -> Report {
+    let (mut entries, mut orders, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let rows = stored.iter().filter_map(|record| record.value.as_deref());
+    for row in rows.filter_map(|value| Row::decode(value).ok()) {
+        match row {
+            Row::Entry { entry, .. } => entries.push(entry),
+            Row::Account(account) => orders.push(account),
+            Row::Note(note) => notes.push(note),
+        }
+    }
+    Report {
+        entries: overlay(entries, report.entries, |entry| (entry.side, entry.hash)),
+        orders: overlay(orders, report.orders, |account| {
+            (account.side, account.order)
+        }),
+        notes: overlay(notes, report.notes, |note| {
+            (note.at, note.hash, note.text.clone())
+        }),
+        ..report
+    }
+}
+
+/// `old` in its order, each replaced by the one of `new` with its key; then what is left of `new`.
+fn overlay<T, K: Ord>(old: Vec<T>, new: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut at: BTreeMap<K, usize> = BTreeMap::new();
+    let mut all = Vec::with_capacity(old.len());
+    for item in old.into_iter().chain(new) {
+        match at.get(&key(&item)) {
+            Some(index) => all[*index] = item,
+            None => {
+                at.insert(key(&item), all.len());
+                all.push(item);
+            }
+        }
+    }
+    all
+}
+
 fn is_done(state: EntryState) -> bool {
     matches!(
         state,
@@ -345,4 +387,75 @@ impl Ledger {
 
 fn key(row: u64) -> [u8; 8] {
     row.to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::io::Effect;
+    use super::*;
+    use crate::ids::NodeKey;
+    use crate::machine::Outbox;
+    use crate::time::{Tick, WallTime};
+
+    fn entry(number: u8, state: EntryState) -> LedgerEntry {
+        LedgerEntry {
+            side: Side::Host,
+            order: OrderId([number; 16]),
+            counterparty: Some(NodeKey([9; 32])),
+            seq: 0,
+            hash: PaymentHash([number; 32]),
+            msat: Msat(1_000),
+            fee: Msat::ZERO,
+            state,
+            preimage: None,
+            expires: WallTime(0),
+            created: WallTime(u64::from(number)),
+            changed: WallTime(0),
+            note: String::new(),
+        }
+    }
+
+    fn stored(row: u64, entry: LedgerEntry) -> Record {
+        let now = Now {
+            wall: WallTime(0),
+            tick: Tick(0),
+        };
+        let budget = String::new();
+        let (mut turn, mut out) = (Turn::new(now), Outbox::default());
+        turn.put(Table::Ledger, &key(row), &Row::Entry { entry, budget });
+        turn.finish(&mut out);
+        let effect = out.drain().next();
+        match effect {
+            Some(Effect::Persist(mut records)) => records.remove(0),
+            other => panic!("{other:?} in place of a record"),
+        }
+    }
+
+    #[test]
+    fn a_whole_report_has_rows_that_left_memory_and_the_newest_state_of_the_others() {
+        let records = [
+            stored(0, entry(1, EntryState::Settled)),
+            stored(1, entry(2, EntryState::Invoiced)),
+        ];
+        let told = Report {
+            entries: vec![
+                entry(2, EntryState::Settled),
+                entry(3, EntryState::Invoiced),
+            ],
+            earned: Msat(2_000),
+            ..Report::default()
+        };
+        let whole = whole(told, &records);
+        let states: Vec<_> = whole
+            .entries
+            .iter()
+            .map(|entry| (entry.hash.0[0], entry.state))
+            .collect();
+        let settled = EntryState::Settled;
+        assert_eq!(
+            states,
+            [(1, settled), (2, settled), (3, EntryState::Invoiced)]
+        );
+        assert_eq!(whole.earned, Msat(2_000));
+    }
 }
