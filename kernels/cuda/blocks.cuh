@@ -1,15 +1,16 @@
 // Weights in blocks of 32: how the codes of a format become eight-bit integers, and what
 // its scales are. For `linear_blocks.cu` and `linear_tiles.cu`; no arithmetic in floats.
 //
-// Per group of sixteen rows and block, Q8_0 holds `[half][row][16 bytes]`, a code each;
-// the others `[row][16 bytes]`, byte j with the code of element j in its lower half and
-// that of element j + 16 in its upper half, as in a file. MXFP4 and IQ4_NL name one of
-// sixteen numbers; NUMERICS.md has the tables U and T.
+// Per group of sixteen rows and block, Q8_0 holds `[half][row][16 bytes]`, a code each
+// (Q5_0 and Q5_1 likewise); the others `[row][16 bytes]`, byte j with the code of element
+// j in its lower half and that of element j + 16 in its upper half, as in a file. MXFP4
+// and IQ4_NL name one of sixteen numbers; NUMERICS.md has the tables U and T.
 #pragma once
 
 // Eight bits: the codes are the numbers.
 struct EightBits {
     static const unsigned PIECES = 2;  // Of sixteen rows by sixteen bytes.
+    static const bool MINIMA = false;
     __device__ __forceinline__ static float scale(unsigned short bits) { return widen(bits); }
     // The 32 numbers of a row as eight words, where `at` is the row's first piece.
     __device__ __forceinline__ static void words(const int4* at, int (&w)[8]) {
@@ -28,6 +29,7 @@ struct EightBits {
 template <class N>
 struct FourBitsEach {
     static const unsigned PIECES = 1;
+    static const bool MINIMA = false;
     __device__ __forceinline__ static float scale(unsigned short bits) { return N::scale(bits); }
     __device__ __forceinline__ static void words(const int4* at, int (&w)[8]) {
         int4 codes = at[0];
@@ -55,6 +57,34 @@ struct LessEight {
     }
 };
 
+// Q4_1: each code.
+struct Itself {
+    __device__ __forceinline__ static float scale(unsigned short bits) { return widen(bits); }
+    __device__ __forceinline__ static void numbers(int codes, int& low, int& high) {
+        low = codes & 0x0f0f0f0f;
+        high = codes >> 4 & 0x0f0f0f0f;
+    }
+};
+
+// A format of which each block has a minimum: sixteen more f16, behind the scales.
+template <class F>
+struct WithMinima : F {
+    static const bool MINIMA = true;
+};
+
+// The sum of the codes of a block.
+__device__ __forceinline__ int sum_of_codes(const int4& a, const int4& b) {
+    const int ones = 0x01010101;
+    int sum = __dp4a(ones, a.x, 0);
+    sum = __dp4a(ones, a.y, sum);
+    sum = __dp4a(ones, a.z, sum);
+    sum = __dp4a(ones, a.w, sum);
+    sum = __dp4a(ones, b.x, sum);
+    sum = __dp4a(ones, b.y, sum);
+    sum = __dp4a(ones, b.z, sum);
+    return __dp4a(ones, b.w, sum);
+}
+
 // A table of sixteen bytes in four words, and scales in bf16 or f16.
 template <unsigned A, unsigned B, unsigned C, unsigned D, bool BRAIN>
 struct Looked {
@@ -76,4 +106,7 @@ struct Looked {
 
 typedef FourBitsEach<LessEight> Q4;
 typedef FourBitsEach<Looked<0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu, true>> Mx;
-typedef FourBitsEach<Looked<0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u, false>> Nl;
+typedef Looked<0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u, false> TableT;
+typedef FourBitsEach<TableT> Nl;
+typedef WithMinima<FourBitsEach<Itself>> Q4Min;
+typedef WithMinima<EightBits> Q5Min;

@@ -1,5 +1,5 @@
-// Linear layers with weights in blocks of 32 (Q8_0, Q4_0, MXFP4, IQ4_NL): exact dots of
-// blocks, added in order of K.
+// Linear layers with weights in blocks of 32 (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, MXFP4,
+// IQ4_NL): exact dots of blocks, added in order of K.
 //
 // A block of threads owns sixteen rows. Each half warp takes one quantisation block,
 // each lane one row, so that loads are 256 bytes in a row; the products of sixteen
@@ -8,7 +8,7 @@
 // and prefilling give the same bits as a CPU.
 //
 // Weights: codes `[group of 16 rows][block of K]` as `blocks.cuh` says, and scales
-// `[group][block][row]`, sixteen bits each. Activations: codes `[token][block][32]`,
+// `[group][block][row]`, sixteen bits each; with minima, `[group][block][2][row]`. Activations: codes `[token][block][32]`,
 // scales `[token][block]`. A bias, where there is one, is added last. For experts:
 // `Chosen` of `common.cuh`. Grid: (groups,
 // tokens / tile), 128 threads. Called by `cuda/linear.rs`.
@@ -39,7 +39,8 @@ __device__ __forceinline__ void in_blocks(const int4* codes, const half_bits* sc
             uint64_t at_w = (c.group + group) * blocks + block;
             int w[8];
             F::words(codes + at_w * F::PIECES * 16 + row, w);
-            float d = F::scale(scales[at_w * 16 + row]);
+            const half_bits* at_d = scales + at_w * (F::MINIMA ? 32 : 16) + row;
+            float d = F::scale(at_d[0]), m = F::MINIMA ? widen(at_d[16]) : 0.0f;
             for (unsigned t = 0; t < count; t++) {
                 uint64_t at_x = (uint64_t)(c.x + t) * blocks + block;
                 int4 a = x_codes[at_x * 2], b = x_codes[at_x * 2 + 1];
@@ -51,7 +52,9 @@ __device__ __forceinline__ void in_blocks(const int4* codes, const half_bits* sc
                 dot = __dp4a(w[5], b.y, dot);
                 dot = __dp4a(w[6], b.z, dot);
                 dot = __dp4a(w[7], b.w, dot);
-                terms[turn][t][at][row] = mul(__int2float_rn(dot), mul(d, x_scales[at_x]));
+                float term = mul(__int2float_rn(dot), mul(d, x_scales[at_x]));
+                if (F::MINIMA) term = add(term, mul(m, mul(__int2float_rn(sum_of_codes(a, b)), x_scales[at_x])));
+                terms[turn][t][at][row] = term;
             }
         }
         __syncthreads();
@@ -83,3 +86,7 @@ IN_BLOCKS(linear_mx_one, Mx, 1)
 IN_BLOCKS(linear_mx_eight, Mx, 8)
 IN_BLOCKS(linear_nl_one, Nl, 1)
 IN_BLOCKS(linear_nl_eight, Nl, 8)
+IN_BLOCKS(linear_q4_min_one, Q4Min, 1)
+IN_BLOCKS(linear_q4_min_eight, Q4Min, 8)
+IN_BLOCKS(linear_q5_min_one, Q5Min, 1)
+IN_BLOCKS(linear_q5_min_eight, Q5Min, 8)

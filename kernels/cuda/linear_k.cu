@@ -1,5 +1,5 @@
-// Linear layers with K-quants (Q4_K, Q5_K, Q6_K): super-blocks of 256, exact in i32 with
-// their scales and minima, then one step in f32 each, added in order of K.
+// Linear layers with K-quants (Q4_K, Q5_K, Q6_K) and IQ4_XS: super-blocks of 256, exact in
+// i32 with their scales and minima, then one step in f32 each, added in order of K.
 //
 // As `linear_blocks.cu`: a block of threads owns sixteen rows, each lane of a half warp is a
 // row, each half warp takes one super-block; products meet in shared memory, where one
@@ -10,13 +10,15 @@
 // then for Q5_K two pieces of fifth bits (word j: bit 8 i + w is that of element 4 w + i),
 // for Q6_K four of fifth and sixth bits (sub-block j has words 2 j and 2 j + 1: bits
 // 8 i + 2 w and 8 i + 2 w + 1 are those of element 4 w + i of a half), then one piece of
-// scales: eight and eight minima, or sixteen. `d` holds `[group][super-block][row]` pairs
-// of f16: the scale and the minimum (0 for Q6_K).
+// scales: eight and eight minima, or sixteen; for IQ4_XS eight. `d` holds
+// `[group][super-block][row]` pairs of f16: the scale and the minimum (0 for Q6_K and
+// IQ4_XS).
 //
 // Activations: codes `[token][super-block][256]`, scales `[token][super-block]`, sums of
 // each sixteen codes. For experts: `Chosen` of `common.cuh`. Grid: (groups, tokens / tile), 128 threads. Called by
 // `cuda/linear.rs`.
 #include "common.cuh"
+#include "blocks.cuh"
 
 // Super-blocks per step: one for each half warp.
 #define K_STEP 8
@@ -26,17 +28,26 @@ __device__ __forceinline__ int word(const int4& v, int i) { return i == 0 ? v.x 
 __device__ __forceinline__ int byte_of(const int4& v, int i) { return word(v, i / 4) >> 8 * (i % 4) & 255; }
 __device__ __forceinline__ int signed_byte_of(const int4& v, int i) { return (int)(int8_t)byte_of(v, i); }
 
+// What scales are of: unsigned codes of 32, with minima; codes less 32, of sixteen; numbers
+// of the table T, of 32.
+enum Scales { MINIMA, LESS_32, TABLE };
+
 // How a format's upper bits are read: word `w` (four elements) of sub-block `j`.
 struct FourBits {
     static const int PIECES = 0;
-    static const bool SIGNED = false;
+    static const Scales SCALES = MINIMA;
     __device__ __forceinline__ void load(const int4*) {}
     __device__ __forceinline__ int high(int, int) const { return 0; }
 };
 
+// IQ4_XS: four bits that name a number.
+struct Named : FourBits {
+    static const Scales SCALES = TABLE;
+};
+
 struct FiveBits {
     static const int PIECES = 2;
-    static const bool SIGNED = false;
+    static const Scales SCALES = MINIMA;
     int4 bits[2];
     __device__ __forceinline__ void load(const int4* pieces) {
         for (int p = 0; p < 2; p++) bits[p] = pieces[p * 16];
@@ -48,7 +59,7 @@ struct FiveBits {
 
 struct SixBits {
     static const int PIECES = 4;
-    static const bool SIGNED = true;
+    static const Scales SCALES = LESS_32;
     int4 bits[4];
     __device__ __forceinline__ void load(const int4* pieces) {
         for (int p = 0; p < 4; p++) bits[p] = pieces[p * 16];
@@ -75,7 +86,9 @@ __device__ __forceinline__ void sub_block(const int (&w)[8], const int4& scale, 
         high = __dp4a(w[4 + i], word(b, i), high);
     }
     int s0 = sums[2 * j], s1 = sums[2 * j + 1];
-    if (F::SIGNED) {
+    if (F::SCALES == TABLE) {
+        dot += signed_byte_of(scale, j) * (low + high);
+    } else if (F::SCALES == LESS_32) {
         dot += signed_byte_of(scale, 2 * j) * (low - 32 * s0) + signed_byte_of(scale, 2 * j + 1) * (high - 32 * s1);
     } else {
         dot += byte_of(scale, j) * (low + high);
@@ -110,6 +123,10 @@ __device__ __forceinline__ void k_quant(const int4* codes, const unsigned* d, un
                 int4 nibbles = pieces[j * 16];
                 int w[8];
                 for (int i = 0; i < 4; i++) {
+                    if (F::SCALES == TABLE) {
+                        TableT::numbers(word(nibbles, i), w[i], w[4 + i]);
+                        continue;
+                    }
                     w[i] = (word(nibbles, i) & 0x0f0f0f0f) | upper.high(j, i);
                     w[4 + i] = (word(nibbles, i) >> 4 & 0x0f0f0f0f) | upper.high(j, 4 + i);
                 }
@@ -126,7 +143,7 @@ __device__ __forceinline__ void k_quant(const int4* codes, const unsigned* d, un
                 if (t >= (int)count) continue;
                 float scale_x = x.scales[(uint64_t)(c.x + t) * blocks + block];
                 float term = mul(__int2float_rn(dot[t]), mul(scale_w, scale_x));
-                if (!F::SIGNED) term = sub(term, mul(__int2float_rn(minimum[t]), mul(min_w, scale_x)));
+                if (F::SCALES == MINIMA) term = sub(term, mul(__int2float_rn(minimum[t]), mul(min_w, scale_x)));
                 terms[turn][t][mine][row] = term;
             }
         }
@@ -158,3 +175,5 @@ K_QUANT(linear_q5_k_one, FiveBits, 1)
 K_QUANT(linear_q5_k_eight, FiveBits, 8)
 K_QUANT(linear_q6_k_one, SixBits, 1)
 K_QUANT(linear_q6_k_eight, SixBits, 8)
+K_QUANT(linear_iq4_xs_one, Named, 1)
+K_QUANT(linear_iq4_xs_eight, Named, 8)

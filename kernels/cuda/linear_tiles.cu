@@ -16,6 +16,8 @@
 #define STRIDE (DEPTH * 8 + 4)
 
 // Codes and scales of all tokens for the blocks `from ..`; zero beyond the last of each.
+// With `MINIMA`, behind the scales: the sums of the blocks' codes, times their scales.
+template <bool MINIMA>
 __device__ __forceinline__ void fetch(const int4* x_codes, const float* x_scales, unsigned first, unsigned tokens,
                                       unsigned from, unsigned blocks, int* codes, float (*scales)[TOKENS]) {
     for (unsigned i = threadIdx.x; i < TOKENS * DEPTH * 2; i += blockDim.x) {
@@ -28,7 +30,13 @@ __device__ __forceinline__ void fetch(const int4* x_codes, const float* x_scales
     for (unsigned i = threadIdx.x; i < TOKENS * DEPTH; i += blockDim.x) {
         unsigned token = i / DEPTH, block = from + i % DEPTH;
         bool inside = first + token < tokens && block < blocks;
-        scales[i % DEPTH][token] = inside ? x_scales[(uint64_t)(first + token) * blocks + block] : 0.0f;
+        uint64_t at = (uint64_t)(first + token) * blocks + block;
+        float scale = inside ? x_scales[at] : 0.0f;
+        scales[i % DEPTH][token] = scale;
+        if (MINIMA) {
+            int sum = inside ? sum_of_codes(x_codes[at * 2], x_codes[at * 2 + 1]) : 0;
+            scales[DEPTH + i % DEPTH][token] = mul(__int2float_rn(sum), scale);
+        }
     }
 }
 
@@ -46,24 +54,30 @@ __device__ __forceinline__ void in_tiles(const int* codes, const half_bits* scal
         for (int i = 0; i < 4; i++) sums[n][i] = 0.0f;
     for (unsigned from = 0; from < blocks; from += DEPTH) {
         __syncthreads();
-        fetch(x_codes, x_scales, first, tokens, from, blocks, x, x_scale);
+        fetch<F::MINIMA>(x_codes, x_scales, first, tokens, from, blocks, x, x_scale);
         __syncthreads();
         unsigned depth = blocks - from < DEPTH ? blocks - from : DEPTH;
         for (unsigned b = 0; mine && b < depth; b++) {
             uint64_t at = (uint64_t)group * blocks + from + b;
             int a[4];
             F::fragment(codes + at * F::PIECES * 64, g, t, a);
-            float d0 = F::scale(scales[at * 16 + g]), d1 = F::scale(scales[at * 16 + g + 8]);
+            const half_bits* at_d = scales + at * (F::MINIMA ? 32 : 16) + g;
+            float d0 = F::scale(at_d[0]), d1 = F::scale(at_d[8]);
+            float m0 = F::MINIMA ? widen(at_d[16]) : 0.0f, m1 = F::MINIMA ? widen(at_d[24]) : 0.0f;
 #pragma unroll
             for (int n = 0; n < TOKENS / 8; n++) {
                 const int* v = x + (n * 8 + g) * STRIDE + b * 8 + t;
                 int dot[4];
                 dots_of_16_by_8(a, v[0], v[4], dot);
                 float s0 = x_scale[b][n * 8 + t * 2], s1 = x_scale[b][n * 8 + t * 2 + 1];
-                sums[n][0] = add(sums[n][0], mul(__int2float_rn(dot[0]), mul(d0, s0)));
-                sums[n][1] = add(sums[n][1], mul(__int2float_rn(dot[1]), mul(d0, s1)));
-                sums[n][2] = add(sums[n][2], mul(__int2float_rn(dot[2]), mul(d1, s0)));
-                sums[n][3] = add(sums[n][3], mul(__int2float_rn(dot[3]), mul(d1, s1)));
+                float terms[4] = {mul(__int2float_rn(dot[0]), mul(d0, s0)), mul(__int2float_rn(dot[1]), mul(d0, s1)),
+                                  mul(__int2float_rn(dot[2]), mul(d1, s0)), mul(__int2float_rn(dot[3]), mul(d1, s1))};
+                if (F::MINIMA) {
+                    float c0 = x_scale[DEPTH + b][n * 8 + t * 2], c1 = x_scale[DEPTH + b][n * 8 + t * 2 + 1];
+                    terms[0] = add(terms[0], mul(m0, c0)), terms[1] = add(terms[1], mul(m0, c1));
+                    terms[2] = add(terms[2], mul(m1, c0)), terms[3] = add(terms[3], mul(m1, c1));
+                }
+                for (int i = 0; i < 4; i++) sums[n][i] = add(sums[n][i], terms[i]);
             }
         }
     }
@@ -82,7 +96,7 @@ __device__ __forceinline__ void in_tiles(const int* codes, const half_bits* scal
         name(const int* codes, const half_bits* scales, unsigned rows, unsigned blocks, const int4* x_codes,       \
              const float* x_scales, unsigned tokens, const float* bias, float* out, unsigned out_stride) {         \
         __shared__ __align__(16) int x[TOKENS * STRIDE];                                                           \
-        __shared__ float x_scale[DEPTH][TOKENS];                                                                   \
+        __shared__ float x_scale[format::MINIMA ? 2 * DEPTH : DEPTH][TOKENS];                                                                   \
         in_tiles<format>(codes, scales, rows, blocks, x_codes, x_scales, tokens, bias, out, out_stride, x,         \
                          x_scale);                                                                                 \
     }
@@ -91,3 +105,5 @@ IN_TILES(linear_q8_tiles, EightBits)
 IN_TILES(linear_q4_tiles, Q4)
 IN_TILES(linear_mx_tiles, Mx)
 IN_TILES(linear_nl_tiles, Nl)
+IN_TILES(linear_q4_min_tiles, Q4Min)
+IN_TILES(linear_q5_min_tiles, Q5Min)

@@ -6,6 +6,10 @@
 //! holds the slow and obvious versions.
 
 pub(crate) mod attention;
+// As for `q8` below.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop)]
+mod avx2;
 pub(crate) mod buffer;
 pub(crate) mod dequant;
 pub(crate) mod float;

@@ -48,11 +48,14 @@ modules! {
     "experts": "route", "combine";
     "heads": "heads";
     "linear_blocks": "linear_q8_one", "linear_q8_eight", "linear_q4_one", "linear_q4_eight",
-        "linear_mx_one", "linear_mx_eight", "linear_nl_one", "linear_nl_eight";
+        "linear_mx_one", "linear_mx_eight", "linear_nl_one", "linear_nl_eight",
+        "linear_q4_min_one", "linear_q4_min_eight", "linear_q5_min_one", "linear_q5_min_eight";
     "linear_float": "linear_f32", "linear_f16", "linear_bf16";
     "linear_k": "linear_q4_k_one", "linear_q4_k_eight", "linear_q5_k_one",
-        "linear_q5_k_eight", "linear_q6_k_one", "linear_q6_k_eight";
-    "linear_tiles": "linear_q8_tiles", "linear_q4_tiles", "linear_mx_tiles", "linear_nl_tiles";
+        "linear_q5_k_eight", "linear_q6_k_one", "linear_q6_k_eight", "linear_iq4_xs_one",
+        "linear_iq4_xs_eight";
+    "linear_tiles": "linear_q8_tiles", "linear_q4_tiles", "linear_mx_tiles", "linear_nl_tiles",
+        "linear_q4_min_tiles", "linear_q5_min_tiles";
     "norm": "rms_norm", "gated", "quantise", "residual", "cap";
     "sample": "top_of_logits", "top_of_keys", "weigh", "settle", "all_finite";
 }

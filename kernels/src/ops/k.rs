@@ -2,7 +2,7 @@
 //!
 //! Super-blocks of 256 elements, sixteen rows interleaved, so that each vector lane
 //! is a row: [`Affine`] holds Q4_K and Q5_K (unsigned codes, scales and minima of
-//! sub-blocks), [`Signed`] holds Q6_K. Activations are quantised per 256 elements
+//! sub-blocks), [`Signed`] holds Q6_K, [`Xs`] IQ4_XS. Activations are quantised per 256 elements
 //! ([`Acts`]). All of a super-block, scales and minima included, is exact in i32;
 //! then comes one step in f32. The arithmetic is stated in NUMERICS.md.
 
@@ -14,7 +14,7 @@ mod pack;
 mod portable;
 mod quantise;
 
-pub(crate) use pack::{pack_affine, pack_signed};
+pub(crate) use pack::{pack_affine, pack_signed, pack_xs};
 pub(crate) use quantise::Acts;
 
 use super::buffer::Zero;
@@ -58,6 +58,16 @@ pub(crate) struct Signed {
     high: [[u8; 64]; 16],
 }
 
+/// IQ4_XS: w = d * scale * T[code].
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub(crate) struct Xs {
+    d: [u16; ROWS],
+    /// Of sub-blocks of 32, -32 to 31.
+    scale: [[i8; ROWS]; 8],
+    low: Low,
+}
+
 pub(crate) type Q4 = Affine<0>;
 pub(crate) type Q5 = Affine<8>;
 
@@ -65,6 +75,8 @@ pub(crate) type Q5 = Affine<8>;
 unsafe impl<const HIGH: usize> Zero for Affine<HIGH> {}
 // SAFETY: as above.
 unsafe impl Zero for Signed {}
+// SAFETY: as above.
+unsafe impl Zero for Xs {}
 
 /// One super-block of one token.
 #[derive(Clone, Copy)]
@@ -117,6 +129,20 @@ pub(crate) fn signed(simd: Simd, group: &[Signed], acts: Tile<'_>, out: &mut [[f
         // SAFETY: as above.
         SimdLevel::Avx2 => unsafe { avx2::signed(group, acts, out) },
         _ => portable::signed(group, acts, out),
+    }
+}
+
+/// [`affine`] for IQ4_XS.
+pub(crate) fn xs(simd: Simd, group: &[Xs], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    check(group.len(), acts, out);
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level proves the features; lengths were compared above.
+        SimdLevel::Avx512Vnni => unsafe { avx512::xs_hardware(group, acts, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        SimdLevel::Avx2 => unsafe { avx2::xs(group, acts, out) },
+        _ => portable::xs(group, acts, out),
     }
 }
 

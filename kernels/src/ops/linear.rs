@@ -49,13 +49,20 @@ pub(crate) fn linear(
     }
     let any = |kind: fn(&Packed) -> bool| products.iter().any(|p| kind(&p.matrix.data));
     let by_32 = |data: &Packed| {
-        use Packed::{Mx, Nl, Q4, Q8};
-        matches!(data, Q8(_) | Q4(_) | Mx(_) | Nl(_))
+        use Packed::{Mx, Nl, Q4, Q4Min, Q5, Q5Min, Q8};
+        matches!(
+            data,
+            Q8(_) | Q4(_) | Q4Min(_) | Q5(_) | Q5Min(_) | Mx(_) | Nl(_)
+        )
+    };
+    let by_256 = |data: &Packed| {
+        use Packed::{Q4K, Q5K, Q6K, Xs};
+        matches!(data, Q4K(_) | Q5K(_) | Q6K(_) | Xs(_))
     };
     if any(by_32) {
         scratch.q8.fill(simd, pool, x, k);
     }
-    if any(|data| matches!(data, Packed::Q4K(_) | Packed::Q5K(_) | Packed::Q6K(_))) {
+    if any(by_256) {
         scratch.k.fill(simd, pool, x, k);
     }
     let goal = if tokens == 1 {
@@ -103,31 +110,19 @@ impl Plan<'_> {
     fn compute(&self, simd: Simd, from: usize, to: usize, x: &[f32], input: &Input) {
         let k = self.matrix.k;
         match &self.matrix.data {
-            Packed::Q8(blocks) => self.small_blocks(from, to, blocks, input, |group, tile, out| {
-                q8::tile(simd, group, tile, out);
-            }),
-            Packed::Q4(blocks) => self.small_blocks(from, to, blocks, input, |group, tile, out| {
-                q4::tile(simd, group, tile, out);
-            }),
-            Packed::Mx(blocks) => self.small_blocks(from, to, blocks, input, |group, tile, out| {
-                q4::tile(simd, group, tile, out);
-            }),
-            Packed::Nl(blocks) => self.small_blocks(from, to, blocks, input, |group, tile, out| {
-                q4::tile(simd, group, tile, out);
-            }),
-            Packed::Q4K(blocks) => self.k_blocks(from, to, blocks, input, |group, tile, out| {
-                k::affine(simd, group, tile, out);
-            }),
-            Packed::Q5K(blocks) => self.k_blocks(from, to, blocks, input, |group, tile, out| {
-                k::affine(simd, group, tile, out);
-            }),
-            Packed::Q6K(blocks) => self.k_blocks(from, to, blocks, input, |group, tile, out| {
-                k::signed(simd, group, tile, out);
-            }),
-            Packed::Affine(w) => self.scaled(from, to, simd, w, x),
-            Packed::Q2K(w) => self.scaled(from, to, simd, w, x),
-            Packed::Q3K(w) => self.scaled(from, to, simd, w, x),
-            Packed::Xs(w) => self.scaled(from, to, simd, w, x),
+            Packed::Q8(w) => self.small_blocks(simd, from, to, w, input, q8::tile),
+            Packed::Q4(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
+            Packed::Q4Min(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
+            Packed::Q5(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
+            Packed::Q5Min(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
+            Packed::Mx(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
+            Packed::Nl(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
+            Packed::Q4K(w) => self.k_blocks(simd, from, to, w, input, k::affine),
+            Packed::Q5K(w) => self.k_blocks(simd, from, to, w, input, k::affine),
+            Packed::Q6K(w) => self.k_blocks(simd, from, to, w, input, k::signed),
+            Packed::Xs(w) => self.k_blocks(simd, from, to, w, input, k::xs),
+            Packed::Q2K(w) => self.scaled(simd, from, to, w, x),
+            Packed::Q3K(w) => self.scaled(simd, from, to, w, x),
             Packed::F32(w) => self.floats(from, to, x, |group, x, out| {
                 let w = w[group * k..(group + 1) * k].as_flattened();
                 float::group_f32(simd, w, x, k, out);
@@ -145,28 +140,34 @@ impl Plan<'_> {
 
     fn small_blocks<T>(
         &self,
+        simd: Simd,
         from: usize,
         to: usize,
         blocks: &[T],
         input: &Input,
-        kernel: impl Fn(&[T], q8::Tile<'_>, &mut [[f32; q8::ROWS]]),
+        kernel: impl Fn(Simd, &[T], q8::Tile<'_>, &mut [[f32; q8::ROWS]]),
     ) {
         let tile = |i| input.q8.tile(i);
         let tiles = (input.q8.tiles(), tile, |t: &q8::Tile<'_>| t.tokens);
-        self.blocks(from, to, blocks, tiles, kernel);
+        self.blocks(from, to, blocks, tiles, |group, tile, out| {
+            kernel(simd, group, tile, out)
+        });
     }
 
     fn k_blocks<T>(
         &self,
+        simd: Simd,
         from: usize,
         to: usize,
         blocks: &[T],
         input: &Input,
-        kernel: impl Fn(&[T], k::Tile<'_>, &mut [[f32; q8::ROWS]]),
+        kernel: impl Fn(Simd, &[T], k::Tile<'_>, &mut [[f32; q8::ROWS]]),
     ) {
         let tile = |i| input.k.tile(i);
         let tiles = (input.k.tiles(), tile, |t: &k::Tile<'_>| t.tokens);
-        self.blocks(from, to, blocks, tiles, kernel);
+        self.blocks(from, to, blocks, tiles, |group, tile, out| {
+            kernel(simd, group, tile, out)
+        });
     }
 
     /// Every tile of tokens with every group of the chunk; tiles outside, so that the
@@ -193,9 +194,9 @@ impl Plan<'_> {
 
     fn scaled<const N: usize, B: Widen>(
         &self,
+        simd: Simd,
         from: usize,
         to: usize,
-        simd: Simd,
         w: &[[B; N]],
         x: &[f32],
     ) {

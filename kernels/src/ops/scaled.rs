@@ -1,6 +1,6 @@
-//! Q4_1, Q5_1, Q2_K, Q3_K and IQ4_XS times f32 activations: sixteen rows at a time.
+//! Q2_K and Q3_K times f32 activations: sixteen rows at a time.
 //!
-//! Each element is computed as f32 by its format's formula, which for all of these is
+//! Each element is computed as f32 by its format's formula, which for both is
 //! `code * factor`, plus an offset where the format has minima, and then used as an F32
 //! weight is: the bits are those of a matrix of these elements in F32, at a third of its
 //! memory. Codes lie in bytes and factors in f32, so that widening is one multiply and
@@ -8,7 +8,7 @@
 //! scale, is exact in f32, and so is its product with a code.)
 
 use super::buffer::{Buffer, Zero};
-use super::dequant::{self, IQ4, k};
+use super::dequant::k;
 use super::float::ROWS;
 use super::weights::{PackError, Stored, endless, in_groups};
 use crate::cpu::{Simd, versions};
@@ -31,25 +31,8 @@ pub(crate) struct Block<const SUBS: usize, const OFFSETS: usize> {
 // want.
 unsafe impl<const SUBS: usize, const OFFSETS: usize> Zero for Block<SUBS, OFFSETS> {}
 
-/// Q4_1 and Q5_1.
-pub(crate) type Affine = [Block<1, 1>; 1];
 pub(crate) type Q2 = [Block<2, 2>; 8];
 pub(crate) type Q3 = [Block<2, 0>; 8];
-pub(crate) type Xs = [Block<1, 0>; 8];
-
-/// Q4_1 (`SIZE` = 20) or Q5_1 (`SIZE` = 24).
-pub(crate) fn pack_affine<const SIZE: usize>(
-    pool: &Pool,
-    stored: Stored<'_>,
-    (groups, k): (usize, usize),
-    code: impl Fn(&[u8], usize) -> u8 + Sync,
-) -> Result<Buffer<Affine>, PackError> {
-    let good = |b: &[u8; SIZE]| !endless(b[1]) && !endless(b[3]);
-    in_groups(pool, stored, (groups, k / BLOCK), good, |out, b, row| {
-        let scale = |_| (dequant::half(b, 0), dequant::half(b, 2));
-        put(out, row, scale, |i| code(&b[4..], i) as i8);
-    })
-}
 
 pub(crate) fn pack_q2(
     pool: &Pool,
@@ -70,19 +53,6 @@ pub(crate) fn pack_q3(
     let good = |b: &[u8; 110]| !endless(b[109]);
     in_groups(pool, stored, (groups, k / 256), good, |out, b, row| {
         put(out, row, |j| (k::q3_scale(b, j), 0.0), |i| k::q3_code(b, i));
-    })
-}
-
-pub(crate) fn pack_xs(
-    pool: &Pool,
-    stored: Stored<'_>,
-    (groups, k): (usize, usize),
-) -> Result<Buffer<Xs>, PackError> {
-    let good = |b: &[u8; 136]| !endless(b[1]);
-    in_groups(pool, stored, (groups, k / 256), good, |out, b, row| {
-        let d = dequant::half(b, 0);
-        let scale = |j| (d * f32::from(k::iq4_xs_scale(b, j)), 0.0);
-        put(out, row, scale, |i| IQ4[usize::from(k::iq4_xs_code(b, i))]);
     })
 }
 
@@ -153,14 +123,13 @@ macro_rules! widen {
     )*};
 }
 widen! {
-    one_with_offset = 1, 1;
     two_with_offsets = 2, 2;
     two = 2, 0;
-    one = 1, 0;
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::dequant;
     use super::*;
     use crate::cpu::SimdLevel;
     use crate::gguf::TensorType;
@@ -171,12 +140,12 @@ mod tests {
 
     #[test]
     fn the_bits_are_those_of_the_elements_stored_as_f32() {
-        use TensorType::{IQ4_XS, Q2_K, Q3_K, Q4_1, Q5_1};
+        use TensorType::{Q2_K, Q3_K};
         let (pool, k, rows, tokens) = (Pool::new(2), 768, 37, 11);
         let x: Vec<f32> = (0..k * tokens)
             .map(|i| ((i * 7919) % 2003) as f32 / 97.0 - 10.0)
             .collect();
-        for ty in [Q4_1, Q5_1, Q2_K, Q3_K, IQ4_XS] {
+        for ty in [Q2_K, Q3_K] {
             let bytes = weights(ty, k, rows, 5);
             let mut elements = vec![0.0f32; k * rows];
             dequant::row(ty, &bytes, &mut elements);

@@ -47,10 +47,12 @@ fn activation_block(ty: TensorType) -> usize {
     match ty {
         TensorType::Q8_0
         | TensorType::Q4_0
+        | TensorType::Q4_1
         | TensorType::Q5_0
+        | TensorType::Q5_1
         | TensorType::MXFP4
         | TensorType::IQ4_NL => 32,
-        TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => 256,
+        TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K | TensorType::IQ4_XS => 256,
         _ => 0,
     }
 }

@@ -1,7 +1,6 @@
 //! Weight matrices, repacked from the file's layout into the kernels'.
 
 use super::buffer::{Arena, Buffer, Zero};
-use super::dequant::{five, nibble};
 use super::k;
 use super::q4;
 use super::q8::{BLOCK, Block, ROWS};
@@ -36,6 +35,12 @@ pub(crate) enum Packed {
     /// `[group][block of K]`.
     Q4(Buffer<q4::Q4>),
     /// `[group][block of K]`.
+    Q4Min(Buffer<q4::Q4Min>),
+    /// `[group][block of K]`.
+    Q5(Buffer<q4::Q5>),
+    /// `[group][block of K]`.
+    Q5Min(Buffer<q4::Q5Min>),
+    /// `[group][block of K]`.
     Mx(Buffer<q4::Mx>),
     /// `[group][block of K]`.
     Nl(Buffer<q4::Nl>),
@@ -45,14 +50,12 @@ pub(crate) enum Packed {
     Q5K(Buffer<k::Q5>),
     /// `[group][super-block of K]`.
     Q6K(Buffer<k::Signed>),
-    /// `[group][block of K]`.
-    Affine(Buffer<scaled::Affine>),
+    /// `[group][super-block of K]`.
+    Xs(Buffer<k::Xs>),
     /// `[group][super-block of K]`.
     Q2K(Buffer<scaled::Q2>),
     /// `[group][super-block of K]`.
     Q3K(Buffer<scaled::Q3>),
-    /// `[group][super-block of K]`.
-    Xs(Buffer<scaled::Xs>),
     /// `[group][k]`.
     F16(Buffer<[u16; ROWS]>),
     /// `[group][k]`.
@@ -117,16 +120,24 @@ impl Matrix {
     ) -> Result<Self, PackError> {
         let groups = rows.div_ceil(ROWS);
         let data = match ty {
-            TensorType::Q8_0 => {
-                let code = |b: &[u8; 34], i: usize| b[2 + i] as i8;
-                Packed::Q8(pack_q8(pool, stored, k / BLOCK, groups, code)?)
+            TensorType::Q8_0 => Packed::Q8(pack_q8(pool, stored, k / BLOCK, groups)?),
+            TensorType::Q4_0 => {
+                Packed::Q4(q4::pack::<_, _, _, 18>(pool, stored, k / BLOCK, groups)?)
             }
-            TensorType::Q4_0 => Packed::Q4(q4::pack::<0, 18>(pool, stored, k / BLOCK, groups)?),
-            TensorType::MXFP4 => Packed::Mx(q4::pack::<1, 17>(pool, stored, k / BLOCK, groups)?),
-            TensorType::IQ4_NL => Packed::Nl(q4::pack::<2, 18>(pool, stored, k / BLOCK, groups)?),
+            TensorType::Q4_1 => {
+                Packed::Q4Min(q4::pack::<_, _, _, 20>(pool, stored, k / BLOCK, groups)?)
+            }
             TensorType::Q5_0 => {
-                let code = |b: &[u8; 22], i| five(&b[2..], i) as i8 - 16;
-                Packed::Q8(pack_q8(pool, stored, k / BLOCK, groups, code)?)
+                Packed::Q5(q4::pack::<_, _, _, 22>(pool, stored, k / BLOCK, groups)?)
+            }
+            TensorType::Q5_1 => {
+                Packed::Q5Min(q4::pack::<_, _, _, 24>(pool, stored, k / BLOCK, groups)?)
+            }
+            TensorType::MXFP4 => {
+                Packed::Mx(q4::pack::<_, _, _, 17>(pool, stored, k / BLOCK, groups)?)
+            }
+            TensorType::IQ4_NL => {
+                Packed::Nl(q4::pack::<_, _, _, 18>(pool, stored, k / BLOCK, groups)?)
             }
             TensorType::Q4_K => Packed::Q4K(k::pack_affine::<0, 144>(
                 pool,
@@ -141,6 +152,7 @@ impl Matrix {
                 groups,
             )?),
             TensorType::Q6_K => Packed::Q6K(k::pack_signed(pool, stored, k / k::SUPER, groups)?),
+            TensorType::IQ4_XS => Packed::Xs(k::pack_xs(pool, stored, k / k::SUPER, groups)?),
             TensorType::F16 => {
                 let good = |b: &[u8; 2]| b[1] & 0x7c != 0x7c;
                 Packed::F16(in_groups(pool, stored, (groups, k), good, half)?)
@@ -156,17 +168,8 @@ impl Matrix {
                 };
                 Packed::F32(in_groups(pool, stored, (groups, k), good, put)?)
             }
-            TensorType::Q4_1 => {
-                let size = (groups, k);
-                Packed::Affine(scaled::pack_affine::<20>(pool, stored, size, nibble)?)
-            }
-            TensorType::Q5_1 => {
-                let size = (groups, k);
-                Packed::Affine(scaled::pack_affine::<24>(pool, stored, size, five)?)
-            }
             TensorType::Q2_K => Packed::Q2K(scaled::pack_q2(pool, stored, (groups, k))?),
             TensorType::Q3_K => Packed::Q3K(scaled::pack_q3(pool, stored, (groups, k))?),
-            TensorType::IQ4_XS => Packed::Xs(scaled::pack_xs(pool, stored, (groups, k))?),
             _ => return Err(PackError::Type),
         };
         Ok(Self {
@@ -192,42 +195,37 @@ impl Matrix {
         match self.data {
             Packed::Q8(_) => self.k / BLOCK * size_of::<Block>(),
             Packed::Q4(_) | Packed::Mx(_) | Packed::Nl(_) => self.k / BLOCK * size_of::<q4::Q4>(),
+            Packed::Q4Min(_) => self.k / BLOCK * size_of::<q4::Q4Min>(),
+            Packed::Q5(_) => self.k / BLOCK * size_of::<q4::Q5>(),
+            Packed::Q5Min(_) => self.k / BLOCK * size_of::<q4::Q5Min>(),
             Packed::Q4K(_) => self.k / k::SUPER * size_of::<k::Q4>(),
             Packed::Q5K(_) => self.k / k::SUPER * size_of::<k::Q5>(),
             Packed::Q6K(_) => self.k / k::SUPER * size_of::<k::Signed>(),
-            Packed::Affine(_) => self.k / scaled::BLOCK * size_of::<scaled::Affine>(),
+            Packed::Xs(_) => self.k / k::SUPER * size_of::<k::Xs>(),
             Packed::Q2K(_) => self.k / k::SUPER * size_of::<scaled::Q2>(),
             Packed::Q3K(_) => self.k / k::SUPER * size_of::<scaled::Q3>(),
-            Packed::Xs(_) => self.k / k::SUPER * size_of::<scaled::Xs>(),
             Packed::F16(_) | Packed::Bf16(_) => self.k * ROWS * 2,
             Packed::F32(_) => self.k * ROWS * 4,
         }
     }
 }
 
-/// Blocks of 32 that begin with an f16 scale and hold codes within eight bits.
-fn pack_q8<const SIZE: usize>(
+/// Q8_0.
+fn pack_q8(
     pool: &Pool,
     stored: Stored<'_>,
     blocks: usize,
     groups: usize,
-    code: impl Fn(&[u8; SIZE], usize) -> i8 + Sync,
 ) -> Result<Buffer<Block>, PackError> {
-    let good = |b: &[u8; SIZE]| !endless(b[1]);
-    in_groups(
-        pool,
-        stored,
-        (groups, blocks),
-        good,
-        |block: &mut Block, b, row| {
-            block.scale[row] = u16::from_le_bytes([b[0], b[1]]);
-            for (j, out) in block.code.iter_mut().enumerate() {
-                for i in 0..4 {
-                    out[4 * row + i] = code(b, 4 * j + i) as u8 ^ 0x80;
-                }
-            }
-        },
-    )
+    let good = |b: &[u8; 34]| !endless(b[1]);
+    let put = |block: &mut Block, b: &[u8; 34], row: usize| {
+        block.scale[row] = u16::from_le_bytes([b[0], b[1]]);
+        let codes = b[2..].as_chunks::<4>().0;
+        for (out, codes) in block.code.iter_mut().zip(codes) {
+            out[4 * row..4 * row + 4].copy_from_slice(&codes.map(|code| code ^ 0x80));
+        }
+    };
+    in_groups(pool, stored, (groups, blocks), good, put)
 }
 
 /// An f16 or bf16 as it is.

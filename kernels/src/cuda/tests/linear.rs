@@ -6,7 +6,8 @@ use crate::cpu::Simd;
 use crate::cuda::activations::{Activations, Needs};
 use crate::cuda::linear::{Choices, Stack, Tensor};
 use crate::cuda::steps;
-use crate::ops::dequant::k::{q4_code, q5_code, q6_code, scale_min};
+use crate::ops::dequant::IQ4;
+use crate::ops::dequant::k::{iq4_xs_code, iq4_xs_scale, q4_code, q5_code, q6_code, scale_min};
 use crate::ops::linear::{Input, Product, linear};
 use crate::ops::weights::Matrix;
 use crate::pool::Pool;
@@ -165,7 +166,12 @@ fn check_on(
     }
 }
 
-const K_QUANTS: [TensorType; 3] = [TensorType::Q4_K, TensorType::Q5_K, TensorType::Q6_K];
+const K_QUANTS: [TensorType; 4] = [
+    TensorType::Q4_K,
+    TensorType::Q5_K,
+    TensorType::Q6_K,
+    TensorType::IQ4_XS,
+];
 
 /// A few shapes of every type.
 pub(super) fn check_types(device: &Arc<dyn Backend>) {
@@ -178,6 +184,8 @@ pub(super) fn check_types(device: &Arc<dyn Backend>) {
         TensorType::MXFP4,
         TensorType::IQ4_NL,
         TensorType::Q5_0,
+        TensorType::Q4_1,
+        TensorType::Q5_1,
     ];
     for ty in plain.into_iter().chain(K_QUANTS) {
         for tokens in [1, 8, 70] {
@@ -198,6 +206,7 @@ fn matrices_of_any_shape_have_the_same_bits_as_on_the_cpu() {
         TensorType::IQ4_NL,
         TensorType::Q5_0,
         TensorType::Q4_1,
+        TensorType::Q5_1,
     ];
     for (i, ty) in types.into_iter().enumerate() {
         for (k, rows) in [(32, [1, 1]), (96, [16, 17]), (544, [40, 3])] {
@@ -213,6 +222,8 @@ fn matrices_of_any_shape_have_the_same_bits_as_on_the_cpu() {
             TensorType::Q4_0,
             TensorType::MXFP4,
             TensorType::IQ4_NL,
+            TensorType::Q4_1,
+            TensorType::Q5_1,
         ] {
             check(ty, k, rows, tokens, tokens as u64);
         }
@@ -243,6 +254,8 @@ fn experts_of_any_type_are_chosen_one_by_one() {
         TensorType::BF16,
         TensorType::Q4_K,
         TensorType::Q6_K,
+        TensorType::IQ4_XS,
+        TensorType::Q5_1,
     ];
     for (i, ty) in types.into_iter().enumerate() {
         let (k, device, mut numbers) = (512, Emulated::device(i as u32), Numbers(i as u64));
@@ -321,6 +334,13 @@ fn term(ty: TensorType, b: &[u8], x: &[f32]) -> f32 {
             .map(|i| i32::from(b[192 + i / 16] as i8) * (i32::from(q6_code(b, i)) - 32) * c[i])
             .sum();
         return dot as f32 * (half(208) * s);
+    }
+    if ty == TensorType::IQ4_XS {
+        let value = |i| i32::from(IQ4[usize::from(iq4_xs_code(b, i))]);
+        let dot: i32 = (0..256)
+            .map(|i| i32::from(iq4_xs_scale(b, i / 32)) * value(i) * c[i])
+            .sum();
+        return dot as f32 * (half(0) * s);
     }
     let code = |i| match ty {
         TensorType::Q4_K => q4_code(&b[16..], i),

@@ -1,22 +1,14 @@
 //! AVX2: eight rows a register, two registers and four tokens at a time.
 //!
-//! No closures: what takes them is not compiled for these instructions and so not inlined.
-//! Codes have at most six bits, so `maddubs` does not saturate and its i16 sums can
-//! be added up over a sub-block before they meet their scale.
+//! Codes of K-quants have at most six bits, so `maddubs` does not saturate and its i16
+//! sums can be added up over a sub-block before they meet their scale. The values of
+//! IQ4_XS have eight: their pairs meet the scale one by one.
 
-use super::{Act, Affine, Signed, Tile};
+use super::{Act, Affine, Signed, Tile, Xs};
+use crate::ops::avx2::*;
+use crate::ops::dequant::IQ4;
 use crate::ops::q8::ROWS;
 use std::arch::x86_64::*;
-
-/// Tokens at a time: with two registers of rows, eight i16 accumulators among
-/// sixteen registers.
-const STEP: usize = 4;
-
-/// How far ahead of the weights in use to fetch, the first time that a tile comes to them.
-const AHEAD: usize = 4096;
-
-/// Two registers: rows 0 to 7 and 8 to 15.
-type Two = [__m256i; 2];
 
 /// Per 32-bit lane, the byte of that lane's row twice, each in the low or the high
 /// half of a 16-bit number.
@@ -31,25 +23,6 @@ const fn spread(first: u8, high: bool) -> [u8; 32] {
 }
 const LOW_HALF: [[u8; 32]; 2] = [spread(0, false), spread(8, false)];
 const HIGH_HALF: [[u8; 32]; 2] = [spread(0, true), spread(8, true)];
-
-macro_rules! tokens_at_a_time {
-    ($body:ident, $group:ident, $acts:ident, $out:ident $(, $high:ident)?) => {
-        let mut t = 0;
-        while t < $acts.tokens {
-            let n = STEP.min($acts.tokens - t);
-            // SAFETY: tokens `t .. t + n` exist, which is what the body asks for.
-            unsafe {
-                match n {
-                    1 => $body::<$($high,)? 1>($group, $acts, t, $out),
-                    2 => $body::<$($high,)? 2>($group, $acts, t, $out),
-                    3 => $body::<$($high,)? 3>($group, $acts, t, $out),
-                    _ => $body::<$($high,)? 4>($group, $acts, t, $out),
-                }
-            }
-            t += n;
-        }
-    };
-}
 
 /// See [`super::affine`].
 ///
@@ -71,6 +44,15 @@ pub(super) unsafe fn affine<const HIGH: usize>(
 #[target_feature(enable = "avx2,f16c")]
 pub(super) unsafe fn signed(group: &[Signed], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
     tokens_at_a_time!(signed_few, group, acts, out);
+}
+
+/// See [`super::xs`].
+///
+/// # Safety
+/// As for [`affine`].
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn xs(group: &[Xs], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    tokens_at_a_time!(xs_few, group, acts, out);
 }
 
 /// # Safety
@@ -160,22 +142,68 @@ unsafe fn signed_few<const N: usize>(
             add_products(&mut acc, sixth(low(c), left::<2>(bits)), act, 4 * b + 1);
             add_products(&mut acc, sixth(upper(a), bits), act, 4 * b + 2);
             add_products(&mut acc, sixth(upper(c), right::<2>(bits)), act, 4 * b + 3);
-            let scale = [
-                _mm256_srai_epi16::<8>(shuffled(&block.scale[b], &HIGH_HALF[0])),
-                _mm256_srai_epi16::<8>(shuffled(&block.scale[b], &HIGH_HALF[1])),
-            ];
-            add_scaled(&mut dots, &acc, scale);
+            add_scaled(&mut dots, &acc, signed_scale(&block.scale[b]));
         }
-        let d = halves(&block.d);
-        for i in 0..N {
-            let s = _mm256_set1_ps(act[i].scale);
-            for h in 0..2 {
-                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[i][h]), _mm256_mul_ps(d[h], s));
-                sums[i][h] = _mm256_add_ps(sums[i][h], product);
-            }
-        }
+        add_terms(&mut sums, &dots, &block.d, act);
     }
     store(&sums, &mut out[t..t + N]);
+}
+
+/// # Safety
+/// As for [`affine`], and `t + N <= acts.tokens`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn xs_few<const N: usize>(group: &[Xs], acts: Tile<'_>, t: usize, out: &mut [[f32; ROWS]]) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; N];
+    for (s, block) in group.iter().enumerate() {
+        // SAFETY: `s` is below the number of blocks and `t + N <= tokens`.
+        let act: &[Act; N] = unsafe { &*acts.acts.as_ptr().add(s * acts.tokens + t).cast() };
+        let mut dots = [[_mm256_setzero_si256(); 2]; N];
+        for b in 0..16 {
+            if t == 0 {
+                fetch(block, b, 16);
+            }
+            let scale = signed_scale(&block.scale[b / 2]);
+            let [a, c] = [two(&block.low[b][0]), two(&block.low[b][1])];
+            for (g, w) in [low(a), low(c), upper(a), upper(c)].into_iter().enumerate() {
+                let mut x = [0; N];
+                for i in 0..N {
+                    x[i] = word(act[i].codes[4 * b + g]);
+                }
+                add_signed(&mut dots, looked_up(&IQ4, w), &x, scale);
+            }
+        }
+        add_terms(&mut sums, &dots, &block.d, act);
+    }
+    store(&sums, &mut out[t..t + N]);
+}
+
+/// Scales of sixteen rows, each twice in a lane as i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed_scale(scale: &[i8; ROWS]) -> Two {
+    [
+        _mm256_srai_epi16::<8>(shuffled(scale, &HIGH_HALF[0])),
+        _mm256_srai_epi16::<8>(shuffled(scale, &HIGH_HALF[1])),
+    ]
+}
+
+/// One super-block's step in f32.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn add_terms<const N: usize>(
+    sums: &mut [[__m256; 2]; N],
+    dots: &[Two; N],
+    d: &[u16; ROWS],
+    act: &[Act; N],
+) {
+    let d = halves(d);
+    for i in 0..N {
+        let s = _mm256_set1_ps(act[i].scale);
+        for h in 0..2 {
+            let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[i][h]), _mm256_mul_ps(d[h], s));
+            sums[i][h] = _mm256_add_ps(sums[i][h], product);
+        }
+    }
 }
 
 /// A sub-block of sixteen codes of four bits.
@@ -204,19 +232,6 @@ fn add_five<const N: usize>(
     add_products(acc, fifth(low(c), left::<3>(bits)), act, at + 1);
     add_products(acc, fifth(upper(a), left::<2>(bits)), act, at + 2);
     add_products(acc, fifth(upper(c), left::<1>(bits)), act, at + 3);
-}
-
-/// Ask for part `i` of `n` of what lies [`AHEAD`] of a block. A block is read in three
-/// places at once, which the processor does not foresee by itself.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn fetch<T>(block: &T, i: usize, n: usize) {
-    let ahead = std::ptr::from_ref(block).cast::<i8>().wrapping_add(AHEAD);
-    let lines = size_of::<T>().div_ceil(64);
-    for line in i * lines / n..(i + 1) * lines / n {
-        // Safe: a prefetch faults nowhere.
-        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
-    }
 }
 
 fn word(codes: [i8; 4]) -> i32 {
@@ -263,20 +278,6 @@ fn minima<const HIGH: usize, const N: usize>(block: &Affine<HIGH>, act: &[Act; N
     sums
 }
 
-/// The low halves of all bytes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn low(w: Two) -> Two {
-    masked(w, 15)
-}
-
-/// The high halves of all bytes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn upper(w: Two) -> Two {
-    masked(right::<4>(w), 15)
-}
-
 /// `w` with bit 4 of `bits`.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -293,50 +294,8 @@ fn sixth(w: Two, bits: Two) -> Two {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn or(a: Two, b: Two) -> Two {
-    [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn masked(w: Two, mask: i8) -> Two {
-    let mask = _mm256_set1_epi8(mask);
-    [_mm256_and_si256(w[0], mask), _mm256_and_si256(w[1], mask)]
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn left<const BITS: i32>(w: Two) -> Two {
-    [
-        _mm256_slli_epi16::<BITS>(w[0]),
-        _mm256_slli_epi16::<BITS>(w[1]),
-    ]
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn right<const BITS: i32>(w: Two) -> Two {
-    [
-        _mm256_srli_epi16::<BITS>(w[0]),
-        _mm256_srli_epi16::<BITS>(w[1]),
-    ]
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
 fn splat16(pair: [i16; 2]) -> __m256i {
     _mm256_set1_epi32(i32::from(pair[1]) << 16 | i32::from(pair[0] as u16))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn two(bytes: &[u8; 64]) -> Two {
-    // SAFETY: lifetime: borrowed. Bounds: 32 bytes at 0 and at 32 of 64. Alignment: the
-    // unaligned form is used.
-    unsafe {
-        let at = bytes.as_ptr().cast::<__m256i>();
-        [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
-    }
 }
 
 /// Twice sixteen bytes, widened to i16.
@@ -353,11 +312,6 @@ fn two_of_16(bytes: &[[u8; 16]]) -> Two {
     out
 }
 
-/// One byte, with a sign or without.
-trait Byte {}
-impl Byte for u8 {}
-impl Byte for i8 {}
-
 /// The sixteen bytes in both halves of a register, shuffled.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -367,30 +321,5 @@ fn shuffled<T: Byte>(bytes: &[T; 16], by: &[u8; 32]) -> __m256i {
     unsafe {
         let bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast()));
         _mm256_shuffle_epi8(bytes, _mm256_loadu_si256(by.as_ptr().cast()))
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn halves(bits: &[u16; ROWS]) -> [__m256; 2] {
-    let mut out = [_mm256_setzero_ps(); 2];
-    for h in 0..2 {
-        // SAFETY: lifetime: borrowed. Bounds: eight u16 at 0 and at 8 of sixteen.
-        // Alignment: the unaligned form is used.
-        let bits = unsafe { _mm_loadu_si128(bits.as_ptr().add(8 * h).cast()) };
-        out[h] = _mm256_cvtph_ps(bits);
-    }
-    out
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store(sums: &[[__m256; 2]], out: &mut [[f32; ROWS]]) {
-    for (sums, out) in sums.iter().zip(out) {
-        for h in 0..2 {
-            // SAFETY: lifetime: borrowed. Bounds: eight floats at `8 h` of sixteen.
-            // Alignment: the unaligned form is used.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * h), sums[h]) };
-        }
     }
 }

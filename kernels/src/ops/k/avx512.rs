@@ -2,7 +2,8 @@
 //!
 //! Written over [`Wide`], so that it is checked without the hardware, too.
 
-use super::{Act, Affine, Signed, Tile};
+use super::{Act, Affine, Signed, Tile, Xs};
+use crate::ops::dequant::IQ4;
 use crate::ops::q8::ROWS;
 use crate::ops::wide::{Wide, by_tokens};
 
@@ -36,6 +37,17 @@ pub(super) unsafe fn signed_hardware(group: &[Signed], acts: Tile<'_>, out: &mut
     unsafe { signed::<crate::ops::wide::Hardware>(group, acts, out) }
 }
 
+/// [`xs`] on the processor's instructions.
+///
+/// # Safety
+/// The processor has them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn xs_hardware(group: &[Xs], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    // SAFETY: this function's features are the instructions.
+    unsafe { xs::<crate::ops::wide::Hardware>(group, acts, out) }
+}
+
 /// See [`super::affine`].
 ///
 /// # Safety
@@ -56,6 +68,15 @@ pub(super) unsafe fn affine<W: Wide, const HIGH: usize>(
 #[inline(always)]
 pub(super) unsafe fn signed<W: Wide>(group: &[Signed], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
     by_tokens!(acts.tokens, N => signed_all::<W, N>(group, acts.acts, out));
+}
+
+/// See [`super::xs`].
+///
+/// # Safety
+/// The processor has the instructions of `W`.
+#[inline(always)]
+pub(super) unsafe fn xs<W: Wide>(group: &[Xs], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    by_tokens!(acts.tokens, N => xs_all::<W, N>(group, acts.acts, out));
 }
 
 /// # Safety
@@ -159,15 +180,80 @@ unsafe fn signed_all<W: Wide, const N: usize>(
                     dots[i] = W::add(dots[i], W::mul(acc[i], scale));
                 }
             }
-            let d = W::half(&block.d);
-            for i in 0..N {
-                let s = W::splat_f32(act[i].scale);
-                let product = W::mul_f32(W::to_f32(dots[i]), W::mul_f32(d, s));
-                sums[i] = W::add_f32(sums[i], product);
-            }
+            add_terms::<W, N>(&mut sums, &dots, &block.d, act);
         }
         for i in 0..N {
             W::store(sums[i], &mut out[i]);
+        }
+    }
+}
+
+/// The values of IQ4_XS plus 128.
+const TABLE: [u8; 16] = {
+    let mut table = [0; 16];
+    let mut code = 0;
+    while code < 16 {
+        table[code] = (IQ4[code] as i32 + 128) as u8;
+        code += 1;
+    }
+    table
+};
+
+/// # Safety
+/// As for [`affine`], with `N` tokens.
+#[inline(always)]
+unsafe fn xs_all<W: Wide, const N: usize>(group: &[Xs], acts: &[Act], out: &mut [[f32; ROWS]]) {
+    let acts = acts.as_chunks::<N>().0;
+    // SAFETY: the caller proves the instructions.
+    unsafe {
+        let table = W::load_quarter(&TABLE);
+        let mut sums = [W::zero_f32(); N];
+        for (block, act) in group.iter().zip(acts) {
+            if N == 1 {
+                fetch::<W, _>(block);
+            }
+            let mut dots = [W::zero(); N];
+            for j in 0..8 {
+                // The table's 128 is undone beforehand.
+                let mut acc = [W::zero(); N];
+                for i in 0..N {
+                    acc[i] = W::splat((-128 * i32::from(act[i].sums[j / 2][j % 2])) as u32);
+                }
+                for b in 2 * j..2 * j + 2 {
+                    let w = quarters::<W>(&block.low[b]);
+                    for g in 0..4 {
+                        let w = W::look_up(table, w[g]);
+                        add_products::<W, N>(&mut acc, w, act, 4 * b + g);
+                    }
+                }
+                let scale = W::widen_i8(&block.scale[j]);
+                for i in 0..N {
+                    dots[i] = W::add(dots[i], W::mul(acc[i], scale));
+                }
+            }
+            add_terms::<W, N>(&mut sums, &dots, &block.d, act);
+        }
+        for i in 0..N {
+            W::store(sums[i], &mut out[i]);
+        }
+    }
+}
+
+/// One super-block's step in f32.
+#[inline(always)]
+unsafe fn add_terms<W: Wide, const N: usize>(
+    sums: &mut [W::Float; N],
+    dots: &[W::Int; N],
+    d: &[u16; ROWS],
+    act: &[Act; N],
+) {
+    // SAFETY: the caller proves the instructions.
+    unsafe {
+        let d = W::half(d);
+        for i in 0..N {
+            let s = W::splat_f32(act[i].scale);
+            let product = W::mul_f32(W::to_f32(dots[i]), W::mul_f32(d, s));
+            sums[i] = W::add_f32(sums[i], product);
         }
     }
 }

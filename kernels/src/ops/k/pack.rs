@@ -1,8 +1,8 @@
 //! From the file's blocks to sixteen interleaved rows.
 
-use super::{Affine, Low, Q4, Signed};
+use super::{Affine, Low, Q4, Signed, Xs};
 use crate::ops::buffer::Buffer;
-use crate::ops::dequant::k::scale_min;
+use crate::ops::dequant::k::{iq4_xs_scale, scale_min};
 use crate::ops::weights::{PackError, Stored, endless, in_groups};
 use crate::pool::Pool;
 
@@ -26,6 +26,17 @@ pub(crate) fn pack_signed(
 ) -> Result<Buffer<Signed>, PackError> {
     let good = |b: &[u8; 210]| !endless(b[209]);
     in_groups(pool, stored, (groups, blocks), good, signed)
+}
+
+/// IQ4_XS.
+pub(crate) fn pack_xs(
+    pool: &Pool,
+    stored: Stored<'_>,
+    blocks: usize,
+    groups: usize,
+) -> Result<Buffer<Xs>, PackError> {
+    let good = |b: &[u8; 136]| !endless(b[1]);
+    in_groups(pool, stored, (groups, blocks), good, xs)
 }
 
 fn affine<const HIGH: usize, const SIZE: usize>(
@@ -81,6 +92,22 @@ fn signed(out: &mut Signed, b: &[u8; 210], row: usize) {
     }
 }
 
+fn xs(out: &mut Xs, b: &[u8; 136], row: usize) {
+    out.d[row] = u16::from_le_bytes([b[0], b[1]]);
+    for j in 0..8 {
+        out.scale[j][row] = iq4_xs_scale(b, j);
+    }
+    let codes = words(|out| {
+        for (bytes, out) in b[8..].chunks_exact(16).zip(out.chunks_exact_mut(32)) {
+            for i in 0..16 {
+                out[i] = bytes[i] & 15;
+                out[i + 16] = bytes[i] >> 4;
+            }
+        }
+    });
+    low(&mut out.low, row, &codes);
+}
+
 /// A block's codes, four to a word.
 fn words(fill: impl FnOnce(&mut [u8; 256])) -> [u32; 64] {
     let mut codes = [0; 256];
@@ -118,3 +145,4 @@ fn put(out: &mut [u8; 64], row: usize, word: u32) {
 // The sizes that the file formats give to sixteen blocks, and what the expansion of
 // six-bit scales to bytes adds.
 const _: () = assert!(size_of::<Q4>() == 16 * 144 + 64 && size_of::<Signed>() == 16 * 210);
+const _: () = assert!(size_of::<Xs>() == 16 * 136 + 32);

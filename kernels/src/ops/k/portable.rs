@@ -1,6 +1,7 @@
 //! The plain version: what the others must equal.
 
-use super::{Act, Affine, Low, Signed, Tile};
+use super::{Act, Affine, Low, Signed, Tile, Xs};
+use crate::ops::dequant::IQ4;
 use crate::ops::half::widen_one;
 use crate::ops::q8::ROWS;
 
@@ -10,23 +11,31 @@ pub(super) fn affine<const HIGH: usize>(
     acts: Tile<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    for (t, out) in out.iter_mut().enumerate() {
-        *out = [0.0; ROWS];
-        for (block, acts) in group.iter().zip(acts.acts.chunks_exact(acts.tokens)) {
-            for (row, out) in out.iter_mut().enumerate() {
-                *out += block.product(row, &acts[t]);
-            }
-        }
-    }
+    in_order(group, acts, out, Affine::product);
 }
 
 /// See [`super::signed`].
 pub(super) fn signed(group: &[Signed], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    in_order(group, acts, out, Signed::product);
+}
+
+/// See [`super::xs`].
+pub(super) fn xs(group: &[Xs], acts: Tile<'_>, out: &mut [[f32; ROWS]]) {
+    in_order(group, acts, out, Xs::product);
+}
+
+/// The sums of the products of super-blocks, row by row.
+fn in_order<T>(
+    group: &[T],
+    acts: Tile<'_>,
+    out: &mut [[f32; ROWS]],
+    product: impl Fn(&T, usize, &Act) -> f32,
+) {
     for (t, out) in out.iter_mut().enumerate() {
         *out = [0.0; ROWS];
         for (block, acts) in group.iter().zip(acts.acts.chunks_exact(acts.tokens)) {
             for (row, out) in out.iter_mut().enumerate() {
-                *out += block.product(row, &acts[t]);
+                *out += product(block, row, &acts[t]);
             }
         }
     }
@@ -68,6 +77,17 @@ impl Signed {
                 i32::from(nibble(&self.low, row, b, g, i) | high << 4) - 32
             };
             dot += i32::from(self.scale[b][row]) * sub_block(act, b, code);
+        }
+        dot as f32 * (widen_one(self.d[row]) * act.scale)
+    }
+}
+
+impl Xs {
+    fn product(&self, row: usize, act: &Act) -> f32 {
+        let mut dot = 0;
+        for b in 0..16 {
+            let code = |g, i| i32::from(IQ4[usize::from(nibble(&self.low, row, b, g, i))]);
+            dot += i32::from(self.scale[b / 2][row]) * sub_block(act, b, code);
         }
         dot as f32 * (widen_one(self.d[row]) * act.scale)
     }

@@ -79,17 +79,21 @@ fn check_affine<const HIGH: usize, const SIZE: usize>() {
 fn the_avx512_kernels_compute_the_bits_of_the_plain_ones() {
     check_affine::<0, 144>();
     check_affine::<8, 176>();
+    let arena = Arena::default();
     let bytes = file(210, &[208]);
-    let group = pack_signed(
-        &Pool::new(1),
-        Stored::whole(&bytes, &Arena::default()),
-        BLOCKS,
-        1,
-    )
-    .unwrap();
+    let stored = Stored::whole(&bytes, &arena);
+    let group = pack_signed(&Pool::new(1), stored, BLOCKS, 1).unwrap();
     agree(
         |acts, out| portable::signed(&group, acts, out),
         // SAFETY: the emulation has no instructions to prove.
         |acts, out| unsafe { avx512::signed::<Emulated>(&group, acts, out) },
+    );
+    let bytes = file(136, &[0]);
+    let stored = Stored::whole(&bytes, &arena);
+    let group = pack_xs(&Pool::new(1), stored, BLOCKS, 1).unwrap();
+    agree(
+        |acts, out| portable::xs(&group, acts, out),
+        // SAFETY: the emulation has no instructions to prove.
+        |acts, out| unsafe { avx512::xs::<Emulated>(&group, acts, out) },
     );
 }

@@ -1,21 +1,13 @@
 //! AVX2: eight rows a register, two registers and four tokens at a time.
 //!
-//! Q4_0 and MXFP4 are small enough to be taken as unsigned, so that `maddubs` sums
+//! All but IQ4_NL are small enough to be taken as unsigned, so that `maddubs` sums
 //! can be added in i16; their bias is taken off afterwards. IQ4_NL needs the sign
 //! trick of `q8`.
 
 use super::{Block, Kind, ROWS, Tile, WORDS};
+use crate::ops::avx2::*;
+use crate::ops::dequant::IQ4;
 use std::arch::x86_64::*;
-
-/// Tokens at a time: with two registers of rows, eight i16 accumulators among
-/// sixteen registers.
-const STEP: usize = 4;
-
-/// How far ahead of the weights in use to fetch when one token is computed.
-const AHEAD: usize = 4096;
-
-/// Two registers: rows 0 to 7 and 8 to 15.
-type Two = [__m256i; 2];
 
 /// See [`super::tile`].
 ///
@@ -23,32 +15,19 @@ type Two = [__m256i; 2];
 /// `acts.words` holds `group.len() * acts.tokens * WORDS` words and `out` has
 /// `acts.tokens` rows.
 #[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn tile<const KIND: u8>(
-    group: &[Block<KIND>],
+pub(super) unsafe fn tile<const KIND: u8, const MIN: usize, const HIGH: usize>(
+    group: &[Block<KIND, MIN, HIGH>],
     acts: Tile<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let mut t = 0;
-    while t < acts.tokens {
-        let n = STEP.min(acts.tokens - t);
-        // SAFETY: tokens `t .. t + n` exist, which is what `few` asks for.
-        unsafe {
-            match n {
-                1 => few::<KIND, 1>(group, acts, t, out),
-                2 => few::<KIND, 2>(group, acts, t, out),
-                3 => few::<KIND, 3>(group, acts, t, out),
-                _ => few::<KIND, 4>(group, acts, t, out),
-            }
-        }
-        t += n;
-    }
+    tokens_at_a_time!(few, group, acts, out, KIND, MIN, HIGH);
 }
 
 /// # Safety
 /// As for [`tile`], and `t + N <= acts.tokens`.
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn few<const KIND: u8, const N: usize>(
-    group: &[Block<KIND>],
+unsafe fn few<const KIND: u8, const MIN: usize, const HIGH: usize, const N: usize>(
+    group: &[Block<KIND, MIN, HIGH>],
     acts: Tile<'_>,
     t: usize,
     out: &mut [[f32; ROWS]],
@@ -59,56 +38,74 @@ unsafe fn few<const KIND: u8, const N: usize>(
         .zip(acts.words.chunks_exact(acts.tokens * WORDS))
     {
         if N == 1 {
-            let ahead = std::ptr::from_ref(block).cast::<i8>().wrapping_add(AHEAD);
-            for line in 0..5 {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
-            }
+            fetch(block, 0, 1);
         }
         // SAFETY: lifetime: borrowed. Bounds: after twice `tokens` words come eight for
         // each token, and `t + N <= tokens`. Alignment: u32 in a slice of u32.
         let codes: &[[u32; 8]; N] = unsafe { &*words.as_ptr().add(2 * acts.tokens + 8 * t).cast() };
-        let dots = match Block::<KIND>::KIND {
-            Kind::Q4 | Kind::Mx => biased(block, codes, &words[acts.tokens + t..][..N]),
+        let dots = match Block::<KIND, MIN, HIGH>::KIND {
             Kind::Nl => by_sign(block, codes),
+            _ => biased(block, codes, &words[acts.tokens + t..][..N]),
         };
-        let scale = scales(block);
+        let scale = match Block::<KIND, MIN, HIGH>::KIND {
+            Kind::Mx => brains(&block.scale),
+            _ => halves(&block.scale),
+        };
+        let mut min = [_mm256_setzero_ps(); 2];
+        if let Some(bits) = block.min.first() {
+            min = halves(bits);
+        }
         for i in 0..N {
             let s = _mm256_set1_ps(f32::from_bits(words[t + i]));
             for h in 0..2 {
                 let d = _mm256_mul_ps(scale[h], s);
-                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[i][h]), d);
-                sums[i][h] = _mm256_add_ps(sums[i][h], product);
+                let mut term = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[i][h]), d);
+                if MIN > 0 {
+                    let sum = words[acts.tokens + t + i] as i32 / -128;
+                    let sum = _mm256_set1_ps(sum as f32 * f32::from_bits(words[t + i]));
+                    term = _mm256_add_ps(term, _mm256_mul_ps(min[h], sum));
+                }
+                sums[i][h] = _mm256_add_ps(sums[i][h], term);
             }
         }
     }
-    for i in 0..N {
-        for h in 0..2 {
-            // SAFETY: eight floats at `8 h` of a row of sixteen; unaligned form.
-            unsafe { _mm256_storeu_ps(out[t + i].as_mut_ptr().add(8 * h), sums[i][h]) };
-        }
-    }
+    store(&sums, &mut out[t..t + N]);
 }
 
-/// Dots of Q4_0 and MXFP4; `starts` are -128 times the sums of the codes.
+/// Dots of all kinds but IQ4_NL; `starts` are -128 times the sums of the codes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn biased<const KIND: u8, const N: usize>(
-    block: &Block<KIND>,
+fn biased<const KIND: u8, const MIN: usize, const HIGH: usize, const N: usize>(
+    block: &Block<KIND, MIN, HIGH>,
     codes: &[[u32; 8]; N],
     starts: &[u32],
 ) -> [Two; N] {
     let ones = _mm256_set1_epi16(1);
     let mut dots = [[_mm256_setzero_si256(); 2]; N];
     for i in 0..N {
-        let start = starts[i] as i32 / 128 * Block::<KIND>::BIAS;
+        let start = starts[i] as i32 / 128 * Block::<KIND, MIN, HIGH>::BIAS;
         dots[i] = [_mm256_set1_epi32(start); 2];
     }
     let mut acc = [[_mm256_setzero_si256(); 2]; N];
     for b in 0..2 {
+        let mut fifth = [_mm256_setzero_si256(); 2];
+        if let Some(bits) = block.high.first() {
+            fifth = two(bits);
+            if b == 0 {
+                fifth = left::<4>(fifth);
+            }
+        }
         for p in 0..2 {
             let both = two(&block.low[b][p]);
             for n in 0..2 {
-                let w = values::<KIND>(both, n == 1);
+                let mut w = if n == 0 { low(both) } else { upper(both) };
+                if Block::<KIND, MIN, HIGH>::KIND.looks_up() {
+                    w = looked_up(&Block::<KIND, MIN, HIGH>::TABLE, w);
+                }
+                if HIGH > 0 {
+                    w = or(w, masked(fifth, 0x10));
+                    fifth = right::<1>(fifth);
+                }
                 for i in 0..N {
                     let x = _mm256_set1_epi32(codes[i][4 * b + 2 * n + p] as i32);
                     for h in 0..2 {
@@ -117,8 +114,8 @@ fn biased<const KIND: u8, const N: usize>(
                 }
             }
         }
-        // Sixteen products of 15 * 127 fit into i16, and eight of 24 * 127.
-        if b == 1 || Block::<KIND>::KIND == Kind::Mx {
+        // Sixteen products of 15 * 127 fit into i16, and eight of 24 or 31 * 127.
+        if b == 1 || HIGH > 0 || Block::<KIND, MIN, HIGH>::KIND == Kind::Mx {
             for i in 0..N {
                 for h in 0..2 {
                     dots[i][h] = _mm256_add_epi32(dots[i][h], _mm256_madd_epi16(acc[i][h], ones));
@@ -133,75 +130,24 @@ fn biased<const KIND: u8, const N: usize>(
 /// Dots of IQ4_NL.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn by_sign<const KIND: u8, const N: usize>(block: &Block<KIND>, codes: &[[u32; 8]; N]) -> [Two; N] {
-    let (ones, bias) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+fn by_sign<const KIND: u8, const MIN: usize, const HIGH: usize, const N: usize>(
+    block: &Block<KIND, MIN, HIGH>,
+    codes: &[[u32; 8]; N],
+) -> [Two; N] {
+    let ones = [_mm256_set1_epi16(1); 2];
     let mut dots = [[_mm256_setzero_si256(); 2]; N];
     for b in 0..2 {
         for p in 0..2 {
             let both = two(&block.low[b][p]);
             for n in 0..2 {
-                let w = values::<KIND>(both, n == 1);
-                let w = [_mm256_xor_si256(w[0], bias), _mm256_xor_si256(w[1], bias)];
-                for h in 0..2 {
-                    let magnitude = _mm256_abs_epi8(w[h]);
-                    for i in 0..N {
-                        let x = _mm256_set1_epi32(codes[i][4 * b + 2 * n + p] as i32);
-                        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w[h]));
-                        dots[i][h] = _mm256_add_epi32(dots[i][h], _mm256_madd_epi16(pairs, ones));
-                    }
+                let w = if n == 0 { low(both) } else { upper(both) };
+                let mut x = [0; N];
+                for i in 0..N {
+                    x[i] = codes[i][4 * b + 2 * n + p] as i32;
                 }
+                add_signed(&mut dots, looked_up(&IQ4, w), &x, ones);
             }
         }
     }
     dots
-}
-
-/// The biased values of the low or the high halves of bytes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn values<const KIND: u8>(w: Two, high: bool) -> Two {
-    let mask = _mm256_set1_epi8(15);
-    let mut w = w;
-    if high {
-        w = [_mm256_srli_epi16::<4>(w[0]), _mm256_srli_epi16::<4>(w[1])];
-    }
-    w = [_mm256_and_si256(w[0], mask), _mm256_and_si256(w[1], mask)];
-    if Block::<KIND>::KIND == Kind::Q4 {
-        return w;
-    }
-    // SAFETY: lifetime: a constant. Bounds: sixteen bytes of sixteen. Alignment: the
-    // unaligned form is used.
-    let table = unsafe { _mm_loadu_si128(Block::<KIND>::TABLE.as_ptr().cast()) };
-    let table = _mm256_broadcastsi128_si256(table);
-    [
-        _mm256_shuffle_epi8(table, w[0]),
-        _mm256_shuffle_epi8(table, w[1]),
-    ]
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn two(bytes: &[u8; 64]) -> Two {
-    // SAFETY: lifetime: borrowed. Bounds: 32 bytes at 0 and at 32 of 64. Alignment: the
-    // unaligned form is used.
-    unsafe {
-        let at = bytes.as_ptr().cast::<__m256i>();
-        [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn scales<const KIND: u8>(block: &Block<KIND>) -> [__m256; 2] {
-    let mut out = [_mm256_setzero_ps(); 2];
-    for h in 0..2 {
-        // SAFETY: lifetime: borrowed. Bounds: eight u16 at 0 and at 8 of sixteen.
-        // Alignment: the unaligned form is used.
-        let bits = unsafe { _mm_loadu_si128(block.scale.as_ptr().add(8 * h).cast()) };
-        out[h] = match Block::<KIND>::KIND {
-            Kind::Mx => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits))),
-            _ => _mm256_cvtph_ps(bits),
-        };
-    }
-    out
 }

@@ -6,7 +6,7 @@ use crate::ops::q8::{Acts, BLOCK};
 use crate::ops::weights::Stored;
 use crate::ops::wide::Emulated;
 
-fn check<const KIND: u8, const SIZE: usize>() {
+fn check<const KIND: u8, const MIN: usize, const HIGH: usize, const SIZE: usize>() {
     let mut state = SIZE as u64;
     let mut bytes: Vec<u8> = (0..ROWS * 3 * SIZE)
         .map(|_| {
@@ -19,10 +19,12 @@ fn check<const KIND: u8, const SIZE: usize>() {
     for block in bytes.chunks_mut(SIZE) {
         match SIZE {
             17 => block[0] = block[0] % 16 + 112,
-            _ => block[1] = block[1] & 0x83 | 0x20,
+            _ => [1, 3][..=MIN]
+                .iter()
+                .for_each(|at| block[*at] = block[*at] & 0x83 | 0x20),
         }
     }
-    let group = pack::<KIND, SIZE>(
+    let group = pack::<KIND, MIN, HIGH, SIZE>(
         &Pool::new(1),
         Stored::whole(&bytes, &Arena::default()),
         3,
@@ -41,7 +43,9 @@ fn check<const KIND: u8, const SIZE: usize>() {
         portable::tile(&group, acts.tile(0), &mut a[..tokens]);
         // SAFETY: the emulation has no instructions to prove; the lengths are those of
         // one tile.
-        unsafe { avx512::tile::<Emulated, KIND>(&group, acts.tile(0), &mut b[..tokens]) };
+        unsafe {
+            avx512::tile::<Emulated, KIND, MIN, HIGH>(&group, acts.tile(0), &mut b[..tokens])
+        };
         for (a, b) in a[..tokens]
             .iter()
             .flatten()
@@ -57,7 +61,10 @@ fn check<const KIND: u8, const SIZE: usize>() {
 
 #[test]
 fn the_avx512_kernels_compute_the_bits_of_the_plain_ones() {
-    check::<0, 18>();
-    check::<1, 17>();
-    check::<2, 18>();
+    check::<0, 0, 0, 18>();
+    check::<1, 0, 0, 17>();
+    check::<2, 0, 0, 18>();
+    check::<3, 0, 1, 22>();
+    check::<4, 1, 0, 20>();
+    check::<4, 1, 1, 24>();
 }
