@@ -75,14 +75,14 @@ struct WithMinima : F {
 // The sum of the codes of a block.
 __device__ __forceinline__ int sum_of_codes(const int4& a, const int4& b) {
     const int ones = 0x01010101;
-    int sum = __dp4a(ones, a.x, 0);
-    sum = __dp4a(ones, a.y, sum);
-    sum = __dp4a(ones, a.z, sum);
-    sum = __dp4a(ones, a.w, sum);
-    sum = __dp4a(ones, b.x, sum);
-    sum = __dp4a(ones, b.y, sum);
-    sum = __dp4a(ones, b.z, sum);
-    return __dp4a(ones, b.w, sum);
+    int sum = dot_of_4(ones, a.x, 0);
+    sum = dot_of_4(ones, a.y, sum);
+    sum = dot_of_4(ones, a.z, sum);
+    sum = dot_of_4(ones, a.w, sum);
+    sum = dot_of_4(ones, b.x, sum);
+    sum = dot_of_4(ones, b.y, sum);
+    sum = dot_of_4(ones, b.z, sum);
+    return dot_of_4(ones, b.w, sum);
 }
 
 // A table of sixteen bytes in four words, and scales in bf16 or f16.

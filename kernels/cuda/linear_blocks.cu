@@ -44,14 +44,14 @@ __device__ __forceinline__ void in_blocks(const int4* codes, const half_bits* sc
             for (unsigned t = 0; t < count; t++) {
                 uint64_t at_x = (uint64_t)(c.x + t) * blocks + block;
                 int4 a = x_codes[at_x * 2], b = x_codes[at_x * 2 + 1];
-                int dot = __dp4a(w[0], a.x, 0);
-                dot = __dp4a(w[1], a.y, dot);
-                dot = __dp4a(w[2], a.z, dot);
-                dot = __dp4a(w[3], a.w, dot);
-                dot = __dp4a(w[4], b.x, dot);
-                dot = __dp4a(w[5], b.y, dot);
-                dot = __dp4a(w[6], b.z, dot);
-                dot = __dp4a(w[7], b.w, dot);
+                int dot = dot_of_4(w[0], a.x, 0);
+                dot = dot_of_4(w[1], a.y, dot);
+                dot = dot_of_4(w[2], a.z, dot);
+                dot = dot_of_4(w[3], a.w, dot);
+                dot = dot_of_4(w[4], b.x, dot);
+                dot = dot_of_4(w[5], b.y, dot);
+                dot = dot_of_4(w[6], b.z, dot);
+                dot = dot_of_4(w[7], b.w, dot);
                 float term = mul(__int2float_rn(dot), mul(d, x_scales[at_x]));
                 if (F::MINIMA) term = add(term, mul(m, mul(__int2float_rn(sum_of_codes(a, b)), x_scales[at_x])));
                 terms[turn][t][at][row] = term;

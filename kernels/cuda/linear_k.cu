@@ -82,8 +82,8 @@ __device__ __forceinline__ void sub_block(const int (&w)[8], const int4& scale, 
     int4 a = x[2 * j], b = x[2 * j + 1];
     int low = 0, high = 0;
     for (int i = 0; i < 4; i++) {
-        low = __dp4a(w[i], word(a, i), low);
-        high = __dp4a(w[4 + i], word(b, i), high);
+        low = dot_of_4(w[i], word(a, i), low);
+        high = dot_of_4(w[4 + i], word(b, i), high);
     }
     int s0 = sums[2 * j], s1 = sums[2 * j + 1];
     if (F::SCALES == TABLE) {
@@ -160,7 +160,7 @@ __device__ __forceinline__ void k_quant(const int4* codes, const unsigned* d, un
 
 #define K_QUANT(name, format, tile)                                                                                \
     /* So many blocks at once: registers enough to spill none. */                                                  \
-    extern "C" __global__ void __launch_bounds__(128, tile == 1 ? 8 : 4)                                           \
+    extern "C" __global__ void __launch_bounds__(128, 4)                                                          \
         name(const int4* codes, const unsigned* d, unsigned rows, unsigned blocks, const int4* x_codes,            \
              const float* x_scales, const short* x_sums, unsigned tokens, const float* bias, float* out,           \
              unsigned out_stride, const unsigned* chosen, unsigned sharing) {                                      \

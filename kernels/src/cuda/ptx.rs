@@ -118,7 +118,15 @@ mod tests {
                 );
             }
             for banned in [
-                "fma.rn", "mad.f", ".ftz", ".approx", "div.full", "mul.f", "add.f", "sub.f",
+                ".extern .func",
+                "fma.rn",
+                "mad.f",
+                ".ftz",
+                ".approx",
+                "div.full",
+                "mul.f",
+                "add.f",
+                "sub.f",
             ] {
                 assert!(
                     !module.ptx.contains(banned),
