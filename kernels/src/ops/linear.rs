@@ -62,6 +62,10 @@ pub(crate) fn linear(
     if any(by_32) {
         scratch.q8.fill(simd, pool, x, k);
     }
+    #[cfg(target_arch = "x86_64")]
+    if any(|data| matches!(data, Packed::Q8(_))) {
+        scratch.q8.fill_batches(simd, pool);
+    }
     if any(by_256) {
         scratch.k.fill(simd, pool, x, k);
     }
@@ -110,6 +114,12 @@ impl Plan<'_> {
     fn compute(&self, simd: Simd, from: usize, to: usize, x: &[f32], input: &Input) {
         let k = self.matrix.k;
         match &self.matrix.data {
+            #[cfg(target_arch = "x86_64")]
+            Packed::Q8(w) if input.q8.batches() > 0 => {
+                let batch = |i| input.q8.batch(i);
+                let batches = (input.q8.batches(), batch, |b: &q8::Batch<'_>| b.tokens);
+                self.blocks::<{ q8::BATCH }, _, _>(from, to, w, batches, q8::batch);
+            }
             Packed::Q8(w) => self.small_blocks(simd, from, to, w, input, q8::tile),
             Packed::Q4(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
             Packed::Q4Min(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
@@ -149,7 +159,7 @@ impl Plan<'_> {
     ) {
         let tile = |i| input.q8.tile(i);
         let tiles = (input.q8.tiles(), tile, |t: &q8::Tile<'_>| t.tokens);
-        self.blocks(from, to, blocks, tiles, |group, tile, out| {
+        self.blocks::<TILE, _, _>(from, to, blocks, tiles, |group, tile, out| {
             kernel(simd, group, tile, out)
         });
     }
@@ -165,14 +175,14 @@ impl Plan<'_> {
     ) {
         let tile = |i| input.k.tile(i);
         let tiles = (input.k.tiles(), tile, |t: &k::Tile<'_>| t.tokens);
-        self.blocks(from, to, blocks, tiles, |group, tile, out| {
+        self.blocks::<TILE, _, _>(from, to, blocks, tiles, |group, tile, out| {
             kernel(simd, group, tile, out)
         });
     }
 
-    /// Every tile of tokens with every group of the chunk; tiles outside, so that the
+    /// Every tile of `N` tokens with every group of the chunk; tiles outside, so that the
     /// weights of the chunk stay in the cache.
-    fn blocks<T, A: Copy>(
+    fn blocks<const N: usize, T, A: Copy>(
         &self,
         from: usize,
         to: usize,
@@ -181,13 +191,13 @@ impl Plan<'_> {
         kernel: impl Fn(&[T], A, &mut [[f32; q8::ROWS]]),
     ) {
         let n = blocks.len() / self.matrix.groups();
-        let mut out = [[0.0; q8::ROWS]; TILE];
+        let mut out = [[0.0; q8::ROWS]; N];
         for i in 0..tiles {
             let tile = tile(i);
             let out = &mut out[..tokens(&tile)];
             for group in from..to {
                 kernel(&blocks[group * n..(group + 1) * n], tile, out);
-                self.store(group, i * TILE, out);
+                self.store(group, i * N, out);
             }
         }
     }

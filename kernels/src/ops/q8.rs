@@ -9,9 +9,13 @@
 mod avx2;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod portable;
 mod quantise;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use pairs::{BATCH, Batch, batch};
 pub(crate) use quantise::{Acts, quantise_block};
 
 use super::buffer::Zero;

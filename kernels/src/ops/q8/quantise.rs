@@ -13,8 +13,11 @@ const TINY: f32 = 1e-30;
 #[derive(Default)]
 pub(crate) struct Acts {
     words: Vec<u32>,
-    tokens: usize,
-    blocks: usize,
+    pub(super) tokens: usize,
+    pub(super) blocks: usize,
+    /// The same for many tokens, where that is faster.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fours: Vec<super::pairs::Four>,
 }
 
 impl Acts {
@@ -22,6 +25,8 @@ impl Acts {
     pub fn fill(&mut self, simd: Simd, pool: &Pool, x: &[f32], k: usize) {
         self.tokens = x.len() / k;
         self.blocks = k / BLOCK;
+        #[cfg(target_arch = "x86_64")]
+        self.fours.clear();
         self.words.resize(self.tokens * self.blocks * WORDS, 0);
         let stride = TILE * self.blocks * WORDS;
         pool.pieces(&mut self.words, stride, |i, words| {
