@@ -17,6 +17,7 @@ mod types;
 mod value;
 pub mod write;
 
+pub(crate) use digest::Digester;
 pub use error::GgufError;
 pub use source::Source;
 pub use types::TensorType;
@@ -158,27 +159,12 @@ impl Gguf {
     /// The model's digest: BLAKE3 of the file; of a split model, BLAKE3 over the
     /// parts' digests in order. Reads every byte, on all threads that the system gives.
     pub fn digest(&self) -> [u8; 32] {
-        self.digest_on(&Pool::new(default_threads()))
+        self.digester().finish(&Pool::new(default_threads()))
     }
 
-    /// [`Self::digest`] on these threads. Keeps nothing of the file in memory.
-    pub(crate) fn digest_on(&self, pool: &Pool) -> [u8; 32] {
-        let digest = |source: &Source| {
-            let done = |part: &[u8]| {
-                source.release(part);
-            };
-            digest::digest(pool, source.bytes(), done)
-        };
-        match &self.parts[..] {
-            [whole] => digest(whole),
-            parts => {
-                let mut all = blake3::Hasher::new();
-                for part in parts {
-                    all.update(&digest(part));
-                }
-                all.finalize().into()
-            }
-        }
+    /// [`Self::digest`], beside what else reads the file.
+    pub(crate) fn digester(&self) -> Digester<'_> {
+        Digester::new(&self.parts)
     }
 
     /// A string value.

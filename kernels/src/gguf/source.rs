@@ -46,11 +46,9 @@ impl Source {
     /// pages of a mapping that hold it (and parts of its neighbours). Who reads them
     /// again gets them from the file, or from the system's copy of it.
     pub fn release(&self, part: &[u8]) -> bool {
-        let bytes = self.bytes().as_ptr_range();
-        let inside = bytes.start <= part.as_ptr() && part.as_ptr_range().end <= bytes.end;
+        let offset = self.offset(part);
         #[cfg(unix)]
-        if let (Self::Map(map), true) = (self, inside) {
-            let offset = part.as_ptr().addr() - bytes.start.addr();
+        if let (Self::Map(map), Some(offset)) = (self, offset) {
             // SAFETY: lifetime and bounds: the range lies in this mapping. Its pages are
             // private, read-only and never written, so the same bytes come back at the
             // next read, on the promise that `map` makes about the file.
@@ -61,6 +59,13 @@ impl Source {
             // Refused, the pages stay: no harm.
             let _ = advised;
         }
-        inside
+        offset.is_some()
+    }
+
+    /// Where `part` begins, if it is a part of these bytes.
+    pub(super) fn offset(&self, part: &[u8]) -> Option<usize> {
+        let bytes = self.bytes().as_ptr_range();
+        let inside = bytes.start <= part.as_ptr() && part.as_ptr_range().end <= bytes.end;
+        inside.then(|| part.as_ptr().addr() - bytes.start.addr())
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cpu::{Simd, default_threads};
 use crate::cuda::DeviceModel;
-use crate::gguf::{Gguf, Tensor, TensorType, Value};
+use crate::gguf::{Digester, Gguf, Tensor, TensorType, Value};
 use crate::ops::buffer::Arena;
 use crate::ops::dequant;
 use crate::ops::weights::{Matrix, PackError, Source, Stored};
@@ -36,6 +36,8 @@ pub(super) struct Bound(RangeInclusive<u64>, &'static str);
 /// Reads one model's parts by name.
 pub(super) struct Loader<'a> {
     pub file: &'a Gguf,
+    /// Hashes what is packed.
+    digester: Digester<'a>,
     pub architecture: String,
     pool: &'a Pool,
     arena: Arena,
@@ -55,9 +57,9 @@ pub(super) fn load(
     };
     let pool = Pool::new(threads);
     let architecture = file.str("general.architecture")?.to_owned();
-    let digest = file.digest_on(&pool);
     let loader = Loader {
         file: &file,
+        digester: file.digester(),
         architecture,
         pool: &pool,
         arena: Arena::default(),
@@ -71,6 +73,7 @@ pub(super) fn load(
         .get("tokenizer.chat_template")
         .and_then(Value::as_str)
         .map(str::to_owned);
+    let digest = loader.digester.finish(&pool);
     let info = info(
         &file,
         &graph,
@@ -355,6 +358,7 @@ impl Loader<'_> {
         let stored = Stored {
             bytes,
             arena: &self.arena,
+            begin: &|part| self.digester.read(part),
             done: &|part| self.file.release(part),
         };
         let packed = Matrix::pack_stored(self.pool, tensor.ty, stored, k, rows);

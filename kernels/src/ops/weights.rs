@@ -70,6 +70,8 @@ pub(crate) struct Stored<'a> {
     pub bytes: &'a [u8],
     /// Where they are packed.
     pub arena: &'a Arena,
+    /// Told of each part that is about to be read.
+    pub begin: &'a (dyn Fn(&[u8]) + Sync),
     /// Told of each part that has been read and is not needed again.
     pub done: &'a (dyn Fn(&[u8]) + Sync),
 }
@@ -80,6 +82,7 @@ impl<'a> Stored<'a> {
         Self {
             bytes,
             arena,
+            begin: &|_| {},
             done: &|_| {},
         }
     }
@@ -255,6 +258,7 @@ pub(super) fn in_groups<const SIZE: usize, T: Zero>(
     pool.pieces(&mut out, some * blocks, |i, out| {
         let first = i * some * ROWS * blocks;
         let source = &source[first..source.len().min(first + out.len() * ROWS)];
+        (stored.begin)(source.as_flattened());
         if !source.iter().all(&good) {
             sound.store(false, Relaxed);
         }
