@@ -539,10 +539,11 @@ impl Node {
     /// # Errors
     /// When the node does not answer in time, or storage cannot be read.
     pub async fn whole_report(&self) -> Result<Report, NodeError> {
-        let report = self.report().await?;
+        // The disk first: what the machine tells afterwards is newer.
         let storage = self.inner.shared.storage.clone();
         let stored = tokio::task::spawn_blocking(move || storage.load(&[Table::Ledger]));
         let stored = stored.await.map_err(|_| NodeError::Silent)??;
+        let report = self.report().await?;
         Ok(payment::ledger::whole(report, &stored))
     }
 

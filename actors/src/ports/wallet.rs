@@ -310,8 +310,8 @@ pub struct Balance {
     pub onchain_sat: u64,
     /// On chain in total, with what is unconfirmed or kept in reserve, sat.
     pub onchain_total_sat: u64,
-    /// Of closed channels, on its way to the coins on chain, sat. Part of it is in
-    /// `onchain_total_sat` as soon as its transaction is seen.
+    /// Of closed channels, on its way to the coins on chain, sat. Also in `channels_sat` until
+    /// it is swept, and in `onchain_total_sat` as soon as the sweep is seen.
     #[serde(default)]
     pub returning_sat: u64,
 }

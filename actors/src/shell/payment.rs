@@ -240,9 +240,9 @@ pub async fn follow(shared: Shared, wallet: Arc<dyn Wallet>) {
                     %channel,
                     %peer,
                     %reason,
-                    "a channel was closed: what was ours in it will return on chain, within a day \
-                     or so where the peer did not agree to it (`freehold wallet balance`); \
-                     open another with `freehold wallet open`"
+                    "a channel is no more: what was ours in it will return on chain, where the peer \
+                     did not agree to it after a delay (a day by default, two weeks at most; \
+                     `freehold wallet balance`); open another with `freehold wallet open`"
                 );
                 let _ = wallet.ack(delivery.id).await;
                 continue;

@@ -60,6 +60,8 @@ async fn after_a_kill_at_any_moment_the_books_agree_with_the_wallets() -> Result
         books.agree(&stage).await?;
         listed(stage.members[0].client()?).await?;
     }
+    // Some percent are expected; a store that is often behind itself would show.
+    assert!(books.closed <= 2 + kills as usize / 4, "{}", books.closed);
     println!("{kills} kills, {} channels closed by them", books.closed);
     stage.shutdown().await;
     Ok(())

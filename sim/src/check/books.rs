@@ -3,7 +3,7 @@
 use super::{Checker, Facts, Seen};
 use crate::wallet::{Fate, Wallet};
 use protocol::payment::io::{EntryState, LedgerEntry, Report, Side};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The judge.
 pub struct Books;
@@ -42,6 +42,23 @@ fn compare(report: &Report, stored: &[LedgerEntry], wallet: &Wallet) -> Option<S
             .map(|entry| (entry.hash, entry))
             .collect::<BTreeMap<_, &LedgerEntry>>()
     };
+    let open = |entry: &&LedgerEntry| {
+        !matches!(
+            entry.state,
+            EntryState::Settled | EntryState::Failed | EntryState::Expired
+        )
+    };
+    let told: BTreeSet<_> = report.entries.iter().map(|e| (e.side, e.hash)).collect();
+    if let Some(entry) = stored
+        .iter()
+        .filter(open)
+        .find(|entry| !told.contains(&(entry.side, entry.hash)))
+    {
+        return Some(format!(
+            "{} is open on disk and forgotten in memory",
+            entry.hash.short()
+        ));
+    }
     let (paid, issued) = (side(Side::Buyer), side(Side::Host));
     let (mut spent, mut fees, mut earned) = (0, 0, 0);
     for (hash, out) in &wallet.outgoing {

@@ -203,7 +203,9 @@ impl Inner {
                     .stop()
                     .map_err(convert::node_error("stopping the node"))
             })
-            .await;
+            .await
+            // Its last rows as well.
+            .and_then(|()| self.store.sync());
         self.outbox.close();
         drop(self.lock.lock().take());
         match stopped {

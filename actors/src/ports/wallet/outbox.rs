@@ -19,7 +19,8 @@ use super::{Delivery, EventId, EventStream, WalletError, WalletEvent};
 /// beyond it the wallet's own queue waits, and the log says so.
 const MAX_UNACKNOWLEDGED: usize = 16_384;
 
-/// Where unacknowledged events are kept. Writes are durable on return.
+/// Where unacknowledged events are kept. A write survives the process on return, and a power
+/// cut no later than the wallet forgets the event itself.
 pub trait OutboxStore: Send + Sync {
     /// Keeps `bytes` under `id`.
     ///

@@ -14,7 +14,9 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ldk_node::config::ChannelConfig;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
-use ldk_node::{ChannelDetails, NodeError, PendingSweepBalance, UserChannelId};
+use ldk_node::{
+    BalanceDetails, ChannelDetails, LightningBalance, NodeError, PendingSweepBalance, UserChannelId,
+};
 use protocol::ids::LightningId;
 use protocol::money::Msat;
 use tokio::sync::broadcast::error::RecvError;
@@ -117,22 +119,33 @@ pub(super) fn balance(inner: &Inner) -> Balance {
         channels_sat: all.total_lightning_balance_sats,
         onchain_sat: all.spendable_onchain_balance_sats,
         onchain_total_sat: all.total_onchain_balance_sats,
-        returning_sat: all
-            .pending_balances_from_channel_closures
-            .iter()
-            .map(|pending| match pending {
-                PendingSweepBalance::PendingBroadcast {
-                    amount_satoshis, ..
-                }
-                | PendingSweepBalance::BroadcastAwaitingConfirmation {
-                    amount_satoshis, ..
-                }
-                | PendingSweepBalance::AwaitingThresholdConfirmations {
-                    amount_satoshis, ..
-                } => amount_satoshis,
-            })
-            .sum(),
+        returning_sat: returning(&all),
     }
+}
+
+/// What comes back from closed channels: first it waits for blocks, then it is swept.
+fn returning(all: &BalanceDetails) -> u64 {
+    let waiting = all.lightning_balances.iter().map(|balance| match balance {
+        LightningBalance::ClaimableAwaitingConfirmations {
+            amount_satoshis, ..
+        } => *amount_satoshis,
+        _ => 0,
+    });
+    let swept = all
+        .pending_balances_from_channel_closures
+        .iter()
+        .map(|pending| match pending {
+            PendingSweepBalance::PendingBroadcast {
+                amount_satoshis, ..
+            }
+            | PendingSweepBalance::BroadcastAwaitingConfirmation {
+                amount_satoshis, ..
+            }
+            | PendingSweepBalance::AwaitingThresholdConfirmations {
+                amount_satoshis, ..
+            } => *amount_satoshis,
+        });
+    waiting.chain(swept).sum()
 }
 
 impl Channels for LdkWallet {

@@ -11,22 +11,22 @@
 //!   that waits, or a moment later. A power cut can take the last rows, never a row
 //!   before a later one (SQLite, "Write-Ahead Logging": a log is recovered up to the
 //!   first damaged frame).
-//! - **Nobody waits for another's disk**: the file is synced outside the lock.
-//! - **A monitor's row is staged** until it is on disk, and only then shown. What is
-//!   found staged at a start was never confirmed to LDK if the machine has not been
-//!   started since, so nobody was told and it is dropped; after a start of the machine
-//!   the confirmation itself may be lost, and the row counts.
+//! - **The log is synced outside the lock**, so that a manager's row does not wait behind
+//!   a monitor's disk. A checkpoint, every thousand pages or so, still waits inside.
 //! - **A write is done when the call returns**, also the asynchronous one: it waits for
 //!   no thread of a pool, which beside a busy model may be long in coming.
+//! - **A sync that failed once ends all writing**: the system tells of lost pages once and
+//!   then calls them written, so nothing after them can be trusted before a restart.
 //!
-//! Not for other databases, and not for rows of more than some megabytes.
+//! Not for other databases.
 
 use std::fs::File;
 use std::future::{Future, ready};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use ldk_node::io::sqlite_store::{KV_TABLE_NAME, SQLITE_DB_FILE_NAME};
 use ldk_node::lightning::io;
@@ -34,21 +34,20 @@ use ldk_node::lightning::util::persist::{
     CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE,
     CHANNEL_MONITOR_UPDATE_PERSISTENCE_PRIMARY_NAMESPACE, KVStore, KVStoreSync,
 };
+use parking_lot::{FairMutex, Mutex};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// Version of the table that ldk-node's store writes.
 const SCHEMA: u16 = 2;
 
-/// Where monitors wait for the disk.
-const STAGED: &str = "freehold_staged";
-
 /// See the module.
 pub(super) struct Kv {
-    connection: Mutex<Connection>,
-    /// The write-ahead log, or the file itself where there is none; synced through here.
-    log: Arc<File>,
-    /// The start of the machine that this is, where the system tells.
-    boot: String,
+    // Fair: writers come in the order of their calls, and the last one's row stays.
+    connection: FairMutex<Connection>,
+    /// What monitors wait for: the write-ahead log, or the file itself where there is none.
+    /// One wait at a time, as each failure is told to one of them alone.
+    log: Mutex<File>,
+    broken: Arc<AtomicBool>,
     /// Asks for a sync that nobody waits for.
     later: SyncSender<()>,
 }
@@ -56,15 +55,9 @@ pub(super) struct Kv {
 impl Kv {
     /// Opens the file in a folder, or creates it.
     pub fn open(dir: &Path) -> Result<Self, io::Error> {
-        // Linux; elsewhere every start counts as one of the machine.
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        Self::open_at(dir, boot.unwrap_or_default().trim())
-    }
-
-    fn open_at(dir: &Path, boot: &str) -> Result<Self, io::Error> {
         std::fs::create_dir_all(dir)?;
         let path = dir.join(SQLITE_DB_FILE_NAME);
-        let mut connection = Connection::open(&path).map_err(failed("open"))?;
+        let connection = Connection::open(&path).map_err(failed("open"))?;
         let mode: String = connection
             .query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))
             .map_err(failed("set the journal of"))?;
@@ -78,170 +71,96 @@ impl Kv {
         connection
             .pragma_update(None, "synchronous", synchronous)
             .map_err(failed("set the durability of"))?;
-        let version: u16 = connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(failed("read the version of"))?;
-        match version {
-            0 => connection
-                .pragma_update(None, "user_version", SCHEMA)
-                .map_err(failed("set the version of"))?,
-            SCHEMA => {}
-            newer => {
-                return Err(other(format!(
-                    "its tables are of version {newer}, this build knows {SCHEMA}"
-                )));
-            }
-        }
-        connection
-            .execute_batch(&format!(
-                "CREATE TABLE IF NOT EXISTS {KV_TABLE_NAME} (\
-                 primary_namespace TEXT NOT NULL, \
-                 secondary_namespace TEXT DEFAULT '' NOT NULL, \
-                 key TEXT NOT NULL CHECK (key <> ''), \
-                 value BLOB, \
-                 PRIMARY KEY (primary_namespace, secondary_namespace, key)); \
-                 CREATE TABLE IF NOT EXISTS {STAGED} (\
-                 id INTEGER PRIMARY KEY, boot TEXT NOT NULL, \
-                 primary_namespace TEXT NOT NULL, secondary_namespace TEXT NOT NULL, \
-                 key TEXT NOT NULL, value BLOB)"
-            ))
-            .map_err(failed("create the tables of"))?;
-        recover(&mut connection, boot)?;
-        // Writable: Windows syncs nothing else.
-        let log = File::options().read(true).write(true).open(dir.join(log))?;
-        log.sync_data()?;
+        create(&connection)?;
+        // Writable: Windows syncs nothing else. Two, because each learns of failures by itself.
+        let open = || {
+            let path = dir.join(&log);
+            File::options().read(true).write(true).open(path)
+        };
+        let kv = Self::over(connection, open()?, open()?)?;
+        kv.sync()?;
         #[cfg(unix)]
         File::open(dir)?.sync_all()?;
-        let log = Arc::new(log);
+        Ok(kv)
+    }
+
+    fn over(connection: Connection, log: File, background: File) -> Result<Self, io::Error> {
+        let broken = Arc::new(AtomicBool::new(false));
         let (later, asked) = std::sync::mpsc::sync_channel(1);
-        let shared = log.clone();
+        let flag = broken.clone();
         std::thread::Builder::new()
             .name("wallet-sync".to_owned())
             .spawn(move || {
-                // Ends with the store. A disk that fails is told to whoever waits for it.
+                // Ends with the store. The next write tells of a failure.
                 while asked.recv().is_ok() {
-                    if let Err(error) = shared.sync_data() {
-                        tracing::warn!(%error, "the wallet's file is not synced");
+                    if let Err(error) = background.sync_data() {
+                        flag.store(true, Ordering::SeqCst);
+                        tracing::error!(%error, "the wallet's file cannot be synced");
                     }
                 }
             })?;
         Ok(Self {
-            connection: Mutex::new(connection),
-            log,
-            boot: boot.to_owned(),
+            connection: FairMutex::new(connection),
+            log: Mutex::new(log),
+            broken,
             later,
         })
     }
 
+    /// Waits until all that was written is on disk.
+    pub fn sync(&self) -> Result<(), io::Error> {
+        let log = self.log.lock();
+        if let Err(error) = log.sync_data() {
+            self.broken.store(true, Ordering::SeqCst);
+            tracing::error!(%error, "the wallet's file cannot be synced");
+        }
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), io::Error> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(other(format!(
+                "{SQLITE_DB_FILE_NAME} could not be synced to the disk: look at the disk, then restart"
+            )));
+        }
+        Ok(())
+    }
+
     fn with<T>(
         &self,
-        act: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+        act: impl FnOnce(&Connection) -> rusqlite::Result<T>,
         what: &'static str,
     ) -> Result<T, io::Error> {
-        // What is done under the lock is one transaction: nothing is left half done.
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        act(&mut connection).map_err(failed(what))
-    }
-
-    /// Puts a row on disk, and only then where LDK finds it.
-    fn put_durably(&self, row: &Row<'_>) -> Result<(), io::Error> {
-        let id = self.with(|connection| stage(connection, &self.boot, row), "write")?;
-        self.log.sync_data()?;
-        self.with(
-            |connection| {
-                let both = connection.transaction()?;
-                put(&both, row)?;
-                unstage(&both, id)?;
-                both.commit()
-            },
-            "write",
-        )
+        // What is done under the lock is one statement: nothing is left half done.
+        act(&self.connection.lock()).map_err(failed(what))
     }
 }
 
-/// Carries out or drops what was staged when the process ended.
-fn recover(connection: &mut Connection, boot: &str) -> Result<(), io::Error> {
-    let all = connection.transaction().map_err(failed("recover"))?;
-    let rows: Vec<(String, String, String, String, Vec<u8>)> = {
-        let mut statement = all
-            .prepare(&format!(
-                "SELECT boot, primary_namespace, secondary_namespace, key, value \
-                 FROM {STAGED} ORDER BY id"
-            ))
-            .map_err(failed("recover"))?;
-        let rows = statement
-            .query_map([], |row| {
-                Ok((
-                    row.get(0)?,
-                    row.get(1)?,
-                    row.get(2)?,
-                    row.get(3)?,
-                    row.get(4)?,
-                ))
-            })
-            .map_err(failed("recover"))?;
-        rows.collect::<Result<_, _>>().map_err(failed("recover"))?
-    };
-    for (at, primary, secondary, key, value) in rows {
-        let confirmed = boot.is_empty() || at != boot;
-        if confirmed {
-            let row = Row {
-                primary: &primary,
-                secondary: &secondary,
-                key: &key,
-                value: &value,
-            };
-            put(&all, &row).map_err(failed("recover"))?;
+fn create(connection: &Connection) -> Result<(), io::Error> {
+    let version: u16 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(failed("read the version of"))?;
+    match version {
+        0 => connection
+            .pragma_update(None, "user_version", SCHEMA)
+            .map_err(failed("set the version of"))?,
+        SCHEMA => {}
+        unknown => {
+            return Err(other(format!(
+                "its tables are of version {unknown}, this build knows {SCHEMA}"
+            )));
         }
-        tracing::info!(primary, secondary, key, confirmed, "a staged row was found");
     }
-    all.execute(&format!("DELETE FROM {STAGED}"), [])
-        .map_err(failed("recover"))?;
-    all.commit().map_err(failed("recover"))
-}
-
-struct Row<'a> {
-    primary: &'a str,
-    secondary: &'a str,
-    key: &'a str,
-    value: &'a [u8],
-}
-
-fn put(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<()> {
     connection
-        .prepare_cached(&format!(
-            "INSERT OR REPLACE INTO {KV_TABLE_NAME} \
-             (primary_namespace, secondary_namespace, key, value) VALUES (?1, ?2, ?3, ?4)"
-        ))?
-        .execute(params![row.primary, row.secondary, row.key, row.value])?;
-    Ok(())
-}
-
-fn stage(connection: &Connection, boot: &str, row: &Row<'_>) -> rusqlite::Result<i64> {
-    connection
-        .prepare_cached(&format!(
-            "INSERT INTO {STAGED} \
-             (boot, primary_namespace, secondary_namespace, key, value) \
-             VALUES (?1, ?2, ?3, ?4, ?5)"
-        ))?
-        .execute(params![
-            boot,
-            row.primary,
-            row.secondary,
-            row.key,
-            row.value
-        ])?;
-    Ok(connection.last_insert_rowid())
-}
-
-fn unstage(connection: &Connection, id: i64) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(&format!("DELETE FROM {STAGED} WHERE id = ?1"))?
-        .execute(params![id])?;
-    Ok(())
+        .execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {KV_TABLE_NAME} (\
+             primary_namespace TEXT NOT NULL, \
+             secondary_namespace TEXT DEFAULT '' NOT NULL, \
+             key TEXT NOT NULL CHECK (key <> ''), \
+             value BLOB, \
+             PRIMARY KEY (primary_namespace, secondary_namespace, key))"
+        ))
+        .map_err(failed("create the table of"))
 }
 
 impl KVStoreSync for Kv {
@@ -271,17 +190,23 @@ impl KVStoreSync for Kv {
         key: &str,
         value: Vec<u8>,
     ) -> Result<(), io::Error> {
-        let row = Row {
-            primary,
-            secondary,
-            key,
-            value: &value,
-        };
+        self.check()?;
+        self.with(
+            |connection| {
+                connection
+                    .prepare_cached(&format!(
+                        "INSERT OR REPLACE INTO {KV_TABLE_NAME} \
+                         (primary_namespace, secondary_namespace, key, value) \
+                         VALUES (?1, ?2, ?3, ?4)"
+                    ))?
+                    .execute(params![primary, secondary, key, value])
+            },
+            "write",
+        )?;
         match primary {
             CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE
-            | CHANNEL_MONITOR_UPDATE_PERSISTENCE_PRIMARY_NAMESPACE => self.put_durably(&row),
+            | CHANNEL_MONITOR_UPDATE_PERSISTENCE_PRIMARY_NAMESPACE => self.sync(),
             _ => {
-                self.with(|connection| put(connection, &row), "write")?;
                 // Full: a sync is asked for already and begins after this row.
                 let _ = self.later.try_send(());
                 Ok(())
@@ -296,6 +221,7 @@ impl KVStoreSync for Kv {
         key: &str,
         _lazy: bool,
     ) -> Result<(), io::Error> {
+        self.check()?;
         // A row that comes back after a power cut is one more to remove, or to hear twice.
         self.with(
             |connection| {
@@ -308,6 +234,7 @@ impl KVStoreSync for Kv {
             },
             "remove from",
         )?;
+        let _ = self.later.try_send(());
         Ok(())
     }
 
@@ -406,40 +333,36 @@ mod tests {
         assert!(error.contains("version 9"), "{error}");
     }
 
-    /// What is there after a start in `then`, of an update staged in `boot` and never shown.
-    fn after_a_start(boot: &str, then: &str) -> Vec<String> {
+    #[test]
+    #[cfg(unix)]
+    fn after_a_sync_that_failed_nothing_more_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        {
-            let kv = Kv::open_at(dir.path(), boot).unwrap();
-            KVStoreSync::write(&kv, "monitor_updates", "c", "1", vec![1]).unwrap();
-            let row = Row {
-                primary: "monitor_updates",
-                secondary: "c",
-                key: "2",
-                value: &[2],
-            };
-            kv.with(|connection| stage(connection, boot, &row), "write")
-                .unwrap();
-        }
-        let kv = Kv::open_at(dir.path(), then).unwrap();
-        let staged: u32 = kv
-            .with(
-                |connection| {
-                    connection.query_row(&format!("SELECT COUNT(*) FROM {STAGED}"), [], |row| {
-                        row.get(0)
-                    })
-                },
-                "read",
-            )
-            .unwrap();
-        assert_eq!(staged, 0);
-        KVStoreSync::list(&kv, "monitor_updates", "c").unwrap()
+        // A device that cannot be synced in place of the log.
+        let null = || File::options().write(true).open("/dev/null").unwrap();
+        let connection = Connection::open(dir.path().join(SQLITE_DB_FILE_NAME)).unwrap();
+        create(&connection).unwrap();
+        let kv = Kv::over(connection, null(), null()).unwrap();
+        let error = KVStoreSync::write(&kv, "monitors", "", "m", vec![1]).unwrap_err();
+        assert!(error.to_string().contains("look at the disk"), "{error}");
+        assert!(KVStoreSync::write(&kv, "", "", "manager", vec![1]).is_err());
+        assert!(KVStoreSync::remove(&kv, "monitors", "", "m", true).is_err());
+        let found = KVStoreSync::read(&kv, "", "", "manager").unwrap_err();
+        assert_eq!(found.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
-    fn a_staged_update_counts_only_where_its_confirmation_may_have_been_lost() {
-        assert_eq!(after_a_start("a", "a"), ["1"]);
-        assert_eq!(after_a_start("a", "b"), ["1", "2"]);
-        assert_eq!(after_a_start("", ""), ["1", "2"], "no telling: keep it");
+    #[cfg(unix)]
+    fn a_sync_that_failed_in_the_background_is_told_to_the_next_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = Connection::open(dir.path().join(SQLITE_DB_FILE_NAME)).unwrap();
+        create(&connection).unwrap();
+        let log = File::create(dir.path().join("log")).unwrap();
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        let kv = Kv::over(connection, log, null).unwrap();
+        KVStoreSync::write(&kv, "payments", "", "p", vec![1]).unwrap();
+        while !kv.broken.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        assert!(KVStoreSync::write(&kv, "monitors", "", "m", vec![1]).is_err());
     }
 }

@@ -75,6 +75,11 @@ impl Store {
         self.kv.clone()
     }
 
+    /// Waits until all that was written is on disk.
+    pub fn sync(&self) -> Result<(), WalletError> {
+        self.kv.sync().map_err(storage)
+    }
+
     pub fn journal(&self, hash: PaymentHash) -> Result<Option<Journal>, WalletError> {
         self.get(OUTGOING, &hash.to_string())
     }
