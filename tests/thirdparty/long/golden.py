@@ -21,7 +21,7 @@ import weights
 # Every architecture plainly stored, then every storage type in one architecture, then
 # what people run of the ones with experts.
 VECTORS = [(name, "F32") for name in recipes.ARCHITECTURES]
-VECTORS += [("qwen3", ty) for ty in recipes.TYPES if ty not in ("F32", "Q5_1")]
+VECTORS += [("qwen3", ty) for ty in recipes.TYPES if ty != "F32"]
 VECTORS += [("llama", "Q4_K"), ("gemma3", "Q4_0"), ("qwen3moe", "Q4_K"), ("gpt-oss", "MXFP4")]
 # After the first window and after everything.
 AFTER = [recipes.WINDOW, recipes.TOKENS - 1]
