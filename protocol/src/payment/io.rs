@@ -237,6 +237,13 @@ pub enum EntryState {
     Expired,
 }
 
+impl EntryState {
+    /// Whether nothing more is expected to become of it.
+    pub fn is_done(self) -> bool {
+        matches!(self, Self::Settled | Self::Failed | Self::Expired)
+    }
+}
+
 /// One payment or invoice in the books.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEntry {

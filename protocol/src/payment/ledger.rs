@@ -51,7 +51,7 @@ impl Row {
     }
 
     fn is_open(&self) -> bool {
-        matches!(self, Row::Entry { entry, .. } if !is_done(entry.state))
+        matches!(self, Row::Entry { entry, .. } if !entry.state.is_done())
     }
 }
 
@@ -95,13 +95,6 @@ fn overlay<T, K: Ord>(old: Vec<T>, new: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T>
         }
     }
     all
-}
-
-fn is_done(state: EntryState) -> bool {
-    matches!(
-        state,
-        EntryState::Settled | EntryState::Failed | EntryState::Expired
-    )
 }
 
 /// Rows, totals and the index by hash.
@@ -283,7 +276,7 @@ impl Ledger {
     /// Returns every open entry with its row and budget.
     pub fn open(&self) -> Vec<(u64, String, LedgerEntry)> {
         self.entries()
-            .filter(|(_, _, entry)| !is_done(entry.state))
+            .filter(|(_, _, entry)| !entry.state.is_done())
             .map(|(row, budget, entry)| (row, budget.to_owned(), entry.clone()))
             .collect()
     }

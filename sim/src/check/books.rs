@@ -42,16 +42,10 @@ fn compare(report: &Report, stored: &[LedgerEntry], wallet: &Wallet) -> Option<S
             .map(|entry| (entry.hash, entry))
             .collect::<BTreeMap<_, &LedgerEntry>>()
     };
-    let open = |entry: &&LedgerEntry| {
-        !matches!(
-            entry.state,
-            EntryState::Settled | EntryState::Failed | EntryState::Expired
-        )
-    };
     let told: BTreeSet<_> = report.entries.iter().map(|e| (e.side, e.hash)).collect();
     if let Some(entry) = stored
         .iter()
-        .filter(open)
+        .filter(|entry| !entry.state.is_done())
         .find(|entry| !told.contains(&(entry.side, entry.hash)))
     {
         return Some(format!(

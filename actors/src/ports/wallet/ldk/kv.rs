@@ -93,10 +93,7 @@ impl Kv {
             .spawn(move || {
                 // Ends with the store. The next write tells of a failure.
                 while asked.recv().is_ok() {
-                    if let Err(error) = background.sync_data() {
-                        flag.store(true, Ordering::SeqCst);
-                        tracing::error!(%error, "the wallet's file cannot be synced");
-                    }
+                    sync_or_mark(&background, &flag);
                 }
             })?;
         Ok(Self {
@@ -110,11 +107,14 @@ impl Kv {
     /// Waits until all that was written is on disk.
     pub fn sync(&self) -> Result<(), io::Error> {
         let log = self.log.lock();
-        if let Err(error) = log.sync_data() {
-            self.broken.store(true, Ordering::SeqCst);
-            tracing::error!(%error, "the wallet's file cannot be synced");
-        }
+        sync_or_mark(&log, &self.broken);
         self.check()
+    }
+
+    /// Has all that was written synced, and does not wait for it.
+    fn sync_soon(&self) {
+        // Full: a sync is asked for already, and begins after what was written.
+        let _ = self.later.try_send(());
     }
 
     fn check(&self) -> Result<(), io::Error> {
@@ -133,6 +133,13 @@ impl Kv {
     ) -> Result<T, io::Error> {
         // What is done under the lock is one statement: nothing is left half done.
         act(&self.connection.lock()).map_err(failed(what))
+    }
+}
+
+fn sync_or_mark(file: &File, broken: &AtomicBool) {
+    if let Err(error) = file.sync_data() {
+        broken.store(true, Ordering::SeqCst);
+        tracing::error!(%error, "the wallet's file cannot be synced");
     }
 }
 
@@ -207,8 +214,7 @@ impl KVStoreSync for Kv {
             CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE
             | CHANNEL_MONITOR_UPDATE_PERSISTENCE_PRIMARY_NAMESPACE => self.sync(),
             _ => {
-                // Full: a sync is asked for already and begins after this row.
-                let _ = self.later.try_send(());
+                self.sync_soon();
                 Ok(())
             }
         }
@@ -234,7 +240,7 @@ impl KVStoreSync for Kv {
             },
             "remove from",
         )?;
-        let _ = self.later.try_send(());
+        self.sync_soon();
         Ok(())
     }
 
