@@ -6,7 +6,7 @@ use super::super::prefix::{self, Key, Prefix};
 use super::super::schedule::{PAGE, View};
 use super::super::steering::Steer;
 use super::super::stream::Outlet;
-use super::super::{Cache, CancelFlag, EngineError, Replayed, Sampling};
+use super::super::{Cache, CancelFlag, EngineError, Replayed, Sampling, Step};
 use crate::cuda::{Found, Rule};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -63,6 +63,19 @@ impl Recheck {
             logit_digest,
         })
     }
+}
+
+/// How a job ends. What it made last goes along, so that whoever reads it finds the
+/// place free already.
+pub(super) enum End {
+    /// With the last token of an answer.
+    Step(Step),
+    /// With the vector of a text.
+    Vector(Vec<f32>),
+    /// With what it has.
+    Complete,
+    /// Early.
+    Failed(EngineError),
 }
 
 /// What is to be done.
@@ -227,19 +240,29 @@ impl Job {
         }
     }
 
-    /// The end, once.
-    pub fn end(self, error: Option<EngineError>) {
-        match (self.task, error) {
-            (Task::Answer(_, outlet), error) => outlet.end(error.map_or(Ok(()), Err)),
-            // Whoever asked may have gone.
-            (Task::Recheck(recheck, _, done), error) => {
-                let _ = done.send(error.map_or(Ok(recheck.replayed), Err));
+    /// The end, once. Whoever asked may have gone.
+    pub fn end(self, end: End) {
+        match (self.task, end) {
+            (Task::Answer(_, outlet), End::Step(step)) => {
+                outlet.push(step);
+                outlet.end(Ok(()));
             }
-            // Without an error it has its vector.
-            (Task::Embed(_, _, done), Some(error)) => {
+            (Task::Answer(_, outlet), End::Failed(error)) => outlet.end(Err(error)),
+            (Task::Answer(_, outlet), _) => outlet.end(Ok(())),
+            (Task::Recheck(_, _, done), End::Failed(error)) => {
                 let _ = done.send(Err(error));
             }
-            (Task::Embed(..), None) => {}
+            (Task::Recheck(recheck, _, done), _) => {
+                let _ = done.send(Ok(recheck.replayed));
+            }
+            (Task::Embed(_, _, done), End::Failed(error)) => {
+                let _ = done.send(Err(error));
+            }
+            (Task::Embed(_, _, done), End::Vector(vector)) => {
+                let _ = done.send(Ok(vector));
+            }
+            // Without a vector it is heard of as stopped.
+            (Task::Embed(..), End::Step(_) | End::Complete) => {}
         }
     }
 }

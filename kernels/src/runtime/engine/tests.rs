@@ -425,6 +425,27 @@ fn texts_are_embedded_in_turn_with_the_bits_of_each_alone() {
 }
 
 #[test]
+fn whoever_has_read_the_last_token_finds_the_place_free() {
+    let engine = engine(10, 1, 0);
+    let request = simple(5, 1);
+    for _ in 0..300 {
+        let mut stream = engine.submit(request.clone()).unwrap();
+        assert!(stream.next().unwrap().unwrap().finish.is_some());
+        assert_eq!(engine.load().jobs, 0);
+    }
+    let options = EngineOptions {
+        streams: 1,
+        queue: 0,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::new(&small("bert"), options).unwrap();
+    for _ in 0..300 {
+        engine.embed(0, &[1, 2], &CancelFlag::new()).unwrap();
+        assert_eq!(engine.load().jobs, 0);
+    }
+}
+
+#[test]
 fn hundreds_of_short_answers_of_the_pocket_model_are_those_of_each_alone() {
     let model = Model::from_bytes(crate::pocket::pocket(), &OpenOptions::default()).unwrap();
     let options = EngineOptions {

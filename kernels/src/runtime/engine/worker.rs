@@ -5,7 +5,7 @@ use super::super::prefix::Prefix;
 use super::super::schedule::{self, Limits, State};
 use super::super::{CHUNK, EngineError};
 use super::batch::{Batch, Made};
-use super::job::{Job, Task};
+use super::job::{End, Job, Task};
 use super::{EngineOptions, Hub, Inbox, lock};
 use crate::model::Model;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -128,9 +128,9 @@ impl Worker {
         let mut ended = Vec::new();
         for (index, job) in self.jobs.iter().enumerate() {
             if job.is_cancelled() {
-                ended.push((index, Some(EngineError::Cancelled)));
+                ended.push((index, End::Failed(EngineError::Cancelled)));
             } else if job.is_empty() {
-                ended.push((index, None));
+                ended.push((index, End::Complete));
             }
         }
         self.end(ended);
@@ -212,38 +212,35 @@ impl Worker {
         true
     }
 
-    /// Hand on what was made; the job and how it ended, where that was its end.
-    fn deliver(&mut self, index: usize, made: Made) -> Option<(usize, Option<EngineError>)> {
+    /// Hand on what was made; the job and how it ends, where that is its end.
+    fn deliver(&mut self, index: usize, made: Made) -> Option<(usize, End)> {
         let job = &mut self.jobs[index];
-        match (made, &mut job.task) {
-            (Made::Failed(error), _) => Some((index, Some(error))),
+        let end = match (made, &mut job.task) {
+            (Made::Failed(error), _) => End::Failed(error),
+            (Made::Step(step), Task::Answer(..)) if step.finish.is_some() => End::Step(step),
             (Made::Step(step), Task::Answer(_, outlet)) => {
-                let last = step.finish.is_some();
                 outlet.push(step);
-                last.then_some((index, None))
+                return None;
             }
             (Made::Replayed(token), Task::Recheck(recheck, ..)) => {
                 recheck.replayed.push(token);
-                recheck.is_done().then_some((index, None))
+                recheck.is_done().then_some(End::Complete)?
             }
-            (Made::Vector(vector), Task::Embed(_, _, done)) => {
-                // Whoever asked may have gone.
-                let _ = done.send(Ok(vector));
-                Some((index, None))
-            }
-            _ => None,
-        }
+            (Made::Vector(vector), Task::Embed(..)) => End::Vector(vector),
+            _ => return None,
+        };
+        Some((index, end))
     }
 
     /// Take ended jobs out, each once.
-    fn end(&mut self, mut ended: Vec<(usize, Option<EngineError>)>) {
+    fn end(&mut self, mut ended: Vec<(usize, End)>) {
         if ended.is_empty() {
             return;
         }
         // From the back: what `swap_remove` moves has been looked at.
         ended.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
         ended.dedup_by_key(|(index, _)| *index);
-        for (index, error) in ended {
+        for (index, end) in ended {
             let job = self.jobs.swap_remove(index);
             job.touch(&mut lock(&self.prefix));
             let took = job.since.elapsed().as_millis() as u64;
@@ -253,7 +250,7 @@ impl Worker {
                 inbox.load.jobs -= 1;
                 inbox.job_ms = (7 * inbox.job_ms + took) / 8;
             }
-            job.end(error);
+            job.end(end);
         }
     }
 }
