@@ -128,6 +128,7 @@ pub fn model(
     generate: usize,
     budget: Duration,
 ) -> Result<ModelSpeed, EngineError> {
+    model.settle();
     let vocab = model.info().vocab.min(256);
     let tokens: Vec<u32> = (0..prompt.max(1) as u32)
         .map(|i| (i * 31 + 7) % vocab)

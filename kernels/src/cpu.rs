@@ -43,6 +43,16 @@ pub fn cpu_features() -> CpuFeatures {
     }
 }
 
+/// A line of the system's account of memory (`MemTotal`, `MemAvailable`) in bytes, where
+/// it gives one.
+pub fn memory(line: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let mut lines = text.lines().filter_map(|l| l.split_once(':'));
+    let (_, value) = lines.find(|(name, _)| *name == line)?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 pub(crate) fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

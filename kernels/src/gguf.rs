@@ -26,7 +26,9 @@ pub use value::{Array, Value};
 use crate::cpu::default_threads;
 use crate::pool::Pool;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One tensor's directory entry; its bytes come from [`Gguf::bytes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Gguf {
     }
 
     /// Read a file that is already in memory.
-    pub fn from_bytes(bytes: impl Into<std::sync::Arc<[u8]>>) -> Result<Self, GgufError> {
+    pub fn from_bytes(bytes: impl Into<Arc<[u8]>>) -> Result<Self, GgufError> {
         Self::read(Source::Memory(bytes.into()), |split| {
             Err(GgufError::PartInMemory { count: split.count })
         })
@@ -217,6 +219,35 @@ impl Gguf {
         self.metadata.get(key).ok_or_else(|| GgufError::MissingKey {
             key: key.to_owned(),
         })
+    }
+}
+
+/// Some bytes of a tensor, of a file that stays open for them.
+pub(crate) struct Span {
+    file: Arc<Gguf>,
+    part: usize,
+    range: Range<usize>,
+}
+
+impl Span {
+    /// The bytes `range` of a tensor of this file.
+    pub fn new(file: &Arc<Gguf>, tensor: &Tensor, range: Range<usize>) -> Self {
+        assert!(range.end <= tensor.len, "a range within the tensor");
+        Self {
+            file: file.clone(),
+            part: tensor.part,
+            range: tensor.start + range.start..tensor.start + range.end,
+        }
+    }
+
+    /// These bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.file.parts[self.part].bytes()[self.range.clone()]
+    }
+
+    /// See [`Gguf::release`].
+    pub fn release(&self, part: &[u8]) {
+        self.file.release(part);
     }
 }
 

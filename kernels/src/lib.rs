@@ -24,7 +24,7 @@ pub mod synthetic;
 pub mod tokenizer;
 pub mod train;
 
-pub use cpu::{CpuFeatures, SimdLevel, cpu_features};
+pub use cpu::{CpuFeatures, SimdLevel, cpu_features, memory};
 pub use model::{
     ChatMessage, Cheat, DeviceChoice, LoadError, Model, ModelInfo, NUMERICS, OpenOptions,
     Placement, TemplateError, render_template,

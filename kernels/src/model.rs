@@ -9,6 +9,7 @@ mod error;
 mod forward;
 pub(crate) mod graph;
 mod loader;
+mod packing;
 mod template;
 
 pub use error::LoadError;
@@ -23,7 +24,7 @@ use crate::gguf::Gguf;
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The numerics of every model this crate runs today: NUMERICS.md. Two engines
 /// that name the same numerics give the same bits.
@@ -80,8 +81,8 @@ impl std::str::FromStr for DeviceChoice {
 /// A deliberate fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cheat {
-    /// Flip the sign of one weight after loading. The file, and so every digest in
-    /// [`ModelInfo`], stays that of the honest model.
+    /// Flip the sign of one weight after loading. The file, and so every digest,
+    /// stays that of the honest model.
     AlterWeight,
 }
 
@@ -100,8 +101,6 @@ pub struct ModelInfo {
     pub vocab: u32,
     /// Number of weights.
     pub parameters: u64,
-    /// BLAKE3 of the whole file; of a split model, of its parts' digests in order.
-    pub digest: [u8; 32],
     /// BLAKE3 of the vocabulary ([`Tokenizer::digest`]).
     pub tokenizer_digest: [u8; 32],
     /// BLAKE3 of the chat template's text (of no bytes where there is none).
@@ -115,7 +114,7 @@ pub struct ModelInfo {
 pub struct Model(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    pub file: Gguf,
+    pub file: Arc<Gguf>,
     pub graph: Graph,
     pub tokenizer: Tokenizer,
     pub template: Option<String>,
@@ -124,6 +123,9 @@ pub(crate) struct Inner {
     pub pool: Pool,
     pub device: Option<DeviceModel>,
     pub fallback: Option<CudaError>,
+    /// What goes on after loading.
+    packing: Option<packing::Packing>,
+    digest: OnceLock<[u8; 32]>,
 }
 
 impl std::fmt::Debug for Model {
@@ -170,6 +172,23 @@ impl Model {
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.0.info
+    }
+
+    /// BLAKE3 of the whole file; of a split model, of its parts' digests in order. Of a
+    /// large file that was not read through for loading, the first call does it, at some
+    /// gigabytes a second.
+    pub fn digest(&self) -> [u8; 32] {
+        let inner = &*self.0;
+        let all = || inner.file.digester().finish(&inner.pool);
+        *inner.digest.get_or_init(all)
+    }
+
+    /// Wait until the weights lie as the kernels read them fastest. A large file's may
+    /// still be packed in the background after loading; answers need not wait for it.
+    pub fn settle(&self) {
+        if let Some(packing) = &self.0.packing {
+            packing.wait();
+        }
     }
 
     /// Its vocabulary.

@@ -59,7 +59,7 @@ impl LocalModel {
     /// Its digest.
     pub fn digest(&self) -> ModelDigest {
         match &self.source {
-            Source::Engine(model) => ModelDigest(model.info().digest),
+            Source::Engine(model) => ModelDigest(model.digest()),
             Source::Runner(runner) => runner.info().digest,
         }
     }
@@ -145,10 +145,13 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, ModelError> {
     } else {
         Model::open(path, options)
     };
-    opened.map_err(|source| ModelError {
+    let model = opened.map_err(|source| ModelError {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    // Kept with the model: nobody waits for it later.
+    model.digest();
+    Ok(model)
 }
 
 /// What a model is sold for: text by the token, embeddings by their tokens and the item.

@@ -233,7 +233,7 @@ fn served(model: &Model, plan: &Plan) -> Served {
     let info = model.info();
     let offer = ModelOffer {
         name: info.name.clone(),
-        digest: ModelDigest(info.digest),
+        digest: ModelDigest(model.digest()),
         tokenizer: Digest(info.tokenizer_digest),
         template: Digest(info.template_digest),
         architecture: info.architecture.clone(),

@@ -104,7 +104,7 @@ impl Compute {
 
     /// Makes a model available. Its engine starts with its first job.
     pub fn add(&self, model: Model) -> ModelDigest {
-        let digest = ModelDigest(model.info().digest);
+        let digest = ModelDigest(model.digest());
         self.models.lock().insert(digest, model);
         // Of the same file, but perhaps opened with other options.
         let before = self.engines.lock().remove(&digest);

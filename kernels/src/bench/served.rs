@@ -13,6 +13,7 @@ use std::time::Instant;
 /// # Errors
 /// Where a stream is refused or fails.
 pub fn served(model: &Model, plan: &Plan) -> Result<f64, EngineError> {
+    model.settle();
     let streams = plan.streams.max(1);
     let options = EngineOptions {
         streams,

@@ -53,6 +53,7 @@ pub fn streams(model: &Model, plan: &Plan) -> Result<Speed, EngineError> {
             context,
         });
     }
+    model.settle();
     let mut scratch = Scratch::default();
     let mut speed = Speed::default();
     if plan.prompt > 0 {

@@ -198,15 +198,10 @@ impl Inner {
         }
     }
 
-    /// One token's embedding, from the file's own layout.
+    /// One token's embedding.
     pub(crate) fn embed_token(&self, row: &Row, out: &mut [f32]) {
         let embedding = &self.graph.embedding;
-        let Some(tensor) = self.file.tensor(&embedding.tensor) else {
-            return;
-        };
-        let len = tensor.len / self.graph.vocab;
-        let at = row.token as usize * len;
-        dequant::row(tensor.ty, &self.file.bytes(tensor)[at..at + len], out);
+        self.token_row(&embedding.tensor, row.token as usize, out);
         if let Some(scale) = embedding.scale {
             norm::scale(self.simd, out, scale);
         }
@@ -219,6 +214,22 @@ impl Inner {
             }
             let at = row.position as usize * out.len();
             norm::add(self.simd, out, &positions[at..at + out.len()]);
+        }
+    }
+
+    /// A row of the embedding: where the output's weights are the same tensor, from
+    /// these, so that the file need not come back into memory; otherwise from the file.
+    fn token_row(&self, name: &str, row: usize, out: &mut [f32]) {
+        if let Head::Logits { output, .. } = &self.graph.head
+            && output.source.tensor == name
+            && output.row(row, out)
+        {
+            return;
+        }
+        if let Some(tensor) = self.file.tensor(name) {
+            let len = tensor.len / self.graph.vocab;
+            let bytes = &self.file.bytes(tensor)[row * len..(row + 1) * len];
+            dequant::row(tensor.ty, bytes, out);
         }
     }
 

@@ -6,20 +6,25 @@
 //! more than a small multiple of the file.
 
 use super::graph::{Head, Linear, Norm};
+use super::packing::Packing;
 use super::{
     Cheat, Graph, Inner, LoadError, Model, ModelInfo, NUMERICS, OpenOptions, Placement, arch,
 };
 use crate::cpu::{Simd, default_threads};
 use crate::cuda::DeviceModel;
-use crate::gguf::{Digester, Gguf, Tensor, TensorType, Value};
+use crate::gguf::{Digester, Gguf, Span, Tensor, TensorType, Value};
 use crate::ops::buffer::Arena;
 use crate::ops::dequant;
-use crate::ops::weights::{Matrix, PackError, Source, Stored};
+use crate::ops::q8::rows::Rows;
+use crate::ops::weights::{Matrix, PackError, Packed, Source, Stored};
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::ops::{Range, RangeInclusive};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+/// Bytes of a file from which it is worth a thread to pack some of it after loading.
+const LARGE: usize = 64 << 20;
 
 /// Bounds of sizes: about four times the largest models known; from below such that
 /// matrices padded to groups of sixteen rows stay a small multiple of the file.
@@ -35,20 +40,37 @@ pub(super) struct Bound(RangeInclusive<u64>, &'static str);
 
 /// Reads one model's parts by name.
 pub(super) struct Loader<'a> {
-    pub file: &'a Gguf,
-    /// Hashes what is packed.
-    digester: Digester<'a>,
+    pub file: &'a Arc<Gguf>,
+    /// Hashes what is packed; none where the file is hashed when somebody asks.
+    digester: Option<Digester<'a>>,
     pub architecture: String,
     pool: &'a Pool,
     arena: Arena,
     tokens: usize,
+    /// Rows to be packed after loading; none where everything is packed at once.
+    later: Option<Mutex<Vec<Weak<Rows>>>>,
 }
 
+/// Load. What a large file has in Q8_0, if that is most of it, is packed afterwards.
 pub(super) fn load(
     file: Gguf,
     options: &OpenOptions,
     placement: &Placement,
 ) -> Result<Model, LoadError> {
+    let len: usize = file.parts().map(<[u8]>::len).sum();
+    let can_wait = file.tensors().iter().filter(|t| Matrix::can_wait(t.ty));
+    let waiting: usize = can_wait.map(|t| t.len).sum();
+    load_how(file, options, placement, waiting >= LARGE.max(len / 2))
+}
+
+/// [`load`], with packing (and the digest) left for later or not.
+pub(super) fn load_how(
+    file: Gguf,
+    options: &OpenOptions,
+    placement: &Placement,
+    later: bool,
+) -> Result<Model, LoadError> {
+    let file = Arc::new(file);
     let tokenizer = Tokenizer::from_gguf(&file)?;
     let threads = if options.threads == 0 {
         default_threads()
@@ -59,11 +81,12 @@ pub(super) fn load(
     let architecture = file.str("general.architecture")?.to_owned();
     let loader = Loader {
         file: &file,
-        digester: file.digester(),
+        digester: (!later).then(|| file.digester()),
         architecture,
         pool: &pool,
         arena: Arena::default(),
         tokens: tokenizer.len(),
+        later: later.then(Mutex::default),
     };
     let mut graph = arch::build(&loader)?.place();
     if options.cheat == Some(Cheat::AlterWeight) {
@@ -73,21 +96,25 @@ pub(super) fn load(
         .get("tokenizer.chat_template")
         .and_then(Value::as_str)
         .map(str::to_owned);
-    let digest = loader.digester.finish(&pool);
+    let digest = loader.digester.map(|d| d.finish(&pool));
     let info = info(
         &file,
         &graph,
         &tokenizer,
         template.as_deref(),
         loader.architecture,
-        digest,
     );
-    loader.arena.finish();
     let simd = options.simd.map_or_else(Simd::detect, Simd::at_most);
     let (device, fallback) = DeviceModel::choose(&file, &graph, placement)?;
     if device.is_some() {
         graph.forget_weights();
     }
+    let later = loader.later.map(Mutex::into_inner);
+    let rows = later.map_or_else(Vec::new, |rows| {
+        rows.unwrap_or_else(PoisonError::into_inner)
+    });
+    loader.arena.finish();
+    let packing = (!rows.is_empty()).then(|| Packing::start(rows));
     Ok(Model(Arc::new(Inner {
         file,
         graph,
@@ -98,6 +125,8 @@ pub(super) fn load(
         pool,
         device,
         fallback,
+        packing,
+        digest: digest.map_or_else(OnceLock::new, OnceLock::from),
     })))
 }
 
@@ -107,7 +136,6 @@ fn info(
     tokenizer: &Tokenizer,
     template: Option<&str>,
     architecture: String,
-    digest: [u8; 32],
 ) -> ModelInfo {
     let mut by_type: HashMap<TensorType, u64> = HashMap::new();
     for tensor in file.tensors() {
@@ -130,7 +158,6 @@ fn info(
             .iter()
             .map(crate::gguf::Tensor::elements)
             .sum(),
-        digest,
         tokenizer_digest: tokenizer.digest(),
         template_digest: blake3::hash(template.unwrap_or_default().as_bytes()).into(),
         numerics: Some(NUMERICS.to_owned()),
@@ -354,16 +381,11 @@ impl Loader<'_> {
         rows: usize,
     ) -> Result<Matrix, LoadError> {
         let row = tensor.len / tensor.rows();
-        let bytes = &self.file.bytes(tensor)[from * row..(from + rows) * row];
-        let stored = Stored {
-            bytes,
-            arena: &self.arena,
-            begin: &|part| self.digester.read(part),
-            done: &|part| self.file.release(part),
+        let range = from * row..(from + rows) * row;
+        let packed = match self.pack_later(tensor, range.clone(), k) {
+            Some(packed) => packed,
+            None => self.pack_now(tensor, range, k, rows),
         };
-        let packed = Matrix::pack_stored(self.pool, tensor.ty, stored, k, rows);
-        // With what neighbours have brought back in.
-        self.file.release(bytes);
         let mut matrix = packed.map_err(|e| match e {
             PackError::Type => LoadError::Quantisation {
                 name: tensor.name.clone(),
@@ -378,6 +400,51 @@ impl Loader<'_> {
             from,
         };
         Ok(matrix)
+    }
+
+    fn pack_now(
+        &self,
+        tensor: &Tensor,
+        range: Range<usize>,
+        k: usize,
+        rows: usize,
+    ) -> Result<Matrix, PackError> {
+        let bytes = &self.file.bytes(tensor)[range];
+        let stored = Stored {
+            bytes,
+            arena: &self.arena,
+            begin: &|part| {
+                if let Some(digester) = &self.digester {
+                    digester.read(part);
+                }
+            },
+            done: &|part| self.file.release(part),
+        };
+        let packed = Matrix::pack_stored(self.pool, tensor.ty, stored, k, rows);
+        // With what neighbours have brought back in.
+        self.file.release(bytes);
+        packed
+    }
+
+    /// Leave the packing of these bytes of a tensor for later, where that is possible.
+    fn pack_later(
+        &self,
+        tensor: &Tensor,
+        range: Range<usize>,
+        k: usize,
+    ) -> Option<Result<Matrix, PackError>> {
+        let later = self.later.as_ref()?;
+        let kept = Box::new(Span::new(self.file, tensor, range));
+        let matrix = Matrix::later(self.pool, tensor.ty, kept, k)?;
+        if let Ok(Matrix {
+            data: Packed::Rows(rows),
+            ..
+        }) = &matrix
+        {
+            let mut later = later.lock().unwrap_or_else(PoisonError::into_inner);
+            later.push(Arc::downgrade(rows));
+        }
+        Some(matrix)
     }
 
     /// Refuse a tensor whose rows `dequant::row` cannot read.

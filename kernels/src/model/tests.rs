@@ -37,7 +37,10 @@ fn a_model_says_what_it_is() {
         (info.architecture.as_str(), info.quantisation.as_str()),
         ("qwen3", "Q8_0")
     );
-    assert_eq!((info.context, info.vocab, info.digest), (512, 320, digest));
+    assert_eq!(
+        (info.context, info.vocab, model.digest()),
+        (512, 320, digest)
+    );
     assert_eq!(info.numerics.as_deref(), Some(NUMERICS));
 }
 
@@ -115,6 +118,43 @@ fn a_weight_that_is_not_finite_is_refused() {
             matches!(load(bytes), Err(LoadError::NotFinite { .. })),
             "{ty}"
         );
+    }
+}
+
+#[test]
+fn a_model_gives_the_same_bits_before_and_after_it_is_packed() {
+    let untied = Shape {
+        tied: false,
+        vocab: 300,
+        ..Shape::tiny()
+    };
+    let tokens: Vec<u32> = (0..40).map(|i| (i * 57 + 11) % 256).collect();
+    for shape in [Shape::tiny(), untied] {
+        for ty in [TensorType::Q8_0, TensorType::F16] {
+            let bytes = qwen3(&shape, ty, 5);
+            let at_once = load(bytes.clone()).unwrap();
+            let expected = at_once.logits(&tokens, true).unwrap();
+            let later = || {
+                let file = Gguf::from_bytes(bytes.clone()).unwrap();
+                let options = OpenOptions {
+                    threads: 2,
+                    ..OpenOptions::default()
+                };
+                loader::load_how(file, &options, &Placement::default(), true).unwrap()
+            };
+            let model = later();
+            assert_eq!(model.0.packing.is_some(), ty == TensorType::Q8_0);
+            assert_eq!(model.digest(), at_once.digest());
+            // Whatever is packed by now.
+            assert_eq!(model.logits(&tokens, true).unwrap(), expected);
+            model.settle();
+            assert_eq!(model.logits(&tokens, true).unwrap(), expected);
+            // One that goes while it is packed takes nothing with it.
+            for _ in 0..20 {
+                let one = later();
+                assert_eq!(one.logits(&tokens[..1], true).unwrap(), expected[..1]);
+            }
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 //! at a time instead of four kilobytes. Streaming over them then also misses the
 //! address cache less often: decoding is 10 to 20 % faster. Where a huge page is slow to
 //! come (a virtual machine that gives free memory back to its host waits for all of it
-//! again), small ones do, and the system may join them later. Not a general allocator:
-//! nothing grows, and a mapping goes when its last buffer goes.
+//! again), small ones do if somebody waits, and the system may join them later. Not a
+//! general allocator: nothing grows, and a mapping goes when its last buffer goes.
 
 use memmap2::{MmapMut, MmapRaw};
 use std::ops::{Deref, DerefMut};
@@ -43,7 +43,11 @@ unsafe impl<T: Zero, const N: usize> Zero for [T; N] {}
 
 /// Where the buffers of one model are made.
 #[derive(Default)]
-pub(crate) struct Arena(Mutex<Vec<Region>>);
+pub(crate) struct Arena {
+    regions: Mutex<Vec<Region>>,
+    /// Huge pages however slow they come.
+    patient: bool,
+}
 
 /// A mapping, in use up to `next`; of an arena's, all but the last are full.
 struct Region {
@@ -66,6 +70,14 @@ enum Memory<T> {
 }
 
 impl Arena {
+    /// For whom nobody waits.
+    pub fn patient() -> Self {
+        Self {
+            patient: true,
+            ..Self::default()
+        }
+    }
+
     /// `len` elements, all bits zero.
     pub fn zeroed<T: Zero>(&self, len: usize) -> Buffer<T> {
         let bytes = len.saturating_mul(size_of::<T>());
@@ -81,12 +93,14 @@ impl Arena {
 
     /// Bytes that nobody else has, where the system gives a mapping.
     fn place(&self, bytes: usize) -> Option<(Arc<MmapRaw>, usize)> {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
         let left = |region: &Region| region.map.len() - region.next;
         if current.last().is_none_or(|region| left(region) < bytes) {
             let len = bytes.max(REGION);
             let region = Region::new(len, len)?;
-            region.try_huge();
+            if !self.patient {
+                region.try_huge();
+            }
             current.push(region);
         }
         let region = current.last_mut()?;
@@ -97,7 +111,8 @@ impl Arena {
 
     /// All buffers are made and filled: let the system join small pages when it likes.
     pub fn finish(self) {
-        let regions = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let regions = self.regions.into_inner();
+        let regions = regions.unwrap_or_else(PoisonError::into_inner);
         for region in &regions {
             region.advise_huge(region.next - region.first);
         }

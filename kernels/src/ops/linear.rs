@@ -3,11 +3,13 @@
 //! Each output is computed by one thread in the order of NUMERICS.md, so neither
 //! threads nor batch can change it.
 
+use super::q8::rows::{self, Rows};
 use super::scaled::Widen;
 use super::weights::{Matrix, Packed};
 use super::{float, k, q4, q8};
 use crate::cpu::Simd;
 use crate::pool::{Pool, SendPtr};
+use std::ops::Range;
 
 /// Weight bytes a thread takes at a time when one token is computed: large enough
 /// to amortise the claim, small enough to share out evenly.
@@ -49,10 +51,10 @@ pub(crate) fn linear(
     }
     let any = |kind: fn(&Packed) -> bool| products.iter().any(|p| kind(&p.matrix.data));
     let by_32 = |data: &Packed| {
-        use Packed::{Mx, Nl, Q4, Q4Min, Q5, Q5Min, Q8};
+        use Packed::{Mx, Nl, Q4, Q4Min, Q5, Q5Min, Q8, Rows};
         matches!(
             data,
-            Q8(_) | Q4(_) | Q4Min(_) | Q5(_) | Q5Min(_) | Mx(_) | Nl(_)
+            Q8(_) | Rows(_) | Q4(_) | Q4Min(_) | Q5(_) | Q5Min(_) | Mx(_) | Nl(_)
         )
     };
     let by_256 = |data: &Packed| {
@@ -63,7 +65,7 @@ pub(crate) fn linear(
         scratch.q8.fill(simd, pool, x, k);
     }
     #[cfg(target_arch = "x86_64")]
-    if any(|data| matches!(data, Packed::Q8(_))) {
+    if any(|data| matches!(data, Packed::Q8(_) | Packed::Rows(_))) {
         scratch.q8.fill_batches(simd, pool);
     }
     if any(by_256) {
@@ -97,7 +99,7 @@ pub(crate) fn linear(
         let plan = &plan[i];
         let from = (chunk - plan.first) * plan.groups;
         let to = (from + plan.groups).min(plan.matrix.groups());
-        plan.compute(simd, from, to, x, input);
+        plan.compute(simd, from..to, x, input);
     });
 }
 
@@ -110,27 +112,37 @@ struct Plan<'a> {
     first: usize,
 }
 
+/// Groups of a matrix, and their blocks.
+struct Part<'a, T> {
+    groups: Range<usize>,
+    blocks: &'a [T],
+}
+
 impl Plan<'_> {
-    fn compute(&self, simd: Simd, from: usize, to: usize, x: &[f32], input: &Input) {
-        let k = self.matrix.k;
+    fn compute(&self, simd: Simd, groups: Range<usize>, x: &[f32], input: &Input) {
+        let (
+            k,
+            Range {
+                start: from,
+                end: to,
+            },
+        ) = (self.matrix.k, groups.clone());
         match &self.matrix.data {
-            #[cfg(target_arch = "x86_64")]
-            Packed::Q8(w) if input.q8.batches() > 0 => {
-                let batch = |i| input.q8.batch(i);
-                let batches = (input.q8.batches(), batch, |b: &q8::Batch<'_>| b.tokens);
-                self.blocks::<{ q8::BATCH }, _, _>(from, to, w, batches, q8::batch);
-            }
-            Packed::Q8(w) => self.small_blocks(simd, from, to, w, input, q8::tile),
-            Packed::Q4(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
-            Packed::Q4Min(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
-            Packed::Q5(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
-            Packed::Q5Min(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
-            Packed::Mx(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
-            Packed::Nl(w) => self.small_blocks(simd, from, to, w, input, q4::tile),
-            Packed::Q4K(w) => self.k_blocks(simd, from, to, w, input, k::affine),
-            Packed::Q5K(w) => self.k_blocks(simd, from, to, w, input, k::affine),
-            Packed::Q6K(w) => self.k_blocks(simd, from, to, w, input, k::signed),
-            Packed::Xs(w) => self.k_blocks(simd, from, to, w, input, k::xs),
+            Packed::Q8(w) => self.q8(simd, self.part(groups, w), input),
+            Packed::Rows(rows) => match rows.packed() {
+                Some(w) => self.q8(simd, self.part(groups, w), input),
+                None => self.rows(simd, groups, rows, input),
+            },
+            Packed::Q4(w) => self.small_blocks(simd, self.part(groups, w), input, q4::tile),
+            Packed::Q4Min(w) => self.small_blocks(simd, self.part(groups, w), input, q4::tile),
+            Packed::Q5(w) => self.small_blocks(simd, self.part(groups, w), input, q4::tile),
+            Packed::Q5Min(w) => self.small_blocks(simd, self.part(groups, w), input, q4::tile),
+            Packed::Mx(w) => self.small_blocks(simd, self.part(groups, w), input, q4::tile),
+            Packed::Nl(w) => self.small_blocks(simd, self.part(groups, w), input, q4::tile),
+            Packed::Q4K(w) => self.k_blocks(simd, self.part(groups, w), input, k::affine),
+            Packed::Q5K(w) => self.k_blocks(simd, self.part(groups, w), input, k::affine),
+            Packed::Q6K(w) => self.k_blocks(simd, self.part(groups, w), input, k::signed),
+            Packed::Xs(w) => self.k_blocks(simd, self.part(groups, w), input, k::xs),
             Packed::Q2K(w) => self.scaled(simd, from, to, w, x),
             Packed::Q3K(w) => self.scaled(simd, from, to, w, x),
             Packed::F32(w) => self.floats(from, to, x, |group, x, out| {
@@ -148,18 +160,56 @@ impl Plan<'_> {
         }
     }
 
+    fn part<'w, T>(&self, groups: Range<usize>, all: &'w [T]) -> Part<'w, T> {
+        let n = all.len() / self.matrix.groups();
+        let blocks = &all[groups.start * n..groups.end * n];
+        Part { groups, blocks }
+    }
+
+    fn q8(&self, simd: Simd, part: Part<'_, q8::Block>, input: &Input) {
+        #[cfg(target_arch = "x86_64")]
+        if input.q8.batches() > 0 {
+            let batch = |i| input.q8.batch(i);
+            let batches = (input.q8.batches(), batch, |b: &q8::Batch<'_>| b.tokens);
+            return self.blocks::<{ q8::BATCH }, _, _>(part, batches, q8::batch);
+        }
+        self.small_blocks(simd, part, input, q8::tile);
+    }
+
+    /// Q8_0 that is not packed yet.
+    fn rows(&self, simd: Simd, groups: Range<usize>, rows: &Rows, input: &Input) {
+        let Range { start, end } = groups;
+        let whole = self.matrix.rows / q8::ROWS;
+        let middle = match input.q8.only() {
+            Some(tile) if rows::has_one(simd) => {
+                let middle = end.min(whole).max(start);
+                for group in start..middle {
+                    let mut out = [[0.0; q8::ROWS]];
+                    rows::one(simd, rows.groups(group..group + 1), tile, &mut out[0]);
+                    self.store(group, 0, &out);
+                }
+                middle
+            }
+            _ => start,
+        };
+        if middle < end {
+            rows.with_packed(middle..end, |blocks| {
+                let groups = middle..end;
+                self.q8(simd, Part { groups, blocks }, input);
+            });
+        }
+    }
+
     fn small_blocks<T>(
         &self,
         simd: Simd,
-        from: usize,
-        to: usize,
-        blocks: &[T],
+        part: Part<'_, T>,
         input: &Input,
         kernel: impl Fn(Simd, &[T], q8::Tile<'_>, &mut [[f32; q8::ROWS]]),
     ) {
         let tile = |i| input.q8.tile(i);
         let tiles = (input.q8.tiles(), tile, |t: &q8::Tile<'_>| t.tokens);
-        self.blocks::<TILE, _, _>(from, to, blocks, tiles, |group, tile, out| {
+        self.blocks::<TILE, _, _>(part, tiles, |group, tile, out| {
             kernel(simd, group, tile, out)
         });
     }
@@ -167,15 +217,13 @@ impl Plan<'_> {
     fn k_blocks<T>(
         &self,
         simd: Simd,
-        from: usize,
-        to: usize,
-        blocks: &[T],
+        part: Part<'_, T>,
         input: &Input,
         kernel: impl Fn(Simd, &[T], k::Tile<'_>, &mut [[f32; q8::ROWS]]),
     ) {
         let tile = |i| input.k.tile(i);
         let tiles = (input.k.tiles(), tile, |t: &k::Tile<'_>| t.tokens);
-        self.blocks::<TILE, _, _>(from, to, blocks, tiles, |group, tile, out| {
+        self.blocks::<TILE, _, _>(part, tiles, |group, tile, out| {
             kernel(simd, group, tile, out)
         });
     }
@@ -184,19 +232,17 @@ impl Plan<'_> {
     /// weights of the chunk stay in the cache.
     fn blocks<const N: usize, T, A: Copy>(
         &self,
-        from: usize,
-        to: usize,
-        blocks: &[T],
+        part: Part<'_, T>,
         (tiles, tile, tokens): (usize, impl Fn(usize) -> A, impl Fn(&A) -> usize),
         kernel: impl Fn(&[T], A, &mut [[f32; q8::ROWS]]),
     ) {
-        let n = blocks.len() / self.matrix.groups();
+        let n = part.blocks.len() / part.groups.len();
         let mut out = [[0.0; q8::ROWS]; N];
         for i in 0..tiles {
             let tile = tile(i);
             let out = &mut out[..tokens(&tile)];
-            for group in from..to {
-                kernel(&blocks[group * n..(group + 1) * n], tile, out);
+            for (group, blocks) in part.groups.clone().zip(part.blocks.chunks_exact(n)) {
+                kernel(blocks, tile, out);
                 self.store(group, i * N, out);
             }
         }

@@ -13,12 +13,14 @@ mod avx512;
 mod pairs;
 mod portable;
 mod quantise;
+pub(crate) mod rows;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use pairs::{BATCH, Batch, batch};
 pub(crate) use quantise::{Acts, quantise_block};
 
 use super::buffer::Zero;
+use super::half::widen_one;
 use crate::cpu::{Simd, SimdLevel};
 
 /// Elements per quantisation block, of weights and of activations.
@@ -39,6 +41,13 @@ pub(crate) struct Block {
     pub code: [[u8; 64]; 8],
 }
 
+impl Block {
+    pub(super) const ZERO: Self = Self {
+        scale: [0; ROWS],
+        code: [[0; 64]; 8],
+    };
+}
+
 // SAFETY: integers; 32-byte alignment. (Of padding rows only the scale matters.)
 unsafe impl Zero for Block {}
 
@@ -55,6 +64,17 @@ pub(crate) fn tile(simd: Simd, group: &[Block], acts: Tile<'_>, out: &mut [[f32;
         // SAFETY: as above.
         SimdLevel::Avx2 => unsafe { avx2::tile(group, acts, out) },
         _ => portable::tile(group, acts, out),
+    }
+}
+
+/// One row of a group, as the file's block gives it: scale times code.
+pub(crate) fn row(group: &[Block], row: usize, out: &mut [f32]) {
+    for (block, out) in group.iter().zip(out.chunks_exact_mut(BLOCK)) {
+        let d = widen_one(block.scale[row]);
+        let words = block.code.iter().map(|code| &code[4 * row..4 * row + 4]);
+        for (out, code) in out.iter_mut().zip(words.flatten()) {
+            *out = d * f32::from((code ^ 0x80) as i8);
+        }
     }
 }
 

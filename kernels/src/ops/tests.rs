@@ -1,7 +1,9 @@
 //! Every kernel at every instruction level against the others and the reference.
 
+use super::buffer::Arena;
 use super::linear::{Input, Product, linear};
-use super::weights::{Matrix, PackError};
+use super::q8::rows::Keep;
+use super::weights::{Matrix, PackError, Packed};
 use super::{attention, norm, reference, rope};
 use crate::cpu::{Simd, SimdLevel};
 use crate::gguf::TensorType;
@@ -153,6 +155,19 @@ fn minima(ty: TensorType, bytes: &[u8], k: usize) -> Array2<f64> {
     ))
 }
 
+/// Bytes of a file.
+struct Kept(Vec<u8>);
+
+impl Keep for Kept {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn release(&self, part: &[u8]) {
+        assert!(self.0.as_ptr_range().contains(&part.as_ptr()));
+    }
+}
+
 /// All levels, thread counts and batches agree bit for bit; the reference agrees
 /// to rounding.
 fn check_linear(ty: TensorType, k: usize, rows: usize, tokens: usize, seed: u64) {
@@ -164,22 +179,38 @@ fn check_linear(ty: TensorType, k: usize, rows: usize, tokens: usize, seed: u64)
     let expected = product(Simd::at_most(SimdLevel::Portable), &one, &matrix, &x);
     let bits = |y: &[f32]| -> Vec<u32> { y.iter().map(|y| y.to_bits()).collect() };
     let three = Pool::new(3);
-    for level in LEVELS {
-        let simd = Simd::at_most(level);
-        for pool in [&one, &three] {
-            let found = product(simd, pool, &matrix, &x);
-            assert!(
-                bits(&found) == bits(&expected),
-                "{ty} {level:?} {k}x{rows} m={tokens}"
-            );
+    let agrees = |matrix: &Matrix, how: &str| {
+        for level in LEVELS {
+            let simd = Simd::at_most(level);
+            for pool in [&one, &three] {
+                let found = product(simd, pool, matrix, &x);
+                assert!(
+                    bits(&found) == bits(&expected),
+                    "{ty} {how} {level:?} {k}x{rows} m={tokens}"
+                );
+            }
+            for t in [0, tokens / 2, tokens - 1] {
+                let alone = product(simd, &one, matrix, &x[t * k..(t + 1) * k]);
+                assert!(
+                    bits(&alone) == bits(&expected[t * rows..(t + 1) * rows]),
+                    "{ty} {how} {level:?} {k}x{rows}"
+                );
+            }
         }
-        for t in [0, tokens / 2, tokens - 1] {
-            let alone = product(simd, &one, &matrix, &x[t * k..(t + 1) * k]);
-            assert!(
-                bits(&alone) == bits(&expected[t * rows..(t + 1) * rows]),
-                "{ty} {level:?}"
-            );
-        }
+    };
+    agrees(&matrix, "packed");
+    let kept = Box::new(Kept(bytes.clone()));
+    if let Some(waiting) = Matrix::later(&three, ty, kept, k) {
+        let waiting = waiting.unwrap();
+        agrees(&waiting, "as stored");
+        let Packed::Rows(later) = &waiting.data else {
+            unreachable!("rows that wait")
+        };
+        later.pack(&Arena::default()).unwrap();
+        assert!(later.packed().is_some());
+        agrees(&waiting, "packed later");
+    } else {
+        assert!(ty != TensorType::Q8_0);
     }
     let w = reference::matrix(ty, &bytes, k);
     let w_size = w.mapv(f64::abs) + minima(ty, &bytes, k) * 2.0;
@@ -214,6 +245,31 @@ fn linear_layers_agree_bit_for_bit_and_with_the_reference() {
     // Float weights do not come in blocks.
     check_linear(TensorType::F32, 33, 5, 9, 3);
     check_linear(TensorType::F16, 65, 31, 2, 4);
+}
+
+#[test]
+fn a_packed_row_is_the_files() {
+    let (ty, k, rows) = (TensorType::Q8_0, 96, 37);
+    let bytes = Numbers(7).weights(ty, k * rows);
+    let pool = Pool::new(1);
+    let at_once = Matrix::pack(&pool, ty, &bytes, k, rows).unwrap();
+    let later = Matrix::later(&pool, ty, Box::new(Kept(bytes.clone())), k);
+    let later = later.unwrap().unwrap();
+    let mut out = vec![0.0; k];
+    assert!(!later.row(0, &mut out), "nothing is packed yet");
+    if let Packed::Rows(rows) = &later.data {
+        rows.pack(&Arena::default()).unwrap();
+    }
+    for (row, bytes) in bytes.chunks_exact(bytes.len() / rows).enumerate() {
+        let mut expected = vec![0.0; k];
+        super::dequant::row(ty, bytes, &mut expected);
+        for matrix in [&at_once, &later] {
+            assert!(matrix.row(row, &mut out));
+            assert_eq!(out, expected, "row {row}");
+        }
+    }
+    let f16 = Matrix::pack(&pool, TensorType::F16, &[0; 64], 32, 1).unwrap();
+    assert!(!f16.row(0, &mut out));
 }
 
 #[test]
@@ -254,6 +310,11 @@ fn a_scale_that_is_not_finite_is_refused() {
             }
             let packed = Matrix::pack(&Pool::new(2), ty, &bytes, k, rows).map(|m| m.rows);
             assert_eq!(packed, Err(PackError::NotFinite), "{ty} at {at}");
+            let later = Matrix::later(&Pool::new(2), ty, Box::new(Kept(bytes)), k);
+            assert_eq!(later.is_some(), Matrix::can_wait(ty));
+            if let Some(later) = later.map(|m| m.map(|m| m.rows)) {
+                assert_eq!(later, Err(PackError::NotFinite), "{ty} at {at}");
+            }
         }
     }
     let mut bytes = Numbers(4).weights(TensorType::MXFP4, k * rows);

@@ -3,10 +3,12 @@
 use super::buffer::{Arena, Buffer, Zero};
 use super::k;
 use super::q4;
-use super::q8::{BLOCK, Block, ROWS};
+use super::q8::rows::{self, Keep, Rows};
+use super::q8::{self, BLOCK, Block, ROWS};
 use super::scaled;
 use crate::gguf::TensorType;
 use crate::pool::Pool;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A matrix of `rows` x `k`, sixteen rows interleaved; missing rows of the last
@@ -32,6 +34,8 @@ pub(crate) struct Source {
 pub(crate) enum Packed {
     /// `[group][block of K]`.
     Q8(Buffer<Block>),
+    /// The same, before it is packed and afterwards.
+    Rows(Arc<Rows>),
     /// `[group][block of K]`.
     Q4(Buffer<q4::Q4>),
     /// `[group][block of K]`.
@@ -183,6 +187,57 @@ impl Matrix {
         })
     }
 
+    /// Whether rows of this type can be computed with before they are packed.
+    pub fn can_wait(ty: TensorType) -> bool {
+        ty == TensorType::Q8_0
+    }
+
+    /// A matrix of rows of `k` elements that are packed later; none where this type
+    /// cannot wait.
+    pub fn later(
+        pool: &Pool,
+        ty: TensorType,
+        kept: Box<dyn Keep>,
+        k: usize,
+    ) -> Option<Result<Self, PackError>> {
+        if !Self::can_wait(ty) {
+            return None;
+        }
+        let sound = AtomicBool::new(true);
+        let raw = kept.bytes().as_chunks().0;
+        let pieces: Vec<&[rows::Raw]> = raw.chunks(PIECE / size_of::<rows::Raw>()).collect();
+        let rows = raw.len() / (k / BLOCK);
+        pool.run(pieces.len(), &|i| {
+            if !pieces[i].iter().all(rows::good) {
+                sound.store(false, Relaxed);
+            }
+        });
+        Some(match sound.into_inner() {
+            true => Ok(Self {
+                source: Source::default(),
+                rows,
+                k,
+                data: Packed::Rows(Arc::new(Rows::new(kept, k / BLOCK))),
+            }),
+            false => Err(PackError::NotFinite),
+        })
+    }
+
+    /// One row as `dequant::row` reads it from the file; false where that takes the file.
+    pub fn row(&self, row: usize, out: &mut [f32]) -> bool {
+        let packed = match &self.data {
+            Packed::Q8(packed) => Some(&packed[..]),
+            Packed::Rows(rows) => rows.packed(),
+            _ => None,
+        };
+        let blocks = self.k / BLOCK;
+        if let Some(packed) = packed {
+            let group = &packed[row / ROWS * blocks..][..blocks];
+            q8::row(group, row % ROWS, out);
+        }
+        packed.is_some()
+    }
+
     /// Let the packed rows go; nothing can be computed with it afterwards.
     pub fn forget(&mut self) {
         self.data = Packed::F32(Arena::default().zeroed(0));
@@ -196,7 +251,7 @@ impl Matrix {
     /// Bytes of one group: what a thread streams through for sixteen outputs.
     pub fn group_bytes(&self) -> usize {
         match self.data {
-            Packed::Q8(_) => self.k / BLOCK * size_of::<Block>(),
+            Packed::Q8(_) | Packed::Rows(_) => self.k / BLOCK * size_of::<Block>(),
             Packed::Q4(_) | Packed::Mx(_) | Packed::Nl(_) => self.k / BLOCK * size_of::<q4::Q4>(),
             Packed::Q4Min(_) => self.k / BLOCK * size_of::<q4::Q4Min>(),
             Packed::Q5(_) => self.k / BLOCK * size_of::<q4::Q5>(),
@@ -214,21 +269,22 @@ impl Matrix {
 }
 
 /// Q8_0.
-fn pack_q8(
+pub(super) fn pack_q8(
     pool: &Pool,
     stored: Stored<'_>,
     blocks: usize,
     groups: usize,
 ) -> Result<Buffer<Block>, PackError> {
-    let good = |b: &[u8; 34]| !endless(b[1]);
-    let put = |block: &mut Block, b: &[u8; 34], row: usize| {
-        block.scale[row] = u16::from_le_bytes([b[0], b[1]]);
-        let codes = b[2..].as_chunks::<4>().0;
-        for (out, codes) in block.code.iter_mut().zip(codes) {
-            out[4 * row..4 * row + 4].copy_from_slice(&codes.map(|code| code ^ 0x80));
-        }
-    };
-    in_groups(pool, stored, (groups, blocks), good, put)
+    in_groups(pool, stored, (groups, blocks), rows::good, put_q8)
+}
+
+/// A row's part of a block.
+pub(super) fn put_q8(block: &mut Block, raw: &rows::Raw, row: usize) {
+    block.scale[row] = u16::from_le_bytes([raw[0], raw[1]]);
+    let codes = raw[2..].as_chunks::<4>().0;
+    for (out, codes) in block.code.iter_mut().zip(codes) {
+        out[4 * row..4 * row + 4].copy_from_slice(&codes.map(|code| code ^ 0x80));
+    }
 }
 
 /// An f16 or bf16 as it is.

@@ -21,6 +21,7 @@ use super::prefix::{self, Key, Prefix};
 use super::schedule::{self, PAGE};
 use super::stream::{Stream, stream};
 use super::{CancelFlag, EngineError, Replayed, Sampling, Steering};
+use crate::cpu::memory;
 use crate::model::Model;
 use job::{Job, Recheck, Task};
 use std::collections::VecDeque;
@@ -152,7 +153,7 @@ impl Engine {
     pub fn new(model: &Model, options: EngineOptions) -> std::io::Result<Self> {
         let bytes = match (options.cache_bytes, &model.0.device) {
             (0, Some(_)) => u64::MAX,
-            (0, None) => memory().map_or(DEFAULT_CACHE, |bytes| bytes / 4),
+            (0, None) => memory("MemTotal").map_or(DEFAULT_CACHE, |bytes| bytes / 4),
             (bytes, _) => bytes,
         };
         let arena = Arena::of(model, bytes);
@@ -354,14 +355,6 @@ fn chain(scope: &[u8; 32], prompt: &[u32]) -> Vec<Key> {
         keys.push(last);
     }
     keys
-}
-
-/// Memory of the machine in bytes, where the system says.
-fn memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]

@@ -71,6 +71,8 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let load_s = start.elapsed().as_secs_f64();
     model.each_logits(&[0], false, |_, _| {})?;
     let first_token_s = start.elapsed().as_secs_f64();
+    model.settle();
+    let settled_s = start.elapsed().as_secs_f64();
     let plan = Plan {
         prompt: args.prompt,
         generate: args.generate,
@@ -113,6 +115,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         "bandwidth_share": steps.map(|steps| steps * traffic.step() as f64 / bandwidth),
         "load_s": load_s,
         "load_to_first_token_s": first_token_s,
+        "load_to_packed_s": settled_s,
         "file_bytes": traffic.file,
         "peak_memory_bytes": memory.peak,
         "own_memory_bytes": memory.own,
@@ -189,6 +192,10 @@ fn print(model: &Model, about: &serde_json::Value) {
     show(
         "to first",
         number("load_to_first_token_s").map(|x| format!("{x:.3} s")),
+    );
+    show(
+        "to packed",
+        number("load_to_packed_s").map(|x| format!("{x:.3} s")),
     );
     show("file", mib("file_bytes"));
     show("peak", mib("peak_memory_bytes"));

@@ -172,7 +172,7 @@ fn find_model(
     let options = OpenOptions::default();
     if let Some(path) = given {
         let model = file::model(path, &options)?;
-        let found = ModelDigest(model.info().digest);
+        let found = ModelDigest(model.digest());
         anyhow::ensure!(
             found == *digest,
             "{} has digest {found}; the answer is by {digest}",
@@ -181,7 +181,7 @@ fn find_model(
         return Ok(model);
     }
     let pocket = models::open(Path::new(POCKET), &options)?;
-    if pocket.info().digest == digest.0 {
+    if pocket.digest() == digest.0 {
         return Ok(pocket);
     }
     if let Some((folder, config)) = folder.and_then(|folder| Some((folder, folder.config().ok()?)))
@@ -190,7 +190,7 @@ fn find_model(
         for entry in config.models.iter().filter(|entry| entry.path.is_some()) {
             let opened = models::open_entry(entry, &config, folder, None)?;
             match opened.source {
-                Source::Engine(model) if model.info().digest == digest.0 => return Ok(model),
+                Source::Engine(model) if model.digest() == digest.0 => return Ok(model),
                 _ => {}
             }
         }

@@ -18,7 +18,7 @@ const DISK_TIME: Duration = Duration::from_secs(3);
 pub fn quick() -> Facts {
     let cpu = cpu_features();
     let gpus = kernels::cuda::devices();
-    let (memory_bytes, available_bytes) = memory();
+    let [memory_bytes, available_bytes] = ["MemTotal", "MemAvailable"].map(kernels::memory);
     Facts {
         threads: cpu.threads,
         simd: cpu.simd.name().to_owned(),
@@ -70,15 +70,4 @@ fn write(path: &Path) -> Option<u64> {
     file.sync_all().ok()?;
     let seconds = start.elapsed().as_secs_f64();
     (seconds > 0.0).then(|| (written as f64 / seconds) as u64)
-}
-
-/// Memory of the machine and memory available, from `/proc/meminfo`; none elsewhere.
-fn memory() -> (Option<u64>, Option<u64>) {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        kib.checked_mul(1_024)
-    };
-    (field("MemTotal:"), field("MemAvailable:"))
 }

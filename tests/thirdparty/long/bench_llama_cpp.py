@@ -1,11 +1,11 @@
 """Side by side with llama.cpp: the same file, threads and prompt, in turns.
 
-Usage: bench_llama_cpp.py FREEHOLD [--threads 2] [--minutes 11] [--models FOLDER]
+Usage: bench_llama_cpp.py FREEHOLD [--threads 2] [--minutes 20] [--models FOLDER]
 
 Every figure is the median of rounds in which both engines run once each, one after
 the other, so that a machine that slows down slows both. Our decoding chooses a token
 and digests its logits, as served ones are; llama.cpp's is given its tokens. Files are
-random-weight ones of real shapes, written on first use (3 GB in all). Measurements
+random-weight ones of real shapes, written on first use (11 GB in all). Measurements
 that no longer fit into --minutes are named, not guessed. On a quiet machine only.
 """
 
@@ -34,7 +34,11 @@ PLAN = [
     ("one busy process", "qwen3-0.6b", "Q4_K_M", 2, 0, 32, 0, 1, True),
     ("", "qwen3-1.7b", "Q4_K_M", 2, 512, 32, 0, 1, False),
     ("", "qwen3-1.7b", "Q8_0", 2, 512, 32, 0, 1, False),
+    ("", "qwen3-4b", "Q4_K_M", 1, 512, 24, 0, 1, False),
+    ("", "qwen3-4b", "Q8_0", 1, 512, 24, 0, 1, False),
 ]
+# To the smallest.
+SIZE = {"qwen3-0.6b": 1, "qwen3-1.7b": 3, "qwen3-4b": 7}
 BUSY = "x = 1\nwhile True: x = (x * 31 + 7) % 1000003"
 
 
@@ -106,7 +110,7 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("binary")
     arguments.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments.add_argument("--minutes", type=float, default=11)
+    arguments.add_argument("--minutes", type=float, default=20)
     arguments.add_argument("--models", type=pathlib.Path, default=pathlib.Path.home() / ".cache/freehold-ci/shapes")
     arguments = arguments.parse_args()
     end, alone, skipped, took = time.monotonic() + 60 * arguments.minutes, {}, [], 0.0
@@ -114,13 +118,13 @@ def main():
     print(f"\n{arguments.threads} threads\n\n| what | freehold | llama.cpp | ratio | |\n|---|---|---|---|---|")
     for what, name, kind, *plan in PLAN:
         label = f"{name} {kind}"
-        # The larger shape takes about three times as long as the longest before it.
-        if time.monotonic() + took * (2 if "1.7b" in name else 1) > end:
+        # A round takes as long as the shape is large, about.
+        if time.monotonic() + plan[0] * took * SIZE[name] > end:
             skipped.append(f"{label} {what}".strip())
             continue
         start = time.monotonic()
         figures = measure(arguments, paths[name, kind], *plan)
-        took = max(took, time.monotonic() - start)
+        took = max(took, (time.monotonic() - start) / plan[0] / SIZE[name])
         if what == "":
             alone[label] = figures["decode_tokens_per_s"]
         show(label, what, paths[name, kind], figures, alone.get(label))

@@ -266,7 +266,7 @@ mod tests {
         let vocabulary = Vocabulary::from_bytes(pocket).unwrap();
         let model = Model::from_bytes(pocket.to_vec(), &OpenOptions::default()).unwrap();
         let info = model.info();
-        assert_eq!(vocabulary.digest.0, info.digest);
+        assert_eq!(vocabulary.digest.0, model.digest());
         assert_eq!(vocabulary.template_digest.0, info.template_digest);
         assert_eq!(vocabulary.tokenizer_digest().0, info.tokenizer_digest);
         assert_eq!(vocabulary.architecture, info.architecture);

@@ -41,6 +41,11 @@ impl Acts {
         self.tokens.div_ceil(TILE)
     }
 
+    /// The tile, where there is one token.
+    pub fn only(&self) -> Option<Tile<'_>> {
+        (self.tokens == 1).then(|| self.tile(0))
+    }
+
     /// One tile.
     pub fn tile(&self, i: usize) -> Tile<'_> {
         let tokens = TILE.min(self.tokens - i * TILE);

@@ -14,11 +14,7 @@ fn the_avx512_kernel_computes_the_bits_of_the_plain_one() {
             .wrapping_add(0x1405_7b7e_f767_814f);
         (state >> 40) as u32
     };
-    let empty = Block {
-        scale: [0; ROWS],
-        code: [[0; 64]; 8],
-    };
-    let mut group = [empty; 3];
+    let mut group = [Block::ZERO; 3];
     for block in &mut group {
         // Finite scales of either sign, and every code.
         block.scale = block.scale.map(|_| (next() & 0x87ff) as u16 | 0x1000);
