@@ -83,6 +83,16 @@ impl Simd {
         Self(SimdLevel::Portable)
     }
 
+    /// Tokens that the linear kernels compute beside one in little more time, because
+    /// memory is the bound: the rest of what they take at a time.
+    pub fn beside_one(self) -> usize {
+        match self.0 {
+            SimdLevel::Portable => 0,
+            SimdLevel::Avx2 => 3,
+            SimdLevel::Avx512Vnni => 7,
+        }
+    }
+
     /// The best level of this processor that is not above `level`.
     pub fn at_most(level: SimdLevel) -> Self {
         Self(Self::detect().0.min(level))

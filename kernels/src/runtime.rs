@@ -13,6 +13,7 @@ mod engine;
 mod generation;
 mod logits;
 mod logprobs;
+mod lookup;
 mod pages;
 mod pick;
 mod prefix;

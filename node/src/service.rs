@@ -131,6 +131,7 @@ fn engines(host: &Host) -> EngineOptions {
         cache_bytes: host.cache_mib.saturating_mul(1 << 20),
         streams: places.streams.saturating_add(own(host.concurrent_orders)),
         queue: places.queue.saturating_add(own(host.queued_orders)),
+        ..places
     }
 }
 

@@ -94,6 +94,11 @@ impl Answer {
         &self.tokens[self.prompt_len..]
     }
 
+    /// Most tokens that may still be made.
+    pub fn left(&self) -> usize {
+        (self.max_output as usize).saturating_sub(self.made().len())
+    }
+
     /// Choose and add the token that follows all tokens, given its finite logits,
     /// which are changed.
     pub fn choose(&mut self, logits: &mut [f32]) -> Step {

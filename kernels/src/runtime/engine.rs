@@ -47,6 +47,10 @@ pub struct EngineOptions {
     pub streams: usize,
     /// Further ones that may wait, for a place or for credit.
     pub queue: usize,
+    /// Answers up to which the next tokens are guessed from earlier ones, which makes
+    /// texts that repeat something come faster: more keep the processor busy without.
+    /// 0 never guesses. It changes no token. A device does not guess.
+    pub lookup: usize,
 }
 
 impl Default for EngineOptions {
@@ -55,6 +59,7 @@ impl Default for EngineOptions {
             cache_bytes: 0,
             streams: 16,
             queue: 64,
+            lookup: 2,
         }
     }
 }
@@ -94,8 +99,12 @@ pub struct Load {
     pub capacity: usize,
     /// Steps computed since the start.
     pub steps: u64,
-    /// Rows computed since the start.
+    /// Rows computed since the start, guessed ones not counted.
     pub rows: u64,
+    /// Tokens guessed since the start.
+    pub guessed: u64,
+    /// Of these, the ones that were right and so came in the same step.
+    pub guessed_right: u64,
 }
 
 /// What callers and the thread share.

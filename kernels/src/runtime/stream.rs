@@ -149,9 +149,9 @@ impl Drop for Stream {
 pub(super) struct Outlet(Arc<Link>);
 
 impl Outlet {
-    /// Whether there is room for a step.
-    pub fn has_room(&self) -> bool {
-        lock(&self.0.state).steps.len() < CAPACITY
+    /// Steps that there is room for.
+    pub fn room(&self) -> usize {
+        CAPACITY.saturating_sub(lock(&self.0.state).steps.len())
     }
 
     /// Tokens allowed so far.

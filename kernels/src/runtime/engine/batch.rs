@@ -63,11 +63,11 @@ impl Batch {
         for slice in &slices {
             let job = &mut jobs[slice.job];
             let failure = failure.clone().map(EngineError::from);
-            if let Some(error) = failure.or_else(|| self.bad_row(model, slice)) {
+            if let Some(error) = failure.or_else(|| self.bad_row(model, slice, job.guess.len())) {
                 made.push((slice.job, Made::Failed(error)));
                 continue;
             }
-            job.advance(slice.to, &mut lock(prefix));
+            job.advance(slice.to - job.guess.len(), &mut lock(prefix));
             let wanted = match &job.task {
                 Task::Embed(..) => {
                     let width = model.0.graph.width;
@@ -90,6 +90,16 @@ impl Batch {
         made
     }
 
+    /// Keep what was guessed right in the step just computed. How many tokens were
+    /// guessed, and how many were right.
+    pub fn judge_guesses(jobs: &mut [Job], prefix: &Mutex<Prefix>) -> (usize, usize) {
+        let guessing = jobs.iter_mut().filter(|job| !job.guess.is_empty());
+        guessing.fold((0, 0), |(guessed, right), job| {
+            let (g, r) = job.judge_guess(&mut lock(prefix));
+            (guessed + g, right + r)
+        })
+    }
+
     fn forward(&mut self, model: &Model, jobs: &mut [Job], rows: &[(usize, usize)]) -> Vec<Slice> {
         self.rows.clear();
         let mut slices = Vec::with_capacity(rows.len());
@@ -102,7 +112,9 @@ impl Batch {
                 from,
                 to,
             });
-            let tokens = job.tokens()[from..to].iter().zip(from as u32..);
+            let known = to - job.guess.len();
+            let tokens = job.tokens()[from..known].iter().chain(&job.guess);
+            let tokens = tokens.zip(from as u32..);
             self.rows.extend(tokens.map(|(token, position)| Row {
                 sequence,
                 position,
@@ -123,9 +135,10 @@ impl Batch {
         slices
     }
 
-    /// The first row of a slice with a value that is not finite.
-    fn bad_row(&self, model: &Model, slice: &Slice) -> Option<EngineError> {
-        let mut rows = slice.row..slice.row + slice.to - slice.from;
+    /// The first row of a slice with a value that is not finite; of guesses, nobody asks
+    /// before they are right.
+    fn bad_row(&self, model: &Model, slice: &Slice, guessed: usize) -> Option<EngineError> {
+        let mut rows = slice.row..slice.row + slice.to - slice.from - guessed;
         let bad = rows.find(|row| !model.0.is_finite(*row, &self.scratch))?;
         Some(EngineError::NotFinite {
             position: self.rows[bad].position,
@@ -162,11 +175,16 @@ impl Batch {
         let logits = s.logits.chunks_exact_mut(model.0.graph.vocab);
         for (index, logits) in left.iter().zip(logits) {
             let want = &wants[*index];
+            let job = &mut jobs[want.job];
             // A constraint knows the next row only when it has seen this one's token.
-            if let Task::Recheck(recheck, ..) = &mut jobs[want.job].task
+            if let Task::Recheck(recheck, ..) = &mut job.task
                 && recheck.is_steered()
             {
                 found[*index] = Some(recheck.make_steered(logits, want.position));
+            }
+            // And a guess is right or wrong only then.
+            if !job.guess.is_empty() {
+                found[*index] = job.make_guessed(logits, want.position);
             }
         }
         let mut choosers: Vec<Option<Chooser<'_>>> = jobs.iter_mut().map(Chooser::of).collect();
@@ -240,15 +258,16 @@ enum Chooser<'a> {
 impl<'a> Chooser<'a> {
     fn of(job: &'a mut Job) -> Option<Self> {
         match &mut job.task {
-            Task::Answer(answer, _) => Some(Self::Answer(answer)),
-            // Has been made.
+            // Have been made.
             Task::Recheck(recheck, ..) if recheck.is_steered() => None,
+            Task::Answer(..) if !job.guess.is_empty() => None,
+            Task::Answer(answer, _) => Some(Self::Answer(answer)),
             Task::Recheck(recheck, ..) => Some(Self::Recheck(recheck)),
             Task::Embed(..) => None,
         }
     }
 
-    /// An answer has one row in a step, a recheck many.
+    /// An answer without guesses has one row in a step, a recheck many.
     fn for_row(slot: &mut Option<Self>) -> Option<Self> {
         match slot {
             Some(Self::Recheck(recheck)) => Some(Self::Recheck(recheck)),
@@ -284,6 +303,20 @@ fn not_finite(logits: &[f32], position: usize) -> Option<Made> {
     let position = position as u32;
     let finite = logits.iter().all(|l| l.is_finite());
     (!finite).then_some(Made::Failed(EngineError::NotFinite { position }))
+}
+
+impl Job {
+    /// The next token of an answer with guesses, where these logits are for it.
+    fn make_guessed(&mut self, logits: &mut [f32], position: usize) -> Option<Made> {
+        let next = self.is_next(position);
+        let Task::Answer(answer, _) = &mut self.task else {
+            return None;
+        };
+        next.then(|| {
+            let failed = not_finite(logits, position);
+            failed.unwrap_or_else(|| Made::Step(answer.choose(logits)))
+        })
+    }
 }
 
 impl Recheck {

@@ -2,6 +2,7 @@
 
 use super::super::answer::Answer;
 use super::super::digest::logit_digest;
+use super::super::lookup::Lookup;
 use super::super::prefix::{self, Key, Prefix};
 use super::super::schedule::{PAGE, View};
 use super::super::steering::Steer;
@@ -98,6 +99,9 @@ pub(super) struct Job {
     pub cache: Cache,
     pub computed: usize,
     pub admitted: bool,
+    /// Guessed tokens of the step that is computed now, behind all tokens.
+    pub guess: Vec<u32>,
+    lookup: Option<Lookup>,
     /// Gave its pages up: until it has credit it does not compute them again.
     preempted: bool,
     /// Had a place before: tokens found later are its own.
@@ -116,6 +120,8 @@ impl Job {
             cache: Cache::default(),
             computed: 0,
             admitted: false,
+            guess: Vec::new(),
+            lookup: None,
             preempted: false,
             counted: false,
         }
@@ -151,7 +157,7 @@ impl Job {
     fn may_speak(&self) -> bool {
         match &self.task {
             Task::Answer(answer, outlet) => {
-                (answer.made().len() as u64) < outlet.allowance() && outlet.has_room()
+                (answer.made().len() as u64) < outlet.allowance() && outlet.room() > 0
             }
             Task::Recheck(..) | Task::Embed(..) => true,
         }
@@ -177,6 +183,57 @@ impl Job {
             paused: !speaks && (self.computed >= known || self.preempted),
             turn: self.turn,
         }
+    }
+
+    /// Guess what follows the token that is computed next, at most `most` tokens, as far as
+    /// they would be allowed, read and have room in the pages that are there.
+    pub fn guess(&mut self, most: usize) {
+        let Task::Answer(answer, outlet) = &self.task else {
+            return;
+        };
+        let made = answer.made().len() as u64;
+        let allowed = outlet.allowance().saturating_sub(made);
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
+        let pages = self.cache.pages().len() * PAGE;
+        // The token after the last one comes first.
+        let free = allowed.min(outlet.room()).min(answer.left());
+        let free = free.saturating_sub(1);
+        let free = free.min(pages.saturating_sub(answer.tokens.len()));
+        // Not where the last token is not the next to be computed.
+        if free > 0 && self.computed + 1 == answer.tokens.len() {
+            let lookup = self.lookup.get_or_insert_with(|| Lookup::new(most));
+            self.guess = lookup.guess(&answer.tokens, free);
+        }
+    }
+
+    /// Whether the logits behind `position` of a step with guesses are those of the
+    /// answer's next token: not where a guess before was wrong, or the answer has ended.
+    pub fn is_next(&self, position: usize) -> bool {
+        let Task::Answer(answer, _) = &self.task else {
+            return false;
+        };
+        let right = match position.checked_sub(self.computed) {
+            Some(i) => answer.tokens.last() == self.guess.get(i),
+            None => true,
+        };
+        right && position + 1 == answer.tokens.len() && answer.finish.is_none()
+    }
+
+    /// Keep what was guessed right. How many tokens were guessed, and how many of them
+    /// were right.
+    pub fn judge_guess(&mut self, prefix: &mut Prefix) -> (usize, usize) {
+        let guessed = std::mem::take(&mut self.guess).len();
+        let computed = self.tokens().len() - 1;
+        let right = computed.saturating_sub(self.computed);
+        if let Some(lookup) = &mut self.lookup
+            && guessed > 0
+        {
+            lookup.learn(guessed, right);
+        }
+        if right > 0 {
+            self.advance(computed, prefix);
+        }
+        (guessed, right)
     }
 
     /// Pages that nobody but this job and the prefix cache holds.

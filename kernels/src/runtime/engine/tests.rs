@@ -32,6 +32,7 @@ fn engine(pages: usize, streams: usize, queue: usize) -> Engine {
         cache_bytes: room(pages),
         streams,
         queue,
+        ..EngineOptions::default()
     };
     Engine::new(&MODEL, options).unwrap()
 }
@@ -208,6 +209,75 @@ fn a_prompt_that_is_known_is_not_computed_again_and_nothing_else_changes() {
     let mut elsewhere = request.clone();
     elsewhere.scope = [1; 32];
     assert_eq!(read(&elsewhere), (expected, 0));
+}
+
+#[test]
+fn guessed_tokens_are_those_that_would_have_come() {
+    let (mut guessed, mut right) = (0, 0);
+    for lookup in [1, 3] {
+        let options = EngineOptions {
+            cache_bytes: room(60),
+            lookup,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::new(&MODEL, options).unwrap();
+        for seed in 0..12u64 {
+            let mut draw = Draw(seed);
+            // A text that goes round, so that there is something to guess from.
+            let period = 2 + draw.below(9) as u32;
+            let mut request = simple(0, 150);
+            request.prompt = (0..90).map(|i| 40 + i % period).collect();
+            request.seed = seed;
+            request.sampling.temperature_milli = [0, 0, 300, 900][seed as usize % 4];
+            if seed % 3 == 0 {
+                request.sampling.repetition_penalty_milli = 1200;
+            }
+            let steering = Steering {
+                bias: vec![(41, 4_000), (42, 3_000)],
+                logprobs: (seed % 2 == 0).then_some(2),
+                ..Steering::default()
+            };
+            let mut one = Generation::new(
+                &MODEL,
+                &request.prompt,
+                request.sampling,
+                request.seed,
+                request.max_output,
+                &[],
+            )
+            .unwrap();
+            one.steer(&steering).unwrap();
+            one.prefill(&CancelFlag::new()).unwrap();
+            let mut expected = Vec::new();
+            while expected.last().is_none_or(|s: &Step| s.finish.is_none()) {
+                expected.push(one.step().unwrap());
+            }
+            // Paid for bit by bit, too: never a token more than is allowed.
+            request.allowance = if seed % 2 == 0 { u64::MAX } else { 5 };
+            let mut stream = engine.submit_steered(request.clone(), &steering).unwrap();
+            let control = stream.control();
+            let mut made = Vec::new();
+            while let Some(step) = stream.next() {
+                made.push(step.unwrap());
+                let ended = made.last().is_some_and(|step| step.finish.is_some());
+                if made.len() as u64 == request.allowance && !ended {
+                    assert_eq!(
+                        stream.next_within(Duration::from_millis(1)),
+                        Ok(Next::Pending)
+                    );
+                    request.allowance += 1 + draw.below(20);
+                    control.allow(request.allowance);
+                }
+            }
+            assert_eq!(made, expected, "seed {seed}");
+        }
+        let load = engine.load();
+        guessed += load.guessed;
+        right += load.guessed_right;
+    }
+    // Of both kinds, or this shows nothing.
+    assert!(right > 100 && guessed > right + 10, "{right} of {guessed}");
+    println!("{right} of {guessed} right");
 }
 
 #[test]
@@ -452,6 +522,7 @@ fn hundreds_of_short_answers_of_the_pocket_model_are_those_of_each_alone() {
         cache_bytes: 2 * model.0.graph.page_len() as u64 * 24,
         streams: 8,
         queue: 24,
+        ..EngineOptions::default()
     };
     let engine = Engine::new(&model, options).unwrap();
     let questions = ["What is a host?", "Who pays?", "What is a sat?", "Hello"];

@@ -41,6 +41,10 @@ pub(super) struct Worker {
     arrivals: u64,
     steps: u64,
     rows: u64,
+    /// Streams up to which tokens are guessed.
+    lookup: usize,
+    /// Tokens guessed, and how many of them were right.
+    guesses: (u64, u64),
 }
 
 /// Refuses everything from when the thread ends, however it ends.
@@ -80,6 +84,8 @@ impl Worker {
             arrivals: 0,
             steps: 0,
             rows: 0,
+            lookup: options.lookup,
+            guesses: (0, 0),
         }
     }
 
@@ -102,6 +108,7 @@ impl Worker {
         inbox.load.running = self.jobs.iter().filter(|job| job.admitted).count();
         inbox.load.pages = self.arena.capacity() - self.arena.free();
         (inbox.load.steps, inbox.load.rows) = (self.steps, self.rows);
+        (inbox.load.guessed, inbox.load.guessed_right) = self.guesses;
         let quiet = |inbox: &mut Inbox| !inbox.woken && !inbox.stopped && inbox.jobs.is_empty();
         inbox = match progress {
             Progress::Made => inbox,
@@ -190,14 +197,32 @@ impl Worker {
             self.jobs[*index].turn = self.steps;
             self.rows += *count as u64;
         }
+        self.guess(&mut rows);
         let jobs = &mut self.jobs;
         let made = self.batch.compute(&self.model, jobs, &rows, &self.prefix);
+        let (guessed, right) = Batch::judge_guesses(jobs, &self.prefix);
+        self.guesses.0 += guessed as u64;
+        self.guesses.1 += right as u64;
         let ended = made
             .into_iter()
             .filter_map(|(index, made)| self.deliver(index, made))
             .collect();
         self.end(ended);
         Progress::Made
+    }
+
+    /// Add guesses to the rows of a step that has little to do.
+    fn guess(&mut self, rows: &mut [(usize, usize)]) {
+        let idle = rows.len() <= self.lookup && rows.iter().all(|(_, count)| *count == 1);
+        let most = self.model.0.simd.beside_one();
+        if !idle || most == 0 || self.model.0.device.is_some() {
+            return;
+        }
+        for (index, count) in rows {
+            let job = &mut self.jobs[*index];
+            job.guess(most);
+            *count += job.guess.len();
+        }
     }
 
     /// Pages for the next rows of a job, at the cost of kept ones.
