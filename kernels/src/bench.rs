@@ -4,11 +4,9 @@
 //! that are compared with peers see the `benches` package.
 
 mod bandwidth;
-mod served;
 mod streams;
 
 pub use bandwidth::bandwidth;
-pub use served::served;
 pub use streams::{Plan, Speed, streams};
 
 use crate::cpu::{Simd, SimdLevel, default_threads};
@@ -162,6 +160,7 @@ pub fn shape(shape: &Shape, options: &BenchOptions) -> Result<ModelSpeed, BenchE
         threads: options.threads,
         simd: options.simd,
         cheat: None,
+        ..OpenOptions::default()
     };
     let loaded = Model::from_bytes(qwen3(shape, options.ty, 1), &open)?;
     Ok(model(&loaded, 64, 256, options.budget)?)

@@ -1,4 +1,4 @@
-//! A loaded model: weights packed for the kernels, vocabulary, template, identity.
+//! A loaded model: weights laid out for the kernels, vocabulary, template, identity.
 //!
 //! [`Model`] is cheap to clone and may be used from several threads; its kernels
 //! run on one pool, one operation at a time. It holds no sequence: that is
@@ -39,6 +39,9 @@ pub struct OpenOptions {
     pub simd: Option<SimdLevel>,
     /// Damage the model on purpose (for the demonstration of audits).
     pub cheat: Option<Cheat>,
+    /// Pack all weights and hash the file in one pass, on all threads, before anything is
+    /// computed: for who serves for long. Otherwise a large file may answer first.
+    pub at_once: bool,
 }
 
 /// Where to compute, and with how much of it. The default is the processor.
@@ -176,19 +179,28 @@ impl Model {
 
     /// BLAKE3 of the whole file; of a split model, of its parts' digests in order. Of a
     /// large file that was not read through for loading, the first call does it, at some
-    /// gigabytes a second.
+    /// gigabytes a second; what else computes waits meanwhile.
     pub fn digest(&self) -> [u8; 32] {
         let inner = &*self.0;
         let all = || inner.file.digester().finish(&inner.pool);
         *inner.digest.get_or_init(all)
     }
 
-    /// Wait until the weights lie as the kernels read them fastest. A large file's may
-    /// still be packed in the background after loading; answers need not wait for it.
+    /// Wait until the weights lie as the kernels read them fastest, or packing has given
+    /// up for lack of memory. A large file's may still be packed in the background after
+    /// loading; answers need not wait for it.
     pub fn settle(&self) {
         if let Some(packing) = &self.0.packing {
             packing.wait();
         }
+    }
+
+    /// Whether all weights lie as the kernels read them fastest.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.0
+            .packing
+            .as_ref()
+            .is_none_or(packing::Packing::is_complete)
     }
 
     /// Its vocabulary.

@@ -140,18 +140,20 @@ impl LocalModel {
 /// # Errors
 /// Where it is not a model that this engine runs.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, ModelError> {
-    let opened = if path == Path::new(POCKET) {
-        Model::from_bytes(kernels::pocket::pocket(), options)
-    } else {
-        Model::open(path, options)
+    // The digest is wanted at once and the speed is measured: one pass does for all.
+    let options = OpenOptions {
+        at_once: true,
+        ..options.clone()
     };
-    let model = opened.map_err(|source| ModelError {
+    let opened = if path == Path::new(POCKET) {
+        Model::from_bytes(kernels::pocket::pocket(), &options)
+    } else {
+        Model::open(path, &options)
+    };
+    opened.map_err(|source| ModelError {
         path: path.to_owned(),
         source,
-    })?;
-    // Kept with the model: nobody waits for it later.
-    model.digest();
-    Ok(model)
+    })
 }
 
 /// What a model is sold for: text by the token, embeddings by their tokens and the item.
@@ -197,6 +199,7 @@ pub fn open_entry(
         threads: config.host.threads,
         simd: None,
         cheat,
+        ..OpenOptions::default()
     };
     let model = open(&resolve(path, folder), &options)?;
     let prices = prices(entry, config, model.is_encoder());

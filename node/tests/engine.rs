@@ -154,6 +154,8 @@ fn speed_and_memory_are_measured() {
         "bytes_per_token",
         "bandwidth_share",
         "load_s",
+        "load_to_first_token_s",
+        "load_to_packed_s",
     ] {
         assert!(figures[key].as_f64().is_some_and(|x| x > 0.0), "{key}");
     }

@@ -146,6 +146,7 @@ impl Stage {
                 threads: 1,
                 simd: None,
                 cheat: plan.cheat,
+                ..OpenOptions::default()
             };
             let model = Model::from_bytes(bytes.clone(), &options)?;
             serve.push(served(&model, plan));

@@ -3,8 +3,8 @@
 //! BLAKE3 is a tree: subtrees of equal length are hashed in any order, wherever there is
 //! a free thread, and then merged two by two. The result is that of `blake3::hash`.
 //! (BLAKE3 specification, section 2.1 and 5.3.) Whoever reads a part of the file for its
-//! own sake says so beforehand ([`Digester::read`]), so that no byte is brought into
-//! memory twice. Called by `Gguf` and the loader.
+//! own sake says so beforehand ([`Digester::read`]), so that then no byte is brought
+//! into memory twice. Called by `Gguf` and the loader.
 
 use super::source::Source;
 use crate::pool::Pool;

@@ -196,6 +196,12 @@ impl Graph {
         matches!(self.head, Head::Logits { .. })
     }
 
+    /// Whether a row reads weights that its neighbours do not.
+    pub fn mixes(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| matches!(layer.feed_forward, FeedForward::Experts(_)))
+    }
+
     /// Give every layer its place in the cache's pages. The last step of building.
     pub fn place(mut self) -> Self {
         let mut at = 0;

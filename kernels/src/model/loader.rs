@@ -60,7 +60,8 @@ pub(super) fn load(
     let len: usize = file.parts().map(<[u8]>::len).sum();
     let can_wait = file.tensors().iter().filter(|t| Matrix::can_wait(t.ty));
     let waiting: usize = can_wait.map(|t| t.len).sum();
-    load_how(file, options, placement, waiting >= LARGE.max(len / 2))
+    let later = !options.at_once && waiting >= LARGE.max(len / 2);
+    load_how(file, options, placement, later)
 }
 
 /// [`load`], with packing (and the digest) left for later or not.

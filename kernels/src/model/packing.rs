@@ -8,6 +8,8 @@ use crate::cpu::memory;
 use crate::gguf::Span;
 use crate::ops::buffer::Arena;
 use crate::ops::q8::rows::{Keep, Rows};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 /// What the thread takes from others where all cores are wanted: about a tenth of one.
@@ -23,6 +25,8 @@ pub(crate) struct Packing(Arc<End>);
 
 #[derive(Default)]
 struct End {
+    /// Every matrix that is still there is packed.
+    complete: AtomicBool,
     reached: Mutex<bool>,
     told: Condvar,
 }
@@ -47,25 +51,35 @@ impl Packing {
         let end = Arc::new(End::default());
         let telling = Telling(end.clone());
         let work = move || {
-            let _telling = telling;
+            // Told at the end of this, also where it panics.
+            let telling = telling;
             yield_to_others();
             let arena = Arena::patient();
+            let mut complete = true;
             for rows in rows.iter().filter_map(Weak::upgrade) {
                 if memory("MemAvailable").is_some_and(|left| left < rows.bytes() + SPARE) {
                     tracing::info!("little memory: the other weights stay as the file has them");
+                    complete = false;
                     break;
                 }
                 if let Err(error) = rows.pack(&arena) {
                     tracing::warn!(?error, "a matrix stays as the file has it");
+                    complete = false;
                 }
             }
             arena.finish();
+            telling.0.complete.store(complete, Release);
         };
         let thread = std::thread::Builder::new().name("packing".to_owned());
         if let Err(error) = thread.spawn(work) {
             tracing::warn!(%error, "no thread to pack the weights: they stay as the file has them");
         }
         Self(end)
+    }
+
+    /// Whether everything is packed.
+    pub fn is_complete(&self) -> bool {
+        self.0.complete.load(Acquire)
     }
 
     /// Wait for the end.
@@ -81,7 +95,9 @@ impl Packing {
 fn yield_to_others() {
     // On Linux the call is about the calling thread, not the process.
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+    if let Err(error) = rustix::process::getpriority_process(None)
+        .and_then(|own| rustix::process::setpriority_process(None, own.max(NICENESS)))
+    {
         tracing::debug!(%error, "packing keeps its priority");
     }
 }

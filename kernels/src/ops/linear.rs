@@ -120,13 +120,7 @@ struct Part<'a, T> {
 
 impl Plan<'_> {
     fn compute(&self, simd: Simd, groups: Range<usize>, x: &[f32], input: &Input) {
-        let (
-            k,
-            Range {
-                start: from,
-                end: to,
-            },
-        ) = (self.matrix.k, groups.clone());
+        let (k, from, to) = (self.matrix.k, groups.start, groups.end);
         match &self.matrix.data {
             Packed::Q8(w) => self.q8(simd, self.part(groups, w), input),
             Packed::Rows(rows) => match rows.packed() {

@@ -49,7 +49,8 @@ pub struct EngineOptions {
     pub queue: usize,
     /// Answers up to which the next tokens are guessed from earlier ones, which makes
     /// texts that repeat something come faster: more keep the processor busy without.
-    /// 0 never guesses. It changes no token. A device does not guess.
+    /// 0 never guesses. It changes no token. Neither a device guesses, nor a mixture of
+    /// experts, nor a file whose weights are not packed yet.
     pub lookup: usize,
 }
 
@@ -99,7 +100,7 @@ pub struct Load {
     pub capacity: usize,
     /// Steps computed since the start.
     pub steps: u64,
-    /// Rows computed since the start, guessed ones not counted.
+    /// Rows computed since the start, right and wrong guesses not counted.
     pub rows: u64,
     /// Tokens guessed since the start.
     pub guessed: u64,

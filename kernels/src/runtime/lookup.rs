@@ -12,7 +12,7 @@
 const MATCH: [usize; 2] = [3, 2];
 /// Tokens looked back on: what the search takes stays far below a step's time.
 const BACK: usize = 8192;
-/// A guess after wrong ones.
+/// Length of a guess after wrong ones.
 const LEAST: usize = 2;
 /// Most steps without a guess after wrong ones.
 const PATIENCE: u32 = 32;

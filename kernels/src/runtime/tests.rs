@@ -15,6 +15,7 @@ fn open(ty: TensorType, threads: usize, simd: Option<SimdLevel>) -> Model {
         threads,
         simd,
         cheat: None,
+        ..OpenOptions::default()
     };
     Model::from_bytes(qwen3(&Shape::tiny(), ty, 5), &options).unwrap()
 }
@@ -191,6 +192,7 @@ fn one_altered_weight_shows_in_every_digest() {
             threads: 1,
             simd: None,
             cheat: Some(Cheat::AlterWeight),
+            ..OpenOptions::default()
         };
         let bytes = qwen3(&Shape::tiny(), ty, 5);
         let cheat = Model::from_bytes(bytes, &options).unwrap();

@@ -15,6 +15,7 @@ fn open(kind: &str, threads: usize, simd: SimdLevel) -> Model {
         threads,
         simd: Some(simd),
         cheat: None,
+        ..OpenOptions::default()
     };
     Model::from_bytes(zoo::write(kind, Encoding::Q8_0, 3), &options).unwrap()
 }

@@ -111,7 +111,7 @@ pub(crate) fn good(raw: &Raw) -> bool {
 
 /// Whether [`one`] knows this level.
 pub(crate) fn has_one(simd: Simd) -> bool {
-    simd.level() == SimdLevel::Avx2
+    simd.level() >= SimdLevel::Avx2
 }
 
 /// The dots of one whole group with the only token of a tile, where [`has_one`].

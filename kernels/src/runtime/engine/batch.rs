@@ -47,8 +47,8 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Compute the next rows of some jobs, given as (index, number of rows). Jobs have
-    /// pages for them. The result names jobs by index; it has several entries for a
-    /// job that is rechecked, in order.
+    /// pages for them. The result names jobs by index; it has several entries, in order,
+    /// for a job that is rechecked or guesses.
     pub fn compute(
         &mut self,
         model: &Model,

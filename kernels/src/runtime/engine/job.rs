@@ -199,7 +199,7 @@ impl Job {
         let free = allowed.min(outlet.room()).min(answer.left());
         let free = free.saturating_sub(1);
         let free = free.min(pages.saturating_sub(answer.tokens.len()));
-        // Not where the last token is not the next to be computed.
+        // Only where the last token is the next to be computed.
         if free > 0 && self.computed + 1 == answer.tokens.len() {
             let lookup = self.lookup.get_or_insert_with(|| Lookup::new(most));
             self.guess = lookup.guess(&answer.tokens, free);
@@ -225,9 +225,7 @@ impl Job {
         let guessed = std::mem::take(&mut self.guess).len();
         let computed = self.tokens().len() - 1;
         let right = computed.saturating_sub(self.computed);
-        if let Some(lookup) = &mut self.lookup
-            && guessed > 0
-        {
+        if let Some(lookup) = &mut self.lookup {
             lookup.learn(guessed, right);
         }
         if right > 0 {

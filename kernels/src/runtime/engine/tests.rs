@@ -1,6 +1,7 @@
 //! Many sequences at once give the bits of each alone.
 
 use super::*;
+use crate::Grammar;
 use crate::gguf::TensorType;
 use crate::gguf::write::Encoding;
 use crate::model::{OpenOptions, zoo};
@@ -211,6 +212,26 @@ fn a_prompt_that_is_known_is_not_computed_again_and_nothing_else_changes() {
     assert_eq!(read(&elsewhere), (expected, 0));
 }
 
+/// [`alone`], with steering and stops.
+fn one_alone(request: &Request, steering: &Steering) -> Vec<Step> {
+    let mut one = Generation::new(
+        &MODEL,
+        &request.prompt,
+        request.sampling,
+        request.seed,
+        request.max_output,
+        &request.stop,
+    )
+    .unwrap();
+    one.steer(steering).unwrap();
+    one.prefill(&CancelFlag::new()).unwrap();
+    let mut steps = Vec::new();
+    while steps.last().is_none_or(|s: &Step| s.finish.is_none()) {
+        steps.push(one.step().unwrap());
+    }
+    steps
+}
+
 #[test]
 fn guessed_tokens_are_those_that_would_have_come() {
     let (mut guessed, mut right) = (0, 0);
@@ -235,22 +256,14 @@ fn guessed_tokens_are_those_that_would_have_come() {
             let steering = Steering {
                 bias: vec![(41, 4_000), (42, 3_000)],
                 logprobs: (seed % 2 == 0).then_some(2),
-                ..Steering::default()
+                grammar: (seed % 5 == 4).then(|| Grammar::Regex("[ -~]*".to_owned())),
             };
-            let mut one = Generation::new(
-                &MODEL,
-                &request.prompt,
-                request.sampling,
-                request.seed,
-                request.max_output,
-                &[],
-            )
-            .unwrap();
-            one.steer(&steering).unwrap();
-            one.prefill(&CancelFlag::new()).unwrap();
-            let mut expected = Vec::new();
-            while expected.last().is_none_or(|s: &Step| s.finish.is_none()) {
-                expected.push(one.step().unwrap());
+            let mut expected = one_alone(&request, &steering);
+            if seed % 4 == 1 {
+                // Text in the middle of what repeats itself ends the answer.
+                let text = |steps: &[Step]| steps.iter().map(|s| s.text.as_str()).collect();
+                request.stop = vec![text(&expected[70..73])];
+                expected = one_alone(&request, &steering);
             }
             // Paid for bit by bit, too: never a token more than is allowed.
             request.allowance = if seed % 2 == 0 { u64::MAX } else { 5 };

@@ -43,8 +43,19 @@ pub(super) struct Worker {
     rows: u64,
     /// Streams up to which tokens are guessed.
     lookup: usize,
+    /// Most tokens guessed for one.
+    beside: usize,
     /// Tokens guessed, and how many of them were right.
     guesses: (u64, u64),
+}
+
+/// Tokens that a step computes beside one in little more time. None where rows choose
+/// their own experts; a device is not asked.
+fn beside(model: &Model) -> usize {
+    match model.0.device.is_some() || model.0.graph.mixes() {
+        true => 0,
+        false => model.0.simd.beside_one(),
+    }
 }
 
 /// Refuses everything from when the thread ends, however it ends.
@@ -85,6 +96,7 @@ impl Worker {
             steps: 0,
             rows: 0,
             lookup: options.lookup,
+            beside: beside(model),
             guesses: (0, 0),
         }
     }
@@ -214,13 +226,12 @@ impl Worker {
     /// Add guesses to the rows of a step that has little to do.
     fn guess(&mut self, rows: &mut [(usize, usize)]) {
         let idle = rows.len() <= self.lookup && rows.iter().all(|(_, count)| *count == 1);
-        let most = self.model.0.simd.beside_one();
-        if !idle || most == 0 || self.model.0.device.is_some() {
+        if !idle || self.beside == 0 || !self.model.is_packed() {
             return;
         }
         for (index, count) in rows {
             let job = &mut self.jobs[*index];
-            job.guess(most);
+            job.guess(self.beside);
             *count += job.guess.len();
         }
     }
@@ -273,6 +284,7 @@ impl Worker {
                 // Before the reader learns of the end: it may ask again at once.
                 let mut inbox = lock(&self.hub.inbox);
                 inbox.load.jobs -= 1;
+                inbox.load.running -= usize::from(job.admitted && inbox.load.running > 0);
                 inbox.job_ms = (7 * inbox.job_ms + took) / 8;
             }
             job.end(end);
