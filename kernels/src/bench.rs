@@ -159,7 +159,6 @@ pub fn shape(shape: &Shape, options: &BenchOptions) -> Result<ModelSpeed, BenchE
     let open = OpenOptions {
         threads: options.threads,
         simd: options.simd,
-        cheat: None,
         ..OpenOptions::default()
     };
     let loaded = Model::from_bytes(qwen3(shape, options.ty, 1), &open)?;

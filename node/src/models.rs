@@ -197,7 +197,6 @@ pub fn open_entry(
     };
     let options = OpenOptions {
         threads: config.host.threads,
-        simd: None,
         cheat,
         ..OpenOptions::default()
     };

@@ -318,19 +318,29 @@ pub(super) fn in_groups<const SIZE: usize, T: Zero>(
         if !source.iter().all(&good) {
             sound.store(false, Relaxed);
         }
-        let groups = source.chunks(ROWS * blocks);
-        for (out, source) in out.chunks_exact_mut(blocks).zip(groups) {
-            for (row, source) in source.chunks_exact(blocks).enumerate() {
-                for (out, source) in out.iter_mut().zip(source) {
-                    put(out, source, row);
-                }
-            }
-        }
+        interleave(out, source, blocks, &put);
         (stored.done)(source.as_flattened());
     });
     match sound.into_inner() {
         true => Ok(out),
         false => Err(PackError::NotFinite),
+    }
+}
+
+/// `put` block `i` of row `r` of each group for row `r` of the group's block `i`.
+pub(super) fn interleave<S, T>(
+    out: &mut [T],
+    source: &[S],
+    blocks: usize,
+    put: impl Fn(&mut T, &S, usize),
+) {
+    let groups = source.chunks(ROWS * blocks);
+    for (out, source) in out.chunks_exact_mut(blocks).zip(groups) {
+        for (row, source) in source.chunks_exact(blocks).enumerate() {
+            for (out, source) in out.iter_mut().zip(source) {
+                put(out, source, row);
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 use super::{Block, ROWS, Tile, WORDS};
 use crate::cpu::{Simd, SimdLevel};
 use crate::ops::buffer::{Arena, Buffer};
-use crate::ops::weights::{PackError, Stored, endless, pack_q8, put_q8};
+use crate::ops::weights::{PackError, Stored, endless, interleave, pack_q8, put_q8};
 use crate::pool::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -87,18 +87,11 @@ impl Rows {
     /// Call `compute` with these groups, packed into the thread's scratch.
     pub fn with_packed(&self, groups: Range<usize>, compute: impl FnOnce(&[Block])) {
         CHUNK.with_borrow_mut(|chunk| {
+            let raw = self.groups(groups.clone());
             chunk.resize(groups.len() * self.blocks, Block::ZERO);
-            let groups = self.groups(groups).chunks(ROWS * self.blocks);
-            for (out, group) in chunk.chunks_exact_mut(self.blocks).zip(groups) {
-                if group.len() < ROWS * self.blocks {
-                    out.fill(Block::ZERO);
-                }
-                for (row, blocks) in group.chunks_exact(self.blocks).enumerate() {
-                    for (out, raw) in out.iter_mut().zip(blocks) {
-                        put_q8(out, raw, row);
-                    }
-                }
-            }
+            // Rows that the last group of a matrix does not have.
+            chunk[raw.len() / ROWS / self.blocks * self.blocks..].fill(Block::ZERO);
+            interleave(chunk, raw, self.blocks, put_q8);
             compute(chunk);
         });
     }

@@ -90,16 +90,6 @@ impl Batch {
         made
     }
 
-    /// Keep what was guessed right in the step just computed. How many tokens were
-    /// guessed, and how many were right.
-    pub fn judge_guesses(jobs: &mut [Job], prefix: &Mutex<Prefix>) -> (usize, usize) {
-        let guessing = jobs.iter_mut().filter(|job| !job.guess.is_empty());
-        guessing.fold((0, 0), |(guessed, right), job| {
-            let (g, r) = job.judge_guess(&mut lock(prefix));
-            (guessed + g, right + r)
-        })
-    }
-
     fn forward(&mut self, model: &Model, jobs: &mut [Job], rows: &[(usize, usize)]) -> Vec<Slice> {
         self.rows.clear();
         let mut slices = Vec::with_capacity(rows.len());

@@ -96,9 +96,14 @@ fn alone(request: &Request) -> Vec<Step> {
 }
 
 fn alone_on(model: &Model, request: &Request) -> Vec<Step> {
+    alone_steered(model, request, &Steering::default())
+}
+
+fn alone_steered(model: &Model, request: &Request, steering: &Steering) -> Vec<Step> {
     let r = request;
     let mut generation =
         Generation::new(model, &r.prompt, r.sampling, r.seed, r.max_output, &r.stop).unwrap();
+    generation.steer(steering).unwrap();
     generation.prefill(&CancelFlag::new()).unwrap();
     let mut steps: Vec<Step> = Vec::new();
     while steps.last().is_none_or(|step| step.finish.is_none()) {
@@ -212,26 +217,6 @@ fn a_prompt_that_is_known_is_not_computed_again_and_nothing_else_changes() {
     assert_eq!(read(&elsewhere), (expected, 0));
 }
 
-/// [`alone`], with steering and stops.
-fn one_alone(request: &Request, steering: &Steering) -> Vec<Step> {
-    let mut one = Generation::new(
-        &MODEL,
-        &request.prompt,
-        request.sampling,
-        request.seed,
-        request.max_output,
-        &request.stop,
-    )
-    .unwrap();
-    one.steer(steering).unwrap();
-    one.prefill(&CancelFlag::new()).unwrap();
-    let mut steps = Vec::new();
-    while steps.last().is_none_or(|s: &Step| s.finish.is_none()) {
-        steps.push(one.step().unwrap());
-    }
-    steps
-}
-
 #[test]
 fn guessed_tokens_are_those_that_would_have_come() {
     let (mut guessed, mut right) = (0, 0);
@@ -258,12 +243,12 @@ fn guessed_tokens_are_those_that_would_have_come() {
                 logprobs: (seed % 2 == 0).then_some(2),
                 grammar: (seed % 5 == 4).then(|| Grammar::Regex("[ -~]*".to_owned())),
             };
-            let mut expected = one_alone(&request, &steering);
+            let mut expected = alone_steered(&MODEL, &request, &steering);
             if seed % 4 == 1 {
                 // Text in the middle of what repeats itself ends the answer.
                 let text = |steps: &[Step]| steps.iter().map(|s| s.text.as_str()).collect();
                 request.stop = vec![text(&expected[70..73])];
-                expected = one_alone(&request, &steering);
+                expected = alone_steered(&MODEL, &request, &steering);
             }
             // Paid for bit by bit, too: never a token more than is allowed.
             request.allowance = if seed % 2 == 0 { u64::MAX } else { 5 };

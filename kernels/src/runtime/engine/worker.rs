@@ -212,9 +212,11 @@ impl Worker {
         self.guess(&mut rows);
         let jobs = &mut self.jobs;
         let made = self.batch.compute(&self.model, jobs, &rows, &self.prefix);
-        let (guessed, right) = Batch::judge_guesses(jobs, &self.prefix);
-        self.guesses.0 += guessed as u64;
-        self.guesses.1 += right as u64;
+        for job in jobs.iter_mut().filter(|job| !job.guess.is_empty()) {
+            let (guessed, right) = job.judge_guess(&mut lock(&self.prefix));
+            self.guesses.0 += guessed as u64;
+            self.guesses.1 += right as u64;
+        }
         let ended = made
             .into_iter()
             .filter_map(|(index, made)| self.deliver(index, made))
@@ -284,7 +286,8 @@ impl Worker {
                 // Before the reader learns of the end: it may ask again at once.
                 let mut inbox = lock(&self.hub.inbox);
                 inbox.load.jobs -= 1;
-                inbox.load.running -= usize::from(job.admitted && inbox.load.running > 0);
+                let running = inbox.load.running;
+                inbox.load.running = running.saturating_sub(usize::from(job.admitted));
                 inbox.job_ms = (7 * inbox.job_ms + took) / 8;
             }
             job.end(end);
