@@ -143,6 +143,11 @@ pub enum Message {
         msat: Msat,
         window: Msat,
     },
+    /// Payment → Inference: the books have the end of this order.
+    OrderClosed {
+        order: OrderId,
+        side: crate::payment::io::Side,
+    },
     /// Inference tells Payment that an order is over.
     CloseOrder {
         account: Box<OrderAccount>,
@@ -329,6 +334,7 @@ pub fn deliver(message: Message) -> Delivery {
             msat,
             window,
         }),
+        Message::OrderClosed { order, side } => Delivery::Inference(I::OrderClosed { order, side }),
         Message::OrderEnded(evidence) => Delivery::Validator(V::OrderEnded(evidence)),
         Message::ValidatorsFound { id, hosts } => Delivery::Validator(V::Validators { id, hosts }),
         Message::ScoresWanted { ticket, subjects } => {

@@ -3,7 +3,7 @@
 //! Not inference. A node's engine produces no token beyond its allowance; a
 //! dishonest one alters tokens from some position on, and the world remembers.
 
-use protocol::chain::ChainedToken;
+use protocol::chain::{ChainedToken, Piece};
 use protocol::codec;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, ModelDigest, OrderId};
@@ -41,7 +41,11 @@ impl Answer {
     pub fn token(&self, position: u64) -> ChainedToken {
         let logits = tagged_hash("sim/token/1", &[&self.seed.0, &position.to_le_bytes()]);
         let id = u32::from_le_bytes(logits.0[..4].try_into().unwrap_or_default()) % 32_000;
-        ChainedToken { id, logits }
+        let piece = Piece {
+            control: position + 1 == self.length,
+            bytes: format!(" w{id}").into_bytes(),
+        };
+        ChainedToken { id, logits, piece }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::faults::Vice;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::envelope::Network;
-use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey};
+use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey, PeerTag};
 use protocol::inference::context::Config as Orders;
 use protocol::inference::io::Served;
 use protocol::machine::{Machine, Outbox, Record, Table};
@@ -206,6 +206,15 @@ pub struct Person {
     pub limits: payment::Config,
     /// Difference of its wall clock. Milliseconds.
     pub skew_ms: i64,
+}
+
+impl Person {
+    /// What tells its connections from others'.
+    pub fn tag(&self) -> PeerTag {
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&self.transport.0[..16]);
+        PeerTag(tag)
+    }
 }
 
 impl Person {
@@ -431,7 +440,7 @@ impl Node {
                 crypto(),
                 Box::new(self.order_keys()),
                 seeds[2],
-                load(&[Table::Nonces, Table::Orders]),
+                load(&inference::Inference::TABLES),
                 now,
             ),
             validator: validator::Validator::recover(

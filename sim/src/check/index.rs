@@ -182,9 +182,10 @@ impl Index {
                 let Some(order) = body::<Order>(signed) else {
                     return;
                 };
-                self.streams.insert(stream, order.id);
-                self.streams.insert(peer, order.id);
-                self.orders.entry(order.id).or_insert(OrderBook {
+                let id = OrderId::of(&signed.digest());
+                self.streams.insert(stream, id);
+                self.streams.insert(peer, id);
+                self.orders.entry(id).or_insert(OrderBook {
                     buyer: from,
                     host: to,
                     model: order.model,

@@ -151,11 +151,9 @@ impl World {
             self.nodes[node].engine.running.remove(&order);
         }
         if !tokens.is_empty() || finish.is_some() {
-            let text = "word ".repeat(tokens.len());
             let produced = OrderInput::Produced {
                 order,
                 tokens,
-                text,
                 finish,
                 attached: Default::default(),
             };

@@ -74,7 +74,7 @@ impl World {
             let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason });
             return self.post(node, Via::Net, failed, 0);
         };
-        let peer = Some(self.nodes[node].person.transport);
+        let peer = self.nodes[node].person.tag();
         let (ours, theirs) = self.net.connect((node, epoch), (to, self.nodes[to].epoch));
         self.post(
             to,

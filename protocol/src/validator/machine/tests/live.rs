@@ -4,6 +4,7 @@
 use super::*;
 use crate::bundle::Bundle;
 use crate::crypto::{DerivedOrderKeys, InvoiceError, InvoiceFacts};
+use crate::ids::PeerTag;
 use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage, Signature};
 use crate::inference::Inference;
 use crate::inference::context::Config as OrderConfig;
@@ -11,7 +12,7 @@ use crate::inference::io::{
     BuyRequest, Effect as Do, Input as Event, ModelSelector, PromptFacts, Served,
 };
 use crate::manifest::{HostLimits, PaymentMode};
-use crate::order::wire::{Finish, Privacy};
+use crate::order::wire::{Finish, Handling, Path, Retention};
 use crate::validator::bookkeeping::bookkeeping;
 use std::collections::VecDeque;
 
@@ -118,7 +119,9 @@ impl World {
             job: testing::order_body().job,
             max_cost: Msat(1_000_000),
             mode: PaymentMode::Metered,
-            privacy: Privacy::Open,
+            path: Path::Fast,
+            retention: Retention::Keep,
+            handling: Handling::Plain,
             budget: "cli".into(),
             host: None,
             confirm: false,
@@ -152,7 +155,7 @@ impl World {
                     HOST,
                     Event::Inbound {
                         stream: STREAM,
-                        peer: None,
+                        peer: PeerTag([1; 16]),
                     },
                 );
             }
@@ -199,16 +202,21 @@ impl World {
     fn produce(&mut self, allowed: u64) {
         while self.produced < allowed.min(self.course.tokens) {
             let until = (self.produced + 3).min(allowed).min(self.course.tokens);
-            let tokens = (self.produced..until).map(|n| token(n as u32)).collect();
+            let last = self.course.tokens - 1;
+            let make = |n| {
+                let mut token = token(n as u32);
+                token.piece.control = n == last;
+                token
+            };
+            let tokens = (self.produced..until).map(make).collect();
             self.produced = until;
             let finish = (until == self.course.tokens).then_some(Finish::Stop);
-            let (order, text) = (self.order, "abc".to_owned());
+            let order = self.order;
             self.queue.push_back((
                 HOST,
                 Event::Produced {
                     order,
                     tokens,
-                    text,
                     finish,
                     attached: Default::default(),
                 },
