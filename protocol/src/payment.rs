@@ -46,13 +46,13 @@ use crate::time::{Now, Tick};
 use budget::Budgets;
 use credit::Credits;
 use incoming::{Invoice, Making};
-use io::{Effect, Input, OrderAccount, Report, Side};
-use ledger::Ledger;
+use io::{Effect, EntryState, Input, OrderAccount, Report, Side};
+use ledger::{Ledger, Row};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use saga::Saga;
 use std::collections::BTreeMap;
-use turn::{Job, Timers, Turn};
+use turn::{Job, RecordError, Timers, Turn};
 
 /// What the owner of the node allows, and how patient it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Payment {
         for record in records {
             let Some(value) = &record.value else { continue };
             let read = match record.table {
-                Table::Ledger => machine.ledger.load(&record.key, value),
+                Table::Ledger => machine.load_row(&record.key, value),
                 Table::Credit => machine.credits.load(&record.key, value),
                 Table::Outgoing => turn::load_extra(&record.key, value, &mut fee_limits),
                 Table::Incoming => turn::load_extra(&record.key, value, &mut quanta),
@@ -171,6 +171,17 @@ impl Payment {
         }
         machine.resume(now, &fee_limits, &quanta);
         machine
+    }
+
+    fn load_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
+        if let Row::Entry { entry, budget } = self.ledger.load(key, value)?
+            && (entry.side, entry.state) == (Side::Buyer, EntryState::Settled)
+        {
+            let day = budget::day(entry.created);
+            let paid = entry.msat.saturating_add(entry.fee);
+            self.budgets.spend(day, budget, paid);
+        }
+        Ok(())
     }
 
     /// Returns the books.
@@ -187,11 +198,6 @@ impl Payment {
         fee_limits: &BTreeMap<PaymentHash, Msat>,
         quanta: &BTreeMap<PaymentHash, Msat>,
     ) {
-        for (budget, entry) in self.ledger.paid() {
-            let day = budget::day(entry.created);
-            self.budgets
-                .spend(day, budget, entry.msat.saturating_add(entry.fee));
-        }
         for (row, budget, entry) in self.ledger.open() {
             match entry.side {
                 Side::Buyer => {
@@ -204,7 +210,6 @@ impl Payment {
                 }
             }
         }
-        self.ledger.trim();
     }
 
     fn close(&mut self, turn: &mut Turn, account: OrderAccount, unpaid: Msat) {

@@ -305,7 +305,7 @@ pub struct Report {
 }
 
 /// Something the books must say that is no payment of an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// When it was seen.
     pub at: WallTime,

@@ -111,7 +111,7 @@ impl Payment {
         let today = budget::day(turn.now.wall);
         let leave = self
             .may_pay(turn.now, pay)
-            .and_then(|()| self.allow_debt(pay))
+            .and_then(|()| self.allow_debt(turn.now.wall, pay))
             .and_then(|()| self.budgets.allow(&self.config, today, pay));
         match leave {
             Ok(leave) => {
@@ -153,11 +153,11 @@ impl Payment {
 
     /// A debt is paid only where our own books say that there is one; a host that carries
     /// the same one into two orders gets it once.
-    fn allow_debt(&mut self, pay: &PayRequest) -> Result<(), Refusal> {
+    fn allow_debt(&mut self, wall: WallTime, pay: &PayRequest) -> Result<(), Refusal> {
         if pay.carried == Msat::ZERO || self.claims.contains_key(&pay.order) {
             return Ok(());
         }
-        let owed = self.ledger.owed_to(&pay.host);
+        let owed = self.ledger.owed_to(&pay.host, wall);
         let claimed = self
             .claims
             .values()

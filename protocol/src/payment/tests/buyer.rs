@@ -335,3 +335,39 @@ fn a_payment_outside_of_any_order_is_acknowledged() {
     let effects = rig.sent(4, hash(1), settled(0));
     assert_eq!(effects, vec![Effect::Acknowledge { event: 4 }]);
 }
+
+#[test]
+fn output_that_only_may_have_been_sent_is_owed_for_a_day() {
+    for (age, most) in [(DAY_MS - 1, 2_500), (DAY_MS, 500)] {
+        let mut rig = Rig::new(limits(100_000, 1_000_000));
+        let mut broken = account(8, Side::Buyer, key(1), 500);
+        broken.unsure = Msat(2_000);
+        closed(&mut rig, broken);
+        rig.pass(age);
+        rig.restart();
+        rig.reserved(1, 90_000);
+        let mut claim = invoice(&rig, 1, 0, 1, 4_000);
+        claim.carried = Msat(most + 1);
+        let effects = rig.give(Input::Pay(Box::new(claim.clone())));
+        assert_eq!(refused(&effects), Code::ProtocolViolation);
+        claim.carried = Msat(most);
+        assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
+    }
+}
+
+#[test]
+fn spending_of_a_day_is_counted_though_its_rows_have_left_memory() {
+    let mut rig = Rig::new(limits(100_000, 1_000_000_000));
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 60_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    rig.sent(1, hash(1), settled(10));
+    for h in 0..crate::payment::ledger::MAX_ROWS as u64 {
+        rig.received(h, hash(1_000 + h), 1);
+    }
+    let spent = rig.report().spent_today;
+    rig.restart();
+    assert_eq!(rig.report().spent_today, spent);
+    assert_eq!(spent, [("cli".to_owned(), Msat(60_010))].into());
+    assert!(rig.report().entries.is_empty());
+}
