@@ -453,13 +453,13 @@ impl Parts<'_> {
             Input::EngineFailed { order, reason } => {
                 self.host(order, |host| host.engine_failed(&reason, ctx))
             }
-            Input::CreditOpened {
-                order,
-                window,
-                prepay,
-                debt,
-            } => {
-                self.host(order, |host| host.credit_opened(window, prepay, debt, ctx));
+            Input::CreditOpened { order, result } => {
+                self.host(order, |host| match result {
+                    Ok(credit) => {
+                        host.credit_opened(credit.window, credit.prepay, credit.debt, ctx);
+                    }
+                    Err(refusal) => host.fail(refusal, ctx),
+                });
             }
             Input::InvoiceMade { order, seq, result } => {
                 self.host(order, |host| host.invoice_made(seq, result, ctx));

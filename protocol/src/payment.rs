@@ -21,8 +21,8 @@
 //! |---|---|---|
 //! | `Ledger` | row number, 8 bytes big-endian | [`ledger::Row`] |
 //! | `Outgoing` | payment hash, while its fate is open | row number, fee limit |
-//! | `Incoming` | payment hash, while the invoice is open | row number, quantum |
-//! | `Credit` | `b` + buyer key | window, debt, settlements, time of the last one |
+//! | `Incoming` | payment hash, while the invoice is open | row number, nothing |
+//! | `Credit` | `c` + buyer key | window, debt, settlements, time of the last one, backing |
 //! | `Credit` | `o` + order id, while it carries a debt | buyer, quantum, debt carried |
 
 mod budget;
@@ -42,6 +42,8 @@ use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
 use crate::money::{Counts, Msat};
+use crate::refusal::{Code, Refusal};
+use crate::route::Message;
 use crate::time::{Now, Tick};
 use budget::Budgets;
 use credit::Credits;
@@ -77,9 +79,11 @@ pub struct Config {
     pub unknown_grace_ms: u64,
     /// An invoice settled later than this after it was made is late. Milliseconds.
     pub late_ms: u64,
-    /// Largest credit window of one buyer; at least two quanta are granted whatever it says.
+    /// Largest credit window of one buyer; an order that was paid for has a quantum whatever
+    /// it says.
     pub window_cap: Msat,
-    /// A buyer that leaves more than this unpaid is a stranger again.
+    /// A buyer that leaves more than this unpaid is a stranger again; what is left of an old
+    /// debt is written off once it is no more than this.
     pub tolerated_debt: Msat,
     /// What a key never seen before may use before its first payment is due.
     pub free_quota: Msat,
@@ -155,21 +159,19 @@ impl Payment {
     ) -> Self {
         let mut machine = Payment::new(config, seed);
         let mut fee_limits = BTreeMap::new();
-        let mut quanta = BTreeMap::new();
         for record in records {
             let Some(value) = &record.value else { continue };
             let read = match record.table {
                 Table::Ledger => machine.load_row(&record.key, value),
                 Table::Credit => machine.credits.load(&record.key, value),
                 Table::Outgoing => turn::load_extra(&record.key, value, &mut fee_limits),
-                Table::Incoming => turn::load_extra(&record.key, value, &mut quanta),
                 _ => Ok(()),
             };
             if let Err(error) = read {
                 machine.ledger.complain(now, &record, &error);
             }
         }
-        machine.resume(now, &fee_limits, &quanta);
+        machine.resume(now, &fee_limits);
         machine
     }
 
@@ -187,41 +189,54 @@ impl Payment {
     /// Returns the books.
     pub fn report(&self, now: Now) -> Report {
         let mut report = self.ledger.report();
-        report.owed_to_us = self.credits.owed();
+        report.owed_to_us = self.credits.owed(&self.config, now.wall);
         report.spent_today = self.budgets.spent_on(budget::day(now.wall));
         report
     }
 
-    fn resume(
-        &mut self,
-        now: Now,
-        fee_limits: &BTreeMap<PaymentHash, Msat>,
-        quanta: &BTreeMap<PaymentHash, Msat>,
-    ) {
+    fn resume(&mut self, now: Now, fee_limits: &BTreeMap<PaymentHash, Msat>) {
         for (row, budget, entry) in self.ledger.open() {
             match entry.side {
                 Side::Buyer => {
                     let fee = fee_limits.get(&entry.hash).copied().unwrap_or_default();
                     self.resume_saga(now, row, budget, &entry, fee);
                 }
-                Side::Host => {
-                    let quantum = quanta.get(&entry.hash).copied().unwrap_or_default();
-                    self.resume_invoice(now, row, &entry, quantum);
-                }
+                Side::Host => self.resume_invoice(now, row, &entry),
             }
         }
     }
 
+    fn open_credit(&mut self, turn: &mut Turn, order: OrderId, buyer: NodeKey, quantum: Msat) {
+        let known = self.credits.knows(&order)
+            || self.ledger.is_closed(Side::Host, &order)
+            || self.ledger.received_for(&order) > Msat::ZERO;
+        let result = match known {
+            true => Err(Refusal::new(
+                Code::BadOrder,
+                "an order with this id was taken before",
+            )),
+            false => self.credits.open(turn, &self.config, order, buyer, quantum),
+        };
+        turn.tell(Message::CreditOpened { order, result });
+    }
+
     fn close(&mut self, turn: &mut Turn, account: OrderAccount, unpaid: Msat) {
         if account.side == Side::Host {
-            let received = self.ledger.received_for(&account.order);
-            if !self.ledger.is_closed(Side::Host, &account.order) {
+            let order = account.order;
+            let received = self.ledger.received_for(&order);
+            let closed = self.ledger.is_closed(Side::Host, &order);
+            let buyer = self.credits.buyer_of(&order);
+            if buyer.is_some_and(|buyer| buyer != account.counterparty) {
+                return; // Refused for its id: the order that has it is another's.
+            }
+            // Whatever the books say, an order that was given credit is booked when it ends.
+            if !closed || self.credits.is_open(&order) {
                 self.credits
                     .close(turn, &self.config, &account, unpaid, received);
             }
-            if account.counts == Counts::default() && received == Msat::ZERO {
+            if account.counts == Counts::default() && received == Msat::ZERO && !closed {
                 // Nothing given, nothing taken: strangers do not fill the disk with refusals.
-                return self.credits.close_void(account.order);
+                return self.credits.close_void(order);
             }
         }
         if account.side == Side::Buyer {
@@ -261,9 +276,7 @@ impl Machine for Payment {
                 order,
                 buyer,
                 quantum,
-            } => self
-                .credits
-                .open(turn_ref, &self.config, order, buyer, quantum),
+            } => self.open_credit(turn_ref, order, buyer, quantum),
             Input::MakeInvoice {
                 order,
                 seq,

@@ -10,7 +10,7 @@ use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage,
 use crate::inference::io::{Candidate, Evidence};
 use crate::money::Msat;
 use crate::offence::Offence;
-use crate::payment::io::{OrderAccount, PayRequest};
+use crate::payment::io::{Credit, OrderAccount, PayRequest};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::{bundle, discovery, inference, payment, reputation, validator};
@@ -117,9 +117,7 @@ pub enum Message {
     /// Payment answers Inference.
     CreditOpened {
         order: OrderId,
-        window: Msat,
-        prepay: bool,
-        debt: Msat,
+        result: Result<Credit, Refusal>,
     },
     /// Inference asks Payment for an invoice.
     MakeInvoice {
@@ -302,17 +300,9 @@ pub fn deliver(message: Message) -> Delivery {
             seq,
             refusal,
         }),
-        Message::CreditOpened {
-            order,
-            window,
-            prepay,
-            debt,
-        } => Delivery::Inference(I::CreditOpened {
-            order,
-            window,
-            prepay,
-            debt,
-        }),
+        Message::CreditOpened { order, result } => {
+            Delivery::Inference(I::CreditOpened { order, result })
+        }
         Message::InvoiceMade { order, seq, result } => {
             Delivery::Inference(I::InvoiceMade { order, seq, result })
         }

@@ -12,6 +12,7 @@ use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat};
 use crate::order::attached::Attached;
 use crate::order::wire::{Finish, Frame, Privacy, Receipt};
+use crate::payment::io::Credit;
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::route::Message;
@@ -182,12 +183,10 @@ pub enum Input {
         seq: u32,
         refusal: Refusal,
     },
-    /// From Payment, host side: how far this buyer is trusted.
+    /// From Payment, host side: how far this buyer is trusted, or why the order is not taken.
     CreditOpened {
         order: OrderId,
-        window: Msat,
-        prepay: bool,
-        debt: Msat,
+        result: Result<Credit, Refusal>,
     },
     /// From Payment, host side: an invoice is ready to be sent.
     InvoiceMade {

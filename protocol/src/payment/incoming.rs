@@ -67,7 +67,6 @@ impl Making {
 #[derive(Debug)]
 pub(super) struct Invoice {
     row: u64,
-    quantum: Msat,
     pause_ms: u64,
     /// The last look-up and when it was asked.
     asked: Option<(EffectId, WallTime)>,
@@ -125,7 +124,7 @@ impl Payment {
             let reason = "the wallet gave out a payment hash twice";
             return tell_made(turn, &making, Err(refusal(reason)));
         }
-        let (buyer, quantum) = self.credits.of(&making.order, making.msat);
+        let buyer = self.credits.buyer_of(&making.order);
         let row = self.ledger.append(
             turn,
             LedgerEntry {
@@ -145,27 +144,27 @@ impl Payment {
             },
             "",
         );
-        turn.put(Table::Incoming, &hash.0, &Extra { row, msat: quantum });
-        self.watch(turn.now, row, hash, quantum, making.expires);
+        turn.put(
+            Table::Incoming,
+            &hash.0,
+            &Extra {
+                row,
+                msat: Msat::ZERO,
+            },
+        );
+        self.watch(turn.now, row, hash, making.expires);
         tell_made(turn, &making, Ok((bolt11, hash)));
     }
 
     /// Takes up an invoice found in the ledger at start: looked up at once.
-    pub(super) fn resume_invoice(
-        &mut self,
-        now: Now,
-        row: u64,
-        entry: &LedgerEntry,
-        quantum: Msat,
-    ) {
-        self.watch(now, row, entry.hash, quantum, entry.expires);
+    pub(super) fn resume_invoice(&mut self, now: Now, row: u64, entry: &LedgerEntry) {
+        self.watch(now, row, entry.hash, entry.expires);
         self.timers.set(Job::Incoming(entry.hash), now.tick);
     }
 
-    fn watch(&mut self, now: Now, row: u64, hash: PaymentHash, quantum: Msat, expires: WallTime) {
+    fn watch(&mut self, now: Now, row: u64, hash: PaymentHash, expires: WallTime) {
         let invoice = Invoice {
             row,
-            quantum,
             pause_ms: self.config.lookup_first_ms,
             asked: None,
         };
@@ -283,7 +282,7 @@ impl Payment {
                 entry.preimage = *preimage;
             }
         });
-        let quantum = self.unwatch(turn, hash);
+        self.unwatch(turn, hash);
         let late = wall.ms_since(before.created) > self.config.late_ms;
         let punctuality = match source {
             Source::Event if late => Punctuality::Late,
@@ -295,7 +294,6 @@ impl Payment {
         let settlement = Settlement {
             order: before.order,
             buyer: before.counterparty,
-            quantum: quantum.unwrap_or(before.msat),
             msat,
             punctuality,
             closed: self.ledger.is_closed(Side::Host, &before.order)
@@ -311,11 +309,11 @@ impl Payment {
         });
     }
 
-    fn unwatch(&mut self, turn: &mut Turn, hash: &PaymentHash) -> Option<Msat> {
+    fn unwatch(&mut self, turn: &mut Turn, hash: &PaymentHash) {
         self.timers.clear(Job::Incoming(*hash));
-        let invoice = self.invoices.remove(hash)?;
-        turn.delete(Table::Incoming, &hash.0);
-        Some(invoice.quantum)
+        if self.invoices.remove(hash).is_some() {
+            turn.delete(Table::Incoming, &hash.0);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::inference::io::{
 };
 use crate::manifest::{HostLimits, PaymentMode};
 use crate::order::wire::{Finish, Privacy};
+use crate::payment::io::Credit;
 use crate::validator::bookkeeping::bookkeeping;
 use std::collections::VecDeque;
 
@@ -244,17 +245,13 @@ impl World {
                 );
             }
             Message::OpenCredit { order, .. } => {
-                let (window, debt) = (Msat(course.window), Msat(course.debt));
-                let prepay = course.prepay;
-                push(
-                    side,
-                    Event::CreditOpened {
-                        order,
-                        window,
-                        prepay,
-                        debt,
-                    },
-                );
+                let credit = Credit {
+                    window: Msat(course.window),
+                    prepay: course.prepay,
+                    debt: Msat(course.debt),
+                };
+                let result = Ok(credit);
+                push(side, Event::CreditOpened { order, result });
             }
             Message::MakeInvoice {
                 order,
