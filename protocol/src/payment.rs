@@ -59,8 +59,12 @@ use turn::{Job, RecordError, Timers, Turn};
 /// What the owner of the node allows, and how patient it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Most for one order, without routing fees.
+    /// Most for one order, routing fees included.
     pub per_order: Msat,
+    /// Most of an order's cap that may go into routing fees, in parts per million of it.
+    pub order_fee_ppm: u64,
+    /// Most routing fees of an order in any case, but never more than half of its cap.
+    pub order_fee_floor: Msat,
     /// Most for one UTC day over all budgets, routing fees included.
     pub per_day: Msat,
     /// Most for one UTC day per budget name, fees included; a name not listed has only `per_day`.
@@ -94,6 +98,10 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             per_order: Msat(1_000_000),
+            // A twentieth: a path of public nodes takes about a hundredth.
+            order_fee_ppm: 50_000,
+            // Three public nodes at their usual base fee of a sat.
+            order_fee_floor: Msat(3_000),
             per_day: Msat(10_000_000),
             per_key: BTreeMap::new(),
             max_in_flight_per_order: limits::MAX_PAYMENTS_IN_FLIGHT,
@@ -111,6 +119,16 @@ impl Default for Config {
             tolerated_debt: Msat(1_000),
             free_quota: Msat::ZERO,
         }
+    }
+}
+
+impl Config {
+    /// Returns what an order that may cost `max_cost` may use of it for routing fees, over all
+    /// its payments. The rest is what a host may be allowed to ask for.
+    pub fn fee_budget(&self, max_cost: Msat) -> Msat {
+        let share = u128::from(max_cost.0) * u128::from(self.order_fee_ppm) / 1_000_000;
+        let share = Msat(u64::try_from(share).unwrap_or(u64::MAX));
+        share.max(self.order_fee_floor).min(Msat(max_cost.0 / 2))
     }
 }
 

@@ -324,14 +324,13 @@ impl Payment {
         preimage: Preimage,
         fee: Msat,
     ) {
-        let paid = before.msat.saturating_add(fee);
         let mut ms = turn.now.wall.ms_since(before.created);
         match self.forget(turn, &before.hash) {
             Some(saga) => {
                 if let Some(began) = saga.began {
                     ms = turn.now.tick.ms_since(began);
                 }
-                self.budgets.end(&saga.hold, Some(paid));
+                self.budgets.end(&saga.hold, Some(fee));
             }
             None => {
                 let hold = Hold {
@@ -342,7 +341,7 @@ impl Payment {
                     msat: before.msat,
                     max_fee: Msat::ZERO,
                 };
-                self.budgets.revive(&hold, before.hash, paid);
+                self.budgets.revive(&hold, before.hash, fee);
             }
         }
         turn.tell(Message::Settled {

@@ -3,6 +3,7 @@
 //! [`Rig`] is a driver with two clocks and a disk, and no wallet: a test plays it.
 
 mod buyer;
+mod caps;
 mod exits;
 mod host;
 mod interleavings;

@@ -151,13 +151,14 @@ fn no_payment_passes_the_cap_of_its_order_and_a_failed_one_frees_it() {
         rig.give(Input::Pay(Box::new(pay)))
     };
     assert_eq!(pays(&pay(&mut rig, 0, 6_000)), 1);
-    assert_eq!(refused(&pay(&mut rig, 1, 4_001)), Code::CapTooLow);
-    assert_eq!(pays(&pay(&mut rig, 1, 4_000)), 1);
+    // Up to 50 of it may go into fees.
+    assert_eq!(refused(&pay(&mut rig, 1, 3_951)), Code::CapTooLow);
+    assert_eq!(pays(&pay(&mut rig, 1, 3_950)), 1);
     let reason = "no route".to_owned();
     let effects = rig.sent(1, hash(1), PayOutcome::Failed { reason });
     assert_eq!(refused(&effects), Code::PaymentFailed);
-    assert_eq!(pays(&pay(&mut rig, 2, 6_001)), 0);
-    assert_eq!(pays(&pay(&mut rig, 3, 6_000)), 1);
+    assert_eq!(pays(&pay(&mut rig, 2, 6_051)), 0);
+    assert_eq!(pays(&pay(&mut rig, 3, 6_050)), 1);
 }
 
 #[test]
@@ -180,19 +181,41 @@ fn at_most_eight_payments_of_an_order_are_under_way() {
     assert_eq!(pays(&rig.give(Input::Pay(Box::new(ninth)))), 1);
 }
 
+fn fee_limit(effects: &[Effect]) -> u64 {
+    match effects {
+        [Effect::Pay { max_fee, .. }] => max_fee.0,
+        other => panic!("not paid: {other:?}"),
+    }
+}
+
 #[test]
-fn the_fee_limit_shrinks_to_what_the_day_has_left() {
-    let mut rig = Rig::new(limits(10_000, 10_020));
+fn the_fee_limit_shrinks_to_what_the_cap_has_left() {
+    let mut rig = Rig::new(limits(10_000, 10_000));
     rig.reserved(1, 10_000);
-    let pay = invoice(&rig, 1, 0, 1, 10_000);
-    let effects = rig.give(Input::Pay(Box::new(pay)));
-    assert!(matches!(
-        &effects[..],
-        [Effect::Pay {
-            max_fee: Msat(20),
-            ..
-        }]
-    ));
+    let pay = invoice(&rig, 1, 0, 1, 9_980);
+    assert_eq!(fee_limit(&rig.give(Input::Pay(Box::new(pay)))), 20);
+    let more = invoice(&rig, 1, 1, 2, 1);
+    let effects = rig.give(Input::Pay(Box::new(more)));
+    assert_eq!(refused(&effects), Code::CapTooLow);
+}
+
+#[test]
+fn payments_of_an_order_share_one_fee_budget_and_it_does_not_grow_with_their_number() {
+    let mut rig = Rig::new(limits(1_000_000, 10_000_000));
+    rig.reserved(1, 100_000);
+    let budget = rig.config.fee_budget(Msat(100_000)).0;
+    assert_eq!(budget, 5_000);
+    let (mut fees, mut limits) = (0, Vec::new());
+    for n in 0..40 {
+        let mut pay = invoice(&rig, 1, n, u64::from(n), 1);
+        pay.max_fee = Msat(3_000);
+        let limit = fee_limit(&rig.give(Input::Pay(Box::new(pay))));
+        rig.sent(u64::from(n), hash(u64::from(n)), settled(limit));
+        limits.push(limit);
+        fees += limit;
+    }
+    assert_eq!(limits[..3], [2_500, 1_250, 625]);
+    assert_eq!((fees, rig.report().fees), (budget, Msat(budget)));
 }
 
 #[test]
