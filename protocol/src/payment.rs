@@ -34,6 +34,7 @@ mod lookup;
 mod reserve;
 mod saga;
 mod turn;
+mod unpaid;
 
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use saga::Saga;
 use std::collections::BTreeMap;
 use turn::{Job, RecordError, Timers, Turn};
+use unpaid::Unpaid;
 
 /// What the owner of the node allows, and how patient it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +146,9 @@ pub struct Payment {
     sagas: BTreeMap<PaymentHash, Saga>,
     making: BTreeMap<EffectId, Making>,
     invoices: BTreeMap<PaymentHash, Invoice>,
+    /// Of these, entry payments, by order.
+    entries: BTreeMap<OrderId, PaymentHash>,
+    unpaid: Unpaid,
     /// Debts that hosts of open orders claim, and that our books allow.
     claims: BTreeMap<OrderId, (NodeKey, Msat)>,
 }
@@ -162,6 +167,8 @@ impl Payment {
             sagas: BTreeMap::new(),
             making: BTreeMap::new(),
             invoices: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            unpaid: Unpaid::default(),
             claims: BTreeMap::new(),
         }
     }
@@ -219,7 +226,7 @@ impl Payment {
                     let fee = fee_limits.get(&entry.hash).copied().unwrap_or_default();
                     self.resume_saga(now, row, budget, &entry, fee);
                 }
-                Side::Host => self.resume_invoice(now, row, &entry),
+                Side::Host => self.resume_invoice(now, &entry),
             }
         }
     }
@@ -254,7 +261,8 @@ impl Payment {
             }
             if account.counts == Counts::default() && received == Msat::ZERO && !closed {
                 // Nothing given, nothing taken: strangers do not fill the disk with refusals.
-                return self.credits.close_void(order);
+                self.credits.close_void(order);
+                return self.let_go(turn, &order);
             }
         }
         if account.side == Side::Buyer {
@@ -302,7 +310,8 @@ impl Machine for Payment {
                 description_hash,
                 expiry_s,
             } => {
-                let making = Making::new(now, order, seq, msat, expiry_s);
+                let whose = self.whose(self.credits.buyer_of(&order));
+                let making = Making::new(now, order, seq, msat, whose, expiry_s);
                 self.make_invoice(turn_ref, making, description_hash, expiry_s);
             }
             Input::Close { account, unpaid } => self.close(turn_ref, *account, unpaid),

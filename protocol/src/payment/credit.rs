@@ -33,11 +33,15 @@ use crate::money::Msat;
 use crate::refusal::{Code, Refusal};
 use crate::time::{Now, WallTime};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Buyers remembered: about 10 MB. Beyond it the one that owes least and paid longest ago
 /// goes. Without a free quota each of them has paid, so nobody fills the table for free.
 pub(super) const MAX_BUYERS: usize = 65_536;
+
+/// Orders remembered that ended void: those of three minutes, an entry invoice's life, at 90 a
+/// second. About 1 MB.
+const MAX_VOID: usize = 16_384;
 
 /// An order without a sign of life for this long no longer holds a part of the window. Milliseconds.
 /// The longest answer, 131,072 tokens at ten a second, takes 3.6 hours.
@@ -140,8 +144,9 @@ pub(super) struct Settlement {
 pub(super) struct Credits {
     buyers: BTreeMap<NodeKey, Standing>,
     orders: BTreeMap<OrderId, OpenOrder>,
-    /// Orders that ended with nothing delivered and are not in the books.
-    void: VecDeque<OrderId>,
+    /// Orders that ended with nothing delivered and are not in the books, and their sequence.
+    void: BTreeSet<OrderId>,
+    voided: VecDeque<OrderId>,
 }
 
 impl Credits {
@@ -210,15 +215,26 @@ impl Credits {
 
     /// Remembers for a while that an order ended without a trace in the books.
     pub fn close_void(&mut self, order: OrderId) {
-        self.void.push_back(order);
-        if self.void.len() > limits::MAX_ORDERS {
-            self.void.pop_front();
+        if self.void.insert(order) {
+            self.voided.push_back(order);
+        }
+        if self.voided.len() > MAX_VOID
+            && let Some(oldest) = self.voided.pop_front()
+        {
+            self.void.remove(&oldest);
         }
     }
 
     /// Returns whether the order ended that way.
     pub fn is_void(&self, order: &OrderId) -> bool {
         self.void.contains(order)
+    }
+
+    /// Returns whether a buyer paid us as much as a default quantum in all.
+    pub fn paid_before(&self, config: &Config, buyer: &NodeKey) -> bool {
+        self.buyers.get(buyer).is_some_and(|standing| {
+            standing.settlements > 0 && standing.backing >= config.tolerated_debt
+        })
     }
 
     /// Returns the buyer of an open order.

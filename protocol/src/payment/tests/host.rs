@@ -483,19 +483,149 @@ fn a_debt_paid_with_the_entry_of_a_refused_order_is_paid() {
 }
 
 #[test]
-fn invoices_that_nobody_paid_do_not_pile_up() {
+fn invoices_that_nobody_paid_do_not_pile_up_and_late_money_finds_them() {
     let mut rig = Rig::new(Config::default());
     let most = crate::payment::ledger::MAX_EXPIRED as u64;
-    for h in 0..most + 10 {
-        make(&mut rig, h, 0, h, 1_000);
-    }
-    for effect in rig.wait(1_200_001) {
-        if let Effect::Lookup { id, hash, .. } = effect {
-            rig.looked_up(id, hash, LookupOutcome::NotFound);
+    for round in 0..2 {
+        for h in 0..=most / 2 {
+            let n = round * 1_000 + h;
+            open(&mut rig, n, u8::try_from(n % 251).unwrap());
+            make(&mut rig, n, 0, n, 1_000);
+        }
+        for effect in rig.wait(1_200_001) {
+            if let Effect::Lookup { id, hash, .. } = effect {
+                rig.looked_up(id, hash, LookupOutcome::NotFound);
+            }
+        }
+        for h in 0..=most / 2 {
+            let n = round * 1_000 + h;
+            close(&mut rig, n, u8::try_from(n % 251).unwrap(), 0, 0);
         }
     }
     assert_eq!(rig.report().entries.len() as u64, most);
     assert_eq!(rig.disk.len() as u64, most);
-    assert_eq!(granted(&rig.received(1, hash(0), 1_000)), None);
-    assert_eq!(rig.report().notes.len(), 1);
+    assert!(granted(&rig.received(1, hash(0), 1_000)).is_some());
+    assert_eq!(granted(&rig.received(2, hash(0), 1_000)), None, "once");
+    assert_eq!(rig.report().earned, Msat(1_000));
+    rig.restart();
+    assert_eq!(granted(&rig.received(3, hash(1), 1_000)), None);
+    assert_eq!(rig.report().earned, Msat(1_000));
+    let last = rig.report().notes.pop().expect("a note");
+    assert!(last.text.contains("no order"), "{}", last.text);
+}
+
+fn cannot_make(rig: &mut Rig, n: u64, seq: u32) -> bool {
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(n),
+        seq,
+        msat: Msat(1_000),
+        description_hash: [0; 32],
+        expiry_s: 180,
+    });
+    match effects.as_slice() {
+        [Effect::CreateInvoice { .. }] => false,
+        [Effect::Tell(Message::InvoiceMade { result, .. })] => {
+            assert_eq!(result.as_ref().unwrap_err().code, Code::NoInvoice);
+            true
+        }
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
+#[test]
+fn invoices_of_strangers_leave_room_for_buyers_who_paid() {
+    use crate::payment::unpaid::{MAX_OF_STRANGER, MAX_STRANGERS};
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 0);
+    pump(&mut rig, 1);
+    let mut h = 1_000;
+    'full: for buyer in 1..=255 {
+        let n = 10 + u64::from(buyer);
+        open(&mut rig, n, buyer);
+        for seq in 0..MAX_OF_STRANGER {
+            if h == 1_000 + MAX_STRANGERS as u64 {
+                break 'full;
+            }
+            make(&mut rig, n, u32::try_from(seq).unwrap(), h, 1_000);
+            h += 1;
+        }
+        assert!(cannot_make(&mut rig, n, 9), "more than one stranger's");
+    }
+    let made = h - 1_000;
+    for n in 300.. {
+        if h == 1_000 + MAX_STRANGERS as u64 {
+            break;
+        }
+        // Orders that nobody asked credit for count as strangers' too.
+        make(&mut rig, n, 0, h, 1_000);
+        h += 1;
+    }
+    assert!(made > 1_000);
+    assert!(cannot_make(&mut rig, 5_000, 0), "more than all strangers'");
+    assert!(!cannot_make(&mut rig, 1, 9), "a buyer who paid");
+}
+
+#[test]
+fn the_entry_invoice_of_a_void_order_no_longer_counts_and_is_not_asked_after() {
+    let mut rig = Rig::new(Config::default());
+    for n in 0..3_000 {
+        open(&mut rig, n, 5);
+        make(&mut rig, n, 0, n, 1_000);
+        close(&mut rig, n, 5, 0, 0);
+    }
+    assert_eq!(rig.machine.deadline(), None);
+    let tables = [Table::Incoming, Table::Credit];
+    assert_eq!(
+        rig.disk.keys().filter(|(t, _)| tables.contains(t)).count(),
+        0
+    );
+    // Of the first ones the rows are deleted; of the last ones not.
+    for n in [0, 2_999] {
+        rig.pass(90_000);
+        assert!(granted(&rig.received(n, hash(n), 1_000)).is_some());
+        assert_eq!(rig.state(Side::Host, hash(n)), EntryState::Settled);
+    }
+    let report = rig.report();
+    assert_eq!((report.earned, report.notes.len()), (Msat(2_000), 2));
+    assert_eq!(open(&mut rig, 3_000, 5), (2_000, false, 0));
+}
+
+#[test]
+fn an_invoice_that_is_made_when_its_order_is_over_is_dropped() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(1),
+        seq: 0,
+        msat: Msat(1_000),
+        description_hash: [0; 32],
+        expiry_s: 60,
+    });
+    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
+        panic!("no invoice asked for: {effects:?}")
+    };
+    close(&mut rig, 1, 5, 0, 0);
+    let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
+    assert_eq!(rig.give(Input::InvoiceCreated { id, result }), vec![]);
+    assert!(rig.disk.is_empty());
+}
+
+#[test]
+fn a_wall_clock_that_jumps_makes_no_payment_late_and_no_invoice_dead() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_000);
+    rig.now.wall = rig.now.wall.after_ms(3_600_000);
+    rig.pass(50);
+    assert_eq!(granted(&rig.received(1, hash(1), 1_000)), Some(1_000));
+    make(&mut rig, 1, 1, 2, 1_000);
+    rig.now.wall = rig.now.wall.after_ms(20_000_000);
+    assert_eq!(
+        rig.wait(600_000),
+        vec![],
+        "its life and the grace are not over"
+    );
+    let effects = rig.wait(600_001);
+    rig.looked_up(lookup_id(&effects), hash(2), LookupOutcome::NotFound);
+    assert_eq!(rig.state(Side::Host, hash(2)), EntryState::Expired);
 }
