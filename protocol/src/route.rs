@@ -97,7 +97,7 @@ pub enum Message {
         order: OrderId,
         seq: u32,
         hash: PaymentHash,
-        preimage: Preimage,
+        preimage: Option<Preimage>,
         msat: Msat,
         fee: Msat,
         ms: u64,

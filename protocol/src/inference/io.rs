@@ -167,12 +167,12 @@ pub enum Input {
         request: RequestId,
         result: Result<(), Refusal>,
     },
-    /// From Payment, buyer side: an invoice's payment is settled.
+    /// From Payment, buyer side: an invoice's payment is settled; some wallets give no preimage.
     Settled {
         order: OrderId,
         seq: u32,
         hash: PaymentHash,
-        preimage: Preimage,
+        preimage: Option<Preimage>,
         msat: Msat,
         fee: Msat,
         ms: u64,

@@ -394,3 +394,61 @@ fn spending_of_a_day_is_counted_though_its_rows_have_left_memory() {
     assert_eq!(spent, [("cli".to_owned(), Msat(60_010))].into());
     assert!(rig.report().entries.is_empty());
 }
+
+#[test]
+fn a_wall_clock_that_jumps_makes_no_payment_fail() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    rig.now.wall = rig.now.wall.after_ms(DAY_MS);
+    let mut effects = rig.wait(60_000);
+    // The invoice lives for 600 s, and the wallet may be as late again.
+    for _ in 0..16 {
+        let id = lookup_id(&effects);
+        assert_eq!(rig.looked_up(id, hash(1), LookupOutcome::NotFound), vec![]);
+        effects = rig.wait(70_000);
+    }
+    effects = rig.wait(70_000);
+    let effects = rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::NotFound);
+    assert_eq!(refused(&effects), Code::PaymentFailed);
+}
+
+#[test]
+fn an_invoice_that_lives_for_longer_than_an_hour_is_not_paid() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let mut pay = invoice(&rig, 1, 0, 1, 1_000);
+    pay.facts.expires = rig.now.wall.after_ms(3_600_001);
+    let effects = rig.give(Input::Pay(Box::new(pay.clone())));
+    assert_eq!(refused(&effects), Code::PaymentFailed);
+    pay.facts.expires = rig.now.wall.after_ms(3_600_000);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(pay)))), 1);
+}
+
+#[test]
+fn a_wallet_that_has_no_preimage_is_believed_after_a_while() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let paid = LookupOutcome::Settled {
+        preimage: None,
+        msat: Msat(1_000),
+        fee: Msat(2),
+    };
+    let mut effects = rig.wait(60_000);
+    for _ in 1..crate::payment::saga::UNPROVED {
+        let id = lookup_id(&effects);
+        assert_eq!(rig.looked_up(id, hash(1), paid.clone()), vec![]);
+        effects = rig.wait(70_000);
+    }
+    let effects = rig.looked_up(lookup_id(&effects), hash(1), paid);
+    assert_eq!(told_settled(&effects), 1);
+    assert_eq!(rig.machine.deadline(), None);
+    assert_eq!(rig.report().fees, Msat(2));
+    // The proof comes after all, with the wallet's event.
+    let effects = rig.sent(1, hash(1), settled(2));
+    assert_eq!(effects, vec![Effect::Acknowledge { event: 1 }]);
+    assert_eq!(rig.report().entries[0].preimage, Some(Preimage([9; 32])));
+}

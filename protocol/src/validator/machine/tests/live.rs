@@ -281,7 +281,7 @@ impl World {
             Message::Pay(pay) => {
                 let (order, seq, hash, msat) = (pay.order, pay.seq, pay.facts.hash, pay.msat);
                 let window = Msat(course.window);
-                let (preimage, fee) = (Preimage([1; 32]), Msat(0));
+                let (preimage, fee) = (Some(Preimage([1; 32])), Msat(0));
                 push(
                     BUYER,
                     Event::Settled {
