@@ -461,6 +461,8 @@ impl Parts<'_> {
                     Err(refusal) => host.fail(refusal, ctx),
                 });
             }
+            // What ended was told before it was written that it ended: nothing waits for this yet.
+            Input::OrderClosed { .. } => {}
             Input::InvoiceMade { order, seq, result } => {
                 self.host(order, |host| host.invoice_made(seq, result, ctx));
             }

@@ -245,28 +245,36 @@ impl Payment {
         turn.tell(Message::CreditOpened { order, result });
     }
 
+    /// Books the end of an order, once, and says so.
     fn close(&mut self, turn: &mut Turn, account: OrderAccount, unpaid: Msat) {
-        if account.side == Side::Host {
-            let order = account.order;
-            let received = self.ledger.received_for(&order);
-            let closed = self.ledger.is_closed(Side::Host, &order);
-            let buyer = self.credits.buyer_of(&order);
-            if buyer.is_some_and(|buyer| buyer != account.counterparty) {
-                return; // Refused for its id: the order that has it is another's.
-            }
-            // Whatever the books say, an order that was given credit is booked when it ends.
-            if !closed || self.credits.is_open(&order) {
-                self.credits
-                    .close(turn, &self.config, &account, unpaid, received);
-            }
-            if account.counts == Counts::default() && received == Msat::ZERO && !closed {
-                // Nothing given, nothing taken: strangers do not fill the disk with refusals.
-                self.credits.close_void(order);
-                return self.let_go(turn, &order);
+        let (order, side) = (account.order, account.side);
+        match side {
+            Side::Host => self.close_sale(turn, account, unpaid),
+            Side::Buyer => {
+                self.claims.remove(&order);
+                self.ledger.close(turn, account);
             }
         }
-        if account.side == Side::Buyer {
-            self.claims.remove(&account.order);
+        turn.tell(Message::OrderClosed { order, side });
+    }
+
+    fn close_sale(&mut self, turn: &mut Turn, account: OrderAccount, unpaid: Msat) {
+        let order = account.order;
+        let buyer = self.credits.buyer_of(&order);
+        if buyer.is_some_and(|buyer| buyer != account.counterparty) {
+            return; // Refused for its id: the order that has it is another's.
+        }
+        let received = self.ledger.received_for(&order);
+        let closed = self.ledger.is_closed(Side::Host, &order);
+        // Whatever the books say, an order that was given credit is booked when it ends.
+        if !closed || self.credits.is_open(&order) {
+            self.credits
+                .close(turn, &self.config, &account, unpaid, received);
+        }
+        if account.counts == Counts::default() && received == Msat::ZERO && !closed {
+            // Nothing given, nothing taken: strangers do not fill the disk with refusals.
+            self.credits.close_void(order);
+            return self.let_go(turn, &order);
         }
         self.ledger.close(turn, account);
     }

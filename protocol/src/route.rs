@@ -10,7 +10,7 @@ use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage,
 use crate::inference::io::{Candidate, Evidence};
 use crate::money::Msat;
 use crate::offence::Offence;
-use crate::payment::io::{Credit, OrderAccount, PayRequest};
+use crate::payment::io::{Credit, OrderAccount, PayRequest, Side};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::{bundle, discovery, inference, payment, reputation, validator};
@@ -146,6 +146,8 @@ pub enum Message {
         account: Box<OrderAccount>,
         unpaid: Msat,
     },
+    /// Payment answers Inference: the account of that order is in the books, durably.
+    OrderClosed { order: OrderId, side: Side },
     /// Inference hands Validator the evidence of an order.
     OrderEnded(Box<Evidence>),
     /// Validator asks Discovery for other validators.
@@ -319,6 +321,7 @@ pub fn deliver(message: Message) -> Delivery {
             msat,
             window,
         }),
+        Message::OrderClosed { order, side } => Delivery::Inference(I::OrderClosed { order, side }),
         Message::OrderEnded(evidence) => Delivery::Validator(V::OrderEnded(evidence)),
         Message::ValidatorsFound { id, hosts } => Delivery::Validator(V::Validators { id, hosts }),
         Message::ScoresWanted { ticket, subjects } => {

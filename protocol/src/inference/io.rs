@@ -12,7 +12,7 @@ use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat};
 use crate::order::attached::Attached;
 use crate::order::wire::{Finish, Frame, Privacy, Receipt};
-use crate::payment::io::Credit;
+use crate::payment::io::{Credit, Side};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::route::Message;
@@ -202,6 +202,8 @@ pub enum Input {
         msat: Msat,
         window: Msat,
     },
+    /// From Payment: the account of an order is in the books, durably.
+    OrderClosed { order: OrderId, side: Side },
 }
 
 /// What the local client sees of a purchase, in order.

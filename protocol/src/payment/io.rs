@@ -151,7 +151,9 @@ pub enum Input {
     },
     /// From Inference: the order is over on this side. `unpaid` is all that the buyer owes
     /// (host side), what is left of the debt in [`Credit`] included. Sent for every order that
-    /// was given credit, also when nothing was delivered. The first account of an order stands.
+    /// was given credit, also when nothing was delivered. Each is answered with
+    /// [`Message::OrderClosed`] once it is durable, so that it can be sent again until it is;
+    /// the first account of an order stands.
     Close {
         account: Box<OrderAccount>,
         unpaid: Msat,

@@ -629,3 +629,30 @@ fn a_wall_clock_that_jumps_makes_no_payment_late_and_no_invoice_dead() {
     rig.looked_up(lookup_id(&effects), hash(2), LookupOutcome::NotFound);
     assert_eq!(rig.state(Side::Host, hash(2)), EntryState::Expired);
 }
+
+#[test]
+fn an_end_is_confirmed_behind_what_it_writes_each_time_and_booked_once() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    let end = |side, cost| Input::Close {
+        account: account(1, side, key(5), cost),
+        unpaid: Msat(700),
+    };
+    for side in [Side::Host, Side::Buyer] {
+        let confirmed = Effect::Tell(Message::OrderClosed {
+            order: order(1),
+            side,
+        });
+        let effects = rig.turn(Some(end(side, 1_700)));
+        assert!(matches!(&effects[..], [Effect::Persist(_), last] if *last == confirmed));
+        rig.store(&effects);
+        rig.restart();
+        // Told again, and it has changed meanwhile: what was booked stands.
+        assert_eq!(rig.turn(Some(end(side, 9_000))), vec![confirmed]);
+    }
+    let report = rig.report();
+    assert_eq!(report.owed_to_us, Msat(700));
+    let costs: Vec<_> = report.orders.iter().map(|order| order.cost).collect();
+    assert_eq!(costs, [Msat(1_700), Msat(1_700)]);
+}
