@@ -21,6 +21,7 @@
 //! |---|---|---|
 //! | `Ledger` | row number, 8 bytes big-endian | [`ledger::Row`] |
 //! | `Outgoing` | payment hash, while its fate is open | row number, fee limit |
+//! | `Outgoing` | `swept` | row before which the wallet was told to forget payments |
 //! | `Incoming` | payment hash, while the invoice is open | row number, nothing |
 //! | `Credit` | `c` + buyer key | window, debt, settlements, time of the last one, backing |
 //! | `Credit` | `o` + order id, while it carries a debt | buyer, quantum, debt carried |
@@ -33,6 +34,7 @@ pub mod ledger;
 mod lookup;
 mod reserve;
 mod saga;
+mod sweep;
 mod turn;
 mod unpaid;
 
@@ -55,6 +57,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use saga::Saga;
 use std::collections::BTreeMap;
+use sweep::{SWEPT, Sweep};
 use turn::{Job, RecordError, Timers, Turn};
 use unpaid::Unpaid;
 
@@ -91,6 +94,9 @@ pub struct Config {
     /// A buyer that leaves more than this unpaid is a stranger again; what is left of an old
     /// debt is written off once it is no more than this.
     pub tolerated_debt: Msat,
+    /// Days that the wallet keeps a payment after it was planned or invoiced; 0: for ever. The
+    /// books keep all of them.
+    pub retention_days: u64,
     /// What a key never seen before may use before its first payment is due.
     pub free_quota: Msat,
 }
@@ -119,6 +125,8 @@ impl Default for Config {
             window_cap: Msat(64_000),
             // One default quantum: what cannot be invoiced is smaller.
             tolerated_debt: Msat(1_000),
+            // Past every dispute; wallets show about as much.
+            retention_days: 90,
             free_quota: Msat::ZERO,
         }
     }
@@ -149,6 +157,7 @@ pub struct Payment {
     /// Of these, entry payments, by order.
     entries: BTreeMap<OrderId, PaymentHash>,
     unpaid: Unpaid,
+    sweep: Sweep,
     /// Debts that hosts of open orders claim, and that our books allow.
     claims: BTreeMap<OrderId, (NodeKey, Msat)>,
 }
@@ -169,6 +178,7 @@ impl Payment {
             invoices: BTreeMap::new(),
             entries: BTreeMap::new(),
             unpaid: Unpaid::default(),
+            sweep: Sweep::default(),
             claims: BTreeMap::new(),
         }
     }
@@ -189,6 +199,7 @@ impl Payment {
             let read = match record.table {
                 Table::Ledger => machine.load_row(&record.key, value),
                 Table::Credit => machine.credits.load(&record.key, value),
+                Table::Outgoing if record.key == SWEPT => machine.sweep.load(value),
                 Table::Outgoing => turn::load_extra(&record.key, value, &mut fee_limits),
                 _ => Ok(()),
             };
@@ -201,9 +212,12 @@ impl Payment {
     }
 
     fn load_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
-        if let Row::Entry { entry, budget } = self.ledger.load(key, value)?
-            && (entry.side, entry.state) == (Side::Buyer, EntryState::Settled)
-        {
+        let (row, loaded) = self.ledger.load(key, value)?;
+        let Row::Entry { entry, budget } = loaded else {
+            return Ok(());
+        };
+        self.sweep.add(row, &entry);
+        if (entry.side, entry.state) == (Side::Buyer, EntryState::Settled) {
             let day = budget::day(entry.created);
             let paid = entry.msat.saturating_add(entry.fee);
             self.budgets.spend(day, budget, paid);
@@ -220,6 +234,7 @@ impl Payment {
     }
 
     fn resume(&mut self, now: Now, fee_limits: &BTreeMap<PaymentHash, Msat>) {
+        self.sweep.begin();
         for (row, budget, entry) in self.ledger.open() {
             match entry.side {
                 Side::Buyer => {
@@ -342,6 +357,7 @@ impl Machine for Payment {
                 turn_ref.then(Effect::Reply { id, report });
             }
         }
+        self.sweep(turn_ref);
         turn.finish(out);
     }
 
@@ -358,6 +374,7 @@ impl Machine for Payment {
                 }
             }
         }
+        self.sweep(&mut turn);
         turn.finish(out);
     }
 

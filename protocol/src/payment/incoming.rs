@@ -149,25 +149,23 @@ impl Payment {
             let reason = "the wallet gave out a payment hash twice";
             return tell_made(turn, &making, Err(refusal(reason)));
         }
-        let row = self.ledger.append(
-            turn,
-            LedgerEntry {
-                order: making.order,
-                seq: making.seq,
-                side: Side::Host,
-                counterparty: making.whose.buyer,
-                hash,
-                msat: making.msat,
-                fee: Msat::ZERO,
-                state: EntryState::Invoiced,
-                preimage: None,
-                created: making.created.wall,
-                changed: turn.now.wall,
-                expires: making.expires,
-                note: String::new(),
-            },
-            "",
-        );
+        let entry = LedgerEntry {
+            order: making.order,
+            seq: making.seq,
+            side: Side::Host,
+            counterparty: making.whose.buyer,
+            hash,
+            msat: making.msat,
+            fee: Msat::ZERO,
+            state: EntryState::Invoiced,
+            preimage: None,
+            created: making.created.wall,
+            changed: turn.now.wall,
+            expires: making.expires,
+            note: String::new(),
+        };
+        let row = self.ledger.append(turn, entry.clone(), "");
+        self.sweep.add(row, &entry);
         turn.put(
             Table::Incoming,
             &hash.0,

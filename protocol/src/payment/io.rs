@@ -229,6 +229,8 @@ pub enum Effect {
     },
     /// The wallet's event is in our books; it need not be repeated.
     Acknowledge { event: u64 },
+    /// These ended long ago: the wallet may delete what it keeps of them. They stay in the books.
+    ForgetPayments { hashes: Vec<PaymentHash> },
     /// Answers [`Input::Report`].
     Reply { id: EffectId, report: Box<Report> },
 }

@@ -281,15 +281,15 @@ impl Ledger {
         report
     }
 
-    /// Loads one stored row, in ascending order of the keys; returns it.
-    pub fn load(&mut self, at: &[u8], value: &[u8]) -> Result<Row, RecordError> {
+    /// Loads one stored row, in ascending order of the keys; returns it and its number.
+    pub fn load(&mut self, at: &[u8], value: &[u8]) -> Result<(u64, Row), RecordError> {
         let bytes = <[u8; 8]>::try_from(at).map_err(|_| RecordError::Key { bytes: at.len() })?;
         let row = u64::from_be_bytes(bytes);
         self.next = self.next.max(row.saturating_add(1));
         let value = Row::decode(value)?;
         self.insert(row, value.clone());
         self.trim();
-        Ok(value)
+        Ok((row, value))
     }
 
     /// Notes a record that could not be read; in memory only, so that it is said at every start.

@@ -222,7 +222,8 @@ impl Payment {
             expires: pay.facts.expires,
             note: String::new(),
         };
-        let row = self.ledger.append(turn, entry, &hold.budget);
+        let row = self.ledger.append(turn, entry.clone(), &hold.budget);
+        self.sweep.add(row, &entry);
         let msat = hold.max_fee;
         turn.put(Table::Outgoing, &hash.0, &Extra { row, msat });
         turn.then(Effect::Pay {

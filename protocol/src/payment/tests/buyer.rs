@@ -452,3 +452,42 @@ fn a_wallet_that_has_no_preimage_is_believed_after_a_while() {
     assert_eq!(effects, vec![Effect::Acknowledge { event: 1 }]);
     assert_eq!(rig.report().entries[0].preimage, Some(Preimage([9; 32])));
 }
+
+fn forgotten(effects: &[Effect]) -> Vec<PaymentHash> {
+    let hashes = effects.iter().map(|effect| match effect {
+        Effect::ForgetPayments { hashes } => hashes.clone(),
+        _ => Vec::new(),
+    });
+    hashes.flatten().collect()
+}
+
+#[test]
+fn the_wallet_is_told_to_forget_what_ended_long_ago_a_part_an_hour_and_each_once() {
+    let mut rig = Rig::new(limits(1_000_000, 1_000_000_000));
+    rig.reserved(1, 1_000_000);
+    let count = 600;
+    for h in 0..count {
+        let pay = invoice(&rig, 1, u32::try_from(h).unwrap(), h, 1_000);
+        rig.give(Input::Pay(Box::new(pay)));
+        // One stays of open fate.
+        if h > 0 {
+            let effects = rig.sent(h, hash(h), settled(0));
+            assert_eq!(forgotten(&effects), vec![]);
+        }
+    }
+    let mut asked = Vec::new();
+    for step in 0..5 {
+        rig.pass(if step == 0 { 90 * DAY_MS } else { 3_600_000 });
+        let hashes = forgotten(&rig.wait(0));
+        assert!(hashes.len() <= 256);
+        asked.extend(hashes);
+        assert_eq!(forgotten(&rig.wait(3_599_999)), vec![], "within the hour");
+        if step == 1 {
+            rig.restart();
+        }
+    }
+    let all: Vec<PaymentHash> = (1..count).map(hash).collect();
+    assert_eq!(asked, all);
+    assert_eq!(rig.report().entries.len() as u64, count);
+    assert_eq!(rig.report().spent, Msat((count - 1) * 1_000));
+}
