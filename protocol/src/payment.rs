@@ -49,6 +49,7 @@ use crate::refusal::{Code, Refusal};
 use crate::route::Message;
 use crate::time::{Now, Tick};
 use budget::Budgets;
+pub use budget::Fees;
 use credit::Credits;
 use incoming::{Invoice, Making};
 use io::{Effect, EntryState, Input, OrderAccount, Report, Side};
@@ -66,10 +67,8 @@ use unpaid::Unpaid;
 pub struct Config {
     /// Most for one order, routing fees included.
     pub per_order: Msat,
-    /// Most of an order's cap that may go into routing fees, in parts per million of it.
-    pub order_fee_ppm: u64,
-    /// Most routing fees of an order in any case, but never more than half of its cap.
-    pub order_fee_floor: Msat,
+    /// What of an order's cap may go into routing fees, over all its payments.
+    pub fees: Fees,
     /// Most for one UTC day over all budgets, routing fees included.
     pub per_day: Msat,
     /// Most for one UTC day per budget name, fees included; a name not listed has only `per_day`.
@@ -106,10 +105,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             per_order: Msat(1_000_000),
-            // A twentieth: a path of public nodes takes about a hundredth.
-            order_fee_ppm: 50_000,
-            // Three public nodes at their usual base fee of a sat.
-            order_fee_floor: Msat(3_000),
+            fees: Fees::default(),
             per_day: Msat(10_000_000),
             per_key: BTreeMap::new(),
             max_in_flight_per_order: limits::MAX_PAYMENTS_IN_FLIGHT,
@@ -129,16 +125,6 @@ impl Default for Config {
             retention_days: 90,
             free_quota: Msat::ZERO,
         }
-    }
-}
-
-impl Config {
-    /// Returns what an order that may cost `max_cost` may use of it for routing fees, over all
-    /// its payments. The rest is what a host may be allowed to ask for.
-    pub fn fee_budget(&self, max_cost: Msat) -> Msat {
-        let share = u128::from(max_cost.0) * u128::from(self.order_fee_ppm) / 1_000_000;
-        let share = Msat(u64::try_from(share).unwrap_or(u64::MAX));
-        share.max(self.order_fee_floor).min(Msat(max_cost.0 / 2))
     }
 }
 

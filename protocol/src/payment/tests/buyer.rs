@@ -203,7 +203,7 @@ fn the_fee_limit_shrinks_to_what_the_cap_has_left() {
 fn payments_of_an_order_share_one_fee_budget_and_it_does_not_grow_with_their_number() {
     let mut rig = Rig::new(limits(1_000_000, 10_000_000));
     rig.reserved(1, 100_000);
-    let budget = rig.config.fee_budget(Msat(100_000)).0;
+    let budget = rig.config.fees.within(Msat(100_000)).0;
     assert_eq!(budget, 5_000);
     let (mut fees, mut limits) = (0, Vec::new());
     for n in 0..40 {

@@ -1,6 +1,7 @@
 //! What an order costs with all its fees, whatever its payments come to.
 
 use super::*;
+use crate::payment::Fees;
 use proptest::prelude::*;
 
 /// A payment as the wallet knows it.
@@ -35,6 +36,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
+    fn the_cap_for_a_cost_is_the_least_that_leaves_it(
+        cost in prop_oneof![0u64..200_000, 0u64..1 << 62], ppm in 0u64..900_000, floor in 0u64..9_000,
+    ) {
+        let fees = Fees { ppm, floor: Msat(floor) };
+        let cap = fees.cap_for(Msat(cost));
+        prop_assert!(fees.cost_within(cap) >= Msat(cost));
+        prop_assert!(cap == Msat(cost) || fees.cost_within(Msat(cap.0 - 1)) < Msat(cost));
+        prop_assert!(fees.within(cap).0 <= cap.0 / 2);
+    }
+
+    #[test]
     fn cost_and_fees_of_an_order_never_pass_what_was_set_aside(
         cap in prop::sample::select(vec![1u64, 999, 4_000, 20_000, 1_000_000]),
         steps in prop::collection::vec(
@@ -43,7 +55,7 @@ proptest! {
     ) {
         let mut rig = Rig::new(Config::default());
         rig.reserved(1, cap);
-        let budget = rig.config.fee_budget(Msat(cap)).0;
+        let budget = rig.config.fees.within(Msat(cap)).0;
         prop_assert!(budget <= cap / 2);
         let mut sent: BTreeMap<u64, Sent> = BTreeMap::new();
         for (n, (kind, a, msat, fee)) in steps.into_iter().enumerate() {
