@@ -93,8 +93,8 @@ pub struct Config {
     /// A buyer that leaves more than this unpaid is a stranger again; what is left of an old
     /// debt is written off once it is no more than this.
     pub tolerated_debt: Msat,
-    /// Days that the wallet keeps a payment after it was planned or invoiced; 0: for ever. The
-    /// books keep all of them.
+    /// Days that the wallet keeps a payment after it was planned or invoiced; 0: it keeps all for
+    /// ever. The books keep every payment, and the wallet no invoice that nobody can pay any more.
     pub retention_days: u64,
     /// What a key never seen before may use before its first payment is due.
     pub free_quota: Msat,

@@ -2,10 +2,12 @@
 //!
 //! The books keep every row. What is asked of the wallet is written down first, so an
 //! entry is swept once; one that a crash comes between stays in the wallet, which is harmless.
+//! Invoices that nobody paid go as soon as nobody can pay them any more: strangers cause them
+//! for free. Those may be named again when their row comes of age.
 
 use super::Payment;
 use super::budget::DAY_MS;
-use super::io::{Effect, LedgerEntry};
+use super::io::{Effect, EntryState, LedgerEntry, Side};
 use super::ledger::MAX_HASHES;
 use super::turn::{self, Extra, RecordError, Turn};
 use crate::ids::PaymentHash;
@@ -17,8 +19,12 @@ use std::collections::VecDeque;
 /// Most payments in one effect: some 10 KB of hashes, and a short transaction for the wallet.
 const MAX_SWEPT: usize = 256;
 
-/// Pause between two sweeps. Milliseconds. At 256 an hour it outruns 6,000 payments a day.
+/// Pause between two sweeps. Milliseconds.
 const SWEEP_MS: u64 = 3_600_000;
+
+/// Pause after a sweep that was full. Milliseconds. At 256 a minute it outruns four strangers
+/// a second.
+const FULL_SWEEP_MS: u64 = 60_000;
 
 /// Key in [`Table::Outgoing`] of how far the sweep has come.
 pub(super) const SWEPT: &[u8] = b"swept";
@@ -28,6 +34,8 @@ pub(super) const SWEPT: &[u8] = b"swept";
 pub(super) struct Sweep {
     /// Row, when it was written, hash; oldest first, as many as there are hashes in memory.
     waiting: VecDeque<(u64, WallTime, PaymentHash)>,
+    /// When it is past being paid, and hash, of invoices that nobody paid in this run.
+    unpaid: VecDeque<(WallTime, PaymentHash)>,
     /// Rows before it were swept.
     from: u64,
     /// When the next one may be.
@@ -40,6 +48,14 @@ impl Sweep {
         self.waiting.push_back((row, entry.created, entry.hash));
         if self.waiting.len() > MAX_HASHES {
             self.waiting.pop_front();
+        }
+    }
+
+    /// An invoice was not paid, and cannot be after `dead`.
+    pub fn add_unpaid(&mut self, dead: WallTime, hash: PaymentHash) {
+        self.unpaid.push_back((dead, hash));
+        if self.unpaid.len() > MAX_HASHES {
+            self.unpaid.pop_front();
         }
     }
 
@@ -63,8 +79,35 @@ impl Payment {
         if kept_ms == 0 || turn.now.tick < self.sweep.next {
             return;
         }
-        self.sweep.next = turn.now.tick.after_ms(SWEEP_MS);
         let mut hashes = Vec::new();
+        self.sweep_unpaid(turn.now.wall, &mut hashes);
+        self.sweep_old(turn, kept_ms, &mut hashes);
+        let pause = match hashes.len() < MAX_SWEPT {
+            true => SWEEP_MS,
+            false => FULL_SWEEP_MS,
+        };
+        self.sweep.next = turn.now.tick.after_ms(pause);
+        if !hashes.is_empty() {
+            turn.then(Effect::ForgetPayments { hashes });
+        }
+    }
+
+    fn sweep_unpaid(&mut self, wall: WallTime, hashes: &mut Vec<PaymentHash>) {
+        while let Some((dead, hash)) = self.sweep.unpaid.front().copied()
+            && hashes.len() < MAX_SWEPT
+            && dead < wall
+        {
+            self.sweep.unpaid.pop_front();
+            // Paid late: kept like any other payment.
+            let entry = self.ledger.find(Side::Host, &hash);
+            if entry.is_none_or(|(_, entry, _)| entry.state != EntryState::Settled) {
+                hashes.push(hash);
+            }
+        }
+    }
+
+    fn sweep_old(&mut self, turn: &mut Turn, kept_ms: u64, hashes: &mut Vec<PaymentHash>) {
+        let before = self.sweep.from;
         while let Some((row, created, hash)) = self.sweep.waiting.front().copied()
             && hashes.len() < MAX_SWEPT
             && turn.now.wall.ms_since(created) >= kept_ms
@@ -76,11 +119,10 @@ impl Payment {
                 hashes.push(hash);
             }
         }
-        if !hashes.is_empty() {
+        if self.sweep.from != before {
             let row = self.sweep.from;
             let msat = Msat::ZERO;
             turn.put(Table::Outgoing, SWEPT, &Extra { row, msat });
-            turn.then(Effect::ForgetPayments { hashes });
         }
     }
 }

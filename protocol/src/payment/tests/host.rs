@@ -645,3 +645,26 @@ fn an_end_is_confirmed_behind_what_it_writes_each_time_and_booked_once() {
     let costs: Vec<_> = report.orders.iter().map(|order| order.cost).collect();
     assert_eq!(costs, [Msat(1_700), Msat(1_700)]);
 }
+
+#[test]
+fn the_wallet_forgets_invoices_that_nobody_can_pay_any_more_and_none_that_was_paid() {
+    let mut rig = Rig::new(Config::default());
+    for n in 0..300 {
+        open(&mut rig, n, 5);
+        make(&mut rig, n, 0, n, 1_000);
+        close(&mut rig, n, 5, 0, 0);
+    }
+    rig.pass(3_600_000);
+    let mut told = Vec::new();
+    for effects in [rig.received(1, hash(7), 1_000), rig.wait(60_000)] {
+        let before = told.len();
+        for effect in effects {
+            if let Effect::ForgetPayments { hashes } = effect {
+                told.extend(hashes);
+            }
+        }
+        assert!(told.len() > before && told.len() <= before + 256);
+    }
+    let unpaid: Vec<PaymentHash> = (0..300).filter(|n| *n != 7).map(hash).collect();
+    assert!(told == unpaid, "{} of {}", told.len(), unpaid.len());
+}
