@@ -530,16 +530,9 @@ impl Parts<'_> {
             Input::EngineFailed { order, reason } => {
                 self.host(order, |host| host.engine_failed(&reason, ctx))
             }
-            Input::CreditOpened {
-                order,
-                window,
-                prepay,
-                debt,
-            } => {
+            Input::CreditOpened { order, result } => {
                 let wait = self.starts_within(&order);
-                self.host(order, |host| {
-                    host.credit_opened(Ok((window, prepay, debt)), wait, ctx);
-                });
+                self.host(order, |host| host.credit_opened(result, wait, ctx));
             }
             Input::InvoiceMade { order, seq, result } => {
                 self.host(order, |host| host.invoice_made(seq, result, ctx));

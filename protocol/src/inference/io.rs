@@ -13,7 +13,7 @@ use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat};
 use crate::order::attached::Attached;
 use crate::order::wire::{Finish, Frame, Handling, Path, Receipt, Retention};
-use crate::payment::io::Side;
+use crate::payment::io::{Credit, Side};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::route::Message;
@@ -168,12 +168,12 @@ pub enum Input {
         request: RequestId,
         result: Result<(), Refusal>,
     },
-    /// From Payment, buyer side: an invoice's payment is settled.
+    /// From Payment, buyer side: an invoice's payment is settled; some wallets give no preimage.
     Settled {
         order: OrderId,
         seq: u32,
         hash: PaymentHash,
-        preimage: Preimage,
+        preimage: Option<Preimage>,
         msat: Msat,
         fee: Msat,
         ms: u64,
@@ -184,12 +184,10 @@ pub enum Input {
         seq: u32,
         refusal: Refusal,
     },
-    /// From Payment, host side: how far this buyer is trusted.
+    /// From Payment, host side: how far this buyer is trusted, or why the order is not taken.
     CreditOpened {
         order: OrderId,
-        window: Msat,
-        prepay: bool,
-        debt: Msat,
+        result: Result<Credit, Refusal>,
     },
     /// From Payment, host side: an invoice is ready to be sent.
     InvoiceMade {
@@ -205,7 +203,7 @@ pub enum Input {
         msat: Msat,
         window: Msat,
     },
-    /// From Payment: the books have the end of this order.
+    /// From Payment: the account of an order is in the books, durably.
     OrderClosed { order: OrderId, side: Side },
 }
 

@@ -33,7 +33,7 @@ use crate::manifest::ModelOffer;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
-use crate::payment::io::{OrderAccount, Side};
+use crate::payment::io::{Credit, OrderAccount, Side};
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
 use crate::time::{Tick, WallTime};
@@ -304,14 +304,18 @@ impl HostOrder {
     /// Payment told how far the buyer is trusted. `starts_within_ms`: how soon a place is free.
     pub fn credit_opened(
         &mut self,
-        credit: Result<(Msat, bool, Msat), Refusal>,
+        credit: Result<Credit, Refusal>,
         starts_within_ms: u64,
         ctx: &mut Ctx<'_>,
     ) {
         if self.state != State::Crediting {
             return;
         }
-        let (window, prepay, debt) = match credit {
+        let Credit {
+            window,
+            prepay,
+            debt,
+        } = match credit {
             Ok(credit) => credit,
             Err(refusal) => return self.refuse(refusal, ctx),
         };

@@ -160,8 +160,11 @@ impl Index {
         use protocol::inference::io::Input;
         use protocol::route::Delivery;
         let (order, window) = match delivery {
-            Delivery::Inference(Input::CreditOpened { order, window, .. })
-            | Delivery::Inference(Input::CreditGranted { order, window, .. }) => (order, window),
+            Delivery::Inference(Input::CreditOpened {
+                order,
+                result: Ok(credit),
+            }) => (order, &credit.window),
+            Delivery::Inference(Input::CreditGranted { order, window, .. }) => (order, window),
             _ => return,
         };
         if let Some(book) = self.orders.get_mut(order) {

@@ -249,7 +249,7 @@ impl World {
                 });
                 self.wallets.of[node] = wallet;
             }
-            Effect::Persist(_) | Effect::Tell(_) => {}
+            Effect::ForgetPayments { .. } | Effect::Persist(_) | Effect::Tell(_) => {}
         }
     }
 

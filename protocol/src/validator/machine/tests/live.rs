@@ -13,6 +13,7 @@ use crate::inference::io::{
 };
 use crate::manifest::{HostLimits, PaymentMode};
 use crate::order::wire::{Finish, Handling, Path, Retention};
+use crate::payment::io::Credit;
 use crate::validator::bookkeeping::bookkeeping;
 use std::collections::VecDeque;
 
@@ -252,17 +253,13 @@ impl World {
                 );
             }
             Message::OpenCredit { order, .. } => {
-                let (window, debt) = (Msat(course.window), Msat(course.debt));
-                let prepay = course.prepay;
-                push(
-                    side,
-                    Event::CreditOpened {
-                        order,
-                        window,
-                        prepay,
-                        debt,
-                    },
-                );
+                let credit = Credit {
+                    window: Msat(course.window),
+                    prepay: course.prepay,
+                    debt: Msat(course.debt),
+                };
+                let result = Ok(credit);
+                push(side, Event::CreditOpened { order, result });
             }
             Message::MakeInvoice {
                 order,
@@ -292,7 +289,7 @@ impl World {
             Message::Pay(pay) => {
                 let (order, seq, hash, msat) = (pay.order, pay.seq, pay.facts.hash, pay.msat);
                 let window = Msat(course.window);
-                let (preimage, fee) = (Preimage([1; 32]), Msat(0));
+                let (preimage, fee) = (Some(Preimage([1; 32])), Msat(0));
                 push(
                     BUYER,
                     Event::Settled {
