@@ -199,7 +199,7 @@ impl Payment {
                 "the host claims {} of debt from earlier orders, by our books it is at most {most}",
                 pay.carried
             );
-            return Err(Refusal::new(Code::ProtocolViolation, text));
+            return Err(Refusal::new(Code::DebtDisputed, text));
         }
         self.claims.insert(pay.order, (pay.host, pay.carried));
         Ok(())
