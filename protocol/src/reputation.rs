@@ -5,6 +5,7 @@ pub mod decay;
 pub mod history;
 pub mod io;
 pub mod machine;
+mod reach;
 pub mod score;
 
 pub use machine::{Config, Reputation};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 /// One term of a score: parts per million of the best possible, times its weight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoreTerm {
-    /// `price`, `speed`, `reliability`, `verified`, `stake`.
+    /// `price`, `speed`, `reliability`, `acceptance`, `verified`, `stake`.
     pub name: String,
     /// 0 to 1,000,000.
     pub value_ppm: u32,
@@ -38,6 +39,8 @@ pub struct ScoreCard {
     pub total_ppm: u32,
     /// The terms.
     pub terms: Vec<ScoreTerm>,
+    /// It served orders of this node within the last weeks and was not caught.
+    pub served: bool,
     /// Not to be used before this time, and why.
     pub cooldown: Option<(WallTime, String)>,
 }

@@ -51,6 +51,7 @@ pub fn blank(host: NodeKey, model: ModelDigest) -> ScoreCard {
         model,
         total_ppm: 0,
         terms: Vec::new(),
+        served: false,
         cooldown: None,
     }
 }

@@ -1071,6 +1071,7 @@ impl BuyerOrder {
                 host: deal.candidate.host,
                 model: deal.candidate.offer.digest,
                 failure,
+                refused: None,
                 first_token_ms: deal.first_token_ms,
                 tokens: deal.counts.delivered(),
                 stream_ms: deal.stream_ms,

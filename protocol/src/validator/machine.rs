@@ -32,6 +32,7 @@ use crate::ids::{EffectId, NodeKey, StreamId};
 use crate::inference::io::Evidence;
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record};
+use crate::reputation::io::Witness;
 use crate::route::Message;
 use crate::time::{Now, Tick};
 use rand::{Rng, SeedableRng};
@@ -225,13 +226,14 @@ impl Validator {
     }
 }
 
-fn judged(verdict: &Verdict, out: &mut Outbox<Effect>) {
+fn judged(verdict: &Verdict, witness: Witness, out: &mut Outbox<Effect>) {
     out.push(Effect::Tell(Message::Judged {
         host: verdict.host,
         model: verdict.model,
         order: verdict.id,
         tier: verdict.tier,
         finding: verdict.finding.clone(),
+        witness,
     }));
 }
 

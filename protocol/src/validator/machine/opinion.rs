@@ -5,6 +5,7 @@ use crate::envelope::Signed;
 use crate::ids::EffectId;
 use crate::inference::io::Candidate;
 use crate::machine::Outbox;
+use crate::reputation::io::Witness;
 use crate::time::Now;
 use crate::validator::io::Effect;
 use crate::validator::second;
@@ -73,7 +74,7 @@ impl Validator {
         };
         out.push(Effect::Persist(self.store.keep(&theirs)));
         if second::counts(&own, &theirs) {
-            judged(&theirs, out);
+            judged(&theirs, Witness::Other(validator), out);
         }
         report(&job.label, Ok(Box::new(theirs)), out);
     }

@@ -4,6 +4,7 @@ use super::{Origin, Outcome, Validator, judged};
 use crate::bundle::{AuditFrame, Verdict};
 use crate::envelope::Signed;
 use crate::machine::Outbox;
+use crate::reputation::io::Witness;
 use crate::time::WallTime;
 use crate::validator::bookkeeping::Label;
 use crate::validator::io::Effect;
@@ -37,7 +38,7 @@ impl Validator {
         out.push(Effect::Persist(self.store.keep(verdict)));
         match origin {
             Origin::Own { .. } => {
-                judged(verdict, out);
+                judged(verdict, Witness::Own, out);
                 out.push(Effect::Report {
                     order: verdict.id,
                     result: Ok(Box::new(verdict.clone())),
@@ -60,7 +61,7 @@ impl Validator {
     /// Others' bundles may be sent by the host itself: they prove guilt, never merit.
     pub(super) fn convict_only(&self, verdict: &Verdict, out: &mut Outbox<Effect>) {
         if verdict.finding.convicts() && verdict.host != self.crypto.key() {
-            judged(verdict, out);
+            judged(verdict, Witness::Stranger, out);
         }
     }
 
