@@ -28,6 +28,19 @@ pub struct ScoreTerm {
     pub why: String,
 }
 
+/// What this node knows of a host at first hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It served orders of this node within the last weeks and was not caught.
+    Served,
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It failed or refused what it was asked for, and served nothing.
+    Failed,
+}
+
 /// A score with its explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoreCard {
@@ -39,8 +52,8 @@ pub struct ScoreCard {
     pub total_ppm: u32,
     /// The terms.
     pub terms: Vec<ScoreTerm>,
-    /// It served orders of this node within the last weeks and was not caught.
-    pub served: bool,
+    /// What this node knows of it at first hand.
+    pub standing: Standing,
     /// Not to be used before this time, and why.
     pub cooldown: Option<(WallTime, String)>,
 }

@@ -237,6 +237,7 @@ impl Reputation {
                     .book
                     .model(subject.host, subject.model, now, half_life_ms),
                 host: self.book.host(subject.host, now, half_life_ms),
+                served: self.book.served(subject.host, now, half_life_ms),
                 subject,
             })
             .collect();

@@ -6,7 +6,7 @@
 //! higher than one at half of that median.
 
 use super::history::{EVENT, History, HostHistory};
-use super::{ScoreCard, ScoreTerm};
+use super::{ScoreCard, ScoreTerm, Standing};
 use crate::money::Msat;
 use crate::reputation::io::Subject;
 use crate::time::WallTime;
@@ -57,11 +57,26 @@ pub struct Known {
     pub history: History,
     /// Of the host.
     pub host: HostHistory,
+    /// The host served this node within the last weeks, whatever the model.
+    pub served: bool,
 }
 
 impl Known {
-    fn served(&self) -> bool {
-        self.history.served() && self.host.convicted.is_none()
+    fn standing(&self) -> Standing {
+        let history = &self.history;
+        let bad = history
+            .failed
+            .saturating_add(history.refused)
+            .saturating_add(self.host.faults);
+        if self.host.convicted.is_some() {
+            Standing::Failed
+        } else if self.served {
+            Standing::Served
+        } else if bad >= EVENT / 2 {
+            Standing::Failed
+        } else {
+            Standing::Unknown
+        }
     }
 
     fn typical_us(&self) -> Option<u64> {
@@ -91,7 +106,7 @@ pub fn cards(known: &[Known], weights: &Weights, now: WallTime) -> Vec<ScoreCard
                 model: one.subject.model,
                 total_ppm: total(&terms),
                 terms,
-                served: one.served(),
+                standing: one.standing(),
                 cooldown: cooldown(one, now),
             }
         })
@@ -125,7 +140,9 @@ fn ratio(best: u64, this: u64) -> u32 {
 /// The median cost at the hosts that served this node, or at all where none did.
 fn usual_cost(known: &[Known]) -> u64 {
     let costs = |all: bool| {
-        let wanted = known.iter().filter(|one| all || one.served());
+        let wanted = known
+            .iter()
+            .filter(|one| all || one.standing() == Standing::Served);
         let mut costs: Vec<u64> = wanted.map(|one| one.subject.expected_cost_msat).collect();
         costs.sort_unstable();
         costs.get(costs.len().saturating_sub(1) / 2).copied()

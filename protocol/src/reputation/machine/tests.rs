@@ -3,7 +3,7 @@
 use super::*;
 use crate::ids::{EffectId, OrderId};
 use crate::refusal::Code;
-use crate::reputation::ScoreCard;
+use crate::reputation::{ScoreCard, Standing};
 use proptest::prelude::*;
 
 const DAY_MS: u64 = 86_400_000;
@@ -290,12 +290,12 @@ fn refusals_are_a_term_of_their_own_with_a_short_rest_and_no_failure() {
             1_000_000 / (n + 2),
             "after {n}"
         );
-        assert!(!card.served);
+        assert_eq!(card.standing, Standing::Failed);
     }
     assert_eq!(rests, [0, 0, 5_000, 10_000, 15_000, 20_000, 20_000]);
     feed(&mut machine, at(9), outcome(1, None));
     let card = scores(&mut machine, at(9), &[(1, 100)]).remove(0);
-    assert!(card.cooldown.is_none() && card.served);
+    assert!(card.cooldown.is_none() && card.standing == Standing::Served);
     assert_eq!(card.terms[3].why, "refused 7 recent orders");
 }
 

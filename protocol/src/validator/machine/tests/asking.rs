@@ -29,7 +29,7 @@ fn candidate(node: NodeKey, numerics: Option<&str>) -> Candidate {
             model,
             total_ppm: 0,
             terms: Vec::new(),
-            served: false,
+            standing: Default::default(),
             cooldown: None,
         },
     }
