@@ -5,6 +5,7 @@ use super::{Bound, Case, Trouble, doubt, lie};
 use crate::envelope::Opened;
 use crate::money::Msat;
 use crate::order::wire::Receipt;
+use std::collections::BTreeSet;
 
 /// Checks a receipt. One that does not commit to this order and these terms proves nothing.
 pub(super) fn check(
@@ -88,6 +89,37 @@ fn chain(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trou
     }
 }
 
+/// The list of payments is unambiguous: ascending numbers, one hash each, and no less for
+/// the entry than the terms ask.
+fn entries(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
+    let payments = &receipt.payments;
+    let mut hashes = BTreeSet::new();
+    let unordered = payments
+        .windows(2)
+        .find(|pair| matches!(pair, [a, b] if a.seq >= b.seq));
+    if let Some([_, again]) = unordered {
+        return Err(lie(format!(
+            "the receipt books payment {} twice or out of order",
+            again.seq
+        )));
+    }
+    if let Some(again) = payments.iter().find(|one| !hashes.insert(one.hash)) {
+        return Err(lie(format!(
+            "the receipt books one payment under two numbers, the second is {}",
+            again.seq
+        )));
+    }
+    let entry = case.terms.body.entry.as_ref();
+    let first = payments.first().filter(|first| first.seq == 0);
+    match (entry, first) {
+        (Some(entry), Some(first)) if first.msat < entry.msat => Err(lie(format!(
+            "the receipt books {} for the entry, which asked for {}",
+            first.msat, entry.msat
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn money(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trouble> {
     let cost = receipt
         .prices
@@ -99,6 +131,7 @@ fn money(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trou
             receipt.cost
         )));
     }
+    entries(case, receipt)?;
     let paid = receipt
         .payments
         .iter()
