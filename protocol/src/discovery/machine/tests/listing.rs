@@ -82,6 +82,27 @@ fn a_listing_without_proof_for_another_network_or_expired_is_ignored() {
 }
 
 #[test]
+fn a_host_that_learned_something_new_stays_visible() {
+    let listing = manifest(key(2), 500, at(0));
+    let json = serde_json::to_string(&listing).unwrap();
+    let newer = json
+        .replace(r#""roles":["host"#, r#""roles":["oracle","host"#)
+        .replace(r#""payment_modes":["#, r#""payment_modes":[{"barter":2},"#)
+        .replace(
+            r#""models":["#,
+            r#""models":[{"name":"hologram","meter":"cubic"},"#,
+        );
+    assert!(newer.len() > json.len() + 50);
+    let read: Manifest = serde_json::from_str(&newer).unwrap();
+    assert_eq!(read, listing);
+    let other = json.replace(r#""network":"regtest""#, r#""network":"mars""#);
+    assert!(serde_json::from_str::<Manifest>(&other).is_err());
+    let stored = crate::codec::encode(&listing);
+    let back: Manifest = crate::codec::decode(&stored, limits::MAX_MANIFEST_BYTES).unwrap();
+    assert_eq!(back, listing);
+}
+
+#[test]
 fn a_deleted_listing_is_not_brought_back_by_another_relay() {
     let mut machine = machine();
     let listing = manifest(key(2), 500, at(0));
