@@ -227,38 +227,37 @@ pub fn drawn(
 }
 
 /// Rows of the operator's table with what Reputation must be asked for each, by host, at
-/// most [`limits::MAX_LISTINGS`]. All models of hosts that served this node; of the others
-/// the first of each, then the second of each, and so on while there is room.
+/// most [`limits::MAX_LISTINGS`]. All models of hosts that served this node, in half of the
+/// rows at most; of the others the first of each, then the second of each, and so on.
 pub fn rows(listings: &Listings, now: Now) -> Vec<(HostRow, Subject)> {
-    let alive = |served: bool| {
-        listings
-            .alive(now.wall)
-            .filter(move |listing| listings.has_served(&listing.manifest.node) == served)
-    };
-    let all = |listing: &'_ Listing| listing.manifest.models.len();
-    let familiar = alive(true).flat_map(|listing| (0..all(listing)).map(move |at| (listing, at)));
-    let strangers = (0..limits::MAX_MODELS).flat_map(|at| {
-        alive(false)
-            .filter(move |listing| at < all(listing))
-            .map(move |listing| (listing, at))
-    });
-    let mut chosen: Vec<(&Listing, usize)> = familiar
-        .chain(strangers)
-        .take(limits::MAX_LISTINGS)
+    let all = |listing: &Listing| listing.manifest.models.len();
+    let (served, others): (Vec<&Listing>, Vec<&Listing>) = listings
+        .alive(now.wall)
+        .partition(|listing| listings.has_served(&listing.manifest.node));
+    let mut chosen: Vec<(&Listing, usize)> = served
+        .into_iter()
+        .flat_map(|listing| (0..all(listing)).map(move |at| (listing, at)))
+        .take(limits::MAX_LISTINGS / 2)
         .collect();
+    let most = others.iter().map(|listing| all(listing)).max().unwrap_or(0);
+    let in_turn = (0..most).flat_map(|at| others.iter().map(move |listing| (*listing, at)));
+    let free = limits::MAX_LISTINGS - chosen.len();
+    chosen.extend(
+        in_turn
+            .filter(|(listing, at)| *at < all(listing))
+            .take(free),
+    );
     chosen.sort_by_key(|(listing, at)| (listing.manifest.node, *at));
     chosen
         .into_iter()
-        .filter_map(|(listing, at)| row(listings, listing, listing.manifest.models.get(at)?, now))
+        .filter_map(|(listing, at)| {
+            let offer = listing.manifest.models.get(at)?;
+            Some(row(listings, listing, offer, now))
+        })
         .collect()
 }
 
-fn row(
-    listings: &Listings,
-    listing: &Listing,
-    offer: &ModelOffer,
-    now: Now,
-) -> Option<(HostRow, Subject)> {
+fn row(listings: &Listings, listing: &Listing, offer: &ModelOffer, now: Now) -> (HostRow, Subject) {
     let host = listing.manifest.node;
     let row = HostRow {
         manifest: listing.manifest.clone(),
@@ -273,7 +272,7 @@ fn row(
         model: offer.digest,
         expected_cost_msat: listed_cost(offer),
     };
-    Some((row, subject))
+    (row, subject)
 }
 
 /// What Reputation is asked to learn which hosts served this node: one question for a host.

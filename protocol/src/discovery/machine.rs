@@ -13,7 +13,10 @@
 //! - Every `Find`, `FindValidators` and `List` is answered exactly once, with or
 //!   without scores.
 //! - This node is never its own candidate.
-//! - Listings, tickets, topics, relays and pulses are bounded.
+//! - Nothing is cut before it is scored, and no number of listings takes the places of
+//!   hosts that served this node (see [`super::find::ranked`]).
+//! - Listings, tickets, topics, relays and pulses are bounded. Tickets are this node's own
+//!   questions: no stranger opens one.
 //!
 //! # Crash recovery
 //! Listings come back from [`Table::Listings`](crate::machine::Table); tickets
