@@ -21,7 +21,7 @@
 //! The book is rebuilt from [`Table::History`](crate::machine::Table).
 
 use super::book::Book;
-use super::history::{Conviction, EVENT, Hint};
+use super::history::{Conviction, EVENT, Hint, HostHistory};
 use super::io::{Effect, Input, Outcome, Subject, Witness};
 use super::reach::Reach;
 use super::score::{self, Known, Weights};
@@ -122,7 +122,7 @@ impl Reputation {
         }
         match offence.kind {
             OffenceKind::GhostListing => {
-                if !self.reach.silent(offence.by, offence.order, now.tick) {
+                if !self.reach.silent(offence.by, offence.order, now) {
                     return;
                 }
             }
@@ -228,6 +228,16 @@ impl Reputation {
         out.push(Effect::Persist(self.book.set_host(host, known)));
     }
 
+    /// What is known of a host, with the unanswered dials that may yet be entered.
+    fn suspected(&self, now: WallTime, host: NodeKey) -> HostHistory {
+        let mut known = self.book.host(host, now, self.config.half_life_ms);
+        for at in self.reach.pending(host) {
+            known.faults = known.faults.saturating_add(EVENT);
+            known.streak.fail(at);
+        }
+        known
+    }
+
     fn cards(&self, now: WallTime, subjects: Vec<Subject>) -> Vec<super::ScoreCard> {
         let half_life_ms = self.config.half_life_ms;
         let known: Vec<Known> = subjects
@@ -236,7 +246,7 @@ impl Reputation {
                 history: self
                     .book
                     .model(subject.host, subject.model, now, half_life_ms),
-                host: self.book.host(subject.host, now, half_life_ms),
+                host: self.suspected(now, subject.host),
                 served: self.book.served(subject.host, now, half_life_ms),
                 subject,
             })

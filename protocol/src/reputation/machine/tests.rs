@@ -329,6 +329,14 @@ fn a_node_without_a_network_blames_no_host() {
         );
     }
     assert_eq!(machine.histories(), (0, 0));
+    let hosts: Vec<(u8, u64)> = (1..6).map(|host| (host, 100)).collect();
+    let cards = scores(&mut machine, at(599_000), &hosts);
+    assert!(
+        cards[..4]
+            .iter()
+            .all(|card| card.standing == Standing::Failed)
+    );
+    assert_eq!(cards[4].standing, Standing::Unknown, "is dialled first now");
     // Its own order with the same host proves nothing about the network.
     feed(&mut machine, at(600_000), outcome(1, None));
     feed(
@@ -338,6 +346,11 @@ fn a_node_without_a_network_blames_no_host() {
     );
     assert_eq!(machine.histories(), (1, 1), "the dials of the last minute");
     assert!(!machine.book.knows_host(&key(1)));
+    let cards = scores(&mut machine, at(600_002), &hosts);
+    let forgiven = cards
+        .iter()
+        .filter(|card| card.standing == Standing::Unknown);
+    assert_eq!(forgiven.count(), 3, "2, 3 and 5");
 }
 
 #[test]
