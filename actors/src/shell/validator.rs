@@ -8,11 +8,12 @@ use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
 use parking_lot::Mutex;
 use protocol::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::codec;
+use protocol::crypto::tagged_hash;
 use protocol::envelope::Signed;
 use protocol::ids::{EffectId, OrderId};
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::validator::Validator;
-use protocol::validator::io::{Effect, Input};
+use protocol::validator::io::{Effect, Input, PeerTag};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,7 +145,8 @@ async fn ask(
 
 /// Takes an inbound audit stream.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
-    let peer = stream.node;
+    // Strangers have no node key: what they get for nothing is counted by connection identity.
+    let peer = PeerTag(tagged_hash("freehold/peer/1", &[&stream.peer.to_bytes()]).0);
     let (id, mut reader) = streams.adopt(stream);
     if let Arrival::Frame(bytes) = next(&mut reader).await
         && let Ok(frame) = codec::decode::<AuditFrame>(&bytes, MAX_AUDIT_FRAME_BYTES)

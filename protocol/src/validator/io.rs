@@ -11,6 +11,11 @@ use crate::machine::Record;
 use crate::route::Message;
 use crate::work::Job;
 
+/// What the transport knows a peer by, hashed: two streams of one peer have the same tag.
+/// Says nothing about a node key, which an asker need not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerTag(pub [u8; 32]);
+
 /// What a replay on our own engine gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
@@ -32,7 +37,7 @@ pub enum Input {
     /// A peer opened an audit stream and sent this.
     AuditAsked {
         stream: StreamId,
-        peer: Option<NodeKey>,
+        peer: PeerTag,
         frame: Box<AuditFrame>,
     },
     /// An audit stream closed.

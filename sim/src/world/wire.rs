@@ -17,7 +17,7 @@ use protocol::manifest::Manifest;
 use protocol::order::wire::Frame;
 use protocol::route::{Actor, Delivery};
 use protocol::time::WallTime;
-use protocol::validator::io::Input as CheckInput;
+use protocol::validator::io::{Input as CheckInput, PeerTag};
 use std::sync::Arc;
 
 /// How long a transport waits before it declares a silent peer gone. Milliseconds.
@@ -312,7 +312,7 @@ impl World {
             return;
         };
         if self.is_run(server, epoch) {
-            let peer = Some(self.nodes[asker].person.transport);
+            let peer = PeerTag(self.nodes[asker].person.transport.0);
             let input = CheckInput::AuditAsked {
                 stream,
                 peer,
