@@ -146,7 +146,7 @@ async fn ask(
 /// Takes an inbound audit stream.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
     // Strangers have no node key: what they get for nothing is counted by connection identity.
-    let peer = PeerTag(tagged_hash("freehold/peer/1", &[&stream.peer.to_bytes()]).0);
+    let peer = PeerTag(tagged_hash("freehold/peer/1", &[stream.peer.to_bytes().as_slice()]).0);
     let (id, mut reader) = streams.adopt(stream);
     if let Arrival::Frame(bytes) = next(&mut reader).await
         && let Ok(frame) = codec::decode::<AuditFrame>(&bytes, MAX_AUDIT_FRAME_BYTES)
