@@ -8,12 +8,11 @@ use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
 use parking_lot::Mutex;
 use protocol::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::codec;
-use protocol::crypto::tagged_hash;
 use protocol::envelope::Signed;
 use protocol::ids::{EffectId, OrderId};
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::validator::Validator;
-use protocol::validator::io::{Effect, Input, PeerTag};
+use protocol::validator::io::{Effect, Input};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,7 +145,7 @@ async fn ask(
 /// Takes an inbound audit stream.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
     // Strangers have no node key: what they get for nothing is counted by connection identity.
-    let peer = PeerTag(tagged_hash("freehold/peer/1", &[stream.peer.to_bytes().as_slice()]).0);
+    let peer = stream.tag();
     let (id, mut reader) = streams.adopt(stream);
     if let Arrival::Frame(bytes) = next(&mut reader).await
         && let Ok(frame) = codec::decode::<AuditFrame>(&bytes, MAX_AUDIT_FRAME_BYTES)

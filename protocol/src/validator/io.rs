@@ -5,16 +5,11 @@
 use crate::bundle::{AuditFrame, Bundle, Verdict};
 use crate::chain::ChainedToken;
 use crate::envelope::Signed;
-use crate::ids::{Digest, EffectId, ModelDigest, NodeKey, OrderId, StreamId};
+use crate::ids::{Digest, EffectId, ModelDigest, NodeKey, OrderId, PeerTag, StreamId};
 use crate::inference::io::{Candidate, Evidence};
 use crate::machine::Record;
 use crate::route::Message;
 use crate::work::Job;
-
-/// What the transport knows a peer by, hashed: two streams of one peer have the same tag.
-/// Says nothing about a node key, which an asker need not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PeerTag(pub [u8; 32]);
 
 /// What a replay on our own engine gave.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,11 +26,12 @@
 //! stranger is gone with it.
 
 use super::bookkeeping::{Facts, Label, label};
-use super::io::{Effect, Input, PeerTag};
+use super::io::{Effect, Input};
 use super::store::{Store, Whose};
 use crate::bundle::{Bundle, Finding, Tier, Verdict};
 use crate::crypto::Crypto;
 use crate::envelope::Network;
+use crate::ids::PeerTag;
 use crate::ids::{EffectId, NodeKey, StreamId};
 use crate::inference::io::{Candidate, Evidence};
 use crate::limits;

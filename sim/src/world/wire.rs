@@ -17,7 +17,7 @@ use protocol::manifest::Manifest;
 use protocol::order::wire::Frame;
 use protocol::route::{Actor, Delivery};
 use protocol::time::WallTime;
-use protocol::validator::io::{Input as CheckInput, PeerTag};
+use protocol::validator::io::Input as CheckInput;
 use std::sync::Arc;
 
 /// How long a transport waits before it declares a silent peer gone. Milliseconds.
@@ -312,7 +312,7 @@ impl World {
             return;
         };
         if self.is_run(server, epoch) {
-            let peer = PeerTag(self.nodes[asker].person.transport.0);
+            let peer = self.nodes[asker].person.tag();
             let input = CheckInput::AuditAsked {
                 stream,
                 peer,

@@ -3,8 +3,8 @@
 //! Not a queue: what is over the quota is refused, with the time until it fits. Our own
 //! orders are never counted.
 
+use crate::ids::PeerTag;
 use crate::time::Tick;
-use crate::validator::io::PeerTag;
 use std::collections::BTreeMap;
 
 /// In this time an empty quota is whole again. Milliseconds. An hour.
@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn peer(n: u32) -> PeerTag {
-        let mut tag = [0; 32];
+        let mut tag = [0; 16];
         tag[..4].copy_from_slice(&n.to_be_bytes());
         PeerTag(tag)
     }

@@ -2,13 +2,14 @@
 
 use super::{MAX_PER_PEER, Origin, Stage, Validator};
 use crate::bundle::{AuditFrame, Bundle};
+use crate::ids::PeerTag;
 use crate::ids::StreamId;
 use crate::limits;
 use crate::machine::Outbox;
 use crate::refusal::{Code, Refusal};
 use crate::time::Now;
 use crate::validator::bookkeeping::label;
-use crate::validator::io::{Effect, PeerTag};
+use crate::validator::io::Effect;
 
 /// When a refused peer may try again. Milliseconds. About one replay.
 const RETRY_MS: u64 = 30_000;

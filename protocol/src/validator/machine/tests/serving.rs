@@ -9,7 +9,7 @@ fn check(stream: u64, peer: u8) -> Input {
 fn check_bundle(stream: u64, peer: u8, script: &Script) -> Input {
     Input::AuditAsked {
         stream: StreamId(stream),
-        peer: PeerTag([peer; 32]),
+        peer: PeerTag([peer; 16]),
         frame: Box::new(AuditFrame::Check(Box::new(testing::bundle(script)))),
     }
 }
@@ -83,7 +83,7 @@ fn nonsense_is_inconclusive_not_a_panic() {
     let frame = Box::new(AuditFrame::Check(Box::new(bundle)));
     let input = Input::AuditAsked {
         stream: StreamId(1),
-        peer: PeerTag([9; 32]),
+        peer: PeerTag([9; 16]),
         frame,
     };
     let effects = feed(&mut machine, at(0), input);
@@ -149,7 +149,7 @@ fn bundles_that_fail_are_counted_like_those_that_pass_and_write_nothing() {
         bundle.terms.bytes.clear();
         Input::AuditAsked {
             stream: StreamId(stream),
-            peer: PeerTag([peer; 32]),
+            peer: PeerTag([peer; 16]),
             frame: Box::new(AuditFrame::Check(Box::new(bundle))),
         }
     };
@@ -187,7 +187,7 @@ fn signatures_of_strangers_bundles_are_bounded_per_peer_and_in_all() {
     let mut ask = |stream: u64, peer: u8| {
         let input = Input::AuditAsked {
             stream: StreamId(stream),
-            peer: PeerTag([peer; 32]),
+            peer: PeerTag([peer; 16]),
             frame: Box::new(AuditFrame::Check(Box::new(bundle.clone()))),
         };
         refusal(&feed(&mut machine, at(0), input))
@@ -274,7 +274,7 @@ fn who_does_not_serve_or_is_asked_twice_or_about_itself_refuses() {
     let reply = AuditFrame::Refusal(crate::refusal::Refusal::new(Code::Busy, "x"));
     let input = Input::AuditAsked {
         stream: StreamId(5),
-        peer: PeerTag([9; 32]),
+        peer: PeerTag([9; 16]),
         frame: Box::new(reply),
     };
     let effects = feed(&mut machine(config()), at(0), input);
