@@ -151,7 +151,8 @@ fn without_generation_marks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else {
+        // The tag's own sign may not be a part of its end: `{%}` is no tag.
+        let Some(len) = rest[start + 2..].find("%}").map(|at| at + 2) else {
             break;
         };
         let tag = &rest[start..start + len + 2];
@@ -443,10 +444,13 @@ mod tests {
         let huge = "{% set x = 'a' * 1000000 %}{% for a in range(1000) %}{{ x }}{% endfor %}";
         let result = run(huge);
         assert!(result.is_err(), "{} bytes", result.map_or(0, |s| s.len()));
-        assert!(matches!(
-            run("{% for %}"),
-            Err(TemplateError::Failed { .. })
-        ));
+        for broken in ["{% for %}", "{%}", "{%", "{%-%}"] {
+            let result = run(broken);
+            assert!(
+                matches!(result, Err(TemplateError::Failed { .. })),
+                "{broken}: {result:?}"
+            );
+        }
         assert!(matches!(
             run(&" ".repeat(MAX_SOURCE + 1)),
             Err(TemplateError::TooLong { .. })
