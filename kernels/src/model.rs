@@ -13,7 +13,10 @@ mod packing;
 mod template;
 
 pub use error::LoadError;
-pub use template::{ChatMessage, TemplateError, render_template};
+pub use template::{
+    ChatMessage, ChildRenderer, RenderRequest, Renderer, TemplateError, render_template,
+    serve_renders, set_renderer,
+};
 
 pub(crate) use forward::{Row, Scratch};
 pub(crate) use graph::{Graph, Head, Pooling};
