@@ -119,6 +119,7 @@ impl Sizes {
             vocab,
             embedding: Embedding {
                 tensor: "token_embd.weight".to_owned(),
+                rows: None,
                 scale: None,
                 learned: None,
             },

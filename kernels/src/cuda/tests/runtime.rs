@@ -9,9 +9,11 @@ use crate::runtime::{
 pub(super) fn on(device: &Arc<dyn Backend>, bytes: Vec<u8>) -> Model {
     let mut model = cpu(bytes);
     let there = upload(&model, device);
+    let file = file(&model);
     let inner = Arc::get_mut(&mut model.0).unwrap();
     inner.device = Some(there);
     inner.graph.forget_weights();
+    inner.graph.keep_embedding(&file);
     model
 }
 
