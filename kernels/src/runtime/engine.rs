@@ -8,7 +8,8 @@
 //! often it is paused, and whether its prompt was found in the prefix cache.
 //!
 //! Invariants: pages never exceed the budget; jobs never exceed streams plus queue;
-//! every accepted job ends exactly once, even where the thread dies.
+//! every accepted job ends exactly once, even where the thread dies. A panic in a step
+//! fails the jobs of that step; a device that is lost ends the engine.
 
 mod batch;
 mod job;
@@ -113,6 +114,9 @@ pub struct Load {
 pub(super) struct Hub {
     inbox: Mutex<Inbox>,
     arrived: Condvar,
+    /// Steps from now on that panic.
+    #[cfg(test)]
+    faults: std::sync::atomic::AtomicUsize,
 }
 
 #[derive(Default)]
@@ -120,6 +124,8 @@ struct Inbox {
     jobs: VecDeque<Job>,
     woken: bool,
     stopped: bool,
+    /// Why the thread ended by itself.
+    broken: Option<EngineError>,
     load: Load,
     /// Mean time that a job took, milliseconds.
     job_ms: u64,
@@ -193,6 +199,19 @@ impl Engine {
     /// What it has to do now.
     pub fn load(&self) -> Load {
         lock(&self.hub.inbox).load
+    }
+
+    /// Why this engine takes nothing any more, where it ended by itself: its device is
+    /// lost, or several steps failed one after the other.
+    pub fn broken(&self) -> Option<EngineError> {
+        lock(&self.hub.inbox).broken.clone()
+    }
+
+    /// Let the next `steps` steps panic.
+    #[cfg(test)]
+    fn plant_faults(&self, steps: usize) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.hub.faults.store(steps, Relaxed);
     }
 
     /// Ask for an answer. Refuses at once what can never run, and with a time to try
@@ -329,7 +348,7 @@ impl Engine {
     fn send(&self, job: Job) -> Result<(), EngineError> {
         let mut inbox = lock(&self.hub.inbox);
         if inbox.stopped {
-            return Err(EngineError::Stopped);
+            return Err(inbox.broken.clone().unwrap_or(EngineError::Stopped));
         }
         if inbox.load.jobs >= self.options.streams + self.options.queue {
             let waiting = (inbox.load.jobs / self.options.streams.max(1)) as u64;

@@ -547,3 +547,38 @@ fn hundreds_of_short_answers_of_the_pocket_model_are_those_of_each_alone() {
     });
     assert_eq!(engine.load().jobs, 0);
 }
+
+#[test]
+fn a_panic_in_a_step_fails_its_answers_and_the_engine_goes_on() {
+    let engine = engine(100, 4, 4);
+    let request = simple(20, 5);
+    let expected = alone(&request);
+    for _ in 0..3 {
+        engine.plant_faults(2);
+        for _ in 0..2 {
+            let failed = all(engine.submit(request.clone()).unwrap());
+            assert_eq!(failed, Err(EngineError::Fault));
+        }
+        let steps = all(engine.submit(request.clone()).unwrap()).unwrap();
+        assert_eq!(steps, expected);
+    }
+    assert_eq!(engine.load().jobs, 0);
+    assert_eq!(engine.broken(), None);
+}
+
+#[test]
+fn three_panics_in_a_row_end_the_engine_with_a_reason() {
+    let engine = engine(100, 4, 4);
+    engine.plant_faults(3);
+    let mut last = None;
+    for _ in 0..3 {
+        last = Some(all(engine.submit(simple(20, 5)).unwrap()));
+    }
+    assert_eq!(last, Some(Err(EngineError::Fault)));
+    // The thread may still be on its way out when the answer's end is read.
+    while engine.broken().is_none() {
+        std::thread::yield_now();
+    }
+    let refused = engine.submit(simple(20, 5));
+    assert_eq!(refused.err(), Some(EngineError::Fault));
+}
