@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 /// The numerics of every model this crate runs today: NUMERICS.md. Two engines
 /// that name the same numerics give the same bits.
-pub const NUMERICS: &str = "freehold/exact/2";
+pub const NUMERICS: &str = "freehold/exact/3";
 
 /// How to open a model.
 #[derive(Clone, Debug, Default)]
