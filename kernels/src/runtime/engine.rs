@@ -66,6 +66,17 @@ impl Default for EngineOptions {
     }
 }
 
+impl EngineOptions {
+    /// Bytes for the keys and values of this model.
+    fn memory(&self, model: &Model) -> u64 {
+        match (self.cache_bytes, &model.0.device) {
+            (0, Some(_)) => u64::MAX,
+            (0, None) => memory("MemTotal").map_or(DEFAULT_CACHE, |bytes| bytes / 4),
+            (bytes, _) => bytes,
+        }
+    }
+}
+
 /// An answer to make.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -167,12 +178,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Start the thread.
     pub fn new(model: &Model, options: EngineOptions) -> std::io::Result<Self> {
-        let bytes = match (options.cache_bytes, &model.0.device) {
-            (0, Some(_)) => u64::MAX,
-            (0, None) => memory("MemTotal").map_or(DEFAULT_CACHE, |bytes| bytes / 4),
-            (bytes, _) => bytes,
-        };
-        let arena = Arena::of(model, bytes);
+        let arena = Arena::of(model, options.memory(model));
         let hub = Arc::new(Hub::default());
         lock(&hub.inbox).load.capacity = arena.capacity();
         let prefix = Arc::new(Mutex::new(Prefix::default()));
@@ -332,7 +338,25 @@ impl Engine {
         }
     }
 
-    /// Whether that many tokens fit into the whole budget.
+    /// Most tokens of one sequence, prompt and answer, that the memory for keys and values
+    /// holds: a longer one is refused ([`EngineError::Memory`]), so nothing should promise it.
+    pub fn most_tokens(&self) -> usize {
+        (self.arena.capacity() * PAGE).saturating_sub(1)
+    }
+
+    /// [`Self::most_tokens`] of an engine of a model that has not been started.
+    pub fn most_tokens_of(model: &Model, options: &EngineOptions) -> usize {
+        (Arena::of(model, options.memory(model)).capacity() * PAGE).saturating_sub(1)
+    }
+
+    /// Whether that many tokens fit into the whole budget: prompt and most output.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] where they do not.
+    pub fn check_fits(&self, tokens: usize) -> Result<(), EngineError> {
+        self.fits(tokens)
+    }
+
     fn fits(&self, tokens: usize) -> Result<(), EngineError> {
         let needed = schedule::pages(tokens + 1);
         match needed <= self.arena.capacity() {

@@ -582,3 +582,48 @@ fn three_panics_in_a_row_end_the_engine_with_a_reason() {
     let refused = engine.submit(simple(20, 5));
     assert_eq!(refused.err(), Some(EngineError::Fault));
 }
+
+#[test]
+fn what_the_memory_holds_is_told_before_anything_is_promised() {
+    let engine = engine(4, 2, 2);
+    let most = engine.most_tokens();
+    let options = EngineOptions {
+        cache_bytes: room(4),
+        ..EngineOptions::default()
+    };
+    assert_eq!(
+        (most, Engine::most_tokens_of(&MODEL, &options)),
+        (4 * PAGE - 1, most)
+    );
+    assert_eq!(engine.check_fits(most), Ok(()));
+    assert!(matches!(
+        engine.check_fits(most + 1),
+        Err(EngineError::Memory { .. })
+    ));
+    let (prompt, output) = (most as u32 - 3, 3);
+    assert!(all(engine.submit(simple(prompt, output)).unwrap()).is_ok());
+    assert!(engine.submit(simple(prompt, output + 1)).is_err());
+}
+
+#[test]
+fn prompts_that_do_not_fit_together_are_computed_one_after_the_other() {
+    // Six times 200 tokens where 250 fit, read one by one with pauses.
+    let engine = engine(4, 6, 6);
+    let requests: Vec<Request> = (0..6u32)
+        .map(|i| {
+            let mut request = simple(200, 20);
+            request.prompt[0] = i;
+            (request.owner, request.scope) = (u64::from(i), [i as u8; 32]);
+            request
+        })
+        .collect();
+    let streams: Vec<Stream> = requests.iter().map(|r| insist(&engine, r)).collect();
+    std::thread::scope(|scope| {
+        for (stream, request) in streams.into_iter().zip(&requests) {
+            scope.spawn(move || assert_eq!(all(stream).unwrap(), alone(request)));
+        }
+    });
+    let rows = engine.load().rows;
+    let alone = 6 * (200 + 19);
+    assert!(rows <= alone + 220, "{rows} rows for {alone}");
+}

@@ -10,7 +10,7 @@ use super::{EngineOptions, Hub, Inbox, lock};
 use crate::model::Model;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Prompt rows of a step beside running streams: enough for a prompt to keep most of
 /// its speed, few enough that a step stays a fraction of a second on two cores.
@@ -30,7 +30,7 @@ enum Progress {
     Nothing,
     /// No step can succeed any more.
     Broken(EngineError),
-    /// Pages that should be there are not.
+    /// Pages that should be there are not, or not yet.
     Starved,
 }
 
@@ -197,9 +197,8 @@ impl Worker {
     /// What the schedule sees. Who holds which page is counted only where memory may
     /// not do for everybody.
     fn state(&self) -> State {
-        let lacking = |job: &Job| {
-            schedule::pages(job.tokens().len() + 1).saturating_sub(job.cache.pages().len())
-        };
+        let lacking =
+            |job: &Job| schedule::pages(job.most()).saturating_sub(job.cache.pages().len());
         let free = self.arena.free();
         let tight = free < self.jobs.iter().map(lacking).sum();
         State {
@@ -224,6 +223,8 @@ impl Worker {
         rows.retain(|(index, count)| self.provide(*index, *count));
         if rows.is_empty() {
             return match (planned, plan.preempt.len()) {
+                // A pause may become long enough for one that waits for its pages.
+                (0, 0) if self.jobs.iter().any(Job::waits) => Progress::Starved,
                 (0, 0) => Progress::Nothing,
                 (0, _) => Progress::Made,
                 _ => Progress::Starved,
@@ -235,10 +236,16 @@ impl Worker {
             self.rows += *count as u64;
         }
         self.guess(&mut rows);
+        let begun = Instant::now();
         let Some(made) = self.compute(&rows) else {
             return self.fault(&rows);
         };
         self.faults = 0;
+        let all: usize = rows.iter().map(|(_, count)| count).sum();
+        let each = begun.elapsed() / all as u32;
+        for (index, count) in &rows {
+            self.jobs[*index].spent(each * *count as u32);
+        }
         let lost = made.iter().find_map(|(_, made)| match made {
             Made::Failed(EngineError::Device(error)) if error.is_lost() => Some(error.clone()),
             _ => None,
