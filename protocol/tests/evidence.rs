@@ -3,7 +3,8 @@
 //! Not a test of the order machines: the bundle is put together by hand, with real BOLT 11
 //! strings. `golden/bundle.json` is what `freehold ask --save-bundle` would write of it. The
 //! reader in `tests/thirdparty` must take it and refuse the altered ones: with
-//! `FREEHOLD_BUNDLES=FOLDER` they are written there for it.
+//! `FREEHOLD_BUNDLES=FOLDER` they are written there for it. Golden files are written anew as
+//! `golden.rs` says, with `--test evidence`.
 
 use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 use protocol::bundle::{Bundle, Finding};
@@ -407,17 +408,69 @@ fn altered_for_the_buyer() -> Vec<(&'static str, Bundle)> {
     ]
 }
 
+/// Compares `text` with the stored file, or stores it where that is asked for.
+fn compare(name: &str, text: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    if std::env::var_os("FREEHOLD_WRITE_GOLDEN").is_some() {
+        fs::write(&path, text).expect("the folder of golden vectors is writable");
+    }
+    assert_eq!(
+        fs::read_to_string(&path).unwrap_or_default(),
+        text,
+        "{name}"
+    );
+}
+
 #[test]
 fn the_bundle_of_an_honest_order_is_the_one_on_file() {
     let json = serde_json::to_string(&bundle(&Script::default())).expect("a bundle is JSON");
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bundle.json");
-    if std::env::var_os("FREEHOLD_WRITE_GOLDEN").is_some() {
-        fs::write(&path, format!("{json}\n")).expect("the folder of golden vectors is writable");
+    compare("bundle.json", &format!("{json}\n"));
+}
+
+/// Pieces with the stop strings of their job: what the rules of `protocol::text` decide.
+fn texts() -> Vec<(Vec<Piece>, Vec<&'static str>)> {
+    let text = |parts: &[&[u8]]| parts.iter().map(|part| Piece::text(*part)).collect();
+    let mark = Piece {
+        control: true,
+        bytes: b"<|end|>".to_vec(),
+    };
+    vec![
+        (text(&[b"5 \xe2\x82", b"\xac."]), vec![]),
+        (
+            text(&[b"a\xffb\xf0\x9f\x98c", b"\xed\xa0\x80\xc0\xaf"]),
+            vec![],
+        ),
+        (text(&[b"cut \xf0\x9f", b"\x98"]), vec![]),
+        (text(&[b"one E", b"N", b"D two"]), vec!["END"]),
+        (text(&[b"E", b"N", b"d", b"EN"]), vec!["END", ""]),
+        (text(&[b"one two three"]), vec!["two three", "o t"]),
+        (text(&[b"a stop"]), vec!["stop", "a stop", "top"]),
+        (text(&[b"\xe2\x82"]), vec!["\u{fffd}"]),
+        (
+            [text(&[b"Hi"]), vec![mark.clone()], text(&[b"!"])].concat(),
+            vec!["<|"],
+        ),
+        (vec![mark], vec![]),
+    ]
+}
+
+#[test]
+fn the_text_of_pieces_is_the_one_on_file() {
+    let mut rows = Vec::new();
+    for (pieces, stop) in texts() {
+        let stop: Vec<String> = stop.into_iter().map(str::to_owned).collect();
+        let mut rendering = text::Rendering::new(&stop);
+        let mut shown: String = pieces.iter().map(|piece| rendering.push(piece)).collect();
+        shown.push_str(&rendering.finish());
+        let stopped = rendering.is_stopped();
+        let row = serde_json::json!({
+            "pieces": pieces, "stop": stop, "text": shown, "stopped": stopped,
+        });
+        rows.push(row.to_string());
     }
-    let stored = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(stored, format!("{json}\n"));
-    let back: Bundle = serde_json::from_str(&stored).expect("our JSON is a bundle");
-    assert_eq!(back, bundle(&Script::default()));
+    compare("text.json", &format!("[\n{}\n]\n", rows.join(",\n")));
 }
 
 #[test]
