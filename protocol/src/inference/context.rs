@@ -9,6 +9,7 @@ use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::record::{Closing, Journal, Keep, OrderRecord, Retained};
 use crate::order::wire::Frame;
+use crate::payment::Fees;
 use crate::route::Message;
 use crate::time::Now;
 use rand::RngCore;
@@ -57,6 +58,9 @@ pub struct Config {
     pub max_fee_ppm: u64,
     /// Buyer: routing fee accepted per payment in any case.
     pub max_fee_floor: Msat,
+    /// Buyer: how much of a cap is kept for routing fees; hosts are told the rest. The same
+    /// as [`crate::payment::Config::fees`].
+    pub fees: Fees,
 }
 
 impl Config {
@@ -87,6 +91,7 @@ impl Config {
             },
             max_fee_ppm: 10_000,
             max_fee_floor: Msat(3_000),
+            fees: Fees::default(),
         }
     }
 
