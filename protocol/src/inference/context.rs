@@ -5,6 +5,7 @@ use crate::crypto::{Crypto, OrderKeys};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{EffectId, NodeKey, OrderId, RequestId, StreamId};
 use crate::machine::{EffectIds, Outbox, Record};
+use crate::manifest::PaymentMode;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::record::{Closing, Journal, Keep, OrderRecord, Retained};
@@ -24,6 +25,8 @@ pub struct Config {
     pub quantum: Msat,
     /// Host: a remainder below this is carried as debt, because some wallets cannot pay it.
     pub min_invoice: Msat,
+    /// Host: payment modes offered.
+    pub modes: Vec<PaymentMode>,
     /// Host: how long terms stand, and how long a buyer may take to accept them. Milliseconds.
     pub terms_ttl_ms: u64,
     /// Host: expiry of the entry invoice. Seconds.
@@ -70,6 +73,7 @@ impl Config {
             network,
             quantum: Msat(1_000),
             min_invoice: Msat(1),
+            modes: vec![PaymentMode::Metered],
             terms_ttl_ms: 60_000,
             entry_expiry_s: 60,
             // Wallets behind NWC answer as late as 72 s; a retry on the way takes as long.

@@ -33,7 +33,7 @@ use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{BuyRequest, BuyerEvent, Candidate, Effect, Evidence};
 use crate::limits;
-use crate::manifest::Role;
+use crate::manifest::{PaymentMode, Role};
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
@@ -652,7 +652,14 @@ impl BuyerOrder {
             terms.prices.cost_or_max(&counts).saturating_sub(input)
         };
         // One step of output, or one token where that is dearer; never more than all of it.
-        let step = terms.quantum.max(with(1)).min(with(job.most_delivered()));
+        let all = with(job.most_delivered());
+        let step = match self.request.mode {
+            PaymentMode::Metered => terms.quantum.max(with(1)).min(all),
+            PaymentMode::Before => all,
+            PaymentMode::After => {
+                return Err("an entry payment where the order is paid at its end".to_owned());
+            }
+        };
         // Rounded up to what this wallet can pay.
         let rounding = ctx.config.payment_grain.saturating_sub(Msat(1));
         let most = input
@@ -879,6 +886,9 @@ impl BuyerOrder {
             .cost_or_max(&terms.input.with_delivered(self.request.job.meter(), 1));
         let unit = unit.saturating_sub(terms.prices.cost_or_max(&terms.input));
         let rounding = unit.saturating_add(ctx.config.payment_grain);
+        if self.request.mode != PaymentMode::Metered && deal.finish.is_none() {
+            return Err("an invoice before the end of the output".to_owned());
+        }
         if invoice.msat.saturating_add(rounding) <= terms.quantum && deal.finish.is_none() {
             return Err(format!(
                 "an invoice of {} where the step agreed upon is {}",

@@ -7,6 +7,13 @@
 //! `Counting → Crediting → [MakingEntry →] Offered → Queued → Running → Settling
 //! → AwaitingCountersign → Over`
 //!
+//! # Payment modes
+//! | mode | before prefill | while tokens stream | at the end |
+//! |---|---|---|---|
+//! | `metered` | an unknown buyer pays the input and one step of output | steps | the remainder |
+//! | `before` | the cost of everything ordered, or the cap | nothing | nothing; what was not used is not refunded |
+//! | `after` | nothing: only where the window covers the whole order | nothing | one invoice |
+//!
 //! # Invariants
 //! - Delivered and unpaid output never exceeds the credit window: the engine's
 //!   allowance is derived from `paid + window` and nothing else.
@@ -29,7 +36,7 @@ use crate::ids::{Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, PromptFacts};
 use crate::limits;
-use crate::manifest::ModelOffer;
+use crate::manifest::{ModelOffer, PaymentMode};
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
@@ -330,11 +337,26 @@ impl HostOrder {
         // Less than a step of credit carries no stream, unless it covers the whole order:
         // whoever has less prepays.
         let free = window.saturating_sub(debt);
-        let prepay = prepay || free < step.min(most);
+        let mode = self.order.body.mode;
+        if mode == PaymentMode::After && (prepay || free < most) {
+            let text = format!(
+                "the order may cost {most}, and this host gives this buyer credit for {free}"
+            );
+            return self.refuse(Refusal::new(Code::ModeUnsupported, text), ctx);
+        }
+        let prepay = prepay || free < step.min(most) || mode == PaymentMode::Before;
         self.known = !prepay;
         // At least one token: an order that can never begin takes no money.
-        let output = most.saturating_sub(input).min(step);
+        let output = match mode {
+            PaymentMode::Before => most.saturating_sub(input),
+            _ => most.saturating_sub(input).min(step),
+        };
         let entry = self.rounded_up(input.saturating_add(output).saturating_add(debt));
+        let entry = match mode {
+            // The cap ends the output where it does not reach for all of it.
+            PaymentMode::Before => entry.min(self.rounded_down(self.order.body.max_cost)),
+            _ => entry,
+        };
         if entry > self.order.body.max_cost {
             let message = format!(
                 "the entry payment is {entry}, the order's cap is {} without routing fees",
@@ -638,6 +660,9 @@ impl HostOrder {
     }
 
     fn invoice_if_due(&mut self, ctx: &mut Ctx<'_>) {
+        if self.order.body.mode == PaymentMode::After {
+            return;
+        }
         let half = Msat(self.window.0 / 2);
         let least = self.step(ctx);
         let open = self.rounded_down(self.due().saturating_sub(self.invoiced));
