@@ -385,9 +385,9 @@ fn altered_for_the_buyer() -> Vec<(&'static str, Bundle)> {
     vec![
         ("receipt-for-another-buyer", resealed(NETWORK, host().key())),
         (
-            "invoice-below-quantum",
+            "invoice-below-a-step",
             said(Script {
-                terms: |t| t.quantum = Msat(1_001),
+                terms: |t| t.quantum = Msat(1_300),
                 ..Script::default()
             }),
         ),

@@ -629,7 +629,9 @@ def check_terms(order, terms):
         return
     base = cost(terms["prices"], given)
     output = lambda units: cost(terms["prices"], with_delivered(job, given, units)) - base
-    step = min(max(terms["quantum"], output(1)), output(ordered(job)))
+    whole = output(ordered(job))
+    check(order["mode"] != "after", "an entry where the order is paid at its end")
+    step = whole if order["mode"] == "before" else min(max(terms["quantum"], output(1)), whole)
     most = base + step + terms["carried_debt"] + max(order["payment_grain"], 1) - 1
     check(terms["entry"]["msat"] <= most, f"the entry is above {most} msat")
     check(terms["entry"]["msat"] <= order["max_cost"], "the entry is above the cap")
@@ -719,6 +721,9 @@ class Case:
     def invoices(self):
         entry, carried = self.terms["entry"], self.terms["carried_debt"]
         last, total, units = 0, 0, 0
+        unit = cost(self.terms["prices"], with_delivered(self.job, self.terms["input"], 1))
+        unit -= cost(self.terms["prices"], self.terms["input"])
+        least = self.terms["quantum"] - unit - max(self.order["payment_grain"], 1)
         if entry is not None:
             self.bolt11(entry["bolt11"], entry["msat"], 0, self.terms["input"])
             total = entry["msat"]
@@ -733,8 +738,9 @@ class Case:
             due = cost(self.terms["prices"], body["covers"]) + carried
             check(body["invoiced"] <= due, f"{what} brings the sum to {body['invoiced']} msat, {due} is due")
             check(body["invoiced"] <= self.order["max_cost"], f"{what} is above the cap")
-            check(body["msat"] >= self.terms["quantum"] or covers == len(self.tokens),
-                  f"{what} is below the quantum before the end")
+            is_last = covers == len(self.tokens)
+            check(is_last or body["msat"] > least, f"{what} is below a step before the end")
+            check(is_last or self.order["mode"] == "metered", f"{what} comes before the end of output")
             self.bolt11(body["bolt11"], body["msat"], body["seq"], body["covers"])
             last, total, units = body["seq"], body["invoiced"], covers
 

@@ -56,7 +56,7 @@ receipt-head                  chain head in the receipt
 receipt-extension             must be understood: 2
 invoice-sum                   does not add up
 invoice-amount                does not add up
-invoice-below-quantum         below the quantum before the end
+invoice-below-a-step          below a step before the end
 invoice-pays-another-node     pays another Lightning node
 terms-of-another-order        terms are those of another order
 entry-amount                  entry is above
