@@ -46,6 +46,9 @@ pub struct OpenOptions {
     /// Pack all weights and hash the file in one pass, on all threads, before anything is
     /// computed: for who serves for long. Otherwise a large file may answer first.
     pub at_once: bool,
+    /// Take a file whose vocabulary cannot be used, or that has none: its tokens have no
+    /// text, and only [`Model::logits`] and the like make sense of it.
+    pub any_vocabulary: bool,
 }
 
 /// Where to compute, and with how much of it. The default is the processor.

@@ -186,6 +186,12 @@ impl Tokenizer {
         load::from_gguf(file)
     }
 
+    /// A vocabulary of which nothing is known but the number of its tokens: none has any
+    /// text, and every text becomes nothing.
+    pub(crate) fn without_text(tokens: usize) -> Result<Self, TokenizerError> {
+        load::without_text(tokens)
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.ends.len()

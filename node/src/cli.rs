@@ -122,10 +122,46 @@ pub enum Command {
     Demo(demo::Args),
 }
 
+/// What this program is called with to render chat templates for itself: no command of the
+/// operator's.
+const RENDER: &str = "__render";
+/// Processes that render at once; each is bounded in memory and time.
+const RENDERERS: usize = 4;
+
+/// Makes every chat template of this process render in child processes with limits.
+fn isolate_templates() -> std::io::Result<()> {
+    // On Linux this is the program that runs, also where an update has replaced its file.
+    let program = match std::path::Path::new("/proc/self/exe") {
+        own if own.exists() => own.to_owned(),
+        _ => std::env::current_exe()?,
+    };
+    let renderer = kernels::ChildRenderer::new(program, vec![RENDER.to_owned()], RENDERERS);
+    kernels::set_renderer(Box::new(renderer));
+    Ok(())
+}
+
+/// The whole life of such a child.
+fn render() -> ExitCode {
+    match kernels::serve_renders() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == RENDER)
+    {
+        return render();
+    }
     let cli = Cli::parse();
     logs(cli.globals.verbose);
+    if let Err(error) = isolate_templates() {
+        eprintln!("error: this program does not find itself: {error}");
+        return ExitCode::FAILURE;
+    }
     // Fails only where one was installed before; then that one serves.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

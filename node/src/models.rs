@@ -8,6 +8,8 @@ use crate::config::{Config, ModelEntry, POCKET};
 use crate::control::ModelRow;
 use crate::folder::Folder;
 use crate::sats::Sats;
+use crate::service::engines;
+use actors::ports::compute::context_within;
 use actors::ports::runner::Runner;
 use kernels::{Cheat, Model, OpenOptions};
 use protocol::ids::{Digest, ModelDigest};
@@ -93,7 +95,11 @@ impl LocalModel {
 
     /// The offer with the limits per order.
     pub fn served(&self, config: &Config) -> Served {
-        let (offer, host) = (self.offer(), &config.host);
+        let (mut offer, host) = (self.offer(), &config.host);
+        if let Source::Engine(model) = &self.source {
+            // Nothing is sold that the memory for keys and values does not hold.
+            offer.context = context_within(model, &engines(host));
+        }
         let limits = HostLimits {
             concurrent_orders: host.concurrent_orders,
             queued_orders: host.queued_orders,

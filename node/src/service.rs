@@ -127,7 +127,7 @@ impl Running {
 
 /// Bounds of each model's engine. What is sold is bounded by the order machines; the engine
 /// has places beyond it for what runs here for nothing and for replays.
-fn engines(host: &Host) -> EngineOptions {
+pub(crate) fn engines(host: &Host) -> EngineOptions {
     let places = EngineOptions::default();
     let own = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     EngineOptions {

@@ -3,7 +3,7 @@
 
 use kernels::gguf::TensorType;
 use kernels::synthetic::{Shape, qwen3};
-use kernels::{Model, OpenOptions, Tokenizer};
+use kernels::{ChildRenderer, Model, OpenOptions, RenderRequest, Renderer, Tokenizer};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -126,6 +126,37 @@ fn a_file_is_described_and_run() {
     let shown = good(&["inspect", "pocket", "--tensors"], b"");
     let shown = String::from_utf8(shown).expect("text");
     assert!(shown.contains("blk.0.attn_q.weight") && shown.contains("Q8_0"));
+}
+
+#[test]
+fn logits_need_no_vocabulary() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, mut bytes) = tiny(&dir);
+    let expected = good(&["logits", text(&path), "--tokens", "1,2,3", "--json"], b"");
+    let at = bytes.windows(5).position(|w| w == b"qwen2");
+    bytes[at.expect("a pre-tokeniser")..][..5].copy_from_slice(b"other");
+    std::fs::write(&path, &bytes).expect("written");
+    let found = good(&["logits", text(&path), "--tokens", "1,2,3", "--json"], b"");
+    assert_eq!(found, expected);
+    assert!(bad(&["tokenize", text(&path), "x"], b"").contains("\"other\""));
+}
+
+#[test]
+fn the_program_renders_templates_for_itself_within_limits() {
+    let program = env!("CARGO_BIN_EXE_freehold").into();
+    let renderer = ChildRenderer::new(program, vec!["__render".to_owned()], 1);
+    let render = |source: &str| {
+        renderer.render(&RenderRequest {
+            source: source.into(),
+            bos: "<s>".into(),
+            eos: "</s>".into(),
+            messages: (&[][..]).into(),
+            date: "2026-11-30".into(),
+        })
+    };
+    let doubling = "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    assert!(render(doubling).is_err_and(|error| error.is_limit()));
+    assert_eq!(render("{{ bos_token }}!"), Ok("<s>!".to_owned()));
 }
 
 #[test]

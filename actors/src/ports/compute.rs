@@ -7,12 +7,14 @@
 //! everybody else. What a runner serves (`ports::runner`) is passed on to it.
 
 mod embed;
+mod gate;
 pub(in crate::ports) mod job;
 mod order;
 #[cfg(test)]
 mod tests;
 
 use super::runner::Runners;
+use gate::Gate;
 use job::{check, encode, sampling, steering};
 use kernels::{CancelFlag, Engine, EngineError, EngineOptions, Load, Model};
 use order::Steering;
@@ -68,6 +70,8 @@ pub struct Compute {
     pace: Option<Duration>,
     other_words: bool,
     runners: Runners,
+    /// Before orders that are not paid yet.
+    unpaid: Gate,
 }
 
 impl Compute {
@@ -100,11 +104,14 @@ impl Compute {
         &self.runners
     }
 
-    /// The context of a model here, in tokens; 0 where there is no such model.
+    /// The context of a model here, in tokens: what the model takes and the memory for keys
+    /// and values holds. 0 where there is no such model.
     pub fn context(&self, model: &ModelDigest) -> u32 {
         match self.runners.of(model) {
             Some(runner) => runner.info().context,
-            None => self.model(model).map_or(0, |model| model.info().context),
+            None => self
+                .model(model)
+                .map_or(0, |model| context_within(&model, &self.options)),
         }
     }
 
@@ -176,17 +183,26 @@ impl Compute {
         job: &Job,
         salt: &[u8; 16],
     ) -> Result<PromptFacts, Refusal> {
+        let Some(_inside) = self.unpaid.enter() else {
+            return Err(Refusal::new(
+                Code::Busy,
+                "too many orders are being looked at: try again in a moment",
+            ));
+        };
         if let Some(runner) = self.runners.of(model) {
             return runner.count(job, salt);
         }
         let found = self
             .model(model)
             .ok_or_else(|| Refusal::new(Code::UnknownModel, "this model is not loaded"))?;
-        let bad = |reason| Refusal::new(Code::BadOrder, reason);
-        check(&found, job).map_err(bad)?;
-        let sequences = encode(&found, job).map_err(bad)?;
-        let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
         let running = self.engines.lock().get(model).cloned();
+        if let Some(broken) = running.as_ref().and_then(|engine| engine.broken()) {
+            return Err(Refusal::new(Code::EngineFailed, broken.to_string()));
+        }
+        check(&found, job).map_err(|reason| Refusal::new(Code::BadOrder, reason))?;
+        let sequences = encode(&found, job)?;
+        let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        self.check_memory(&found, job, longest)?;
         let cached = match (running, sequences.as_slice()) {
             (Some(engine), [prompt]) if !found.is_encoder() => engine.cached(owner, prompt),
             _ => 0,
@@ -198,6 +214,24 @@ impl Compute {
             longest: longest as u64,
             digest: prompt_digest(salt, &tokens),
         })
+    }
+
+    /// Refuses what the engine's memory never holds: nothing may be paid for it.
+    fn check_memory(&self, model: &Model, job: &Job, longest: usize) -> Result<(), Refusal> {
+        let output = match job.work {
+            Work::Embed { .. } => 0,
+            _ => job.max_output as usize,
+        };
+        let most = Engine::most_tokens_of(model, &self.options);
+        if longest.saturating_add(output) <= most {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::TooLong,
+            format!(
+                "{longest} tokens and {output} of output; the memory of this host holds {most} together"
+            ),
+        ))
     }
 
     /// Starts a job; its output comes on the receiver. The order is its own owner.
@@ -300,7 +334,7 @@ impl Compute {
     ) -> Result<Replay, String> {
         let engine = self.engine(model)?;
         let model = engine.model();
-        let sequences = encode(model, job)?;
+        let sequences = encode(model, job).map_err(|refusal| refusal.message)?;
         if let Work::Embed { .. } = job.work {
             return embed_again(&engine, &sequences, salt, tokens);
         }
@@ -328,6 +362,13 @@ impl Compute {
             numerics: model.info().numerics.clone(),
         })
     }
+}
+
+/// Tokens, prompt and answer, that a model takes and that an engine with these bounds holds.
+pub fn context_within(model: &Model, options: &EngineOptions) -> u32 {
+    let most = Engine::most_tokens_of(model, options);
+    let most = u32::try_from(most).unwrap_or(u32::MAX);
+    model.info().context.min(most)
 }
 
 /// Embeds the texts of an order again, as many as were delivered.

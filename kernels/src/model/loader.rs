@@ -73,7 +73,16 @@ pub(super) fn load_how(
     later: bool,
 ) -> Result<Model, LoadError> {
     let file = Arc::new(file);
-    let tokenizer = Tokenizer::from_gguf(&file)?;
+    let tokenizer = match Tokenizer::from_gguf(&file) {
+        Err(error) if options.any_vocabulary => {
+            tracing::warn!(%error, "tokens have no text");
+            // As many as the embedding has rows, which is compared as always.
+            let embedding = file.tensor("token_embd.weight");
+            let rows = embedding.and_then(|t| t.dims.get(1)).copied();
+            Tokenizer::without_text(rows.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))?
+        }
+        read => read?,
+    };
     let threads = if options.threads == 0 {
         default_threads()
     } else {

@@ -210,6 +210,24 @@ fn models_and_sequences_may_move_between_threads() {
     sent::<crate::Generation>();
 }
 
+#[test]
+fn logits_need_no_vocabulary_where_none_is_asked_for() {
+    let whole = qwen3(&Shape::tiny(), TensorType::Q8_0, 3);
+    let mut bytes = whole.clone();
+    patch(&mut bytes, b"qwen2", b"other");
+    assert!(matches!(load(bytes.clone()), Err(LoadError::Tokenizer(_))));
+    let options = OpenOptions {
+        threads: 1,
+        any_vocabulary: true,
+        ..OpenOptions::default()
+    };
+    let model = Model::from_bytes(bytes, &options).unwrap();
+    let expected = load(whole).unwrap().logits(&[1, 2, 3], true).unwrap();
+    assert_eq!(model.logits(&[1, 2, 3], true).unwrap(), expected);
+    assert_eq!(model.tokenizer().len(), 320);
+    assert!(model.tokenizer().encode("text", true).is_empty());
+}
+
 /// A file of a name of its own with these bytes.
 #[cfg(unix)]
 fn on_disk(name: &str, bytes: &[u8]) -> std::path::PathBuf {

@@ -7,9 +7,10 @@ mod flags;
 mod pieces;
 
 use super::special::{Special, Specials};
-use super::spm::SPACE;
+use super::spm::{Pieces, SPACE};
 use super::{Algorithm, Pre, TokenKind, Tokenizer, TokenizerError, bytes};
 use crate::gguf::{Array, Gguf, GgufError, Value};
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 /// Far above any vocabulary (262,144 is the largest known); keeps ids in u32 and
@@ -53,6 +54,42 @@ pub(super) fn from_gguf(file: &Gguf) -> Result<Tokenizer, TokenizerError> {
     Ok(tokenizer)
 }
 
+pub(super) fn without_text(tokens: usize) -> Result<Tokenizer, TokenizerError> {
+    check_size(tokens)?;
+    let pieces = Pieces {
+        longest: 0,
+        pieces: HashMap::new(),
+        bytes: [None; 256],
+        unknown: None,
+    };
+    Ok(Tokenizer {
+        text: Vec::new(),
+        ends: vec![0; tokens],
+        specials: Specials::new(std::iter::empty()),
+        kinds: vec![TokenKind::Unused; tokens],
+        algorithm: Algorithm::Spm(Box::new(pieces)),
+        bos: None,
+        eos: None,
+        sep: None,
+        stops: Vec::new(),
+        add_bos: false,
+        add_eos: false,
+        add_space: false,
+        digest: [0; 32],
+        grammars: OnceLock::new(),
+    })
+}
+
+fn check_size(tokens: usize) -> Result<(), TokenizerError> {
+    match (1..=MAX_TOKENS).contains(&tokens) {
+        true => Ok(()),
+        false => Err(TokenizerError::Size {
+            tokens,
+            max: MAX_TOKENS,
+        }),
+    }
+}
+
 fn algorithm<'a>(
     file: &'a Gguf,
     lists: &Lists<'_>,
@@ -90,12 +127,7 @@ fn algorithm<'a>(
 impl<'a> Lists<'a> {
     fn read(file: &'a Gguf) -> Result<Self, TokenizerError> {
         let tokens = file.strings("tokenizer.ggml.tokens")?;
-        if tokens.is_empty() || tokens.len() > MAX_TOKENS {
-            return Err(TokenizerError::Size {
-                tokens: tokens.len(),
-                max: MAX_TOKENS,
-            });
-        }
+        check_size(tokens.len())?;
         if let Some(id) = tokens.iter().position(|t| t.len() > MAX_TOKEN_BYTES) {
             return Err(TokenizerError::Long {
                 id,

@@ -23,7 +23,8 @@ Examples:
 
 A line is {\"token\": id, \"logits\": [...]}: what the model says after that token,
 every f32 with as many digits as it takes to read it back exactly. No BOS token
-is added.")]
+is added. The file's vocabulary is not needed; where it cannot be used, tokens are
+shown without their text.")]
 pub struct Args {
     #[arg(help = file::FILE)]
     file: PathBuf,
@@ -46,6 +47,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let ids = file::tokens(&args.tokens)?;
     let options = OpenOptions {
         threads: args.threads,
+        any_vocabulary: true,
         ..OpenOptions::default()
     };
     let model = file::model(&args.file, &options)?;

@@ -22,7 +22,7 @@ pub(super) fn serve(
     steering: &Steering,
     out: &mpsc::Sender<Output>,
 ) -> Result<(), String> {
-    let texts = encode(engine.model(), job)?;
+    let texts = encode(engine.model(), job).map_err(|refusal| refusal.message)?;
     let owner = super::order::turn(&owner);
     let cancel = CancelFlag::new();
     steering.cancels(&cancel);

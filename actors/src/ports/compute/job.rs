@@ -1,6 +1,7 @@
 //! From the protocol's job to what the engine is asked.
 
-use kernels::{ChatMessage, Grammar, Model, Sampling};
+use kernels::{ChatMessage, Grammar, Model, Sampling, TemplateError};
+use protocol::refusal::{Code, Refusal};
 use protocol::work::{ChatMessage as Message, Constraint, Job, Work};
 
 /// How tokens are drawn.
@@ -51,26 +52,38 @@ pub(in crate::ports) fn said(messages: &[Message]) -> Vec<ChatMessage> {
 /// The sequences to compute: one prompt, or each text to embed.
 ///
 /// # Errors
-/// A sentence for the buyer.
-pub(super) fn encode(model: &Model, job: &Job) -> Result<Vec<Vec<u32>>, String> {
+/// A refusal for the buyer.
+pub(super) fn encode(model: &Model, job: &Job) -> Result<Vec<Vec<u32>>, Refusal> {
     let name = &model.info().name;
+    let bad = |reason: String| Err(Refusal::new(Code::BadOrder, reason));
     match (&job.work, model.is_encoder()) {
         (Work::Embed { texts }, true) => Ok(texts
             .iter()
             .map(|text| model.tokenizer().encode_whole(text, false))
             .collect()),
-        (Work::Embed { .. }, false) => Err(format!(
+        (Work::Embed { .. }, false) => bad(format!(
             "{name} makes text, not embeddings: choose an embedding model"
         )),
-        (_, true) => Err(format!(
+        (_, true) => bad(format!(
             "{name} makes embeddings, not text: choose a language model"
         )),
         (Work::Chat { messages }, false) => {
             let prompt = model.encode_chat(&said(messages), &job.date);
-            Ok(vec![prompt.map_err(|error| error.to_string())?])
+            Ok(vec![prompt.map_err(|error| not_rendered(&error))?])
         }
         (Work::Complete { prompt }, false) => Ok(vec![model.tokenizer().encode(prompt, false)]),
     }
+}
+
+/// What a buyer is told whose conversation was not rendered: a template that meets a limit
+/// here is no fault of the order.
+pub(in crate::ports) fn not_rendered(error: &TemplateError) -> Refusal {
+    let code = match error {
+        TemplateError::Busy => Code::Busy,
+        error if error.is_limit() => Code::EngineFailed,
+        _ => Code::BadOrder,
+    };
+    Refusal::new(code, error.to_string())
 }
 
 /// Checks what can be checked before anything is paid: a grammar that does not compile is

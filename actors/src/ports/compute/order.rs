@@ -173,7 +173,11 @@ pub(super) fn serve(
     out: &mpsc::Sender<Output>,
 ) -> Result<(), String> {
     let request = Request {
-        prompt: encode(engine.model(), job)?.into_iter().flatten().collect(),
+        prompt: encode(engine.model(), job)
+            .map_err(|refusal| refusal.message)?
+            .into_iter()
+            .flatten()
+            .collect(),
         sampling: sampling(job),
         seed: job.seed,
         max_output: job.max_output,

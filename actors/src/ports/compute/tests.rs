@@ -226,3 +226,22 @@ fn what_is_shown_otherwise_than_the_tokens_say_is_seen_by_a_replay() {
     assert!(shown.iter().zip(&replay.expected).all(|pair| same(&pair)));
     assert_ne!(shown, replay.expected);
 }
+
+#[test]
+fn a_prompt_that_the_memory_does_not_hold_is_refused_before_it_is_paid() {
+    // The smallest memory: one page of 64 positions.
+    let (compute, model) = compute();
+    let compute = compute.with_engines(EngineOptions {
+        cache_bytes: 1,
+        ..EngineOptions::default()
+    });
+    assert_eq!(compute.context(&model), 63);
+    let count = |job: &Job| compute.count(&model, job, &[0; 16]);
+    let mut short = job("Who pays?", 1);
+    let tokens = count(&short).unwrap().tokens;
+    short.max_output = 63 - tokens as u32;
+    assert!(count(&short).is_ok());
+    short.max_output += 1;
+    assert_eq!(count(&short).unwrap_err().code, Code::TooLong);
+    assert!(compute.loads().is_empty(), "no engine has started");
+}
