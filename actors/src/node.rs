@@ -4,7 +4,7 @@
 //! decided by the binary, which fills [`NodeConfig`].
 
 use crate::clock::{Clock, SystemClock, wall_now};
-use crate::driver::{Deliver, Driver, Fatal, Halt};
+use crate::driver::{Begin, Deliver, Driver, Fatal, Flush, Halt, Look};
 use crate::keys::NodeKeys;
 use crate::ports::compute::Compute;
 use crate::ports::network::{
@@ -15,7 +15,9 @@ use crate::ports::relay::{
 };
 use crate::ports::storage::Storage;
 use crate::ports::wallet::Wallet;
-use crate::shell::discovery::{DiscoveryPorts, Lists, follow_relays, gossip};
+use crate::shell::discovery::{
+    DiscoveryPorts, Lists, Withdrawal, follow_relays, gossip, judge as judge_gossip,
+};
 use crate::shell::inference::{CLIENT_QUEUE, Clients, InferencePorts};
 use crate::shell::payment::{PaymentPorts, Reports};
 use crate::shell::reputation::ReputationPorts;
@@ -35,16 +37,23 @@ use protocol::inference::io::{Admission, BuyRequest, BuyerEvent, Served};
 use protocol::machine::Table;
 use protocol::manifest::{Manifest, Role};
 use protocol::payment::io::Report;
+use protocol::refusal::{Code, Refusal};
 use protocol::{discovery, inference, payment, reputation, validator};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 /// How long an operator's question may take.
 const QUESTION: Duration = Duration::from_secs(30);
-/// How long running orders may take to end at a shutdown.
+/// How long running orders may take to end at a shutdown, their settlement included.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How often a shutdown looks whether orders still run.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long relays may take to take back our listing at a shutdown.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what is still to be written may take at a shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything a node needs to start.
 pub struct NodeConfig {
@@ -116,6 +125,18 @@ struct Actors {
     reputation: Mailbox<reputation::Reputation, ReputationPorts>,
 }
 
+impl Actors {
+    /// Lets all five recover and take their inputs.
+    fn begin(&self) {
+        // The mailboxes are new: there is room.
+        self.reputation.do_send(Begin);
+        self.payment.do_send(Begin);
+        self.discovery.do_send(Begin);
+        self.validator.do_send(Begin);
+        self.inference.do_send(Begin);
+    }
+}
+
 /// A running node. Cheap to clone; [`Node::shutdown`] stops it for all.
 #[derive(Clone)]
 pub struct Node {
@@ -127,7 +148,11 @@ struct Inner {
     roles: Vec<Role>,
     network: Network,
     shared: Shared,
+    orders: Addr<inference_shell::InferenceActor>,
+    flushes: Vec<Recipient<Flush>>,
     halts: Vec<Recipient<Halt>>,
+    withdrawal: Withdrawal,
+    draining: AtomicBool,
     compute: Compute,
     wallet: Arc<dyn Wallet>,
     serving: Option<NetworkHandle>,
@@ -182,8 +207,8 @@ impl Node {
         let (relays, relay_events) = if config.relays.is_empty() {
             (None, None)
         } else {
-            let relay_config =
-                RelayConfig::new(config.relays.clone()).with_auth(event_signer.clone());
+            let reader = relay_reader(&config.roles, &event_signer);
+            let relay_config = RelayConfig::new(config.relays.clone()).with_auth(reader);
             let (handle, events) = RelayPool::start(relay_config)?;
             handle
                 .subscribe(
@@ -199,6 +224,7 @@ impl Node {
         let reports = Reports::default();
         let lists = Lists::default();
         let judgements = Judgements::default();
+        let withdrawal = Withdrawal::default();
         let (notes, _) = broadcast::channel(256);
         let now = clock.now();
         let records = |tables: &[Table]| shared.storage.load(tables).map(Vec::into_iter);
@@ -251,6 +277,7 @@ impl Node {
             dialer: dialer.clone(),
             wallet: wallet.clone(),
             lists: lists.clone(),
+            withdrawal: withdrawal.clone(),
         };
         let payment_ports = PaymentPorts {
             shared: shared.clone(),
@@ -260,8 +287,10 @@ impl Node {
         let inference_ports = InferencePorts {
             shared: shared.clone(),
             dialer: dialer.clone(),
+            dial: dialer_config(&config),
             streams: streams.clone(),
             compute: compute.clone(),
+            counts: Arc::new(Semaphore::new(counts_at_once())),
             clients: clients.clone(),
         };
         let validator_ports = ValidatorPorts {
@@ -292,6 +321,17 @@ impl Node {
             reputation: actors.reputation.clone().recipient::<Deliver<_>>(),
         };
         shared.connect(addresses);
+        // Only now may they speak: what a recovered machine tells its siblings must arrive.
+        actors.begin();
+        let orders = actors.inference.clone();
+        // Those whose words make others write come first.
+        let flushes = vec![
+            actors.inference.clone().recipient::<Flush>(),
+            actors.validator.clone().recipient::<Flush>(),
+            actors.discovery.clone().recipient::<Flush>(),
+            actors.payment.clone().recipient::<Flush>(),
+            actors.reputation.clone().recipient::<Flush>(),
+        ];
         let halts = vec![
             actors.inference.recipient::<Halt>(),
             actors.payment.recipient::<Halt>(),
@@ -300,15 +340,19 @@ impl Node {
             actors.reputation.recipient::<Halt>(),
         ];
 
-        let runtime = shared.runtime.clone();
-        runtime.spawn(follow_swarm(shared.clone(), streams.clone(), dialer_events));
+        let dialled = follow_swarm(shared.clone(), streams.clone(), dialer_events);
+        shared.supervise("the events of outgoing connections", dialled);
         if let Some(events) = serving_events {
-            runtime.spawn(follow_swarm(shared.clone(), streams, events));
+            let served = follow_swarm(shared.clone(), streams, events);
+            shared.supervise("the events of incoming connections", served);
         }
         if let Some(events) = relay_events {
-            runtime.spawn(follow_relays(shared.clone(), events));
+            let listings = follow_relays(shared.clone(), config.network, relays.clone(), events);
+            shared.supervise("the events of the relays", listings);
         }
-        runtime.spawn(payment_shell::follow(shared.clone(), wallet.clone()));
+        let payments = payment_shell::follow(shared.clone(), wallet.clone());
+        // A wallet that is not there has no events.
+        shared.supervise_panics("the events of the wallet", payments);
 
         let node = Node {
             inner: Arc::new(Inner {
@@ -316,7 +360,11 @@ impl Node {
                 roles: config.roles.clone(),
                 network: config.network,
                 shared,
+                orders,
+                flushes,
                 halts,
+                withdrawal,
+                draining: AtomicBool::new(false),
                 compute,
                 wallet,
                 serving,
@@ -361,11 +409,11 @@ impl Node {
             },
             |model| model.limits,
         );
-        let addresses = if config.announce.is_empty() {
-            self.addresses()
-        } else {
-            config.announce.iter().map(ToString::to_string).collect()
+        let addresses = match config.announce.is_empty() {
+            true => self.listening(),
+            false => self.named(&config.announce),
         };
+        let addresses = told_to_others(config.network, addresses);
         let manifest = Manifest {
             network: config.network,
             node: self.inner.key,
@@ -405,12 +453,23 @@ impl Node {
 
     /// Where it can be reached; empty for a pure client.
     pub fn addresses(&self) -> Vec<String> {
-        self.inner
-            .serving
-            .iter()
-            .flat_map(NetworkHandle::local_addresses)
-            .map(|address| address.to_string())
-            .collect()
+        let listening = self.listening();
+        listening.iter().map(ToString::to_string).collect()
+    }
+
+    fn listening(&self) -> Vec<Multiaddr> {
+        let serving = self.inner.serving.iter();
+        serving.flat_map(NetworkHandle::local_addresses).collect()
+    }
+
+    /// The operator's addresses, each with our peer id at its end.
+    fn named(&self, addresses: &[Multiaddr]) -> Vec<Multiaddr> {
+        let me = self.inner.serving.as_ref().map(NetworkHandle::peer_id);
+        let with_peer = |address: &Multiaddr| match (network::peer_of(address), me) {
+            (None, Some(me)) => address.clone().with_p2p(me).unwrap_or_else(|same| same),
+            _ => address.clone(),
+        };
+        addresses.iter().map(with_peer).collect()
     }
 
     /// The wallet.
@@ -455,6 +514,15 @@ impl Node {
     pub async fn buy(&self, mut request: BuyRequest) -> Purchase {
         let id = RequestId(self.fresh());
         let (sender, events) = mpsc::channel(CLIENT_QUEUE);
+        if self.inner.draining.load(Ordering::Acquire) {
+            let refusal = Refusal::new(Code::ShuttingDown, "this node is shutting down");
+            // The queue is empty: there is room.
+            let _ = sender.try_send(BuyerEvent::Failed(refusal));
+            return Purchase {
+                request: id,
+                events,
+            };
+        }
         self.inner.clients.lock().insert(id, sender);
         request.request = id;
         self.inner
@@ -507,13 +575,11 @@ impl Node {
         let id = EffectId(self.fresh());
         let (sender, answer) = oneshot::channel();
         self.inner.lists.lock().insert(id, sender);
-        self.inner
-            .shared
-            .to_discovery(discovery::io::Input::List { id })
-            .await;
-        let answer = tokio::time::timeout(QUESTION, answer).await;
+        let question = discovery::io::Input::List { id };
+        let asked = self.inner.shared.to_discovery(question);
+        let answer = answered(QUESTION, asked, answer).await;
         self.inner.lists.lock().remove(&id);
-        answer.ok().and_then(Result::ok).ok_or(NodeError::Silent)
+        answer.ok_or(NodeError::Silent)
     }
 
     /// The books.
@@ -524,13 +590,11 @@ impl Node {
         let id = EffectId(self.fresh());
         let (sender, answer) = oneshot::channel();
         self.inner.reports.lock().insert(id, sender);
-        self.inner
-            .shared
-            .to_payment(payment::io::Input::Report { id })
-            .await;
-        let answer = tokio::time::timeout(QUESTION, answer).await;
+        let question = payment::io::Input::Report { id };
+        let asked = self.inner.shared.to_payment(question);
+        let answer = answered(QUESTION, asked, answer).await;
         self.inner.reports.lock().remove(&id);
-        answer.ok().and_then(Result::ok).ok_or(NodeError::Silent)
+        answer.ok_or(NodeError::Silent)
     }
 
     /// The books with every payment ever: [`Node::report`] has the newest some thousands. It
@@ -559,32 +623,53 @@ impl Node {
             id,
             bundle: Box::new(bundle),
         };
-        self.inner.shared.to_validator(input).await;
-        let answer = tokio::time::timeout(QUESTION * 10, answer).await;
+        let asked = self.inner.shared.to_validator(input);
+        let answer = answered(QUESTION * 10, asked, answer).await;
         self.inner.judgements.lock().remove(&id);
-        answer.ok().and_then(Result::ok).ok_or(NodeError::Silent)
+        answer.ok_or(NodeError::Silent)
     }
 
-    /// Takes no new orders, withdraws the listing, lets running orders end, and stops everything.
+    /// Orders that run or wait, on both sides, their settlement included.
+    pub async fn active_orders(&self) -> usize {
+        let look = Look(inference::Inference::active);
+        // An actor that is gone has none.
+        self.inner.orders.send(look).await.unwrap_or_default()
+    }
+
+    /// Takes no new orders and purchases, withdraws the listing, lets running orders end and be
+    /// settled, and stops everything, each within a bound.
     pub async fn shutdown(&self) {
         let Some(system) = self.inner.system.lock().take() else {
             return;
         };
-        self.admit(Admission::Draining).await;
-        self.inner
-            .shared
-            .to_discovery(discovery::io::Input::Withdraw)
-            .await;
+        self.inner.draining.store(true, Ordering::Release);
+        let told = async {
+            self.admit(Admission::Draining).await;
+            let withdraw = discovery::io::Input::Withdraw;
+            self.inner.shared.to_discovery(withdraw).await;
+        };
+        // A disk that takes nothing holds the actors up.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, told).await;
         let drained = async {
-            let mut wait = tokio::time::interval(Duration::from_millis(50));
-            while !self.inner.clients.lock().is_empty() || self.inner.compute.is_busy() {
+            let mut wait = tokio::time::interval(DRAIN_POLL_INTERVAL);
+            while !self.inner.clients.lock().is_empty()
+                || self.inner.compute.is_busy()
+                || self.active_orders().await > 0
+            {
                 wait.tick().await;
             }
         };
         let _ = tokio::time::timeout(DRAIN, drained).await;
         self.inner.compute.cancel_all();
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.flush()).await;
+        let withdrawn = self.inner.withdrawal.lock().take();
+        if let Some(withdrawn) = withdrawn {
+            // Relays that do not answer learn from the listing's expiry.
+            let _ = tokio::time::timeout(WITHDRAW_TIMEOUT, withdrawn).await;
+        }
+        self.inner.shared.set_stopping();
         for halt in &self.inner.halts {
-            let _ = halt.send(Halt).await;
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, halt.send(Halt)).await;
         }
         if let Some(relays) = &self.inner.relays {
             relays.shutdown().await;
@@ -603,6 +688,61 @@ impl Node {
         // What was told last is on disk before the process may end.
         let _ = self.inner.shared.storage.commit(Vec::new()).await;
     }
+
+    /// Waits until what the machines decided so far is carried out. Twice, for what one's effects
+    /// made another decide.
+    async fn flush(&self) {
+        for actor in self.inner.flushes.iter().chain(&self.inner.flushes) {
+            let (done, flushed) = oneshot::channel();
+            if actor.send(Flush(done)).await.is_ok() {
+                let _ = flushed.await;
+            }
+        }
+    }
+}
+
+/// Prompts of strangers that are rendered and tokenised at once: half the cores, for the other half
+/// serves those who paid.
+fn counts_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
+/// Who a relay that asks (NIP-42) is told to be talking to. A node that publishes nothing under its
+/// key does not tell it to relays either.
+fn relay_reader(roles: &[Role], node: &Arc<SecretSigner>) -> Arc<SecretSigner> {
+    match roles.iter().any(|role| *role != Role::Client) {
+        true => node.clone(),
+        false => Arc::new(SecretSigner::random()),
+    }
+}
+
+/// Asks, and waits for the answer, within a bound for both.
+async fn answered<T>(
+    limit: Duration,
+    asked: impl Future<Output = ()>,
+    answer: oneshot::Receiver<T>,
+) -> Option<T> {
+    let both = async {
+        asked.await;
+        answer.await.ok()
+    };
+    tokio::time::timeout(limit, both).await.ok().flatten()
+}
+
+/// The addresses that a listing names: those that mean the same machine to everybody. On a network
+/// for tests all nodes are near.
+fn told_to_others(network: Network, addresses: Vec<Multiaddr>) -> Vec<String> {
+    let (told, kept): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| network == Network::Regtest || network::is_global(address));
+    if told.is_empty() && !kept.is_empty() {
+        tracing::warn!(
+            addresses = ?kept,
+            "no address of this node can be reached from outside its own network: set `announce` in \
+             freehold.toml to its public address"
+        );
+    }
+    told.iter().map(ToString::to_string).collect()
 }
 
 /// A seed of this run alone: nonces of two runs must never be the same.
@@ -612,14 +752,18 @@ fn seed() -> [u8; 32] {
     seed
 }
 
+fn dialer_config(config: &NodeConfig) -> network::Config {
+    network::Config {
+        bootstrap: config.bootstrap.clone(),
+        judge: judge_gossip,
+        ..network::Config::client(config.network.name())
+    }
+}
+
 async fn start_dialer(
     config: &NodeConfig,
 ) -> Result<(NetworkHandle, mpsc::Receiver<NetworkEvent>), NodeError> {
-    let client = network::Config {
-        bootstrap: config.bootstrap.clone(),
-        ..network::Config::client(config.network.name())
-    };
-    Ok(Swarm::start(client, Identity::ephemeral()).await?)
+    Ok(Swarm::start(dialer_config(config), Identity::ephemeral()).await?)
 }
 
 async fn start_serving(
@@ -632,6 +776,7 @@ async fn start_serving(
     let mut serving = network::Config::serving(config.network.name(), config.listen.clone());
     serving.external.clone_from(&config.announce);
     serving.bootstrap.clone_from(&config.bootstrap);
+    serving.judge = judge_gossip;
     serving.accept.clear();
     if config.roles.contains(&Role::Host) {
         serving.accept.push(Protocol::Order);
@@ -645,7 +790,7 @@ async fn start_serving(
 
 async fn follow_swarm(shared: Shared, streams: Streams, mut events: mpsc::Receiver<NetworkEvent>) {
     while let Some(event) = events.recv().await {
-        gossip(&shared, &event).await;
+        gossip(&shared, &event);
         match event {
             NetworkEvent::Stream(stream) => match stream.protocol {
                 Protocol::Order => {
@@ -664,21 +809,15 @@ async fn follow_swarm(shared: Shared, streams: Streams, mut events: mpsc::Receiv
                 }
                 Protocol::Quote | Protocol::Blob => {}
             },
-            NetworkEvent::Misbehaved {
-                peer,
-                node: Some(node),
-                kind,
-            } => {
-                tracing::warn!(%peer, ?kind, "a peer misbehaved");
-                let offence = protocol::offence::Offence {
-                    by: node,
-                    order: None,
-                    kind: protocol::offence::OffenceKind::MalformedFrame,
-                    detail: format!("{kind:?}"),
-                };
-                shared
-                    .to_reputation(reputation::io::Input::Offended(offence))
-                    .await;
+            NetworkEvent::Excess(stream) => match stream.protocol {
+                Protocol::Order => drop(tokio::spawn(inference_shell::turn_away(stream))),
+                Protocol::Audit => drop(tokio::spawn(validator_shell::turn_away(stream))),
+                Protocol::Quote | Protocol::Blob => {}
+            },
+            // What a connection does is no deed of a node's key: nothing of it is signed, and whoever
+            // passes gossip on could make it. The network port holds the peer to its bounds.
+            NetworkEvent::Misbehaved { peer, kind, .. } => {
+                tracing::warn!(%peer, ?kind, "a peer misbehaved")
             }
             NetworkEvent::ListenerFailed { reason } => {
                 tracing::error!(%reason, "a listening socket failed")
@@ -719,4 +858,33 @@ async fn spawn_actors(
         reason: "they ended at once".to_owned(),
     })?;
     Ok((SystemThread { system, thread }, actors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::relay::EventSigner;
+
+    #[test]
+    fn a_listing_names_no_address_of_a_private_network_unless_all_nodes_are_near() {
+        let addresses: Vec<Multiaddr> = [
+            "/ip4/127.0.0.1/tcp/9",
+            "/ip4/192.168.1.5/udp/9/quic-v1",
+            "/ip4/8.8.8.8/tcp/9",
+        ]
+        .map(|text| text.parse().unwrap())
+        .to_vec();
+        let told = told_to_others(Network::Signet, addresses.clone());
+        assert_eq!(told, ["/ip4/8.8.8.8/tcp/9"]);
+        assert_eq!(told_to_others(Network::Regtest, addresses).len(), 3);
+    }
+
+    #[test]
+    fn a_mere_client_shows_relays_no_node_key() {
+        let node = Arc::new(SecretSigner::random());
+        let host = relay_reader(&[Role::Client, Role::Host], &node);
+        assert_eq!(host.author(), node.author());
+        let client = relay_reader(&[Role::Client], &node);
+        assert_ne!(client.author(), node.author());
+    }
 }

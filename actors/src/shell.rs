@@ -11,12 +11,13 @@ pub mod reputation;
 pub mod streams;
 pub mod validator;
 
-use crate::driver::{Deliver, Fatal, Performed};
+use crate::driver::{Deliver, Fatal, Performed, Room};
 use crate::ports::storage::Storage;
 use actix::Recipient;
 use futures::FutureExt;
 use protocol::machine::Record;
 use protocol::route::{Delivery, Message, deliver};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -36,10 +37,29 @@ pub struct Addresses {
     pub reputation: Recipient<Deliver<protocol::reputation::io::Input>>,
 }
 
+/// Who waits for room in which mailbox.
+#[derive(Debug, Default)]
+pub struct Rooms {
+    /// Discovery's.
+    pub discovery: Room,
+    /// Payment's.
+    pub payment: Room,
+    /// Inference's.
+    pub inference: Room,
+    /// Validator's.
+    pub validator: Room,
+    /// Reputation's.
+    pub reputation: Room,
+}
+
 /// What every actor's ports hold.
 #[derive(Clone)]
 pub struct Shared {
     addresses: Arc<OnceLock<Addresses>>,
+    /// Who waits for room in which mailbox.
+    pub rooms: Arc<Rooms>,
+    /// The node is being stopped: parts that end now are no accident.
+    stopping: Arc<AtomicBool>,
     /// Where effects run.
     pub runtime: Handle,
     /// The machines' records.
@@ -58,13 +78,15 @@ impl Shared {
     pub fn new(runtime: Handle, storage: Storage) -> Self {
         Shared {
             addresses: Arc::default(),
+            rooms: Arc::default(),
+            stopping: Arc::default(),
             runtime,
             storage,
             stopped: Arc::new(watch::Sender::new(None)),
         }
     }
 
-    /// Names the five mailboxes. Before it, nothing is delivered.
+    /// Names the five mailboxes. Before it, nothing is delivered, so no driver begins before it.
     pub fn connect(&self, addresses: Addresses) {
         let _ = self.addresses.set(addresses);
     }
@@ -72,6 +94,52 @@ impl Shared {
     /// Tells when the node must stop, and why.
     pub fn fatal(&self) -> watch::Receiver<Option<Fatal>> {
         self.stopped.subscribe()
+    }
+
+    /// The node is being stopped: from now on parts may end.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether the node is being stopped.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Runs a task that must last as long as the node. One that panics, or returns before the
+    /// node is stopped, stops it.
+    pub fn supervise(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let shared = self.clone();
+        self.supervise_panics(part, async move {
+            task.await;
+            if !shared.is_stopping() {
+                shared.part_stopped(part);
+            }
+        });
+    }
+
+    /// Runs a task that may return at any time. One that panics stops the node.
+    pub fn supervise_panics(
+        &self,
+        part: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (shared, task) = (self.clone(), self.runtime.spawn(task));
+        self.runtime.spawn(async move {
+            if task.await.is_err_and(|error| error.is_panic()) {
+                shared.part_stopped(part);
+            }
+        });
+    }
+
+    fn part_stopped(&self, part: &str) {
+        self.stop(Fatal {
+            what: format!("a part of the node stopped by itself: {part}"),
+            fix:
+                "restart the node; nothing that was agreed is lost. The log has the cause; please \
+                  report it"
+                    .to_owned(),
+        });
     }
 
     /// Stops the node for a reason.
@@ -90,11 +158,19 @@ impl Shared {
             return Performed::Done;
         };
         let full = match deliver(message) {
-            Delivery::Discovery(input) => is_full(addresses.discovery.try_send(Deliver(input))),
-            Delivery::Payment(input) => is_full(addresses.payment.try_send(Deliver(input))),
-            Delivery::Inference(input) => is_full(addresses.inference.try_send(Deliver(input))),
-            Delivery::Validator(input) => is_full(addresses.validator.try_send(Deliver(input))),
-            Delivery::Reputation(input) => is_full(addresses.reputation.try_send(Deliver(input))),
+            Delivery::Discovery(input) => {
+                is_full(addresses.discovery.try_send(Deliver::new(input)))
+            }
+            Delivery::Payment(input) => is_full(addresses.payment.try_send(Deliver::new(input))),
+            Delivery::Inference(input) => {
+                is_full(addresses.inference.try_send(Deliver::new(input)))
+            }
+            Delivery::Validator(input) => {
+                is_full(addresses.validator.try_send(Deliver::new(input)))
+            }
+            Delivery::Reputation(input) => {
+                is_full(addresses.reputation.try_send(Deliver::new(input)))
+            }
         };
         if full {
             Performed::Stop(Fatal {
@@ -124,35 +200,48 @@ impl Shared {
     /// Delivers a completion or an outside event to Inference; waits for room.
     pub async fn to_inference(&self, input: protocol::inference::io::Input) {
         if let Some(addresses) = self.addresses.get() {
-            let _ = addresses.inference.send(Deliver(input)).await;
+            self.rooms.inference.send(&addresses.inference, input).await;
         }
     }
 
-    /// Delivers to Payment; waits for room.
+    /// Delivers to Payment; waits for room, as the others below.
     pub async fn to_payment(&self, input: protocol::payment::io::Input) {
         if let Some(addresses) = self.addresses.get() {
-            let _ = addresses.payment.send(Deliver(input)).await;
+            self.rooms.payment.send(&addresses.payment, input).await;
         }
     }
 
     /// Delivers to Discovery; waits for room.
     pub async fn to_discovery(&self, input: protocol::discovery::io::Input) {
         if let Some(addresses) = self.addresses.get() {
-            let _ = addresses.discovery.send(Deliver(input)).await;
+            self.rooms.discovery.send(&addresses.discovery, input).await;
+        }
+    }
+
+    /// Delivers to Discovery what may be lost, where there is room at once.
+    pub fn offer_discovery(&self, input: protocol::discovery::io::Input) {
+        if let Some(addresses) = self.addresses.get() {
+            self.rooms.discovery.offer(&addresses.discovery, input);
         }
     }
 
     /// Delivers to Validator; waits for room.
     pub async fn to_validator(&self, input: protocol::validator::io::Input) {
         if let Some(addresses) = self.addresses.get() {
-            let _ = addresses.validator.send(Deliver(input)).await;
+            self.rooms.validator.send(&addresses.validator, input).await;
         }
     }
 
     /// Delivers to Reputation; waits for room.
     pub async fn to_reputation(&self, input: protocol::reputation::io::Input) {
         if let Some(addresses) = self.addresses.get() {
-            let _ = addresses.reputation.send(Deliver(input)).await;
+            self.rooms
+                .reputation
+                .send(&addresses.reputation, input)
+                .await;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

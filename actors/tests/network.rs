@@ -7,6 +7,8 @@
 mod hostile;
 #[path = "network/overlay.rs"]
 mod overlay;
+#[path = "network/strangers.rs"]
+mod strangers;
 #[path = "network/streams.rs"]
 mod streams;
 

@@ -2,7 +2,8 @@
 //!
 //! `exchange` holds for any relay: it runs against the lab's, or against the one named by
 //! `FREEHOLD_RELAY_URL` (see `tests/thirdparty/nostr_relay.sh`). `faults` needs the lab
-//! relay's switches, `hostile` a relay that is scripted line by line; both are local.
+//! relay's switches, `hostile` a relay that is scripted line by line, `spam` what strangers leave on an
+//! honest one; all are local.
 
 #[path = "relay/exchange.rs"]
 mod exchange;
@@ -10,5 +11,7 @@ mod exchange;
 mod faults;
 #[path = "relay/hostile.rs"]
 mod hostile;
+#[path = "relay/spam.rs"]
+mod spam;
 #[path = "relay/support.rs"]
 mod support;

@@ -4,7 +4,7 @@
 //! real driver had the effects carried out. The ports are stubs that write effects
 //! down; a write to disk makes the driver wait, as a real one does. For tests.
 
-use super::{Deliver, Driver, Fatal, Halt, Performed, Ports, Wake};
+use super::{Begin, Deliver, Driver, Fatal, Halt, Performed, Ports, Wake};
 use crate::clock::Clock;
 use actix::Actor;
 use parking_lot::Mutex;
@@ -87,7 +87,7 @@ pub fn drive<M>(
 ) -> Result<Vec<M::Effect>, ScriptError>
 where
     M: Machine + Unpin + 'static,
-    M::Input: Send + 'static,
+    M::Input: Send + Unpin + 'static,
     M::Effect: Unpin + 'static,
 {
     let hands = Hands(Arc::new(Mutex::new(start)));
@@ -101,13 +101,13 @@ where
     let ended = actix::System::new().block_on(async move {
         let actor = Driver::new(machine, notes, clock).start();
         for (at, turn) in turns.into_iter().enumerate() {
-            // The first message comes after `started`, so the clock may be set once that ran.
+            // It recovers under the first clock.
             if at == 0 {
-                let _ = actor.send(Wake).await;
+                let _ = actor.send(Begin).await;
             }
             *hands.0.lock() = turn.now;
             let taken = match turn.input {
-                Some(input) => actor.send(Deliver(input)).await.is_ok(),
+                Some(input) => actor.send(Deliver::new(input)).await.is_ok(),
                 None => actor.send(Wake).await.is_ok(),
             };
             if !taken {

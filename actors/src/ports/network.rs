@@ -14,16 +14,16 @@
 //! When the consumer of events is slow, nothing waits for it: inbound streams
 //! are refused and gossip is dropped, and both are counted in [`Status`].
 //!
-//! Known limits: addresses learnt from the lookup table are dialled as they
-//! are, private ones included; there is no relay, hole punching or local
-//! discovery yet.
+//! Known limits: there is no relay, hole punching or local discovery yet.
 
+mod admission;
 pub mod bounds;
 mod error;
 mod frame;
 mod handle;
 mod keys;
 mod protocols;
+mod scope;
 mod streams;
 mod swarm;
 mod task;
@@ -31,11 +31,12 @@ mod task;
 pub use bounds::{Bounds, Timing};
 pub use error::{Attempt, OpenError, OverlayError, StartError};
 pub use frame::{FrameError, FrameReader, FrameWriter, FramedStream};
-pub use handle::NetworkHandle;
+pub use handle::{NetworkHandle, peer_of};
 pub use keys::{Identity, KeyError, node_key_of, peer_id_of};
 pub use libp2p::{Multiaddr, PeerId};
 pub use protocol::ids::NodeKey;
 pub use protocols::Protocol;
+pub use scope::is_global;
 pub use swarm::ReadyTransport;
 
 use std::sync::Arc;
@@ -50,6 +51,37 @@ pub enum Role {
     /// Only asks. Tells nobody any address of its own.
     Client,
 }
+
+/// The network whose nodes live on one machine.
+const TEST_NETWORK: &str = "regtest";
+
+/// A gossip message, to be judged.
+#[derive(Debug, Clone, Copy)]
+pub struct GossipMessage<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The node key of who signed it, if it uses one as its identity.
+    pub node: Option<NodeKey>,
+    /// The message.
+    pub data: &'a [u8],
+}
+
+/// What is to become of a gossip message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is passed on and handed out.
+    Fresh,
+    /// It is passed on and handed out if the number is above that of the author's last one on this
+    /// topic; else it is an old one that somebody repeats, and goes no further.
+    Numbered(u64),
+    /// It goes no further; whoever passed it on may not have known better.
+    Stale,
+    /// It goes no further, and whoever passed it on could have seen that it is none.
+    Malformed,
+}
+
+/// Judges a gossip message by itself.
+pub type GossipJudge = fn(GossipMessage<'_>) -> Judgement;
 
 /// How to run one swarm.
 #[derive(Debug, Clone)]
@@ -70,6 +102,13 @@ pub struct Config {
     pub bootstrap: Vec<Multiaddr>,
     /// Protocols for which inbound streams are taken.
     pub accept: Vec<Protocol>,
+    /// Whether addresses that are not global ([`is_global`]) are dialled on others' word. Those of
+    /// `bootstrap` are in any case.
+    pub dial_local: bool,
+    /// Whether provider records of others are kept. Nothing in a node asks for them yet.
+    pub keep_providers: bool,
+    /// What is said of a gossip message before it is passed on.
+    pub judge: GossipJudge,
     /// Time limits.
     pub timing: Timing,
     /// Bounds on everything that peers can cause.
@@ -97,6 +136,9 @@ impl Config {
             external: Vec::new(),
             bootstrap: Vec::new(),
             accept: Vec::new(),
+            dial_local: network == TEST_NETWORK,
+            keep_providers: false,
+            judge: |_| Judgement::Fresh,
             timing: Timing::default(),
             bounds: Bounds::default(),
         }
@@ -108,6 +150,9 @@ impl Config {
 pub enum NetworkEvent {
     /// A peer opened a stream; its key is proved.
     Stream(FramedStream),
+    /// A peer opened a stream beyond its bound, or beyond that of all peers: to be told so and
+    /// closed. Dropping it resets it.
+    Excess(FramedStream),
     /// A message on a topic that this node follows. Its author signed it.
     Gossip {
         /// The topic.
@@ -180,11 +225,13 @@ pub enum Misbehaviour {
         /// Those it had.
         open: usize,
     },
-    /// It signs more gossip than anybody needs.
+    /// It signs, and itself sends, more gossip than anybody needs.
     GossipFlood {
         /// Messages within [`bounds::GOSSIP_WINDOW`].
         messages: u32,
     },
+    /// It passed on gossip that is none.
+    GossipMalformed,
     /// After proving its key it sent bytes that are no protocol at all.
     Garbage {
         /// What the transport said.
@@ -248,6 +295,49 @@ impl Network {
     }
 }
 
+/// A stream from an identity of its own.
+#[derive(Debug)]
+pub struct ApartStream {
+    /// The stream.
+    pub stream: FramedStream,
+    /// The swarm under it, to be shut down when the stream is done with.
+    pub swarm: NetworkHandle,
+}
+
+/// Opens a stream as [`NetworkHandle::open`] does, from an identity that nobody has seen and nobody
+/// sees again, over a connection of its own: what the far end learns of the transport links it to
+/// nothing but the IP address. Of `config` only the network, the limits and whether to dial private
+/// addresses count.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open_apart(
+    config: &Config,
+    protocol: Protocol,
+    addresses: Vec<Multiaddr>,
+    limit: std::time::Duration,
+) -> Result<ApartStream, OpenError> {
+    let client = Config {
+        dial_local: config.dial_local,
+        timing: config.timing.clone(),
+        bounds: config.bounds.clone(),
+        ..Config::client(&config.network)
+    };
+    let started = Network::start(client, Identity::ephemeral()).await;
+    let (swarm, mut events) = started.map_err(|error| OpenError::Lost {
+        reason: error.to_string(),
+    })?;
+    // Nobody listens; but the swarm should not find its queue full.
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    match swarm.open(protocol, addresses, limit).await {
+        Ok(stream) => Ok(ApartStream { stream, swarm }),
+        Err(error) => {
+            swarm.shutdown().await;
+            Err(error)
+        }
+    }
+}
+
 /// Where events go, and what becomes of those that do not fit.
 #[derive(Clone)]
 struct Outlet {
@@ -264,6 +354,7 @@ impl Outlet {
         };
         let spare = match event {
             NetworkEvent::Stream(_) => 0,
+            // Room is kept for those that are served.
             _ => sender.max_capacity() / 4,
         };
         if sender.capacity() <= spare || sender.try_send(event).is_err() {

@@ -120,7 +120,7 @@ pub enum RelayOffence {
     NotMatched,
     /// An event for a subscription that never existed.
     UnknownSubscription,
-    /// More stored events than asked for or allowed.
+    /// More stored events than a filter's `limit` asked for.
     Flood,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! `client` speaks HTTP, `events` cuts server-sent events, `wire` is the dialect,
 //! `vocabulary` what the model's file says, `count` turns text into counted tokens,
-//! `tally` holds them to what is paid, `serve` runs one order of those in `orders`,
+//! `stops` ends it at stop strings, `tally` holds tokens to what is paid, `serve` runs one order of those in `orders`,
 //! `health` sees whether the server is there. Not the engine: nothing
 //! here can be computed again, and listings say so (`numerics: None`).
 //!
@@ -15,8 +15,8 @@
 //! says it made, with the same limit. What is billed is never taken back.
 //!
 //! Prompts, with the file: rendered and counted as the engine does it. Without: one token
-//! for four bytes of text, nothing for the template, and fewer once the server was seen
-//! to count fewer. A buyer bounds both by the size of what it sent.
+//! for four bytes of text, nothing for the template; each order's count by the server moves
+//! that a little, down or up, within bounds. A buyer bounds both by the size of what it sent.
 //!
 //! Reasoning that a server sends apart is handed on between `<think>` and `</think>`.
 
@@ -26,6 +26,7 @@ mod events;
 mod health;
 mod orders;
 mod serve;
+mod stops;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -52,11 +53,18 @@ use tokio::runtime::Handle;
 /// tokens for what ends an answer or marks a turn.
 const TOLERANCE_PPM: u64 = 30_000;
 const TOLERANCE: u64 = 8;
-/// Prompt tokens for a million bytes of text where no vocabulary counts them, and the
-/// fewest that a server's own count can bring it down to (some leave out what they had
-/// cached).
+/// Prompt tokens for a million bytes of text where no vocabulary counts them: four bytes a token, to
+/// begin with.
 const PROMPT_PPM: u64 = 250_000;
-const LEAST_PROMPT_PPM: u64 = 100_000;
+/// The fewest and the most that servers' own counts can bring that to. Some leave out what they had
+/// cached, and a prompt of blanks is a few tokens.
+const PROMPT_PPM_MIN: u64 = 100_000;
+/// See [`PROMPT_PPM_MIN`]. A token is a byte at least, and a buyer bounds what it pays by bytes.
+const PROMPT_PPM_MAX: u64 = 500_000;
+/// How much one order's count moves the estimate: no single prompt decides what the others pay.
+const PROMPT_PPM_WEIGHT: u64 = 16;
+/// Prompts shorter than this say more of the template than of the text. Bytes.
+const LEARNT_BYTES_MIN: u64 = 200;
 
 /// What a runner is made of.
 #[derive(Clone)]
@@ -221,9 +229,15 @@ impl Runner {
                 .map_or(0, |tokens| tokens.len() as u64);
             return self.compare("prompt", ours, Some(theirs));
         }
-        let seen = theirs.saturating_mul(1_000_000) / (bytes(job) as u64).max(1);
+        let bytes = bytes(job) as u64;
+        if bytes < LEARNT_BYTES_MIN {
+            return;
+        }
+        let seen = theirs.saturating_mul(1_000_000) / bytes;
+        let seen = seen.clamp(PROMPT_PPM_MIN, PROMPT_PPM_MAX);
         let mut state = self.state.lock();
-        state.prompt_ppm = state.prompt_ppm.min(seen.max(LEAST_PROMPT_PPM));
+        let before = state.prompt_ppm;
+        state.prompt_ppm = (before * (PROMPT_PPM_WEIGHT - 1) + seen) / PROMPT_PPM_WEIGHT;
     }
 
     /// Says where two counts are too far apart to be the same model's.

@@ -316,6 +316,22 @@ pub struct Balance {
     pub returning_sat: u64,
 }
 
+impl Balance {
+    /// Whether coins are in channels of which none can be used: their peers are away. That is not an
+    /// empty wallet, and no channel need be opened.
+    pub fn peers_are_away(&self) -> bool {
+        self.spendable == Msat::ZERO
+            && self.receivable == Msat::ZERO
+            && self.channels_sat > self.returning_sat
+    }
+
+    /// The largest single payment over one channel, where that is less than can be sent in all:
+    /// channels bound what may be under way at once.
+    pub fn single_payment_bound(&self) -> Option<Msat> {
+        (self.largest_part < self.spendable).then_some(self.largest_part)
+    }
+}
+
 /// Numbers an event; grows within a wallet's life, restarts included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventId(pub u64);

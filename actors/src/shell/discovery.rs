@@ -1,34 +1,50 @@
 //! DiscoveryActor: relays, gossip, the self-test.
 
 use super::Shared;
-use crate::driver::{Driver, Fatal, Performed, Ports};
-use crate::ports::network::{Multiaddr, NetworkEvent, NetworkHandle, Protocol};
-use crate::ports::relay::listing::{ListingDeletion, ListingDraft, ListingEvent};
-use crate::ports::relay::{EventSigner, RelayEvent, RelayHandle};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
+use crate::ports::network::{
+    GossipMessage, Judgement, Multiaddr, NetworkEvent, NetworkHandle, Protocol,
+};
+use crate::ports::relay::listing::{
+    ListingDeletion, ListingDraft, ListingEvent, MAX_FOLLOWED, deletion_filters,
+};
+use crate::ports::relay::{EventSigner, Filter, RelayEvent, RelayHandle};
 use crate::ports::wallet::Wallet;
 use parking_lot::Mutex;
 use protocol::codec;
 use protocol::discovery::Discovery;
 use protocol::discovery::io::{Effect, HostRow, Input, Pulse};
 use protocol::envelope::Network;
-use protocol::ids::{EffectId, ModelDigest};
-use protocol::limits::{LISTING_POW_MINED_BITS, LISTING_POW_REQUIRED_BITS};
+use protocol::ids::{EffectId, ModelDigest, NodeKey};
+use protocol::limits::{ENVELOPE_WINDOW_MS, LISTING_POW_MINED_BITS, LISTING_POW_REQUIRED_BITS};
 use protocol::manifest::{Manifest, Role};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// The actor.
 pub type DiscoveryActor = Driver<Discovery, DiscoveryPorts>;
 
-/// Longest dial in a self-test.
-const SELF_TEST: Duration = Duration::from_secs(15);
+/// Longest exchange in a self-test.
+const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes that no stream protocol takes for a frame.
+const NO_FRAME: &[u8] = &[0xff];
+/// The name of the subscription to withdrawals.
+const WITHDRAWALS: &str = "withdrawals";
+/// How long after an author's first listing the relays are asked for its withdrawals: one question for
+/// the many that come at a start.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// Largest pulse. Bytes. Three numbers and three identifiers.
 const MAX_PULSE_BYTES: usize = 256;
 
 /// Operators that wait for the list of hosts.
 pub type Lists = Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<Vec<HostRow>>>>>;
+
+/// The withdrawal of our listing under way, for whoever must wait until relays have it.
+pub type Withdrawal = Arc<Mutex<Option<JoinHandle<()>>>>;
 
 /// What DiscoveryActor touches.
 pub struct DiscoveryPorts {
@@ -48,6 +64,8 @@ pub struct DiscoveryPorts {
     pub wallet: Arc<dyn Wallet>,
     /// Operators that wait.
     pub lists: Lists,
+    /// The withdrawal under way.
+    pub withdrawal: Withdrawal,
 }
 
 /// The gossip topic of a model's pulses.
@@ -101,6 +119,19 @@ impl Ports<Discovery> for DiscoveryPorts {
 
     fn fatal(&mut self, fatal: Fatal) {
         self.shared.stop(fatal);
+    }
+
+    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
+        match (earlier, next) {
+            (Effect::Persist(earlier), Effect::Persist(later)) => {
+                join_records(earlier, later).err().map(Effect::Persist)
+            }
+            (_, next) => Some(next),
+        }
+    }
+
+    fn room(&self) -> Option<&Room> {
+        Some(&self.shared.rooms.discovery)
     }
 }
 
@@ -173,17 +204,19 @@ impl DiscoveryPorts {
         else {
             return;
         };
-        self.shared.runtime.spawn(async move {
+        let published = self.shared.runtime.spawn(async move {
             let made =
                 ListingDeletion::build(network.name(), crate::clock::wall_now(), signer.as_ref());
             if let Ok(event) = made {
                 relays.publish(event).await;
             }
         });
+        *self.withdrawal.lock() = Some(published);
     }
 }
 
-/// Dials our own addresses from the outside, and asks the wallet whether it can be paid.
+/// Speaks to ourselves at the addresses of the listing, from this machine, and asks the wallet
+/// whether it can be paid. That somebody elsewhere gets through is not proved by it.
 async fn self_test(
     dialer: &NetworkHandle,
     wallet: &dyn Wallet,
@@ -196,7 +229,9 @@ async fn self_test(
         .collect();
     if addresses.is_empty() {
         return Err(
-            "this node has no address to be reached at: set `listen` in freehold.toml".to_owned(),
+            "this node has no address that others could reach: set `listen` in freehold.toml, and \
+             behind a router `announce` as well, to its public address"
+                .to_owned(),
         );
     }
     let sells = manifest.roles.contains(&Role::Host);
@@ -205,9 +240,12 @@ async fn self_test(
     } else {
         Protocol::Audit
     };
-    if let Err(error) = dialer.open(protocol, addresses, SELF_TEST).await {
+    let answered = tokio::time::timeout(SELF_TEST_TIMEOUT, exchange(dialer, protocol, addresses))
+        .await
+        .unwrap_or_else(|_| Err("no answer in time".to_owned()));
+    if let Err(reason) = answered {
         return Err(format!(
-            "this node cannot be reached at its own addresses ({error}): check `listen` and the firewall"
+            "this node does not answer at its own addresses ({reason}): check `listen`, `announce` and the firewall"
         ));
     }
     if !sells {
@@ -223,12 +261,55 @@ async fn self_test(
     Ok(())
 }
 
+/// Opens a stream, sends a frame that is none, and waits until it is refused: then a frame went to
+/// the machine and one came back, which a stream that was merely agreed on does not show.
+async fn exchange(
+    dialer: &NetworkHandle,
+    protocol: Protocol,
+    addresses: Vec<Multiaddr>,
+) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let mut stream = dialer
+        .open(protocol, addresses, SELF_TEST_TIMEOUT)
+        .await
+        .map_err(|error| text(&error))?;
+    stream.send(NO_FRAME).await.map_err(|error| text(&error))?;
+    // An audit stream is closed in order, an order stream answered.
+    stream.next().await.map_err(|error| text(&error))?;
+    Ok(())
+}
+
 /// Feeds what relays bring to Discovery until the pool ends.
-pub async fn follow_relays(shared: Shared, mut events: mpsc::Receiver<RelayEvent>) {
-    while let Some(event) = events.recv().await {
+pub async fn follow_relays(
+    shared: Shared,
+    network: Network,
+    relays: Option<RelayHandle>,
+    mut events: mpsc::Receiver<RelayEvent>,
+) {
+    let mut followed = Followed::default();
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = followed.due() => {
+                // Not awaited here: the pool's tasks wait for room in the queue that is drained here.
+                if let Some(relays) = relays.clone() {
+                    let filters = followed.filters();
+                    shared.runtime.spawn(async move {
+                        if let Err(error) = relays.subscribe(WITHDRAWALS, filters).await {
+                            tracing::debug!(%error, "withdrawals of listings cannot be followed");
+                        }
+                    });
+                }
+                continue;
+            }
+        };
         match event {
-            RelayEvent::Event { url, event, .. } => {
+            Some(RelayEvent::Event { url, event, .. }) => {
                 for deletion in ListingDeletion::read(&event) {
+                    // One key serves several networks, each with a listing of its own.
+                    if deletion.network != network.name() {
+                        continue;
+                    }
                     let input = Input::ListingDeleted {
                         author: deletion.author,
                         at: deletion.created_at,
@@ -238,6 +319,7 @@ pub async fn follow_relays(shared: Shared, mut events: mpsc::Receiver<RelayEvent
                 if let Ok(listing) = ListingEvent::read(&event, crate::clock::wall_now())
                     && let Ok(manifest) = serde_json::from_str::<Manifest>(&listing.content)
                 {
+                    followed.add(listing.author);
                     let input = Input::ListingSeen {
                         relay: url.to_string(),
                         author: listing.author,
@@ -248,26 +330,81 @@ pub async fn follow_relays(shared: Shared, mut events: mpsc::Receiver<RelayEvent
                     shared.to_discovery(input).await;
                 }
             }
-            RelayEvent::Misbehaved { url, kind } => {
+            Some(RelayEvent::Misbehaved { url, kind }) => {
                 tracing::warn!(%url, ?kind, "a relay misbehaved")
             }
-            RelayEvent::Disconnected { url, reason } => tracing::info!(%url, %reason, "relay lost"),
-            RelayEvent::Connected { url } => tracing::info!(%url, "relay connected"),
-            _ => {}
+            Some(RelayEvent::Disconnected { url, reason }) => {
+                tracing::info!(%url, %reason, "relay lost")
+            }
+            Some(RelayEvent::Connected { url }) => tracing::info!(%url, "relay connected"),
+            Some(_) => {}
+            None => return,
         }
     }
 }
 
-/// Hands a swarm's gossip to Discovery.
-pub async fn gossip(shared: &Shared, event: &NetworkEvent) {
+/// The authors whose withdrawals are followed: those whose listings were seen last.
+#[derive(Default)]
+struct Followed {
+    /// Oldest first.
+    authors: VecDeque<NodeKey>,
+    changed: Option<Instant>,
+}
+
+impl Followed {
+    fn add(&mut self, author: NodeKey) {
+        if self.authors.contains(&author) {
+            return;
+        }
+        if self.authors.len() >= MAX_FOLLOWED {
+            self.authors.pop_front();
+        }
+        self.authors.push_back(author);
+        self.changed.get_or_insert_with(Instant::now);
+    }
+
+    /// Resolves when the relays should be asked anew; never while nothing has changed.
+    async fn due(&self) {
+        match self.changed {
+            Some(changed) => tokio::time::sleep_until(changed + FOLLOW_INTERVAL).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn filters(&mut self) -> Vec<Filter> {
+        self.changed = None;
+        deletion_filters(self.authors.iter().copied(), crate::clock::wall_now())
+    }
+}
+
+/// Judges gossip before it is passed on: a pulse is signed by the host it speaks of, and later than the
+/// last one. Old ones stay signed for ever, so their age counts, not who passes them on.
+pub fn judge(message: GossipMessage<'_>) -> Judgement {
+    if !message.topic.contains("/pulse/") {
+        return Judgement::Malformed;
+    }
+    let Ok(pulse) = codec::decode::<Pulse>(message.data, MAX_PULSE_BYTES) else {
+        return Judgement::Malformed;
+    };
+    if message.node != Some(pulse.host) || !message.topic.ends_with(&pulse.model.to_string()) {
+        return Judgement::Malformed;
+    }
+    let now = crate::clock::wall_now();
+    let age_ms = now.0.abs_diff(pulse.time.0);
+    match age_ms <= ENVELOPE_WINDOW_MS {
+        true => Judgement::Numbered(pulse.time.0),
+        false => Judgement::Stale,
+    }
+}
+
+/// Hands a swarm's gossip to Discovery, where there is room: streams must not wait behind it.
+pub fn gossip(shared: &Shared, event: &NetworkEvent) {
     if let NetworkEvent::Gossip {
         topic, node, data, ..
     } = event
         && topic.contains("/pulse/")
         && let Ok(pulse) = codec::decode::<Pulse>(data, MAX_PULSE_BYTES)
     {
-        shared
-            .to_discovery(Input::PulseSeen { from: *node, pulse })
-            .await;
+        shared.offer_discovery(Input::PulseSeen { from: *node, pulse });
     }
 }

@@ -1,10 +1,12 @@
 //! InferenceActor: streams, engine, clients.
 
 use super::Shared;
-use super::streams::{Arrival, Streams, next};
-use crate::driver::{Driver, Fatal, Performed, Ports};
+use super::streams::{Arrival, Reader, Streams};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::compute::{Compute, Output, owner_of};
-use crate::ports::network::{FrameReader, FramedStream, NetworkHandle, Protocol};
+use crate::ports::network::{
+    self, ApartStream, FrameError, FramedStream, NetworkHandle, Protocol, open_apart,
+};
 use parking_lot::Mutex;
 use protocol::ids::{OrderId, RequestId, StreamId};
 use protocol::inference::Inference;
@@ -14,13 +16,17 @@ use protocol::refusal::{Code, Refusal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// The actor.
 pub type InferenceActor = Driver<Inference, InferencePorts>;
 
 /// Longest dial. The machine gives up earlier; this ends the task.
 const DIAL: Duration = Duration::from_secs(25);
+/// When an order that found no free stream may try again. Milliseconds.
+const BUSY_RETRY_MS: u64 = 5_000;
+/// How long a stream stays open for the refusal of a frame that could not be read.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Events that may wait for one local client; one that does not read is cancelled.
 pub const CLIENT_QUEUE: usize = 1_024;
 
@@ -33,10 +39,14 @@ pub struct InferencePorts {
     pub shared: Shared,
     /// For dialling hosts: the buyer's own swarm.
     pub dialer: NetworkHandle,
+    /// How to start another one, for an order that is to be linked to no other.
+    pub dial: network::Config,
     /// Open order streams.
     pub streams: Streams,
     /// The engine.
     pub compute: Compute,
+    /// Prompts that may be counted at once.
+    pub counts: Arc<Semaphore>,
     /// Local clients.
     pub clients: Clients,
 }
@@ -46,7 +56,7 @@ impl Ports<Inference> for InferencePorts {
         match effect {
             Effect::Persist(records) => return self.shared.persist(records),
             Effect::Tell(message) => return self.shared.tell(message),
-            Effect::OpenStream { id, addresses, .. } => self.open(id, &addresses),
+            Effect::OpenStream { id, addresses, .. } => self.open(id, &addresses, false),
             Effect::Send { stream, frame } => self.send(stream, &frame),
             Effect::Close { stream } => self.streams.close(stream),
             Effect::CountPrompt {
@@ -57,7 +67,10 @@ impl Ports<Inference> for InferencePorts {
                 salt,
             } => {
                 let (shared, compute) = (self.shared.clone(), self.compute.clone());
+                let counts = self.counts.clone();
                 self.shared.runtime.spawn(async move {
+                    // Never closed. Held to the end: a blocking thread cannot be stopped.
+                    let _turn = counts.acquire().await;
                     let counted = tokio::task::spawn_blocking(move || {
                         compute.count_for(&owner_of(&buyer), &model, &job, &salt)
                     })
@@ -94,27 +107,61 @@ impl Ports<Inference> for InferencePorts {
 
     fn fatal(&mut self, fatal: Fatal) {
         self.compute.cancel_all();
+        // Whoever waits for a purchase learns that nothing more comes.
+        self.clients.lock().clear();
         self.shared.stop(fatal);
+    }
+
+    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
+        match (earlier, next) {
+            (Effect::Persist(earlier), Effect::Persist(later)) => {
+                join_records(earlier, later).err().map(Effect::Persist)
+            }
+            (_, next) => Some(next),
+        }
+    }
+
+    fn room(&self) -> Option<&Room> {
+        Some(&self.shared.rooms.inference)
     }
 }
 
 impl InferencePorts {
-    fn open(&self, id: protocol::ids::EffectId, addresses: &[String]) {
+    /// Dials a host; `apart`: from an identity of this order alone.
+    fn open(&self, id: protocol::ids::EffectId, addresses: &[String], apart: bool) {
         let parsed: Vec<_> = addresses
             .iter()
             .filter_map(|text| text.parse().ok())
             .collect();
-        let (shared, dialer, streams) = (
-            self.shared.clone(),
-            self.dialer.clone(),
-            self.streams.clone(),
-        );
+        let (shared, streams) = (self.shared.clone(), self.streams.clone());
+        let (dialer, config) = (self.dialer.clone(), self.dial.clone());
         self.shared.runtime.spawn(async move {
-            match dialer.open(Protocol::Order, parsed, DIAL).await {
-                Ok(stream) => {
-                    let (stream, reader) = streams.adopt(stream);
+            let opened = match apart {
+                true => open_apart(&config, Protocol::Order, parsed, DIAL)
+                    .await
+                    .map(|ApartStream { stream, swarm }| (stream, Some(swarm))),
+                false => dialer
+                    .open(Protocol::Order, parsed, DIAL)
+                    .await
+                    .map(|stream| (stream, None)),
+            };
+            match opened {
+                Ok((stream, swarm)) => {
+                    let (stream, mut reader) = streams.adopt(stream);
                     shared.to_inference(Input::Opened { id, stream }).await;
-                    read(shared, stream, reader).await;
+                    read(shared, streams, stream, &mut reader).await;
+                    if let Some(swarm) = swarm {
+                        reader.written().await;
+                        swarm.shutdown().await;
+                    }
+                }
+                // The host has no part in it. A machine that is told of a failed dial books it as the
+                // host's; a refusal as busy makes it look elsewhere.
+                Err(error) if error.is_own() => {
+                    let stream = streams.number();
+                    shared.to_inference(Input::Opened { id, stream }).await;
+                    let frame = Box::new(Frame::Refusal(busy(&error.to_string())));
+                    shared.to_inference(Input::Received { stream, frame }).await;
                 }
                 Err(error) => {
                     let reason = error.to_string();
@@ -155,16 +202,40 @@ impl InferencePorts {
 /// Takes an inbound order stream.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
     let peer = stream.tag();
-    let (id, reader) = streams.adopt(stream);
+    let (id, mut reader) = streams.adopt(stream);
     shared
         .to_inference(Input::Inbound { stream: id, peer })
         .await;
-    read(shared, id, reader).await;
+    read(shared, streams, id, &mut reader).await;
 }
 
-async fn read(shared: Shared, stream: StreamId, mut reader: FrameReader) {
+/// Answers a stream beyond its peer's bound, or beyond all streams: not now. The peer may be an honest
+/// buyer who fans out, and must not take it for a broken host.
+pub async fn turn_away(mut stream: FramedStream) {
+    let frame = Frame::Refusal(busy("too many order streams are open here")).encode();
+    let answered = async {
+        stream.send(&frame).await?;
+        stream.finish().await?;
+        // Until it has read that, or for as long as it takes to.
+        while stream.next().await?.is_some() {}
+        Ok::<_, FrameError>(())
+    };
+    // Whoever does not listen is reset.
+    let _ = tokio::time::timeout(FAREWELL, answered).await;
+}
+
+fn busy(what: &str) -> Refusal {
+    Refusal {
+        retry_after_ms: Some(BUSY_RETRY_MS),
+        ..Refusal::new(Code::Busy, what)
+    }
+}
+
+/// Hands the frames of a stream to the machine until either side ends it, then closes it: the
+/// machine does not, where it was the peer who ended it.
+async fn read(shared: Shared, streams: Streams, stream: StreamId, reader: &mut Reader) {
     loop {
-        let input = match next(&mut reader).await {
+        let input = match reader.next().await {
             Arrival::Frame(bytes) => match Frame::decode(&bytes) {
                 Ok(frame) => Input::Received {
                     stream,
@@ -178,29 +249,54 @@ async fn read(shared: Shared, stream: StreamId, mut reader: FrameReader) {
             Arrival::Garbled(detail) => Input::Garbled { stream, detail },
             Arrival::Closed => Input::Closed { stream },
         };
-        let last = !matches!(input, Input::Received { .. });
+        let (last, garbled) = match &input {
+            Input::Received { .. } => (false, false),
+            Input::Garbled { .. } => (true, true),
+            _ => (true, false),
+        };
         shared.to_inference(input).await;
+        if garbled {
+            // The machine refuses and closes; what the peer still says is nothing to it.
+            let _ = tokio::time::timeout(FAREWELL, reader.discard()).await;
+        }
         if last {
+            streams.close(stream);
             return;
         }
     }
 }
 
-async fn forward(shared: Shared, order: OrderId, mut output: mpsc::Receiver<Output>) {
+/// Hands an engine's output to the machine. An engine that ends without a word (its thread
+/// panicked, or could not start) has failed; of one that was cancelled the machine expects none,
+/// and passes that over.
+pub(super) async fn forward(shared: Shared, order: OrderId, mut output: mpsc::Receiver<Output>) {
+    let mut ended = false;
     while let Some(piece) = output.recv().await {
         let input = match piece {
             Output::Tokens {
                 tokens,
                 finish,
                 attached,
-            } => Input::Produced {
-                order,
-                tokens,
-                finish,
-                attached,
-            },
-            Output::Failed(reason) => Input::EngineFailed { order, reason },
+            } => {
+                ended = finish.is_some();
+                Input::Produced {
+                    order,
+                    tokens,
+                    finish,
+                    attached,
+                }
+            }
+            Output::Failed(reason) => {
+                ended = true;
+                Input::EngineFailed { order, reason }
+            }
         };
         shared.to_inference(input).await;
+    }
+    if !ended {
+        let reason = "the engine stopped in the middle of the answer".to_owned();
+        shared
+            .to_inference(Input::EngineFailed { order, reason })
+            .await;
     }
 }

@@ -1,7 +1,7 @@
 //! PaymentActor: the wallet.
 
 use super::Shared;
-use crate::driver::{Driver, Fatal, Performed, Ports};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::wallet::{
     EventId, Incoming, Outgoing, PayOutcome as WalletOutcome, Payment as Pay, Wallet, WalletError,
     WalletEvent,
@@ -18,6 +18,10 @@ use tokio::sync::oneshot;
 
 /// The actor.
 pub type PaymentActor = Driver<Payment, PaymentPorts>;
+
+/// What to do about a disk that takes nothing.
+const FREE_SPACE: &str =
+    "make sure that the data folder's disk is writable and has space, then start again";
 
 /// Operators that wait for the books.
 pub type Reports = Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<Report>>>>;
@@ -38,8 +42,16 @@ impl Ports<Payment> for PaymentPorts {
             Effect::Persist(records) => return self.shared.persist(records),
             Effect::Tell(message) => return self.shared.tell(message),
             Effect::CheckBalance { id } => self.run(move |wallet, alive| async move {
-                let balance = alive.check(wallet.balance().await);
-                let spendable = balance.ok().map(|balance| balance.spendable);
+                let balance = alive.check(wallet.balance().await).ok();
+                // Nothing is known of what can be spent while no peer is there: that is not zero.
+                let known = balance.filter(|balance| !balance.peers_are_away());
+                if balance.is_some() && known.is_none() {
+                    tracing::warn!(
+                        "no channel of the wallet can be used now: their peers are away. Nothing can \
+                         be bought until one is back (`freehold wallet channels`)"
+                    );
+                }
+                let spendable = known.map(|balance| balance.spendable);
                 Input::BalanceChecked { id, spendable }
             }),
             Effect::CreateInvoice {
@@ -108,6 +120,19 @@ impl Ports<Payment> for PaymentPorts {
     fn fatal(&mut self, fatal: Fatal) {
         self.shared.stop(fatal);
     }
+
+    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
+        match (earlier, next) {
+            (Effect::Persist(earlier), Effect::Persist(later)) => {
+                join_records(earlier, later).err().map(Effect::Persist)
+            }
+            (_, next) => Some(next),
+        }
+    }
+
+    fn room(&self) -> Option<&Room> {
+        Some(&self.shared.rooms.payment)
+    }
 }
 
 impl PaymentPorts {
@@ -129,28 +154,33 @@ struct Alive(Shared);
 
 impl Alive {
     fn check<T>(&self, result: Result<T, WalletError>) -> Result<T, WalletError> {
-        let what = match &result {
-            Err(WalletError::NotRunning) => "the wallet stopped by itself".to_owned(),
-            Err(error @ WalletError::Storage { .. }) => error.to_string(),
-            _ => return result,
-        };
-        self.stop(what);
+        match &result {
+            Err(WalletError::NotRunning) => self.stop(
+                "the wallet stopped by itself".to_owned(),
+                "the cause is at the end of `wallet/ldk_node.log` in the data folder; start again when \
+                 it is gone",
+            ),
+            Err(error @ WalletError::Storage { .. }) => self.stop(error.to_string(), FREE_SPACE),
+            _ => {}
+        }
         result
     }
 
     /// A wallet that cannot write does not know what became of a payment.
     async fn try_disk(&self) {
         if let Err(error) = self.0.storage.try_disk().await {
-            self.stop(error.to_string());
+            self.stop(error.to_string(), FREE_SPACE);
         }
     }
 
-    fn stop(&self, what: String) {
+    fn stop(&self, what: String, fix: &str) {
+        // At the node's own end its wallet stops too.
+        if self.0.is_stopping() {
+            return;
+        }
         self.0.stop(Fatal {
             what,
-            fix: "free some space where the data folder is, then start again; payments under \
-                  way are found by their hash"
-                .to_owned(),
+            fix: format!("{fix}; payments under way are found by their hash"),
         });
     }
 }
@@ -198,6 +228,20 @@ async fn look_up(
             Ok(Incoming::NotFound) => LookupOutcome::NotFound,
             Err(_) => LookupOutcome::Unavailable,
         },
+    }
+}
+
+/// Lets the wallet drop the records of payments that the books are done with. One that is still needed
+/// stays, and is dropped with a later sweep.
+pub async fn forget(wallet: &dyn Wallet, hashes: Vec<PaymentHash>) {
+    for hash in hashes {
+        match wallet.forget(hash).await {
+            Ok(()) | Err(WalletError::TooEarlyToForget { .. }) => {}
+            Err(error) => {
+                tracing::debug!(%error, "records of payments could not be dropped");
+                return;
+            }
+        }
     }
 }
 

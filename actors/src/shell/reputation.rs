@@ -1,7 +1,7 @@
 //! ReputationActor: nothing but storage.
 
 use super::Shared;
-use crate::driver::{Driver, Fatal, Performed, Ports};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use protocol::reputation::Reputation;
 use protocol::reputation::io::Effect;
 
@@ -24,5 +24,18 @@ impl Ports<Reputation> for ReputationPorts {
 
     fn fatal(&mut self, fatal: Fatal) {
         self.shared.stop(fatal);
+    }
+
+    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
+        match (earlier, next) {
+            (Effect::Persist(earlier), Effect::Persist(later)) => {
+                join_records(earlier, later).err().map(Effect::Persist)
+            }
+            (_, next) => Some(next),
+        }
+    }
+
+    fn room(&self) -> Option<&Room> {
+        Some(&self.shared.rooms.reputation)
     }
 }

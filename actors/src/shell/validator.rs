@@ -1,16 +1,17 @@
 //! ValidatorActor: replays on our own engine, audits asked and answered.
 
 use super::Shared;
-use super::streams::{Arrival, Streams, next};
-use crate::driver::{Driver, Fatal, Performed, Ports};
+use super::streams::{Arrival, Streams};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::compute::Compute;
-use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
+use crate::ports::network::{FramedStream, NetworkHandle, PeerId, Protocol};
 use parking_lot::Mutex;
 use protocol::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::codec;
 use protocol::envelope::Signed;
-use protocol::ids::{EffectId, OrderId};
+use protocol::ids::{EffectId, NodeKey, OrderId};
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
+use protocol::refusal::{Code, Refusal};
 use protocol::validator::Validator;
 use protocol::validator::io::{Effect, Input};
 use std::collections::BTreeMap;
@@ -23,6 +24,14 @@ pub type ValidatorActor = Driver<Validator, ValidatorPorts>;
 
 /// Longest wait for another validator's verdict: it has a queue and an engine of its own.
 const VERDICT: Duration = Duration::from_secs(120);
+/// How long an asker may take to send its bundle: 8 MiB over a slow line.
+const QUESTION: Duration = Duration::from_secs(120);
+/// How long an asker may wait for its answer. The asker's own patience ([`VERDICT`]) is shorter.
+const AUDIT_LIFE: Duration = Duration::from_secs(180);
+/// When a turned away asker may try again. Milliseconds.
+const BUSY_RETRY_MS: u64 = 30_000;
+/// How long it may take to hear that.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Longest dial of a validator.
 const DIAL: Duration = Duration::from_secs(25);
 
@@ -113,6 +122,19 @@ impl Ports<Validator> for ValidatorPorts {
     fn fatal(&mut self, fatal: Fatal) {
         self.shared.stop(fatal);
     }
+
+    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
+        match (earlier, next) {
+            (Effect::Persist(earlier), Effect::Persist(later)) => {
+                join_records(earlier, later).err().map(Effect::Persist)
+            }
+            (_, next) => Some(next),
+        }
+    }
+
+    fn room(&self) -> Option<&Room> {
+        Some(&self.shared.rooms.validator)
+    }
 }
 
 async fn ask(
@@ -142,14 +164,16 @@ async fn ask(
     }
 }
 
-/// Takes an inbound audit stream.
+/// Takes an inbound audit stream: one bundle, then the answer. A second frame, silence and a
+/// bundle that takes too long to arrive or to judge end it.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
-    // Strangers have no node key: what they get for nothing is counted by connection identity.
     let peer = stream.tag();
     let (id, mut reader) = streams.adopt(stream);
-    if let Arrival::Frame(bytes) = next(&mut reader).await
+    let asked = tokio::time::timeout(QUESTION, reader.next()).await;
+    if let Ok(Arrival::Frame(bytes)) = asked
         && let Ok(frame) = codec::decode::<AuditFrame>(&bytes, MAX_AUDIT_FRAME_BYTES)
     {
+        drop(bytes);
         shared
             .to_validator(Input::AuditAsked {
                 stream: id,
@@ -157,11 +181,26 @@ pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
                 frame: Box::new(frame),
             })
             .await;
-        // The asker closes its side when it has its answer, or gives up.
-        while let Arrival::Frame(_) = next(&mut reader).await {}
+        // Ends when the answer is queued, or the asker gives up.
+        let _ = tokio::time::timeout(AUDIT_LIFE, reader.next()).await;
         shared
             .to_validator(Input::StreamClosed { stream: id })
             .await;
     }
     streams.close(id);
+}
+
+/// Answers a stream beyond its peer's bound, or beyond all streams: not now.
+pub async fn turn_away(mut stream: FramedStream) {
+    let refusal = Refusal {
+        retry_after_ms: Some(BUSY_RETRY_MS),
+        ..Refusal::new(Code::Busy, "too many audit streams are open here")
+    };
+    let frame = codec::encode(&AuditFrame::Refusal(refusal));
+    let answered = async {
+        stream.send(&frame).await?;
+        stream.finish().await
+    };
+    // Whoever does not listen is reset.
+    let _ = tokio::time::timeout(FAREWELL, answered).await;
 }

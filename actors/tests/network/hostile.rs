@@ -11,7 +11,7 @@ use libp2p_stream as raw;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A peer that speaks libp2p but no frames: raw streams to `host`.
-async fn raw_streams(
+pub async fn raw_streams(
     host: &NetworkHandle,
     protocol: Protocol,
     count: usize,

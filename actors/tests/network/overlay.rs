@@ -1,16 +1,26 @@
 //! Lookup and gossip between three nodes.
 
 use super::*;
-use actors::ports::network::OverlayError;
+use actors::ports::network::{GossipMessage, Judgement, Misbehaviour, OverlayError};
+
+/// A server that keeps what others announce.
+async fn keeper(number: u8) -> (NetworkHandle, Events) {
+    let mut config = Config::serving("regtest", vec![TCP.parse().unwrap()]);
+    config.keep_providers = true;
+    start(config, secret(number)).await
+}
 
 async fn joined(number: u8, at: &NetworkHandle) -> (NetworkHandle, Events) {
     let mut config = Config::serving("regtest", vec![TCP.parse().unwrap()]);
+    config.keep_providers = true;
+    config.judge = numbered;
     config.bootstrap = bootstrap_at(at);
     start(config, secret(number)).await
 }
 
 async fn client_at(at: &NetworkHandle) -> (NetworkHandle, Events) {
     let mut config = Config::client("regtest");
+    config.judge = numbered;
     config.bootstrap = bootstrap_at(at);
     start(config, Identity::ephemeral()).await
 }
@@ -24,7 +34,7 @@ async fn knows(handle: &NetworkHandle, peers: usize) {
 
 #[tokio::test]
 async fn a_provider_is_found_through_a_third_node_and_can_be_dialled() {
-    let (middle, _middle_events) = server(30, TCP).await;
+    let (middle, _middle_events) = keeper(30).await;
     let (host, mut host_events) = joined(31, &middle).await;
     let digest = [0xab; 32];
     // Whether this comes before or after the first peer is known is up to the race.
@@ -68,6 +78,85 @@ async fn what_is_announced_before_anybody_is_known_reaches_the_first_peer() {
     // The holder's own store is asked too, so stopping must show.
     host.stop_providing(&digest).await.unwrap();
     assert_eq!(host.find_providers(&digest, 4).await, Ok(Vec::new()));
+}
+
+/// The first byte of a message is its number; `x` is none.
+fn numbered(message: GossipMessage<'_>) -> Judgement {
+    match message.data.first() {
+        Some(b'x') | None => Judgement::Malformed,
+        Some(number) => Judgement::Numbered(u64::from(*number)),
+    }
+}
+
+async fn gossiped(events: &mut Events) -> Vec<u8> {
+    event(events, |event| match event {
+        NetworkEvent::Gossip { data, .. } => Some(data),
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_old_message_that_is_sent_again_goes_no_further_and_harms_nobody() {
+    let (middle, mut middle_events) = keeper(40).await;
+    let mut config = Config::serving("regtest", vec![TCP.parse().unwrap()]);
+    config.judge = numbered;
+    config.bootstrap = bootstrap_at(&middle);
+    let (author, mut author_events) = start(config, secret(41)).await;
+    let (reader, mut reader_events) = client_at(&middle).await;
+    for node in [&middle, &author, &reader] {
+        node.subscribe("pulse").await.unwrap();
+    }
+    follower(&mut author_events, &middle).await;
+    follower(&mut middle_events, &reader).await;
+    // `middle` passes everything on; `reader` judges.
+    for message in [&b"5"[..], b"4", b"5again", b"6"] {
+        author.publish("pulse", message).await.unwrap();
+    }
+    assert_eq!(gossiped(&mut reader_events).await, b"5");
+    let mut blamed = Vec::new();
+    let next = event(&mut reader_events, |event| match event {
+        NetworkEvent::Gossip { data, .. } => Some(data),
+        NetworkEvent::Misbehaved { peer, .. } => {
+            blamed.push(peer);
+            None
+        }
+        _ => None,
+    })
+    .await;
+    assert_eq!((next.as_slice(), blamed), (&b"6"[..], Vec::new()));
+}
+
+#[tokio::test]
+async fn who_passes_on_what_is_no_message_is_blamed_and_not_its_author() {
+    let (middle, mut middle_events) = keeper(42).await;
+    let (author, mut author_events) = joined(43, &middle).await;
+    let (reader, mut reader_events) = client_at(&middle).await;
+    for node in [&middle, &author, &reader] {
+        node.subscribe("pulse").await.unwrap();
+    }
+    follower(&mut author_events, &middle).await;
+    follower(&mut middle_events, &reader).await;
+    author.publish("pulse", b"x").await.unwrap();
+    let (peer, kind) = event(&mut reader_events, |event| match event {
+        NetworkEvent::Misbehaved { peer, kind, .. } => Some((peer, kind)),
+        NetworkEvent::Gossip { .. } => panic!("it was handed out"),
+        _ => None,
+    })
+    .await;
+    assert_eq!(
+        (peer, kind),
+        (middle.peer_id(), Misbehaviour::GossipMalformed)
+    );
+}
+
+#[tokio::test]
+async fn records_of_strangers_are_not_kept_unless_asked_for() {
+    let (host, _host_events) = server(44, TCP).await;
+    let (stranger, _stranger_events) = joined(45, &host).await;
+    knows(&stranger, 1).await;
+    assert!(stranger.provide(&[7; 32]).await.unwrap());
+    assert_eq!(host.find_providers(&[7; 32], 4).await, Ok(Vec::new()));
 }
 
 async fn follower(events: &mut Events, who: &NetworkHandle) {

@@ -170,6 +170,13 @@ async fn a_listing_is_mined_published_found_replaced_and_withdrawn() {
         .unwrap();
     assert_eq!(contents(&host.eose("mine").await), ["{\"v\":2}"]);
 
+    // Whoever knows a listing follows its author's withdrawals.
+    let withdrawals = listing::deletion_filters([key.author()], now());
+    buyer
+        .handle
+        .subscribe("withdrawals", withdrawals)
+        .await
+        .unwrap();
     let deletion = ListingDeletion::build(&network, now(), &key).unwrap();
     assert!(host.handle.publish(deletion.clone()).await.is_published());
     buyer.event(&deletion).await;

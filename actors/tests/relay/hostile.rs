@@ -151,36 +151,74 @@ async fn an_event_for_a_subscription_that_never_was_is_an_offence_and_a_late_one
 }
 
 #[tokio::test]
-async fn more_stored_events_than_allowed_are_a_flood() {
+async fn more_stored_events_than_asked_for_are_a_flood() {
+    let stage = Stage::new(json!({})).await;
+    let mut pool = Pool::start(&stage.urls());
+    let (key, topic) = (signer(), unique("flood"));
+    let one = topic_filter(&topic).remove(0).limit(1);
+    pool.handle.subscribe("notes", vec![one]).await.unwrap();
+    let mut line = stage.line().await;
+    let wire_id = line.hear("REQ").await[1].clone();
+    for number in 0..66 {
+        let event = note(&key, &topic, &number.to_string());
+        line.say(json!(["EVENT", wire_id, event])).await;
+    }
+    assert_eq!(offence(&mut pool).await, RelayOffence::Flood);
+}
+
+#[tokio::test]
+async fn stored_events_beyond_the_bound_are_passed_over_and_no_fault_of_the_relay() {
     let stage = Stage::new(json!({})).await;
     let mut narrow = config(&stage.urls());
     narrow.limits.max_stored_events = 2;
     let mut pool = Pool::with(narrow);
-    let (key, topic) = (signer(), unique("flood"));
+    let (key, topic) = (signer(), unique("beyond"));
     pool.handle
         .subscribe("notes", topic_filter(&topic))
         .await
         .unwrap();
     let mut line = stage.line().await;
     let wire_id = line.hear("REQ").await[1].clone();
-    for number in 0..3 {
-        line.say(json!([
-            "EVENT",
-            wire_id,
-            note(&key, &topic, &number.to_string())
-        ]))
-        .await;
+    for number in 0..40 {
+        let event = note(&key, &topic, &number.to_string());
+        line.say(json!(["EVENT", wire_id, event])).await;
     }
-    let is_flood = |event: &RelayEvent| matches!(event, RelayEvent::Misbehaved { .. });
-    let (flood, before) = pool.until(is_flood).await;
-    assert!(matches!(
-        flood,
-        RelayEvent::Misbehaved {
-            kind: RelayOffence::Flood,
-            ..
-        }
-    ));
-    assert_eq!(contents(&before), ["0", "1"]);
+    line.say(json!(["EOSE", wire_id])).await;
+    assert_eq!(contents(&pool.eose("notes").await), ["0", "1"]);
+    // What is new comes all the same.
+    let live = note(&key, &topic, "new");
+    line.say(json!(["EVENT", wire_id, live])).await;
+    let between = pool.event(&live).await;
+    assert!(between.is_empty(), "{between:?}");
+    assert_eq!(pool.handle.relays()[0].offences, 0);
+}
+
+#[tokio::test]
+async fn a_relay_that_refuses_further_pages_still_serves_what_is_new() {
+    let stage = Stage::new(json!({})).await;
+    let mut pool = Pool::start(&stage.urls());
+    let (key, topic) = (signer(), unique("pages"));
+    pool.handle
+        .subscribe("notes", topic_filter(&topic))
+        .await
+        .unwrap();
+    let mut line = stage.line().await;
+    let wire_id = line.hear("REQ").await[1].clone();
+    let now = now().secs();
+    for number in 0..100 {
+        let event = dated_note(&key, &topic, &number.to_string(), now - number);
+        line.say(json!(["EVENT", wire_id, event])).await;
+    }
+    line.say(json!(["EOSE", wire_id])).await;
+    let page = line.hear("REQ").await;
+    assert_ne!(page[1], wire_id);
+    assert_eq!(page[2]["until"], now - 99);
+    line.say(json!(["CLOSED", page[1], "error: too many subscriptions"]))
+        .await;
+    assert_eq!(contents(&pool.eose("notes").await).len(), 100);
+    let live = note(&key, &topic, "new");
+    line.say(json!(["EVENT", wire_id, live])).await;
+    pool.event(&live).await;
 }
 
 #[tokio::test]

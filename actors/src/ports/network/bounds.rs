@@ -17,13 +17,35 @@ pub const CONNECTIONS_ONE_WAY: u32 = 192;
 pub const CONNECTIONS_PER_PEER: u32 = 4;
 /// Dials under way. Each may hold several sockets for up to the connect timeout.
 pub const PENDING_DIALS: u32 = 32;
-/// Inbound connections that have not proved their key yet.
-pub const PENDING_INBOUND: u32 = 64;
+/// Inbound connections that have not proved their key yet, of all addresses. A socket and a few
+/// kilobytes each, for [`Timing::connect`] at most.
+pub const PENDING_INBOUND: u32 = 256;
+/// The same from one address (or /64 of IPv6): silent connections of one machine must not shut out
+/// the others, and as many buyers may well come at once through one router.
+pub const PENDING_INBOUND_PER_ORIGIN: u32 = 16;
+/// Connections from one address (or /64 of IPv6): an office behind one router, and an eighth of
+/// all.
+pub const CONNECTIONS_PER_ORIGIN: u32 = 32;
 /// Inbound streams of one peer: a buyer needs one per order; an agent a few.
 pub const INBOUND_STREAMS_PER_PEER: usize = 16;
-/// Inbound streams of all peers: 256 times one unread yamux window (256 KiB)
-/// is 64 MiB, the most that silent readers can make us hold.
+/// Inbound streams of all peers. What each may make us hold is a receive window (256 KiB at first
+/// with yamux, which lets it grow where the peer's bytes are read) and what the budgets below allow.
 pub const INBOUND_STREAMS: usize = 256;
+/// Streams beyond the bounds above that are told so instead of being reset: in all ...
+pub const REFUSALS: usize = 64;
+/// ... and of one peer.
+pub const REFUSALS_PER_PEER: usize = 16;
+/// Our streams to one peer at once: as many as it takes. More wait for one to end.
+pub const OUTBOUND_STREAMS_PER_PEER: usize = INBOUND_STREAMS_PER_PEER;
+/// How long an open waits for one of them to end, before it is given up as our own doing.
+pub const OUTBOUND_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes of unfinished frames of all order streams beyond 64 KiB each: 64 of the largest.
+pub const ORDER_ASSEMBLY_BYTES: usize = 64 << 20;
+/// The same for audit streams: eight of the largest.
+pub const AUDIT_ASSEMBLY_BYTES: usize = 64 << 20;
+/// The same for all other streams.
+pub const OTHER_ASSEMBLY_BYTES: usize = 32 << 20;
 /// Opens that wait for a connection to one peer.
 pub const PENDING_OPENS_PER_PEER: usize = 32;
 /// Opens that wait for a connection, in all.
@@ -38,8 +60,9 @@ pub const COMMANDS: usize = 64;
 /// for the overlay protocols. A peer that opens more loses the connection.
 pub const MUXED_STREAMS: usize = 128;
 /// Inbound streams of one connection still agreeing on a protocol; they reach
-/// no limit above before they have.
-pub const NEGOTIATING_STREAMS: usize = 16;
+/// no limit above before they have, and more are dropped without a word. Twice what an honest
+/// peer opens at once ([`OUTBOUND_STREAMS_PER_PEER`]), for the overlay's are among them.
+pub const NEGOTIATING_STREAMS: usize = 32;
 /// Bytes of one QUIC stream in flight: 8 MiB fills 80 MB/s at 100 ms.
 pub const QUIC_STREAM_WINDOW: u32 = 8 << 20;
 /// Bytes of one QUIC connection in flight: two streams at full window.
@@ -71,8 +94,10 @@ pub const TOPICS_PER_PEER: usize = 128;
 pub const GOSSIP_PER_AUTHOR: u32 = 120;
 /// The span over which [`GOSSIP_PER_AUTHOR`] counts.
 pub const GOSSIP_WINDOW: Duration = Duration::from_secs(60);
-/// Authors whose messages are counted at once; beyond it all counts restart.
+/// Authors whose messages are counted at once; those of more are passed over until the span ends.
 pub const GOSSIP_AUTHORS: usize = 4096;
+/// Pairs of author and topic whose last number is remembered; beyond it the lowest numbers go.
+pub const GOSSIP_SEQUENCES: usize = 16_384;
 
 /// One report of the same offence by the same peer in this span, so that a
 /// flood of offences is no flood of events.
@@ -108,6 +133,10 @@ pub struct Bounds {
     pub connections: u32,
     /// See [`CONNECTIONS_PER_PEER`].
     pub connections_per_peer: u32,
+    /// See [`CONNECTIONS_PER_ORIGIN`].
+    pub connections_per_origin: u32,
+    /// See [`PENDING_INBOUND_PER_ORIGIN`].
+    pub pending_inbound_per_origin: u32,
     /// See [`PENDING_DIALS`].
     pub pending_dials: u32,
     /// See [`INBOUND_STREAMS`].
@@ -123,6 +152,8 @@ impl Default for Bounds {
         Self {
             connections: CONNECTIONS,
             connections_per_peer: CONNECTIONS_PER_PEER,
+            connections_per_origin: CONNECTIONS_PER_ORIGIN,
+            pending_inbound_per_origin: PENDING_INBOUND_PER_ORIGIN,
             pending_dials: PENDING_DIALS,
             inbound_streams: INBOUND_STREAMS,
             inbound_streams_per_peer: INBOUND_STREAMS_PER_PEER,

@@ -112,6 +112,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether the peer has no part in it: this side is at one of its own bounds, or at its end.
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Closed | Self::Myself)
+    }
+
     /// Whether the same call may succeed later without any change.
     pub fn is_retryable(&self) -> bool {
         match self {

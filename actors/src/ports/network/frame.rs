@@ -10,11 +10,13 @@
 //! by [`NetworkHandle::open`](super::NetworkHandle::open); owned by whoever
 //! drives the protocol on it.
 //!
-//! Invariants: a reader never holds more than the protocol's frame limit, and
-//! no more than has really arrived plus one chunk; after an error both halves
+//! Invariants: a reader never holds more than the protocol's frame limit, no more
+//! than has really arrived plus one chunk, and all readers together no more than
+//! `budget` says; after an error both halves
 //! are dead and the peer sees a reset; dropping both halves resets the stream
 //! unless both directions have finished.
 
+mod budget;
 mod reader;
 mod wire;
 mod writer;
@@ -79,6 +81,12 @@ pub enum FrameError {
         expected: usize,
         /// The limit.
         after: Duration,
+    },
+    /// Other frames took all the memory there is for unfinished ones.
+    #[error("too many long frames on {protocol} at once; try again")]
+    Crowded {
+        /// The protocol of the stream.
+        protocol: Protocol,
     },
     /// The peer did not take a frame in time.
     #[error("the peer did not take a frame within {after:?}")]
@@ -155,7 +163,13 @@ impl FramedStream {
             peer,
             node: super::node_key_of(&peer),
             protocol,
-            reader: FrameReader::new(wire.clone(), protocol, timing, reporter),
+            reader: FrameReader::new(
+                wire.clone(),
+                protocol,
+                timing,
+                reporter,
+                registry.room(protocol),
+            ),
             writer: FrameWriter::new(wire, protocol, timing.write),
         }
     }

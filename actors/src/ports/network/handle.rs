@@ -1,6 +1,9 @@
 //! The callers' side of a swarm: commands out, answers back.
 
-use super::bounds::{ADDRESSES_PER_PEER, GOSSIP_BYTES, KEY_BYTES, PROVIDERS, TOPIC_BYTES, Timing};
+use super::bounds::{
+    ADDRESSES_PER_PEER, GOSSIP_BYTES, KEY_BYTES, OUTBOUND_STREAMS_PER_PEER, OUTBOUND_WAIT,
+    PROVIDERS, TOPIC_BYTES, Timing,
+};
 use super::frame::Registry;
 use super::streams::OpenRequest;
 use super::task::Command;
@@ -9,8 +12,11 @@ use super::{
     Reporter, Status, node_key_of,
 };
 use libp2p::multiaddr;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 /// A handle to a running swarm. Cloning is cheap; the swarm ends at
@@ -23,7 +29,12 @@ pub struct NetworkHandle {
     pub(super) status: watch::Receiver<Status>,
     pub(super) outlet: Outlet,
     pub(super) registry: Registry,
+    /// Our streams to each peer.
+    pub(super) outbound: Outbound,
 }
+
+/// Places for streams to each peer, as long as any is taken.
+pub(super) type Outbound = Arc<Mutex<HashMap<PeerId, Weak<Semaphore>>>>;
 
 impl std::fmt::Debug for NetworkHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -68,6 +79,7 @@ impl NetworkHandle {
             return Err(OpenError::Myself);
         }
         let addresses = addresses.into_iter().take(ADDRESSES_PER_PEER).collect();
+        let place = self.place(peer, limit).await?;
         let (reply, answer) = oneshot::channel();
         let request = OpenRequest { protocol, reply };
         let command = Command::Open {
@@ -96,8 +108,36 @@ impl NetworkHandle {
             timing,
             reporter,
             &self.registry,
-            None,
+            Some(Box::new(place)),
         ))
+    }
+
+    /// Waits for one of our streams to `peer` to end, where there are as many as it takes: more would
+    /// be refused there.
+    async fn place(
+        &self,
+        peer: PeerId,
+        limit: Duration,
+    ) -> Result<OwnedSemaphorePermit, OpenError> {
+        let places = {
+            let mut outbound = self.outbound.lock();
+            let known = outbound.get(&peer).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                // Those without a stream are gone: what is left is bounded by the connections.
+                outbound.retain(|_, places| places.strong_count() > 0);
+                let places = Arc::new(Semaphore::new(OUTBOUND_STREAMS_PER_PEER));
+                outbound.insert(peer, Arc::downgrade(&places));
+                places
+            })
+        };
+        let busy = OpenError::Busy {
+            what: "streams to this peer are open",
+            limit: OUTBOUND_STREAMS_PER_PEER,
+        };
+        match timeout(limit.min(OUTBOUND_WAIT), places.acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(busy),
+        }
     }
 
     /// Closes all connections to a peer.
@@ -209,8 +249,8 @@ impl NetworkHandle {
     }
 }
 
-/// The peer that an address ends in.
-pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+/// The peer that an address ends in, where it names one.
+pub fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     match address.iter().last() {
         Some(multiaddr::Protocol::P2p(peer)) => Some(peer),
         _ => None,

@@ -1,12 +1,13 @@
 //! The swarm behaviour that carries raw streams for named protocols.
 //!
-//! Counts inbound streams per peer and in all, refuses what is beyond the
-//! bounds, and hands the rest out with a slot that is given back when the
+//! Counts inbound streams per peer and in all, hands what is beyond the bounds out to
+//! be refused (and resets what is beyond that, too), and the rest with a slot that is given back when the
 //! stream is dropped. Outbound: asks a connection for a stream and answers the
 //! caller. It neither dials (the task does) nor looks into a stream.
 
 mod handler;
 
+use super::bounds::{REFUSALS, REFUSALS_PER_PEER};
 use super::{OpenError, PeerId, Protocol};
 use handler::{Handler, Inbound};
 use libp2p::Multiaddr;
@@ -46,9 +47,24 @@ pub(super) enum Event {
         slot: Slot,
     },
     /// The peer has as many streams as it may have.
-    TooMany { peer: PeerId, open: usize },
+    TooMany {
+        peer: PeerId,
+        open: usize,
+        excess: Option<Excess>,
+    },
     /// All peers together have.
-    Full { peer: PeerId },
+    Full {
+        peer: PeerId,
+        excess: Option<Excess>,
+    },
+}
+
+/// A stream beyond the bounds that can be told so.
+#[derive(Debug)]
+pub(super) struct Excess {
+    pub(super) protocol: Protocol,
+    pub(super) stream: Box<Stream>,
+    pub(super) slot: Slot,
 }
 
 /// Why a stream is not taken.
@@ -57,11 +73,13 @@ enum Refusal {
     Full,
 }
 
-/// Inbound streams in use.
-#[derive(Debug, Default)]
+/// Inbound streams of one kind, served or refused, and how many there may be.
+#[derive(Debug)]
 struct InUse {
     total: usize,
     by_peer: BTreeMap<PeerId, usize>,
+    total_max: usize,
+    per_peer_max: usize,
 }
 
 /// One inbound stream's place; dropping it frees the place.
@@ -84,22 +102,46 @@ impl Drop for Slot {
     }
 }
 
+/// Takes a place for a stream of `peer`.
+fn admit(places: &Arc<Mutex<InUse>>, peer: PeerId) -> Result<Slot, Refusal> {
+    let mut in_use = places.lock();
+    let open = in_use.by_peer.get(&peer).copied().unwrap_or(0);
+    if open >= in_use.per_peer_max {
+        return Err(Refusal::TooMany { open });
+    }
+    if in_use.total >= in_use.total_max {
+        return Err(Refusal::Full);
+    }
+    in_use.total += 1;
+    in_use.by_peer.insert(peer, open + 1);
+    Ok(Slot {
+        peer,
+        in_use: places.clone(),
+    })
+}
+
 /// See the head of the file.
 pub(super) struct Behaviour {
     accepted: Arc<[Protocol]>,
-    per_peer: usize,
-    total: usize,
-    in_use: Arc<Mutex<InUse>>,
+    serving: Arc<Mutex<InUse>>,
+    refusing: Arc<Mutex<InUse>>,
     queue: VecDeque<ToSwarm<Event, OpenRequest>>,
 }
 
 impl Behaviour {
     pub(super) fn new(accepted: &[Protocol], per_peer: usize, total: usize) -> Self {
+        let places = |per_peer_max, total_max| {
+            Arc::new(Mutex::new(InUse {
+                total: 0,
+                by_peer: BTreeMap::new(),
+                total_max,
+                per_peer_max,
+            }))
+        };
         Self {
             accepted: accepted.into(),
-            per_peer,
-            total,
-            in_use: Arc::default(),
+            serving: places(per_peer, total),
+            refusing: places(REFUSALS_PER_PEER, REFUSALS),
             queue: VecDeque::new(),
         }
     }
@@ -112,23 +154,6 @@ impl Behaviour {
             handler: NotifyHandler::Any,
             event: request,
         });
-    }
-
-    fn admit(&self, peer: PeerId) -> Result<Slot, Refusal> {
-        let mut in_use = self.in_use.lock();
-        let open = in_use.by_peer.get(&peer).copied().unwrap_or(0);
-        if open >= self.per_peer {
-            return Err(Refusal::TooMany { open });
-        }
-        if in_use.total >= self.total {
-            return Err(Refusal::Full);
-        }
-        in_use.total += 1;
-        in_use.by_peer.insert(peer, open + 1);
-        Ok(Slot {
-            peer,
-            in_use: self.in_use.clone(),
-        })
     }
 }
 
@@ -165,15 +190,26 @@ impl NetworkBehaviour for Behaviour {
         _: ConnectionId,
         Inbound { protocol, stream }: THandlerOutEvent<Self>,
     ) {
-        let event = match self.admit(peer) {
+        let stream = Box::new(stream);
+        let event = match admit(&self.serving, peer) {
             Ok(slot) => Event::Opened {
                 peer,
                 protocol,
-                stream: Box::new(stream),
+                stream,
                 slot,
             },
-            Err(Refusal::TooMany { open }) => Event::TooMany { peer, open },
-            Err(Refusal::Full) => Event::Full { peer },
+            Err(refusal) => {
+                // Beyond these as well it is reset, by being dropped.
+                let excess = admit(&self.refusing, peer).ok().map(|slot| Excess {
+                    protocol,
+                    stream,
+                    slot,
+                });
+                match refusal {
+                    Refusal::TooMany { open } => Event::TooMany { peer, open, excess },
+                    Refusal::Full => Event::Full { peer, excess },
+                }
+            }
         };
         self.queue.push_back(ToSwarm::GenerateEvent(event));
     }

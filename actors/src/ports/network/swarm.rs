@@ -3,7 +3,8 @@
 //! No policy and no loop; `task` drives what is built here.
 
 use super::bounds::*;
-use super::{Config, Identity, PeerId, Role, StartError, streams};
+use super::scope::GlobalOnly;
+use super::{Config, Identity, PeerId, Role, StartError, admission, streams};
 use futures::future::Either;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::muxing::StreamMuxerBox;
@@ -11,8 +12,9 @@ use libp2p::core::transport::{Boxed, OptionalTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::gossipsub::{
     self, AllowAllSubscriptionFilter, IdentityTransform, MaxCountSubscriptionFilter,
-    MessageAuthenticity, ValidationMode,
+    MessageAuthenticity, PeerScoreParams, PeerScoreThresholds, TopicScoreParams, ValidationMode,
 };
+use libp2p::kad::StoreInserts;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::{NetworkBehaviour, Swarm};
 use libp2p::{StreamProtocol, Transport, dns, identify, kad, noise, ping, quic, tcp, yamux};
@@ -30,8 +32,9 @@ type Gossip =
 /// Everything that happens on the connections of one swarm.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
-    // First: what it denies, the others never see.
+    // First: what these deny, the others never see.
     pub limits: connection_limits::Behaviour,
+    pub admission: admission::Behaviour,
     pub streams: streams::Behaviour,
     pub identify: identify::Behaviour,
     pub ping: ping::Behaviour,
@@ -106,7 +109,8 @@ fn optional(transport: Option<ReadyTransport>) -> OptionalTransport<ReadyTranspo
 }
 
 fn ip_transport(config: &Config, identity: &Identity) -> Result<ReadyTransport, StartError> {
-    // A machine may have no resolver configuration; then names do not resolve.
+    // A machine may have no resolver configuration; then names do not resolve. What a name
+    // resolves to is dialled by the transport below it, which checks it.
     match dns::tokio::Transport::system(sockets(config, identity)?) {
         Ok(resolving) => Ok(resolving.boxed()),
         Err(error) => {
@@ -132,13 +136,17 @@ fn sockets(config: &Config, identity: &Identity) -> Result<ReadyTransport, Start
     settings.max_concurrent_stream_limit = MUXED_STREAMS as u32;
     settings.max_stream_data = QUIC_STREAM_WINDOW;
     settings.max_connection_data = QUIC_CONNECTION_WINDOW;
-    Ok(quic::tokio::Transport::new(settings)
-        .or_transport(tcp)
-        .map(|either, _| match either {
-            Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-            Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-        })
-        .boxed())
+    let both =
+        quic::tokio::Transport::new(settings)
+            .or_transport(tcp)
+            .map(|either, _| match either {
+                Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+                Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+            });
+    Ok(match config.dial_local {
+        true => both.boxed(),
+        false => GlobalOnly::new(both, &config.bootstrap).boxed(),
+    })
 }
 
 fn behaviour(config: &Config, identity: &Identity) -> Result<Behaviour, StartError> {
@@ -160,6 +168,10 @@ fn behaviour(config: &Config, identity: &Identity) -> Result<Behaviour, StartErr
         .with_timeout(PING_TIMEOUT);
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(limits),
+        admission: admission::Behaviour::new(
+            bounds.pending_inbound_per_origin,
+            bounds.connections_per_origin,
+        ),
         streams: streams::Behaviour::new(
             &config.accept,
             bounds.inbound_streams_per_peer,
@@ -195,7 +207,9 @@ fn table(config: &Config, me: PeerId) -> Result<kad::Behaviour<MemoryStore>, Sta
         .set_provider_publication_interval(Some(PROVIDER_INTERVAL))
         .set_provider_record_ttl(Some(PROVIDER_TTL))
         .set_publication_interval(None)
-        .set_replication_interval(None);
+        .set_replication_interval(None)
+        // What others leave here passes through the task, which keeps none unless told to.
+        .set_record_filtering(StoreInserts::FilterBoth);
     let mut table = kad::Behaviour::with_config(me, store, settings);
     // Set, not guessed: without it a node waits for a confirmed public address.
     table.set_mode(Some(match config.role {
@@ -209,6 +223,8 @@ fn gossip(config: &Config, identity: &Identity) -> Result<Gossip, StartError> {
     let settings = gossipsub::ConfigBuilder::default()
         .protocol_id_prefix(format!("/freehold/{}/gossip", config.network))
         .validation_mode(ValidationMode::Strict)
+        // Nothing is passed on before it was judged: see `overlay`.
+        .validate_messages()
         .max_transmit_size(GOSSIP_BYTES)
         .build()
         .map_err(|e| StartError::Config(e.to_string()))?;
@@ -218,6 +234,45 @@ fn gossip(config: &Config, identity: &Identity) -> Result<Gossip, StartError> {
         max_subscriptions_per_request: TOPICS_PER_PEER,
     };
     let author = MessageAuthenticity::Signed(identity.keypair().clone());
-    Gossip::new_with_subscription_filter(author, settings, filter)
-        .map_err(|e| StartError::Config(e.to_owned()))
+    let mut gossip = Gossip::new_with_subscription_filter(author, settings, filter)
+        .map_err(|e| StartError::Config(e.to_owned()))?;
+    gossip
+        .with_peer_score(peer_score(config), PeerScoreThresholds::default())
+        .map_err(StartError::Config)?;
+    Ok(gossip)
+}
+
+/// How neighbours are judged: those who pass on what is none, or break the mesh's own rules, are
+/// heard less and then not at all. Silence costs nothing: hosts send a pulse a minute.
+fn peer_score(config: &Config) -> PeerScoreParams {
+    let defaults = PeerScoreParams::default();
+    PeerScoreParams {
+        // Neighbours of one address beyond this many. On a network for tests all have one.
+        ip_colocation_factor_threshold: f64::from(config.bounds.connections_per_origin),
+        ip_colocation_factor_weight: match config.dial_local {
+            true => 0.0,
+            false => defaults.ip_colocation_factor_weight,
+        },
+        // Points for what a topic has come to know of a neighbour never outweigh a fault.
+        topic_score_cap: 10.0,
+        app_specific_weight: 0.0,
+        ..defaults
+    }
+}
+
+/// The score of neighbours on one topic.
+pub(super) fn topic_score() -> TopicScoreParams {
+    TopicScoreParams {
+        topic_weight: 1.0,
+        time_in_mesh_weight: 0.0,
+        first_message_deliveries_weight: 0.1,
+        first_message_deliveries_decay: 0.99,
+        first_message_deliveries_cap: 100.0,
+        mesh_message_deliveries_weight: 0.0,
+        mesh_failure_penalty_weight: 0.0,
+        // Squared: three are forgiven, nine within some minutes are not (-80 is the grey list).
+        invalid_message_deliveries_weight: -1.0,
+        invalid_message_deliveries_decay: 0.99,
+        ..TopicScoreParams::default()
+    }
 }

@@ -19,7 +19,7 @@ use super::streams::{self, OpenRequest};
 use super::swarm::{Behaviour, BehaviourEvent};
 use super::{
     Config, FramedStream, Misbehaviour, Multiaddr, NetworkEvent, OpenError, Outlet, OverlayError,
-    PeerId, Provider, Reporter, StartError, Status, node_key_of,
+    PeerId, Protocol, Provider, Reporter, StartError, Status, node_key_of,
 };
 use dials::Dials;
 use futures::StreamExt;
@@ -219,23 +219,46 @@ impl Task {
                 stream,
                 slot,
             } => {
-                let reporter = Reporter {
-                    outlet: self.outlet.clone(),
-                    peer,
-                };
-                let timing = &self.config.timing;
-                let slot: Option<Box<dyn Send>> = Some(Box::new(slot));
-                let stream =
-                    FramedStream::new(stream, protocol, timing, reporter, &self.registry, slot);
+                let stream = self.framed(peer, protocol, stream, slot);
                 self.outlet.emit(NetworkEvent::Stream(stream));
             }
-            streams::Event::TooMany { peer, open } => {
+            streams::Event::TooMany { peer, open, excess } => {
                 self.report(peer, Misbehaviour::TooManyStreams { open });
+                self.on_excess(peer, excess);
             }
-            streams::Event::Full { peer } => {
+            streams::Event::Full { peer, excess } => {
                 tracing::warn!(%peer, "refused a stream: all inbound streams are in use");
+                self.on_excess(peer, excess);
             }
         }
+    }
+
+    fn on_excess(&mut self, peer: PeerId, excess: Option<streams::Excess>) {
+        if let Some(streams::Excess {
+            protocol,
+            stream,
+            slot,
+        }) = excess
+        {
+            let stream = self.framed(peer, protocol, stream, slot);
+            self.outlet.emit(NetworkEvent::Excess(stream));
+        }
+    }
+
+    fn framed(
+        &self,
+        peer: PeerId,
+        protocol: Protocol,
+        stream: Box<libp2p::Stream>,
+        slot: streams::Slot,
+    ) -> FramedStream {
+        let reporter = Reporter {
+            outlet: self.outlet.clone(),
+            peer,
+        };
+        let slot: Option<Box<dyn Send>> = Some(Box::new(slot));
+        let timing = &self.config.timing;
+        FramedStream::new(stream, protocol, timing, reporter, &self.registry, slot)
     }
 
     fn report(&mut self, peer: PeerId, kind: Misbehaviour) {

@@ -62,7 +62,7 @@ pub struct RelayLimits {
     pub max_subscriptions: usize,
     /// Filters per subscription; NIP-01 sets no bound, relays commonly take 10.
     pub max_filters: usize,
-    /// Stored events that one relay may deliver to one subscription before EOSE.
+    /// Stored events taken from one relay for one subscription; the rest is passed over.
     pub max_stored_events: usize,
     /// Event ids remembered against duplicates: about 150 bytes each.
     pub max_seen: usize,

@@ -11,7 +11,7 @@
 use super::pow;
 use super::signer::{BadSigner, EventSigner, public_key, sign_event};
 use nostr::event::{Event, EventId, Kind, Tag, UnsignedEvent};
-use nostr::filter::{Filter, SingleLetterTag};
+use nostr::filter::Filter;
 use protocol::ids::{ModelDigest, NodeKey};
 use protocol::time::WallTime;
 
@@ -43,6 +43,11 @@ pub const MAX_LIFE_SECS: u64 = 24 * 3_600;
 
 /// How far a listing may be dated ahead, in seconds: clocks disagree by less.
 pub const MAX_AHEAD_SECS: u64 = 900;
+
+/// Authors whose withdrawals are followed: at 67 bytes each the filter fits the message of any relay
+/// (16 KiB is the least known). A withdrawal that is not heard costs its readers a ghost until
+/// the listing expires.
+pub const MAX_FOLLOWED: usize = 200;
 
 /// NIP-09's kind of a deletion request.
 const DELETION_KIND: u16 = 5;
@@ -316,19 +321,38 @@ impl ListingDeletion {
     }
 }
 
-/// The filters that follow a network's listings and their withdrawals.
+/// The filter that follows a network's listings.
 pub fn filters(network: &str, now: WallTime) -> Vec<Filter> {
     // Older listings cannot be alive any more.
     let since = now.secs().saturating_sub(MAX_LIFE_SECS);
-    let listings = Filter::new()
-        .kind(Kind::Custom(LISTING_KIND))
-        .identifier(network)
-        .since(since.into());
-    let deletions = Filter::new()
-        .kind(Kind::Custom(DELETION_KIND))
-        .custom_tag(SingleLetterTag::LOWERCASE_K, LISTING_KIND.to_string())
-        .since(since.into());
-    vec![listings, deletions]
+    vec![
+        Filter::new()
+            .kind(Kind::Custom(LISTING_KIND))
+            .identifier(network)
+            .since(since.into()),
+    ]
+}
+
+/// The filter that follows withdrawals by `authors`, of whom a listing is known; none for nobody. Anybody may write
+/// deletions that name this kind, or these listings; only their authors' count, and only theirs
+/// are asked for.
+pub fn deletion_filters(authors: impl IntoIterator<Item = NodeKey>, now: WallTime) -> Vec<Filter> {
+    let since = now.secs().saturating_sub(MAX_LIFE_SECS);
+    let authors: Vec<_> = authors
+        .into_iter()
+        .take(MAX_FOLLOWED)
+        .filter_map(|author| nostr::key::PublicKey::from_slice(&author.0).ok())
+        .collect();
+    if authors.is_empty() {
+        // A filter that names no author asks for everybody's.
+        return Vec::new();
+    }
+    vec![
+        Filter::new()
+            .kind(Kind::Custom(DELETION_KIND))
+            .authors(authors)
+            .since(since.into()),
+    ]
 }
 
 /// Half the cores: a host serves while it mines.

@@ -3,6 +3,14 @@
 //! Not the socket: `session` sends what this table says is due and tells it what came
 //! back. The table outlives connections, so that everything is asked again after a
 //! reconnect.
+//!
+//! # Pages
+//! A relay answers a filter without `limit` with as many stored events as it likes, the newest
+//! first, and says nothing of the rest. So a subscription of one such filter is asked with a
+//! limit, and what is older in pages (`until`) under a name of its own (`p…` beside `f…`), until
+//! a page is not full or [`RelayLimits::max_stored_events`] are here. The caller hears of the end
+//! of stored events after the last page. What is beyond the bound is passed over: strangers, not
+//! the relay, wrote it.
 
 use super::config::RelayLimits;
 use super::info::RelayInfo;
@@ -15,6 +23,12 @@ use tokio::time::Instant;
 
 /// Live events that may slip in among the stored ones without counting as a flood.
 const STORED_SLACK: usize = 64;
+
+/// Stored events asked for at once. Relays commonly give 500 and more.
+const PAGE: usize = 500;
+
+/// A page with fewer events than this was not cut short by the relay: none known gives fewer.
+const FULL_PAGE: usize = 100;
 
 /// First wait after a relay closed a subscription for a passing reason; doubles each time.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -29,6 +43,10 @@ enum State {
     Due(Instant),
     /// Sent; stored events are coming.
     Storing,
+    /// The newest ones are here; those up to this second are to be asked for.
+    PageDue(u64),
+    /// Older ones are coming.
+    Paging,
     /// EOSE was seen; events are new ones.
     Live,
     /// Closed until AUTH succeeds.
@@ -46,7 +64,13 @@ pub struct Subscription {
     pub generation: u64,
     filters: Arc<[Filter]>,
     state: State,
+    /// Stored events since it was last asked.
     stored: usize,
+    /// Those of the present page, and the earliest second among them.
+    page: usize,
+    oldest: u64,
+    /// The last second that the present page may hold.
+    until: u64,
     retries: u32,
     /// Unix seconds up to which everything was received, once EOSE was seen.
     complete_until: Option<u64>,
@@ -59,52 +83,120 @@ pub enum Fit {
     Wanted,
     /// It matches none of the filters.
     NotMatched,
-    /// More stored events than asked for or allowed.
+    /// Beyond the bound on stored events: passed over.
+    Beyond,
+    /// More stored events than asked for.
     Flood,
 }
 
+/// What the end of stored events leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Eose {
+    /// Nothing: the name is not known, or older ones are asked for next.
+    More,
+    /// Everything stored is here.
+    Done {
+        /// The caller's name.
+        id: Arc<str>,
+        /// The name of the pages, to be closed.
+        close: Option<String>,
+    },
+}
+
 impl Subscription {
+    fn is_open(&self) -> bool {
+        matches!(
+            self.state,
+            State::Storing | State::PageDue(_) | State::Paging | State::Live
+        )
+    }
+
     /// Returns its name on the wire: short enough for any relay, telling nothing, and never
     /// used twice, so that late events of an old one cannot be taken for the new one's.
     pub fn wire_id(&self) -> String {
         format!("f{}", self.generation)
     }
 
-    /// Judges an event against the filters and counts it.
-    pub fn judge(&mut self, event: &Event, limits: &RelayLimits) -> Fit {
-        if self.state == State::Storing {
+    /// Judges an event that came under `wire_id` against the filters and counts it.
+    pub fn judge(&mut self, wire_id: &str, event: &Event, limits: &RelayLimits) -> Fit {
+        let older = wire_id.starts_with(PAGES);
+        let stored = match self.state {
+            State::Storing => !older,
+            State::Paging => older,
+            _ => false,
+        };
+        let options = MatchEventOptions::new();
+        let matches = self.filters.iter().any(|f| f.match_event(event, options));
+        if stored {
             self.stored += 1;
-            if self.stored > self.expected(limits) {
+            self.page += 1;
+            if let Some(asked) = self.asked()
+                && self.stored > asked.saturating_add(STORED_SLACK)
+            {
                 return Fit::Flood;
             }
+            if matches {
+                self.oldest = self.oldest.min(event.created_at.as_secs());
+            }
+            if self.stored > limits.max_stored_events {
+                return Fit::Beyond;
+            }
         }
-        let options = MatchEventOptions::new();
-        if self.filters.iter().any(|f| f.match_event(event, options)) {
-            Fit::Wanted
-        } else {
-            Fit::NotMatched
+        match matches {
+            true => Fit::Wanted,
+            false => Fit::NotMatched,
         }
     }
 
-    fn expected(&self, limits: &RelayLimits) -> usize {
-        let asked = self.filters.iter().try_fold(0usize, |sum, filter| {
+    /// How many stored events the caller asked for, where it said so.
+    fn asked(&self) -> Option<usize> {
+        self.filters.iter().try_fold(0usize, |sum, filter| {
             Some(sum.saturating_add(filter.limit?))
-        });
-        asked
-            .map_or(limits.max_stored_events, |asked| {
-                asked.saturating_add(STORED_SLACK)
-            })
-            .min(limits.max_stored_events)
+        })
+    }
+
+    /// Whether older events are asked for in pages.
+    fn is_paged(&self) -> bool {
+        matches!(&*self.filters, [filter] if filter.limit.is_none())
+    }
+
+    /// What follows the end of a page.
+    fn next_page(&mut self, limits: &RelayLimits, info: &RelayInfo) -> Option<u64> {
+        let most = info.max_limit.and_then(|max| usize::try_from(max).ok());
+        let full = self.page >= FULL_PAGE.min(most.unwrap_or(PAGE)).min(PAGE);
+        if !self.is_paged() || !full || self.stored >= limits.max_stored_events {
+            return None;
+        }
+        // A page that holds nothing but its last second leaves that second behind.
+        let next = match self.oldest < self.until {
+            true => self.oldest,
+            false => self.until.min(self.oldest).checked_sub(1)?,
+        };
+        let from = self.filters.first().and_then(|filter| filter.since);
+        (from.is_none_or(|from| from.as_secs() <= next)).then_some(next)
+    }
+
+    fn begin_page(&mut self, until: u64) {
+        (self.page, self.oldest, self.until) = (0, u64::MAX, until);
     }
 
     /// Builds the filters to send: after a gap only what may have been missed.
-    fn request(&self, limits: &RelayLimits, info: &RelayInfo) -> Vec<Filter> {
+    fn request(&self, until: Option<u64>, limits: &RelayLimits, info: &RelayInfo) -> Vec<Filter> {
         let mut filters = self.filters.to_vec();
         if let Some(complete) = self.complete_until {
             let from = complete.saturating_sub(limits.resume_overlap_secs);
             for filter in &mut filters {
                 let since = filter.since.map_or(0, |since| since.as_secs());
                 filter.since = Some(from.max(since).into());
+            }
+        }
+        if self.is_paged() {
+            for filter in &mut filters {
+                filter.limit = Some(PAGE.min(limits.max_stored_events));
+                filter.until = match until {
+                    Some(until) => Some(until.into()),
+                    None => filter.until,
+                };
             }
         }
         info.clamp(&mut filters);
@@ -138,6 +230,9 @@ impl Subscriptions {
             filters,
             state: State::Due(now),
             stored: 0,
+            page: 0,
+            oldest: u64::MAX,
+            until: u64::MAX,
             retries: 0,
             complete_until: None,
         };
@@ -148,7 +243,7 @@ impl Subscriptions {
     pub fn remove(&mut self, id: &str) -> Option<String> {
         let found = self.table.values().find(|s| *s.id == *id)?.generation;
         let removed = self.table.remove(&found)?;
-        matches!(removed.state, State::Storing | State::Live).then(|| removed.wire_id())
+        removed.is_open().then(|| removed.wire_id())
     }
 
     /// Finds a subscription by its wire name.
@@ -209,8 +304,22 @@ impl Subscriptions {
         limits: &RelayLimits,
         info: &RelayInfo,
     ) -> Option<Request> {
-        let open = |s: &&Subscription| matches!(s.state, State::Storing | State::Live);
-        let open = self.table.values().filter(open).count() as u64;
+        let paged = self
+            .table
+            .values_mut()
+            .find_map(|subscription| match subscription.state {
+                State::PageDue(until) => Some((subscription, until)),
+                _ => None,
+            });
+        if let Some((subscription, until)) = paged {
+            subscription.state = State::Paging;
+            subscription.begin_page(until);
+            return Some(Request {
+                wire_id: format!("{PAGES}{}", subscription.generation),
+                filters: subscription.request(Some(until), limits, info),
+            });
+        }
+        let open = self.table.values().filter(|s| s.is_open()).count() as u64;
         if info.max_subscriptions.is_some_and(|max| open >= max) {
             return None;
         }
@@ -218,9 +327,10 @@ impl Subscriptions {
         let subscription = self.table.values_mut().find(due)?;
         subscription.state = State::Storing;
         subscription.stored = 0;
+        subscription.begin_page(u64::MAX);
         Some(Request {
             wire_id: subscription.wire_id(),
-            filters: subscription.request(limits, info),
+            filters: subscription.request(None, limits, info),
         })
     }
 
@@ -234,11 +344,39 @@ impl Subscriptions {
         due.min()
     }
 
-    /// Notes the end of stored events; returns the caller's name.
-    pub fn eose(&mut self, wire_id: &str) -> Option<Arc<str>> {
-        let subscription = self.by_wire_id(wire_id)?;
-        subscription.state = State::Live;
+    /// Notes the end of stored events, or of a page of older ones.
+    pub fn eose(&mut self, wire_id: &str, limits: &RelayLimits, info: &RelayInfo) -> Eose {
+        let older = wire_id.starts_with(PAGES);
+        let Some(subscription) = self.by_wire_id(wire_id) else {
+            return Eose::More;
+        };
+        let awaited = match subscription.state {
+            State::Storing => !older,
+            State::Paging => older,
+            _ => false,
+        };
+        if !awaited {
+            return Eose::More;
+        }
         subscription.retries = 0;
+        if let Some(until) = subscription.next_page(limits, info) {
+            subscription.state = State::PageDue(until);
+            return Eose::More;
+        }
+        subscription.state = State::Live;
+        Eose::Done {
+            id: subscription.id.clone(),
+            close: older.then(|| wire_id.to_owned()),
+        }
+    }
+
+    /// Notes that the relay gives no more pages; returns the caller's name.
+    pub fn page_closed(&mut self, wire_id: &str) -> Option<Arc<str>> {
+        let subscription = self.by_wire_id(wire_id)?;
+        if subscription.state != State::Paging {
+            return None;
+        }
+        subscription.state = State::Live;
         Some(subscription.id.clone())
     }
 
@@ -269,8 +407,16 @@ pub enum AfterClose {
     GiveUp,
 }
 
+/// What the name of the pages of a subscription begins with.
+const PAGES: char = 'p';
+
+/// Whether a name is one of pages.
+pub fn is_pages(wire_id: &str) -> bool {
+    wire_id.starts_with(PAGES)
+}
+
 fn parse_wire_id(wire_id: &str) -> Option<u64> {
-    wire_id.strip_prefix('f')?.parse().ok()
+    wire_id.strip_prefix(['f', PAGES])?.parse().ok()
 }
 
 #[cfg(test)]
@@ -303,7 +449,9 @@ mod tests {
             "no EOSE yet: everything is asked again"
         );
 
-        table.eose("f7").unwrap();
+        let done = table.eose("f7", &RelayLimits::default(), &RelayInfo::default());
+        let id = "listings".into();
+        assert_eq!(done, Eose::Done { id, close: None });
         table.connection_lost(9_000);
         table.connection_opened(Instant::now());
         let resumed = next(&mut table).unwrap().filters;

@@ -33,7 +33,7 @@ pub(super) enum CallError {
         /// What the system said.
         detail: String,
     },
-    /// HTTP 401 or 403.
+    /// HTTP 401.
     #[error("it refuses the key: correct `runner_key`")]
     Key,
     /// HTTP 404.
@@ -70,12 +70,10 @@ impl From<EventError> for CallError {
 }
 
 impl CallError {
-    /// Whether the server is of no use until somebody sees to it.
+    /// Whether the server is of no use until somebody sees to it. What it says of one request (it is
+    /// moderated, it names something unknown) is no reason: buyers write requests.
     pub fn is_away(&self) -> bool {
-        matches!(
-            self,
-            CallError::Unreachable { .. } | CallError::Key | CallError::NotFound { .. }
-        )
+        matches!(self, CallError::Unreachable { .. } | CallError::Key)
     }
 
     /// Whether it did not like what the request said.
@@ -98,6 +96,9 @@ impl CallError {
             ),
             CallError::Status { status, .. } => {
                 format!("the server behind this listing answered with HTTP {status}")
+            }
+            CallError::NotFound { .. } => {
+                "the server behind this listing answered with HTTP 404".to_owned()
             }
             CallError::Broken(what) => format!("the server behind this listing failed: {what}"),
             _ => "the server behind this listing is away".to_owned(),
@@ -206,7 +207,7 @@ impl Client {
         })?;
         match response.status() {
             status if status.is_success() => Ok(response),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(CallError::Key),
+            StatusCode::UNAUTHORIZED => Err(CallError::Key),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Err(CallError::Busy {
                     after: retry_after(&response),

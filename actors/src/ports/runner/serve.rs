@@ -7,6 +7,7 @@ use super::Runner;
 use super::client::{CallError, Events};
 use super::count::Counter;
 use super::orders::Gate;
+use super::stops::Stops;
 use super::tally::Tally;
 use super::wire::{self, Chunk, Thoughts, Usage};
 use crate::ports::compute::Output;
@@ -49,6 +50,7 @@ pub(super) async fn serve(
             events,
             tally: Tally::new(Counter::new(runner.vocabulary.as_ref()), job.max_output),
             thoughts: Thoughts::default(),
+            stops: Stops::new(&job.stop),
             usage: None,
             finish: None,
         }
@@ -93,6 +95,7 @@ struct Answer<'a> {
     events: Events,
     tally: Tally,
     thoughts: Thoughts,
+    stops: Stops,
     usage: Option<Usage>,
     finish: Option<Finish>,
 }
@@ -151,9 +154,13 @@ impl Answer<'_> {
         let mut event = event;
         loop {
             match event? {
-                Some(data) if data == "[DONE]" => return self.over(),
+                Some(data) if data.trim() == "[DONE]" => return self.over(true),
                 Some(data) => self.chunk(&data)?,
-                None => return self.over(),
+                None => return self.over(false),
+            }
+            // At a stop string the answer is over, whatever the server goes on to say.
+            if self.tally.is_ended() {
+                return Ok(());
             }
             event = match self.events.ready() {
                 Ok(None) => return Ok(()),
@@ -170,28 +177,36 @@ impl Answer<'_> {
             let what = "it sent more text at once than a token can be";
             return Err(CallError::Broken(what.to_owned()));
         }
-        self.tally.push(&text);
+        let shown = self.stops.push(&text);
+        self.tally.push(&shown);
+        if self.stops.is_hit() {
+            self.end(Finish::Stop);
+            return Ok(());
+        }
         if let Some(finish) = chunk.finish() {
             self.finish = Some(finish);
         }
         Ok(())
     }
 
-    fn over(&mut self) -> Result<(), CallError> {
+    /// The stream ended; `said`: with the mark of an end, which is one, reason or not.
+    fn over(&mut self, said: bool) -> Result<(), CallError> {
         match self.finish {
-            Some(finish) => {
-                self.end(finish);
-                Ok(())
+            Some(finish) => self.end(finish),
+            None if said => self.end(Finish::Stop),
+            None => {
+                return Err(CallError::Broken(
+                    "it ended in the middle of an answer".to_owned(),
+                ));
             }
-            None => Err(CallError::Broken(
-                "it ended in the middle of an answer".to_owned(),
-            )),
         }
+        Ok(())
     }
 
     fn end(&mut self, finish: Finish) {
-        let close = self.thoughts.close();
-        self.tally.push(close);
+        let mut rest = self.stops.rest();
+        rest.push_str(self.thoughts.close());
+        self.tally.push(&rest);
         let (ours, theirs) = self.tally.end(finish, self.usage);
         self.runner.compare("output", ours, theirs);
         if let Some(usage) = self.usage {

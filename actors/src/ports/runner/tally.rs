@@ -57,6 +57,11 @@ impl Tally {
         self.finish.is_some() || here >= allowed.saturating_add(HOLD) || self.is_beyond()
     }
 
+    /// Whether the end is here.
+    pub fn is_ended(&self) -> bool {
+        self.finish.is_some()
+    }
+
     /// Whether there is more than was ordered, by our count.
     pub fn is_beyond(&self) -> bool {
         self.finish.is_none() && self.shown + self.waiting.len() as u64 > self.most + HOLD

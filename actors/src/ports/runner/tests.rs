@@ -158,13 +158,27 @@ async fn without_a_vocabulary_pieces_are_tokens_and_never_more_than_the_server_s
         (3, Some(Finish::Length))
     );
     assert!(heard.tokens.iter().all(|token| token.id == UNKNOWN_TOKEN));
-    // It counted 3 prompt tokens for 50 bytes: later prompts are counted as few, to a bound.
-    let learnt = async {
-        while setup.runner.estimate(&long) != 40 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(BOUND, learnt).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_prompt_moves_the_estimate_of_the_others_a_little_and_both_ways() {
+    let setup = setup("http://127.0.0.1:9/v1", None).await;
+    let long = job(&"word ".repeat(80), 8);
+    let estimate = || setup.runner.estimate(&long);
+    assert_eq!(estimate(), 100);
+    // A prompt of blanks, 4,000 bytes in 40 tokens, and one too short to tell.
+    setup.runner.learn(&job(&" ".repeat(4_000), 8), 40);
+    assert_eq!(estimate(), 96);
+    setup.runner.learn(&job("hi", 8), 900);
+    assert_eq!(estimate(), 96);
+    for _ in 0..200 {
+        setup.runner.learn(&long, 160);
+    }
+    assert!((155..=160).contains(&estimate()), "{}", estimate());
+    for _ in 0..200 {
+        setup.runner.learn(&long, 1_000_000);
+    }
+    assert!((190..=200).contains(&estimate()), "{}", estimate());
 }
 
 #[tokio::test]
@@ -344,4 +358,72 @@ async fn what_a_server_does_not_know_is_left_out_after_its_first_complaint() {
             .replay(&setup.model, &job("x", 1), &[0; 16], &[])
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn what_a_server_says_of_one_request_does_not_make_it_absent() {
+    for status in [403, 404] {
+        let server = Server::start([Reply::status(status, "moderated")]).await;
+        let setup = setup(&server.url, None).await;
+        let heard = hear(&setup, job("x", 4), 4).await;
+        let said = heard.failed.unwrap_or_default();
+        assert!(said.contains(&status.to_string()), "{said}");
+        assert_eq!(setup.runner.away(), None);
+        assert!(
+            setup
+                .compute
+                .count(&setup.model, &job("x", 4), &[0; 16])
+                .is_ok()
+        );
+    }
+}
+
+#[tokio::test]
+async fn dialects_of_other_servers_are_read_to_the_last_word() {
+    let parts = r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]}]}}]}"#;
+    let said = r#"{"choices":[{"delta":{"content":[{"type":"text","text":"Yes"}]}}]}"#;
+    let totals = r#"{"choices":null,"usage":{"prompt_tokens":null,"completion_tokens":9.0}}"#;
+    let events = ["null", "", parts, said, "null", totals].map(str::to_owned);
+    let server = Server::start([
+        Reply::stream(&events, &last("stop", 3, 9)),
+        // No reason for the end, but its mark.
+        Reply::stream(&[delta("one"), delta(" two"), delta(" three")], "[DONE]"),
+    ])
+    .await;
+    let setup = setup(&server.url, None).await;
+    let heard = hear(&setup, job("x", 40), 40).await;
+    assert_eq!(heard.failed, None);
+    assert_eq!(
+        (heard.text.as_str(), heard.finish),
+        ("<think>hm</think>Yes", Some(Finish::Stop))
+    );
+    let heard = hear(&setup, job("x", 40), 40).await;
+    assert_eq!(heard.failed, None);
+    assert_eq!(
+        (heard.text.as_str(), heard.finish),
+        ("one two three", Some(Finish::Stop))
+    );
+    assert_eq!(heard.tokens.len(), 3);
+}
+
+#[tokio::test]
+async fn a_stop_string_ends_the_answer_where_the_server_passes_over_it() {
+    let pieces = ["one", " two ", "E", "ND", " three"].map(delta);
+    let server = Server::start([
+        Reply::stream(&pieces, &last("stop", 3, 5)),
+        Reply::hang(&pieces),
+    ])
+    .await;
+    let setup = setup(&server.url, None).await;
+    let mut wanted = job("x", 40);
+    wanted.stop = vec!["END".to_owned()];
+    for _ in 0..2 {
+        let heard = hear(&setup, wanted.clone(), 40).await;
+        assert_eq!(heard.failed, None);
+        assert_eq!(
+            (heard.text.as_str(), heard.finish),
+            ("one two ", Some(Finish::Stop))
+        );
+        assert_eq!(heard.tokens.len(), 2);
+    }
 }

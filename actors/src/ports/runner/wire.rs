@@ -4,7 +4,8 @@
 
 use protocol::order::wire::Finish;
 use protocol::work::{Constraint, Job, Steering, Work};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 /// Where a job goes, below the base address.
@@ -111,56 +112,150 @@ fn extras(job: &Job, body: &mut Value) {
     }
 }
 
-/// One event of an answer.
+/// One event of an answer. Servers differ: what is `null`, missing or of another kind than
+/// OpenAI's says nothing, rather than breaking the answer.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Chunk {
     #[serde(default)]
-    choices: Vec<Choice>,
+    choices: Option<Vec<Choice>>,
     /// Totals, as the server counts.
+    #[serde(default, deserialize_with = "lenient")]
     pub usage: Option<Usage>,
+    #[serde(default)]
     error: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Choice {
+    #[serde(default, deserialize_with = "lenient")]
+    index: Option<u32>,
     #[serde(default)]
-    index: u32,
     delta: Option<Delta>,
+    #[serde(default)]
     text: Option<String>,
+    #[serde(default)]
     finish_reason: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Delta {
-    content: Option<String>,
+    #[serde(default)]
+    content: Option<Content>,
+    #[serde(default)]
     reasoning_content: Option<String>,
+    #[serde(default)]
     reasoning: Option<String>,
+}
+
+/// What a delta says: text, or a list of parts (Mistral, and proxies before Anthropic's models).
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Part {
+    #[serde(default)]
+    text: Option<String>,
+    /// Reasoning: text, or parts of its own.
+    #[serde(default)]
+    thinking: Option<Box<Content>>,
+}
+
+impl Content {
+    /// The text in it, reasoning or other.
+    fn whole(&self) -> String {
+        match self {
+            Content::Text(text) => text.clone(),
+            Content::Parts(parts) => parts.iter().map(Part::whole).collect(),
+        }
+    }
+
+    fn said(&self) -> String {
+        match self {
+            Content::Text(text) => text.clone(),
+            Content::Parts(parts) => {
+                let plain = parts.iter().filter(|part| part.thinking.is_none());
+                plain.map(Part::whole).collect()
+            }
+        }
+    }
+
+    fn thought(&self) -> String {
+        match self {
+            Content::Text(_) => String::new(),
+            Content::Parts(parts) => {
+                let thinking = parts.iter().filter_map(|part| part.thinking.as_ref());
+                thinking.map(|content| content.whole()).collect()
+            }
+        }
+    }
+}
+
+impl Part {
+    fn whole(&self) -> String {
+        let text = self.text.clone().unwrap_or_default();
+        match &self.thinking {
+            Some(thinking) => thinking.whole() + &text,
+            None => text,
+        }
+    }
 }
 
 /// What a server says it counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Usage {
-    /// Prompt tokens.
-    #[serde(default)]
+    /// Prompt tokens; 0 where it does not say.
+    #[serde(default, deserialize_with = "count")]
     pub prompt_tokens: u64,
-    /// Output tokens.
-    #[serde(default)]
+    /// Output tokens; 0 where it does not say.
+    #[serde(default, deserialize_with = "count")]
     pub completion_tokens: u64,
+}
+
+/// A value of the right kind, or none.
+fn lenient<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let value = Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
+/// A whole number, however it is written (`5`, `5.0`, `"5"`, `null`).
+fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let value = Value::deserialize(from)?;
+    let number = match &value {
+        Value::String(text) => text.trim().parse().ok(),
+        value => value.as_u64(),
+    };
+    // Whole and small enough to be exact.
+    let float = value.as_f64().filter(|f| (0.0..=1e15).contains(f));
+    Ok(number.or(float.map(|f| f as u64)).unwrap_or(0))
 }
 
 impl Chunk {
     /// Reads an event's data.
     pub fn parse(data: &str) -> Result<Self, String> {
+        // Some keep a connection alive with events of no content.
+        let data = data.trim();
+        if data.is_empty() || data == "null" {
+            return Ok(Chunk::default());
+        }
         let chunk: Chunk = serde_json::from_str(data)
             .map_err(|_| "it sent an event that is not of the OpenAI kind".to_owned())?;
         match chunk.error {
-            Some(_) => Err("it gave up".to_owned()),
-            None => Ok(chunk),
+            Some(error) if !error.is_null() => Err("it gave up".to_owned()),
+            _ => Ok(chunk),
         }
     }
 
     fn choice(&self) -> Option<&Choice> {
-        self.choices.iter().find(|choice| choice.index == 0)
+        let mut choices = self.choices.iter().flatten();
+        choices.find(|choice| choice.index.unwrap_or(0) == 0)
     }
 
     /// Why output ended, where it did. What this node does not know ends it as well.
@@ -196,16 +291,19 @@ impl Thoughts {
         let mut out = String::new();
         // Some servers send both names for the same text.
         let reasoning = delta.reasoning_content.as_ref().filter(is_text);
-        if let Some(text) = reasoning.or(delta.reasoning.as_ref().filter(is_text)) {
+        let reasoning = reasoning.or(delta.reasoning.as_ref().filter(is_text));
+        let thought = delta.content.as_ref().map(Content::thought);
+        if let Some(text) = reasoning.or(thought.as_ref().filter(is_text)) {
             if !self.open {
                 out.push_str("<think>");
                 self.open = true;
             }
             out.push_str(text);
         }
-        if let Some(text) = delta.content.as_ref().filter(is_text) {
+        let said = delta.content.as_ref().map(Content::said);
+        if let Some(text) = said.filter(|text| !text.is_empty()) {
             out.push_str(self.close());
-            out.push_str(text);
+            out.push_str(&text);
         }
         out
     }
@@ -297,6 +395,53 @@ mod tests {
         assert_eq!((usage.finish(), usage.choice().is_none()), (None, true));
         assert!(Chunk::parse("{\"error\": {\"message\": \"secret\"}}").is_err());
         assert!(Chunk::parse("<html>").is_err());
+    }
+
+    #[test]
+    fn what_is_null_or_of_another_kind_says_nothing_and_breaks_nothing() {
+        let usage =
+            chunk(json!({"choices": null, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}));
+        assert_eq!(usage.usage.unwrap().prompt_tokens, 3);
+        for data in [
+            "null",
+            "",
+            " ",
+            "{}",
+            r#"{"choices":null}"#,
+            r#"{"choices":[],"usage":null,"error":null}"#,
+        ] {
+            let empty = Chunk::parse(data).unwrap();
+            assert_eq!((empty.usage, empty.finish()), (None, None), "{data}");
+            assert_eq!(Thoughts::default().text(&empty), "", "{data}");
+        }
+        let holes = chunk(
+            json!({"usage": {"prompt_tokens": null, "completion_tokens": 5.0, "total_tokens": "7"}}),
+        );
+        let expected = Usage {
+            prompt_tokens: 0,
+            completion_tokens: 5,
+        };
+        assert_eq!(holes.usage, Some(expected));
+        assert_eq!(chunk(json!({"usage": "many"})).usage, None);
+        let odd = chunk(json!({"choices": [{"index": null, "delta": {"content": "x"}}]}));
+        assert_eq!(Thoughts::default().text(&odd), "x");
+    }
+
+    #[test]
+    fn content_in_parts_is_text_and_thinking() {
+        let mut thoughts = Thoughts::default();
+        let mut say = |content: Value| {
+            thoughts.text(&chunk(
+                json!({"choices": [{"delta": {"content": content}}]}),
+            ))
+        };
+        let texts = [
+            say(json!([{"type": "thinking", "thinking": [{"type": "text", "text": "h"}]}])),
+            say(json!([{"type": "thinking", "thinking": "m"}])),
+            say(json!([{"type": "text", "text": "Yes"}, {"type": "text", "text": "!"}])),
+            say(json!("?")),
+        ];
+        assert_eq!(texts.concat(), "<think>hm</think>Yes!?");
     }
 
     #[test]

@@ -58,6 +58,18 @@ pub enum FailReason {
     /// payments per channel and direction with LDK).
     #[error("too many payments under way at once; try again when one has ended")]
     ChannelBusy,
+    /// The channels hold enough, but may not have so much under way at once (a tenth of a channel by
+    /// LDK's default).
+    #[error(
+        "{needed} needed, and {largest} is the largest single payment that the channels let out at \
+         once; pay in smaller amounts, wait for payments under way, or open another channel"
+    )]
+    TooLarge {
+        /// The payment's amount.
+        needed: Msat,
+        /// What may leave at once now.
+        largest: Msat,
+    },
     /// There are channels, but no peer is connected.
     #[error("no channel is usable just now; its peer is not connected")]
     PeerOffline,

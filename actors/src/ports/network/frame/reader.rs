@@ -7,8 +7,10 @@ use super::{FrameError, HEADER};
 use futures::AsyncRead;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 /// A reader's buffer grows by this much, so that a peer which announces 8 MiB
@@ -45,6 +47,9 @@ pub struct FrameReader {
     idle: Option<Duration>,
     frame: Duration,
     reporter: Reporter,
+    /// Room for what this frame has beyond its first chunk.
+    budget: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
 }
 
 impl FrameReader {
@@ -53,6 +58,7 @@ impl FrameReader {
         protocol: Protocol,
         timing: &Timing,
         reporter: Reporter,
+        budget: Arc<Semaphore>,
     ) -> Self {
         Self {
             wire,
@@ -66,6 +72,8 @@ impl FrameReader {
             idle: timing.idle,
             frame: timing.frame,
             reporter,
+            budget,
+            held: None,
         }
     }
 
@@ -85,6 +93,7 @@ impl FrameReader {
         }
         loop {
             let deadline = self.deadline();
+            self.take_room(deadline).await?;
             let step = poll_fn(|cx| self.poll_step(cx));
             let outcome = match deadline {
                 Some(deadline) => timeout_at(deadline, step).await.ok(),
@@ -104,6 +113,33 @@ impl FrameReader {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes room for the rest of a frame, once its first chunk is here. All of it at once: readers
+    /// that each waited for their last chunk would wait for each other.
+    async fn take_room(&mut self, deadline: Option<Instant>) -> Result<(), FrameError> {
+        let Part::Body { filled, length, .. } = &self.part else {
+            return Ok(());
+        };
+        if *filled < CHUNK || self.held.is_some() {
+            return Ok(());
+        }
+        let chunks = length.saturating_sub(CHUNK).div_ceil(CHUNK);
+        let chunks = u32::try_from(chunks).unwrap_or(u32::MAX);
+        let taking = self.budget.clone().acquire_many_owned(chunks);
+        let taken = match deadline {
+            Some(deadline) => timeout_at(deadline, taking).await.ok(),
+            None => Some(taking.await),
+        };
+        match taken {
+            Some(Ok(room)) => {
+                self.held = Some(room);
+                Ok(())
+            }
+            _ => Err(self.fail(FrameError::Crowded {
+                protocol: self.protocol,
+            })),
         }
     }
 
@@ -157,6 +193,8 @@ impl FrameReader {
             }
             _ => {}
         }
+        // What arrived of the frame is of no more use.
+        self.begin_frame();
         error
     }
 
@@ -256,6 +294,7 @@ impl FrameReader {
 
     fn begin_frame(&mut self) {
         self.begun = None;
+        self.held = None;
         self.part = Part::Header {
             filled: 0,
             bytes: [0; HEADER],

@@ -74,6 +74,10 @@ impl AsyncWrite for Script {
 type Events = (mpsc::Sender<NetworkEvent>, mpsc::Receiver<NetworkEvent>);
 
 fn framed(script: Script, protocol: Protocol) -> (FramedStream, Events) {
+    framed_in(&Registry::default(), script, protocol)
+}
+
+fn framed_in(registry: &Registry, script: Script, protocol: Protocol) -> (FramedStream, Events) {
     let (sender, receiver) = mpsc::channel(8);
     let outlet = Outlet {
         sender: sender.downgrade(),
@@ -89,13 +93,12 @@ fn framed(script: Script, protocol: Protocol) -> (FramedStream, Events) {
         write: WRITE,
         ..Timing::default()
     };
-    let registry = Registry::default();
     let stream = FramedStream::new(
         Box::new(script),
         protocol,
         &timing,
         reporter,
-        &registry,
+        registry,
         None,
     );
     (stream, (sender, receiver))
@@ -368,5 +371,50 @@ fn closing_the_registry_ends_the_streams_alive_and_those_to_come() {
             make().send(b"x").await,
             Err(FrameError::Lost { .. })
         ));
+    });
+}
+
+/// The first chunk and a byte more of the largest frame of `protocol`, and then silence.
+fn begun(protocol: Protocol) -> Script {
+    let mut wire = (protocol.frame_limit() as u32).to_be_bytes().to_vec();
+    wire.resize(HEADER + CHUNK + 1, 7);
+    Script {
+        silent_at_end: true,
+        ..reading(&wire)
+    }
+}
+
+#[test]
+fn unfinished_frames_share_a_bounded_memory_and_waiting_for_it_is_no_offence() {
+    run(async {
+        let registry = Registry::default();
+        let mut streams: Vec<_> = (0..9)
+            .map(|_| framed_in(&registry, begun(Protocol::Audit), Protocol::Audit))
+            .collect();
+        let reads = streams.iter_mut().map(|(stream, _)| stream.next());
+        let errors = futures::future::join_all(reads).await;
+        let crowded = |error: &Result<_, _>| matches!(error, Err(FrameError::Crowded { .. }));
+        let slow = |error: &Result<_, _>| matches!(error, Err(FrameError::SlowFrame { .. }));
+        // Eight of the largest fit.
+        assert_eq!(errors.iter().filter(|error| slow(error)).count(), 8);
+        assert_eq!(errors.iter().filter(|error| crowded(error)).count(), 1);
+        for ((_, (_, events)), error) in streams.iter_mut().zip(&errors) {
+            assert_eq!(events.try_recv().is_ok(), slow(error));
+        }
+        // What failed gave its room back, and other protocols have their own.
+        let whole = wire_of(&[vec![5; Protocol::Audit.frame_limit()]]);
+        let (mut stream, _events) = framed_in(&registry, reading(&whole), Protocol::Audit);
+        assert!(stream.next().await.is_ok_and(|frame| frame.is_some()));
+    });
+}
+
+#[test]
+fn a_writer_that_waits_learns_of_a_reset_by_the_reader() {
+    run(async {
+        let wire = [0xff; HEADER];
+        let (stream, _events) = framed(reading(&wire), Protocol::Order);
+        let (mut reader, mut writer) = stream.split();
+        let (read, ()) = tokio::join!(reader.next(), writer.broken());
+        assert!(matches!(read, Err(FrameError::Oversized { .. })));
     });
 }

@@ -1,11 +1,14 @@
 //! The stream under both halves of a framed stream, and the list of all of them.
 
+use super::super::Protocol;
 use super::FrameError;
+use super::budget::Budgets;
 use futures::{AsyncRead, AsyncWrite};
 use parking_lot::Mutex;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// What both kinds of stream can do.
@@ -26,10 +29,10 @@ pub(super) struct Wire {
 
 pub(super) type Shared = Arc<Mutex<Wire>>;
 
-/// All streams of one swarm, so that its end is theirs: a stream that somebody
+/// All streams of one swarm and what they share, so that its end is theirs: a stream that somebody
 /// merely holds would keep the UDP socket of its QUIC connection open.
 #[derive(Clone, Default)]
-pub(in super::super) struct Registry(pub(super) Arc<Mutex<Registered>>);
+pub(in super::super) struct Registry(pub(super) Arc<Mutex<Registered>>, Budgets);
 
 #[derive(Default)]
 pub(super) struct Registered {
@@ -38,6 +41,11 @@ pub(super) struct Registered {
 }
 
 impl Registry {
+    /// The memory that unfinished frames of `protocol` share.
+    pub(super) fn room(&self, protocol: Protocol) -> Arc<Semaphore> {
+        self.1.of(protocol)
+    }
+
     pub(super) fn register(&self, wire: &Shared) {
         let mut registered = self.0.lock();
         if registered.closed {

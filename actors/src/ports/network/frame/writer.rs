@@ -84,6 +84,20 @@ impl FrameWriter {
         Ok(())
     }
 
+    /// Returns once the stream has been reset: by the reading half, whose peer went away or broke
+    /// a rule, or by the end of the swarm. Before that it waits, for ever if need be.
+    pub async fn broken(&mut self) {
+        poll_fn(|cx| {
+            let mut wire = self.wire.lock();
+            if wire.stream.is_none() {
+                return Poll::Ready(());
+            }
+            wire.writer = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     fn enter(&mut self) -> Result<(), FrameError> {
         match self.state {
             WriterState::Open => {

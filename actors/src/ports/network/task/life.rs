@@ -47,6 +47,7 @@ pub(in super::super) async fn start(
         status: watching,
         outlet: outlet.clone(),
         registry: registry.clone(),
+        outbound: Default::default(),
     };
     let mut task = Task {
         table_protocol: swarm::table_protocol(&config)?,

@@ -1,13 +1,16 @@
 //! The lookup table and gossip, from the task's point of view.
 
 use super::super::bounds::*;
+use super::super::swarm::topic_score;
+use super::super::{GossipMessage, Judgement, is_global};
 use super::{
     Misbehaviour, Multiaddr, NetworkEvent, OverlayError, PeerId, Provider, Task, node_key_of,
     peer_of,
 };
 use libp2p::core::Endpoint;
-use libp2p::gossipsub::{self, IdentTopic, PublishError};
-use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult, RecordKey};
+use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError};
+use libp2p::kad::store::RecordStore;
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryId, QueryResult, RecordKey};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 use libp2p::{identify, multiaddr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -126,6 +129,17 @@ impl Task {
             } => {
                 self.on_query(id, result, step.last);
             }
+            kad::Event::InboundRequest {
+                request:
+                    InboundRequest::AddProvider {
+                        record: Some(record),
+                    },
+            } if self.config.keep_providers => {
+                let store = self.swarm.behaviour_mut().kad.store_mut();
+                if let Err(error) = store.add_provider(record) {
+                    tracing::debug!(%error, "a provider record is not kept");
+                }
+            }
             kad::Event::RoutingUpdated { .. } => {
                 let table = self.table_size();
                 self.status.send_modify(|status| status.table = table);
@@ -222,7 +236,11 @@ impl Task {
         if !info.protocols.contains(&self.table_protocol) {
             return;
         }
-        for address in info.listen_addrs.into_iter().take(ADDRESSES_PER_PEER) {
+        // The peer's word alone; dialling checks who answers there, but should not knock everywhere.
+        let local = self.config.dial_local;
+        let listed = info.listen_addrs.into_iter();
+        let listed = listed.filter(|address| local || is_global(address));
+        for address in listed.take(ADDRESSES_PER_PEER) {
             self.swarm
                 .behaviour_mut()
                 .kad
@@ -238,6 +256,9 @@ impl Task {
             });
         }
         let gossip = &mut self.swarm.behaviour_mut().gossip;
+        gossip
+            .set_topic_params(IdentTopic::new(&topic), topic_score())
+            .map_err(|error| OverlayError::Other(error.to_owned()))?;
         gossip
             .subscribe(&IdentTopic::new(&topic))
             .map_err(|error| OverlayError::Other(error.to_string()))?;
@@ -273,26 +294,9 @@ impl Task {
         match event {
             gossipsub::Event::Message {
                 propagation_source,
+                message_id,
                 message,
-                ..
-            } => {
-                // Strict validation refused unsigned messages before.
-                let Some(author) = message.source else {
-                    return;
-                };
-                let messages = self.policing.count_gossip(author, Instant::now());
-                if messages > GOSSIP_PER_AUTHOR {
-                    self.report(author, Misbehaviour::GossipFlood { messages });
-                    return;
-                }
-                self.outlet.emit(NetworkEvent::Gossip {
-                    topic: message.topic.into_string(),
-                    author,
-                    node: node_key_of(&author),
-                    relayed_by: propagation_source,
-                    data: message.data,
-                });
-            }
+            } => self.on_message(propagation_source, &message_id, message),
             gossipsub::Event::Subscribed { peer_id, topic } => {
                 let topic = topic.into_string();
                 if self.overlay.topics.contains(&topic) {
@@ -304,5 +308,60 @@ impl Task {
             }
             _ => {}
         }
+    }
+
+    /// Judges a message before it goes further, and says so to the mesh.
+    fn on_message(&mut self, relayed_by: PeerId, id: &MessageId, message: gossipsub::Message) {
+        let acceptance = self.judge(relayed_by, &message);
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        let reject = matches!(acceptance, MessageAcceptance::Reject);
+        let accept = matches!(acceptance, MessageAcceptance::Accept);
+        gossip.report_message_validation_result(id, &relayed_by, acceptance);
+        if reject {
+            self.report(relayed_by, Misbehaviour::GossipMalformed);
+        }
+        if let (true, Some(author)) = (accept, message.source) {
+            self.outlet.emit(NetworkEvent::Gossip {
+                topic: message.topic.into_string(),
+                author,
+                node: node_key_of(&author),
+                relayed_by,
+                data: message.data,
+            });
+        }
+    }
+
+    /// Only the neighbour that passed a message on is ever blamed: signed messages stay signed for
+    /// ever, and anybody may repeat those of others.
+    fn judge(&mut self, relayed_by: PeerId, message: &gossipsub::Message) -> MessageAcceptance {
+        // Strict validation refused unsigned messages before.
+        let Some(author) = message.source else {
+            return MessageAcceptance::Reject;
+        };
+        let judged = (self.config.judge)(GossipMessage {
+            topic: message.topic.as_str(),
+            node: node_key_of(&author),
+            data: &message.data,
+        });
+        let fresh = match judged {
+            Judgement::Malformed => return MessageAcceptance::Reject,
+            Judgement::Stale => false,
+            Judgement::Fresh => true,
+            Judgement::Numbered(number) => {
+                self.policing
+                    .is_next(author, message.topic.as_str(), number)
+            }
+        };
+        if !fresh {
+            return MessageAcceptance::Ignore;
+        }
+        let messages = self.policing.count_gossip(author, Instant::now());
+        if messages <= GOSSIP_PER_AUTHOR {
+            return MessageAcceptance::Accept;
+        }
+        if author == relayed_by {
+            self.report(author, Misbehaviour::GossipFlood { messages });
+        }
+        MessageAcceptance::Ignore
     }
 }

@@ -1,6 +1,6 @@
 //! Counting what peers do, so that a flood of offences is no flood of events.
 
-use super::super::bounds::{GOSSIP_AUTHORS, GOSSIP_WINDOW, REPORT_INTERVAL};
+use super::super::bounds::{GOSSIP_AUTHORS, GOSSIP_SEQUENCES, GOSSIP_WINDOW, REPORT_INTERVAL};
 use super::{Misbehaviour, PeerId};
 use libp2p::swarm::ConnectionError;
 use std::collections::HashMap;
@@ -18,6 +18,8 @@ pub(super) struct Policing {
     reported: HashMap<(PeerId, Discriminant<Misbehaviour>), Instant>,
     gossip: HashMap<PeerId, u32>,
     gossip_since: Option<Instant>,
+    /// The highest number of each author on each topic.
+    sequences: HashMap<(PeerId, String), u64>,
 }
 
 impl Policing {
@@ -40,17 +42,45 @@ impl Policing {
         true
     }
 
-    /// Counts a message; returns how many its author signed in this window.
+    /// Counts a message; returns how many its author signed in this window. Authors beyond those
+    /// that are counted have too many.
     pub(super) fn count_gossip(&mut self, author: PeerId, now: Instant) -> u32 {
         let since = *self.gossip_since.get_or_insert(now);
-        let over = now.duration_since(since) >= GOSSIP_WINDOW;
-        if over || self.gossip.len() >= GOSSIP_AUTHORS {
+        if now.duration_since(since) >= GOSSIP_WINDOW {
             self.gossip.clear();
             self.gossip_since = Some(now);
+        }
+        if self.gossip.len() >= GOSSIP_AUTHORS && !self.gossip.contains_key(&author) {
+            return u32::MAX;
         }
         let count = self.gossip.entry(author).or_insert(0);
         *count = count.saturating_add(1);
         *count
+    }
+
+    /// Whether `number` is above all that `author` gave on this topic; then it is remembered.
+    pub(super) fn is_next(&mut self, author: PeerId, topic: &str, number: u64) -> bool {
+        let key = (author, topic.to_owned());
+        if let Some(last) = self.sequences.get_mut(&key) {
+            let next = number > *last;
+            *last = number.max(*last);
+            return next;
+        }
+        if self.sequences.len() >= GOSSIP_SEQUENCES {
+            self.forget_lower_half();
+        }
+        self.sequences.insert(key, number);
+        true
+    }
+
+    /// Numbers are times, and old ones are stale by themselves: what is forgotten first is needed
+    /// least.
+    fn forget_lower_half(&mut self) {
+        let mut numbers: Vec<u64> = self.sequences.values().copied().collect();
+        let middle = numbers.len() / 2;
+        let (_, middle, _) = numbers.select_nth_unstable(middle);
+        let middle = *middle;
+        self.sequences.retain(|_, number| *number > middle);
     }
 }
 
@@ -116,5 +146,31 @@ mod tests {
         assert_eq!(policing.count_gossip(PeerId::random(), now), 1);
         let later = now + GOSSIP_WINDOW + Duration::from_secs(1);
         assert_eq!(policing.count_gossip(author, later), 1);
+    }
+
+    #[test]
+    fn authors_without_end_do_not_reset_anybodys_count() {
+        let mut policing = Policing::default();
+        let (author, now) = (PeerId::random(), Instant::now());
+        assert_eq!(policing.count_gossip(author, now), 1);
+        for _ in 0..GOSSIP_AUTHORS {
+            policing.count_gossip(PeerId::random(), now);
+        }
+        assert_eq!(policing.count_gossip(author, now), 2);
+        assert_eq!(policing.count_gossip(PeerId::random(), now), u32::MAX);
+    }
+
+    #[test]
+    fn a_number_counts_once_for_each_author_and_topic_and_memory_is_bounded() {
+        let mut policing = Policing::default();
+        let author = PeerId::random();
+        assert!(policing.is_next(author, "a", 5) && policing.is_next(author, "b", 5));
+        assert!(!policing.is_next(author, "a", 5) && !policing.is_next(author, "a", 4));
+        assert!(policing.is_next(author, "a", 1_000_000));
+        for number in 0..2 * GOSSIP_SEQUENCES as u64 {
+            policing.is_next(PeerId::random(), "a", number);
+            assert!(policing.sequences.len() <= GOSSIP_SEQUENCES);
+        }
+        assert!(!policing.is_next(author, "a", 1_000_000));
     }
 }

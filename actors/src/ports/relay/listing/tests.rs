@@ -217,11 +217,15 @@ fn an_author_withdraws_only_its_own_listings() {
         created_at: NOW,
     };
     assert_eq!(ListingDeletion::read(&own), [expected]);
-    assert!(
-        filters("regtest", NOW)
+    let followed = |authors: &[NodeKey]| {
+        let filters = deletion_filters(authors.iter().copied(), NOW);
+        filters
             .iter()
-            .any(|f| f.match_event(&own, Default::default()))
-    );
+            .any(|filter| filter.match_event(&own, Default::default()))
+    };
+    assert!(followed(&[signer().author()]));
+    // Of nobody whose listing is not known, and that is nobody where none is.
+    assert!(!followed(&[NodeKey([2; 32])]));
 
     let author = public_key(&signer()).unwrap();
     let strange = format!("{LISTING_KIND}:{}:regtest", "ab".repeat(32));

@@ -8,9 +8,11 @@ use super::{Session, Step};
 use crate::ports::relay::outbox::Outcome;
 use crate::ports::relay::reason::{Reason, ReasonKind, clean};
 use crate::ports::relay::status::Deed;
-use crate::ports::relay::subscriptions::{AfterClose, Fit};
+use crate::ports::relay::subscriptions::{AfterClose, Eose, Fit, is_pages};
 use crate::ports::relay::{Event, EventId, RelayEvent, RelayOffence};
-use nostr::message::RelayMessage;
+use nostr::message::{ClientMessage, RelayMessage, SubscriptionId};
+use std::borrow::Cow;
+use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -29,10 +31,19 @@ impl Session<'_> {
                 event,
             } => self.event(subscription_id.as_str(), event.into_owned()),
             RelayMessage::EndOfStoredEvents(id) => {
-                if let Some(subscription) = self.relay.subscriptions.eose(id.as_str()) {
-                    self.relay.status.lock().note(Deed::Served);
-                    let url = self.relay.url.clone();
-                    self.ready.push_back(RelayEvent::Eose { url, subscription });
+                let limits = &self.shared.config.limits;
+                let relay = &mut *self.relay;
+                let ended = relay.subscriptions.eose(id.as_str(), limits, &relay.info);
+                if let Eose::Done {
+                    id: subscription,
+                    close,
+                } = ended
+                {
+                    self.complete(subscription);
+                    if let Some(pages) = close {
+                        let id = SubscriptionId::new(pages);
+                        self.send(ClientMessage::Close(Cow::Owned(id))).await?;
+                    }
                 }
                 Ok(())
             }
@@ -57,6 +68,12 @@ impl Session<'_> {
         }
     }
 
+    fn complete(&mut self, subscription: Arc<str>) {
+        self.relay.status.lock().note(Deed::Served);
+        let url = self.relay.url.clone();
+        self.ready.push_back(RelayEvent::Eose { url, subscription });
+    }
+
     /// Judges an event: cheap checks first, the signature last.
     fn event(&mut self, wire_id: &str, event: Event) -> Step {
         let limits = &self.shared.config.limits;
@@ -67,8 +84,9 @@ impl Session<'_> {
                 false => self.offence(RelayOffence::UnknownSubscription),
             };
         };
-        match subscription.judge(&event, limits) {
+        match subscription.judge(wire_id, &event, limits) {
             Fit::Wanted => {}
+            Fit::Beyond => return Ok(()),
             Fit::NotMatched => return self.offence(RelayOffence::NotMatched),
             Fit::Flood => return self.offence(RelayOffence::Flood),
         }
@@ -113,6 +131,13 @@ impl Session<'_> {
 
     /// Understands CLOSED.
     async fn closed(&mut self, wire_id: &str, message: &str) -> Step {
+        if is_pages(wire_id) {
+            // The newest are here, and the subscription itself is open.
+            if let Some(subscription) = self.relay.subscriptions.page_closed(wire_id) {
+                self.complete(subscription);
+            }
+            return Ok(());
+        }
         let reason = Reason::parse(message);
         let wants_auth = reason.kind == ReasonKind::AuthRequired
             && !matches!(self.auth, Auth::Done | Auth::Failed);

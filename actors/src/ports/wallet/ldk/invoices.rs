@@ -78,7 +78,9 @@ pub(super) fn lookup(inner: &Arc<Inner>, hash: PaymentHash) -> Result<Incoming, 
                 Some(preimage) => Some(preimage),
                 None => inner.store.claimed(hash)?,
             };
-            let preimage = preimage.ok_or_else(|| WalletError::Storage {
+            // The money is there; one record is not, and that is no reason to stop.
+            let preimage = preimage.ok_or_else(|| WalletError::Node {
+                doing: "looking for a preimage",
                 reason: format!("{hash} was received, but its preimage is not on record"),
             })?;
             Incoming::Settled { msat, preimage }

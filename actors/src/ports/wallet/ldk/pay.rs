@@ -260,10 +260,16 @@ fn submit(
     }
     let doubtful = journal
         .as_ref()
-        .is_some_and(|journal| journal.state == JournalState::Started);
+        .filter(|journal| journal.state == JournalState::Started)
+        .map(|journal| journal.at_ms);
     let says = facts(invoice);
     if says.expired(now_ms()) {
-        return Ok(not_handed_over(inner, hash, doubtful, FailReason::Expired));
+        return Ok(not_handed_over(
+            inner,
+            hash,
+            doubtful.is_some(),
+            FailReason::Expired,
+        ));
     }
     let mut entry = Journal {
         msat: payment.msat,
@@ -285,13 +291,17 @@ fn submit(
         })),
         Err(error) => {
             let reason = why_not_sent(inner, payment, &error);
-            if !doubtful {
-                entry.state = JournalState::Failed {
-                    reason: reason.clone(),
-                };
-                inner.store.write_journal(hash, &entry)?;
+            match doubtful {
+                // Nothing new began: what is in doubt is as old as it was, and is resolved as such.
+                Some(at_ms) => entry.at_ms = at_ms,
+                None => {
+                    entry.state = JournalState::Failed {
+                        reason: reason.clone(),
+                    };
+                }
             }
-            Ok(not_handed_over(inner, hash, doubtful, reason))
+            inner.store.write_journal(hash, &entry)?;
+            Ok(not_handed_over(inner, hash, doubtful.is_some(), reason))
         }
     }
 }
@@ -329,6 +339,7 @@ fn why_not_sent(inner: &Inner, payment: &Payment, error: &NodeError) -> FailReas
     let channels = inner.node.list_channels();
     let usable = || channels.iter().filter(|channel| channel.is_usable);
     let capacity: u64 = usable().map(|channel| channel.outbound_capacity_msat).sum();
+    // Over all channels: a payment may be split between them.
     let at_once: u64 = usable()
         .map(|channel| channel.next_outbound_htlc_limit_msat)
         .sum();
@@ -339,12 +350,18 @@ fn why_not_sent(inner: &Inner, payment: &Payment, error: &NodeError) -> FailReas
             needed: payment.msat,
             spendable: Msat(capacity),
         }
-    } else if at_once < payment.msat.0
+    } else if usable().all(|channel| channel.next_outbound_htlc_minimum_msat > payment.msat.0) {
         // Too small: the most that may be under way in amounts too small for
         // an output of their own (27,750 sat at the lowest fees) is under way.
-        || usable().all(|channel| channel.next_outbound_htlc_minimum_msat > payment.msat.0)
-    {
         FailReason::ChannelBusy
+    } else if at_once == 0 {
+        // As many payments are under way as there may be.
+        FailReason::ChannelBusy
+    } else if at_once < payment.msat.0 {
+        FailReason::TooLarge {
+            needed: payment.msat,
+            largest: Msat(at_once),
+        }
     } else {
         FailReason::NoRoute {
             max_fee: payment.max_fee,

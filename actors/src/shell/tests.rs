@@ -1,0 +1,217 @@
+//! The shells with ears in place of the five machines.
+
+use super::discovery::{follow_relays, judge};
+use super::validator::asker;
+use super::*;
+use crate::ports::compute::Output;
+use crate::ports::network::{GossipMessage, Identity, Judgement, PeerId};
+use crate::ports::relay::listing::ListingDeletion;
+use crate::ports::relay::{EventSigner, RelayEvent, SecretSigner};
+use actix::{Actor, Context, Handler};
+use protocol::codec;
+use protocol::discovery::io::Pulse;
+use protocol::envelope::Network;
+use protocol::ids::{ModelDigest, OrderId};
+use protocol::{discovery, inference, payment, reputation, validator};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Nothing here takes as long; a hang fails the test instead of stopping it.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Hears what is told to Discovery and Inference.
+struct Ear {
+    discovery: mpsc::UnboundedSender<discovery::io::Input>,
+    inference: mpsc::UnboundedSender<inference::io::Input>,
+}
+
+impl Actor for Ear {
+    type Context = Context<Self>;
+}
+
+impl Handler<Deliver<discovery::io::Input>> for Ear {
+    type Result = ();
+    fn handle(&mut self, message: Deliver<discovery::io::Input>, _: &mut Context<Self>) {
+        self.discovery.send(message.input).unwrap();
+    }
+}
+
+impl Handler<Deliver<inference::io::Input>> for Ear {
+    type Result = ();
+    fn handle(&mut self, message: Deliver<inference::io::Input>, _: &mut Context<Self>) {
+        self.inference.send(message.input).unwrap();
+    }
+}
+
+impl Handler<Deliver<payment::io::Input>> for Ear {
+    type Result = ();
+    fn handle(&mut self, _: Deliver<payment::io::Input>, _: &mut Context<Self>) {}
+}
+
+impl Handler<Deliver<validator::io::Input>> for Ear {
+    type Result = ();
+    fn handle(&mut self, _: Deliver<validator::io::Input>, _: &mut Context<Self>) {}
+}
+
+impl Handler<Deliver<reputation::io::Input>> for Ear {
+    type Result = ();
+    fn handle(&mut self, _: Deliver<reputation::io::Input>, _: &mut Context<Self>) {}
+}
+
+/// What a test holds.
+struct Heard {
+    shared: Shared,
+    discovery: mpsc::UnboundedReceiver<discovery::io::Input>,
+    inference: mpsc::UnboundedReceiver<inference::io::Input>,
+    _dir: tempfile::TempDir,
+}
+
+/// Runs `test` in an actix system with an ear for each machine.
+fn with<F: Future<Output = ()>>(test: impl FnOnce(Heard) -> F) {
+    actix::System::new().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let shared = Shared::new(Handle::current(), storage);
+        let (to_discovery, discovery) = mpsc::unbounded_channel();
+        let (to_inference, inference) = mpsc::unbounded_channel();
+        let ear = Ear {
+            discovery: to_discovery,
+            inference: to_inference,
+        }
+        .start();
+        shared.connect(Addresses {
+            discovery: ear.clone().recipient(),
+            payment: ear.clone().recipient(),
+            inference: ear.clone().recipient(),
+            validator: ear.clone().recipient(),
+            reputation: ear.recipient(),
+        });
+        let heard = Heard {
+            shared,
+            discovery,
+            inference,
+            _dir: dir,
+        };
+        tokio::time::timeout(BOUND, test(heard)).await.unwrap();
+    });
+}
+
+#[test]
+fn an_engine_that_ends_without_a_word_has_failed() {
+    with(|mut heard| async move {
+        let order = OrderId([1; 16]);
+        let (out, output) = mpsc::channel::<Output>(2);
+        drop(out);
+        super::inference::forward(heard.shared.clone(), order, output).await;
+        let told = heard.inference.recv().await.unwrap();
+        let inference::io::Input::EngineFailed { order: of, .. } = told else {
+            panic!("{told:?}");
+        };
+        assert_eq!(of, order);
+        // One that said so itself is not reported twice.
+        let (out, output) = mpsc::channel(2);
+        out.send(Output::Failed("own words".to_owned()))
+            .await
+            .unwrap();
+        drop(out);
+        super::inference::forward(heard.shared.clone(), order, output).await;
+        assert!(heard.inference.recv().await.is_some());
+        assert!(heard.inference.try_recv().is_err());
+    });
+}
+
+#[test]
+fn a_part_that_ends_stops_the_node_unless_the_node_is_being_stopped() {
+    with(|heard| async move {
+        let shared = heard.shared;
+        let mut fatal = shared.fatal();
+        shared.supervise_panics("may end", async {});
+        shared.supervise_panics("panics", async { panic!("planted") });
+        let stopped = fatal.wait_for(Option::is_some).await.unwrap().clone();
+        assert!(stopped.unwrap().what.ends_with("panics"));
+    });
+    with(|heard| async move {
+        let mut fatal = heard.shared.fatal();
+        heard.shared.supervise("must last", async {});
+        let stopped = fatal.wait_for(Option::is_some).await.unwrap().clone();
+        assert!(stopped.unwrap().what.ends_with("must last"));
+    });
+    with(|heard| async move {
+        heard.shared.set_stopping();
+        let (ended, end) = oneshot::channel::<()>();
+        heard
+            .shared
+            .supervise("may end now", async move { drop(ended) });
+        let _ = end.await;
+        tokio::task::yield_now().await;
+        assert!(heard.shared.fatal().borrow().is_none());
+    });
+}
+
+#[test]
+fn a_withdrawal_on_one_network_leaves_the_listing_on_another() {
+    with(|mut heard| async move {
+        let signer = SecretSigner::random();
+        let (events, received) = mpsc::channel(8);
+        let following = follow_relays(heard.shared.clone(), Network::Regtest, None, received);
+        for (network, at) in [(Network::Signet, 1_000), (Network::Regtest, 2_000)] {
+            let at = protocol::time::WallTime(at);
+            let deletion = ListingDeletion::build(network.name(), at, &signer).unwrap();
+            let event = RelayEvent::Event {
+                url: "ws://relay".into(),
+                subscription: "withdrawals".into(),
+                event: Box::new(deletion),
+            };
+            events.send(event).await.unwrap();
+        }
+        drop(events);
+        following.await;
+        let told = heard.discovery.recv().await.unwrap();
+        let expected = discovery::io::Input::ListingDeleted {
+            author: signer.author(),
+            at: protocol::time::WallTime(2_000),
+        };
+        assert_eq!(told, expected);
+        assert!(heard.discovery.try_recv().is_err());
+    });
+}
+
+#[test]
+fn a_pulse_is_its_hosts_own_fresh_and_numbered_by_its_time() {
+    let host = Identity::from_secret([7; 32]).unwrap().node_key().unwrap();
+    let model = ModelDigest([9; 32]);
+    let topic = format!("/freehold/regtest/pulse/{model}");
+    let at = |time| {
+        codec::encode(&Pulse {
+            host,
+            model,
+            running: 1,
+            queued: 0,
+            slots: 4,
+            time,
+        })
+    };
+    let now = crate::clock::wall_now();
+    let judged = |node, topic: &str, data: &[u8]| judge(GossipMessage { topic, node, data });
+    assert_eq!(
+        judged(Some(host), &topic, &at(now)),
+        Judgement::Numbered(now.0)
+    );
+    let old = protocol::time::WallTime(now.0 - 600_000);
+    assert_eq!(judged(Some(host), &topic, &at(old)), Judgement::Stale);
+    assert_eq!(
+        judged(Some(host), &topic, &at(now.after_ms(600_000))),
+        Judgement::Stale
+    );
+    let other = Identity::from_secret([8; 32]).unwrap().node_key();
+    for (node, topic, data) in [
+        (other, topic.as_str(), at(now)),
+        (None, &topic, at(now)),
+        (Some(host), "/freehold/regtest/pulse/another", at(now)),
+        (Some(host), "news", at(now)),
+        (Some(host), &topic, vec![1, 2, 3]),
+    ] {
+        assert_eq!(judged(node, topic, &data), Judgement::Malformed);
+    }
+}
