@@ -91,7 +91,7 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         show::roles(&recommended),
         folder.config_path().display()
     );
-    if !agree(&question, "--roles (with the roles you want)")? {
+    if !agree(&question, "--roles (with the roles you want)").await? {
         return Ok(ExitCode::FAILURE);
     }
     write(&folder, &recommended, globals.json)
