@@ -1,6 +1,7 @@
 //! `freehold profile`: what this machine is, and which roles suit it.
 
-use super::{Globals, agree, print_json, show};
+use super::lines::agree;
+use super::{Globals, print_json, show};
 use crate::folder::Folder;
 use crate::profile::{self, Advice, Facts, RoleAdvice, roles};
 use clap::ValueEnum;

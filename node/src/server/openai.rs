@@ -212,10 +212,11 @@ impl ChatRequest {
             None => Vec::new(),
             Some(Stop::One(stop)) => vec![stop.clone()],
             Some(Stop::Many(stops)) => stops.clone(),
-            Some(Stop::Other(_)) => {
+            Some(Stop::Other(value)) => {
+                let what = kind_of(value);
                 return Err(ApiError::parameter(
                     "stop",
-                    "stop is neither a text nor a list of texts",
+                    format!("stop is {what}, neither a text nor a list of texts"),
                     "send a string, or an array of strings",
                 ));
             }
@@ -432,6 +433,18 @@ fn milli(name: &str, value: Option<f64>, most: f64) -> Result<Option<u32>, ApiEr
     }
 }
 
+/// What a value is, for people.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list of something else",
+        Value::Object(_) => "an object",
+    }
+}
+
 /// Whether a value asks for anything beyond the default.
 fn means_something(name: &str, value: &Value) -> bool {
     let default = match (name, value) {
@@ -482,10 +495,11 @@ impl Message {
                 .iter()
                 .map(|part| part.read(&param))
                 .collect::<Result<_, _>>()?,
-            Some(Content::Other(_)) => {
+            Some(Content::Other(value)) => {
+                let what = kind_of(value);
                 return Err(ApiError::parameter(
                     &param,
-                    format!("{param} has a content that is neither a text nor a list of parts"),
+                    format!("the content of {param} is {what}, neither a text nor a list of parts"),
                     "send a string, or an array of {\"type\": \"text\", \"text\": …}",
                 ));
             }
