@@ -79,11 +79,17 @@ impl Session {
     /// or some seconds have passed.
     ///
     /// # Errors
-    /// Where the node started for this command has no wallet that runs; says why.
+    /// Where the node has no wallet that runs; says why.
     pub async fn wallet(&self) -> anyhow::Result<()> {
-        if let Some(running) = &self.running {
-            running.node.wallet().opened().await?;
-            self.peers().await;
+        match &self.running {
+            Some(running) => {
+                running.node.wallet().opened().await?;
+                self.peers().await;
+            }
+            // It waits for its own wallet, and says why there is none.
+            None => {
+                self.client.balance().await?;
+            }
         }
         Ok(())
     }
