@@ -8,7 +8,7 @@ use crate::config::{Config, ModelEntry, POCKET};
 use crate::control::ModelRow;
 use crate::folder::Folder;
 use crate::sats::Sats;
-use crate::service::engines;
+use crate::service::models::engines;
 use actors::ports::compute::context_within;
 use actors::ports::runner::Runner;
 use kernels::{Cheat, Model, OpenOptions};

@@ -5,8 +5,8 @@
 //! beside it as optional capabilities ([`Channels`], [`NodeSigner`]).
 //!
 //! Not a ledger and not a policy: caps, windows and the payment saga are the
-//! payment machine's. Implementations: [`ldk`] (embedded). Every implementation
-//! passes [`conformance`]. Called by the payment actor and the command line.
+//! payment machine's. Implementations: [`ldk`] (embedded), which passes
+//! [`conformance`] as every wallet must, and [`absent`] (none). Called by the payment actor and the command line.
 //!
 //! The rules that an implementation must keep:
 //! - [`PayOutcome::Failed`] is said only when it is certain that no part of the
@@ -24,9 +24,11 @@ use futures::stream::BoxStream;
 use protocol::ids::{LightningId, PaymentHash, Preimage};
 use protocol::money::Msat;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 pub use bitcoin::Network;
 
+pub mod absent;
 pub mod conformance;
 mod error;
 mod invoice;
@@ -64,6 +66,18 @@ pub trait Wallet: Send + Sync {
         description_hash: [u8; 32],
         expiry_s: u32,
     ) -> BoxFuture<'_, Result<Invoice, WalletError>>;
+
+    /// As [`Wallet::create_invoice`], for people: payers read what it is for (BOLT 11 tag
+    /// `d`). A wallet that cannot do that binds the hash of the text.
+    fn create_described_invoice(
+        &self,
+        msat: Msat,
+        description: String,
+        expiry_s: u32,
+    ) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+        let hash = sha2::Sha256::digest(description.as_bytes()).into();
+        self.create_invoice(msat, hash, expiry_s)
+    }
 
     /// Pays an invoice and waits for the result, within the wallet's own bound.
     ///
@@ -121,6 +135,12 @@ pub trait Wallet: Send + Sync {
 
     /// Stops the wallet in good order. Idempotent.
     fn stop(&self) -> BoxFuture<'_, ()>;
+
+    /// Waits until it is known whether the wallet can be used, and says why not. One that
+    /// opens by itself later says [`WalletError::NotReady`].
+    fn opened(&self) -> BoxFuture<'_, Result<(), WalletError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Control over channels and coins on chain, where the wallet has it.
     fn channels(&self) -> Option<&dyn Channels> {
