@@ -15,7 +15,7 @@ use protocol::ids::{ModelDigest, OrderId};
 use protocol::{discovery, inference, payment, reputation, validator};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Nothing here takes as long; a hang fails the test instead of stopping it.
 const BOUND: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@
 
 use super::hostile::raw_streams;
 use super::*;
+use actors::ports::network::bounds::OUTBOUND_STREAMS_PER_PEER;
 use actors::ports::network::{ApartStream, OpenError, open_apart};
 use actors::ports::storage::Storage;
 use actors::shell::inference::{self, turn_away};
@@ -91,9 +92,9 @@ async fn is_turned_away(stream: &mut FramedStream) {
 #[tokio::test]
 async fn three_hundred_streams_opened_and_dropped_leave_every_slot_free() {
     let host = Host::new(60).await;
-    for _ in 0..20 {
+    for _ in 0..25 {
         let (stranger, _events) = client().await;
-        for _ in 0..15 {
+        for _ in 0..12 {
             let mut stream = open(&stranger, &host.handle, Protocol::Order).await;
             stream.send(b"x").await.unwrap();
             within(stream.next()).await.unwrap();
@@ -154,7 +155,7 @@ async fn a_peer_that_opens_more_than_its_share_is_told_so_and_keeps_what_it_has(
 }
 
 #[tokio::test]
-async fn a_buyer_waits_for_its_own_streams_instead_of_opening_more_than_a_host_takes() {
+async fn of_eighty_orders_at_once_each_is_served_or_told_that_the_host_is_busy() {
     let host = Host::new(63).await;
     let (buyer, _events) = client().await;
     let mut tasks = Vec::new();
@@ -163,15 +164,20 @@ async fn a_buyer_waits_for_its_own_streams_instead_of_opening_more_than_a_host_t
         tasks.push(tokio::spawn(async move {
             let mut stream = open(&buyer, &to, Protocol::Order).await;
             stream.send(&[number]).await.unwrap();
-            assert_eq!(within(stream.next()).await, Ok(Some(vec![number])));
+            let answer = within(stream.next()).await.unwrap().unwrap();
+            match Frame::decode(&answer) {
+                Ok(Frame::Refusal(refusal)) => assert_eq!(refusal.code, Code::Busy),
+                _ => assert_eq!(answer, [number]),
+            }
         }));
     }
     for task in tasks {
         within(task).await.unwrap();
     }
+    host.has(0).await;
     // Where none ends, it is this side's doing, and known as such.
     let mut held = Vec::new();
-    for _ in 0..16 {
+    for _ in 0..OUTBOUND_STREAMS_PER_PEER {
         held.push(open(&buyer, &host.handle, Protocol::Order).await);
     }
     let to = host.handle.local_addresses();
@@ -182,17 +188,17 @@ async fn a_buyer_waits_for_its_own_streams_instead_of_opening_more_than_a_host_t
 
 #[tokio::test]
 async fn all_streams_held_by_many_strangers_are_answered_as_busy_and_free_when_they_leave() {
-    let host = Host::with(64, |config| config.bounds.inbound_streams = 32).await;
+    let host = Host::with(64, |config| config.bounds.inbound_streams = 24).await;
     let mut strangers = Vec::new();
     for _ in 0..2 {
         let (stranger, events) = client().await;
         let mut held = Vec::new();
-        for _ in 0..16 {
+        for _ in 0..12 {
             held.push(open(&stranger, &host.handle, Protocol::Order).await);
         }
         strangers.push((stranger, events, held));
     }
-    host.has(32).await;
+    host.has(24).await;
     let (buyer, _events) = client().await;
     let mut stream = open(&buyer, &host.handle, Protocol::Order).await;
     is_turned_away(&mut stream).await;
@@ -327,14 +333,14 @@ async fn the_nodes_own_readers_give_back_every_slot_that_strangers_took() {
         })
         .await;
     };
-    for round in 0..20 {
+    for round in 0..25 {
         let (stranger, _events) = client().await;
         let protocol = [Protocol::Order, Protocol::Audit][round % 2];
         let mut held = Vec::new();
-        for _ in 0..15 {
+        for _ in 0..12 {
             held.push(open(&stranger, &host, protocol).await);
         }
-        has(15).await;
+        has(12).await;
         if round % 3 == 0 {
             for stream in &mut held {
                 stream.finish().await.unwrap();

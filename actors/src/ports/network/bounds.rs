@@ -35,8 +35,9 @@ pub const INBOUND_STREAMS: usize = 256;
 pub const REFUSALS: usize = 64;
 /// ... and of one peer.
 pub const REFUSALS_PER_PEER: usize = 16;
-/// Our streams to one peer at once: as many as it takes. More wait for one to end.
-pub const OUTBOUND_STREAMS_PER_PEER: usize = INBOUND_STREAMS_PER_PEER;
+/// Our streams to one peer at once: fewer than it takes, for it learns of an end later than we do.
+/// More wait for one to end.
+pub const OUTBOUND_STREAMS_PER_PEER: usize = 12;
 /// How long an open waits for one of them to end, before it is given up as our own doing.
 pub const OUTBOUND_WAIT: Duration = Duration::from_secs(5);
 

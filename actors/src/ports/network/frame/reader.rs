@@ -122,7 +122,7 @@ impl FrameReader {
         let Part::Body { filled, length, .. } = &self.part else {
             return Ok(());
         };
-        if *filled < CHUNK || self.held.is_some() {
+        if *filled < CHUNK || filled == length || self.held.is_some() {
             return Ok(());
         }
         let chunks = length.saturating_sub(CHUNK).div_ceil(CHUNK);
@@ -193,8 +193,7 @@ impl FrameReader {
             }
             _ => {}
         }
-        // What arrived of the frame is of no more use.
-        self.begin_frame();
+        self.held = None;
         error
     }
 

@@ -1,5 +1,6 @@
 //! Frames over scripted streams: any cut of the bytes, and every way to go wrong.
 
+use super::super::bounds::AUDIT_ASSEMBLY_BYTES;
 use super::super::{Misbehaviour, NetworkEvent, Outlet};
 use super::reader::{CHUNK, Part};
 use super::*;
@@ -388,20 +389,34 @@ fn begun(protocol: Protocol) -> Script {
 fn unfinished_frames_share_a_bounded_memory_and_waiting_for_it_is_no_offence() {
     run(async {
         let registry = Registry::default();
-        let mut streams: Vec<_> = (0..9)
-            .map(|_| framed_in(&registry, begun(Protocol::Audit), Protocol::Audit))
-            .collect();
-        let reads = streams.iter_mut().map(|(stream, _)| stream.next());
-        let errors = futures::future::join_all(reads).await;
-        let crowded = |error: &Result<_, _>| matches!(error, Err(FrameError::Crowded { .. }));
-        let slow = |error: &Result<_, _>| matches!(error, Err(FrameError::SlowFrame { .. }));
-        // Eight of the largest fit.
-        assert_eq!(errors.iter().filter(|error| slow(error)).count(), 8);
-        assert_eq!(errors.iter().filter(|error| crowded(error)).count(), 1);
-        for ((_, (_, events)), error) in streams.iter_mut().zip(&errors) {
-            assert_eq!(events.try_recv().is_ok(), slow(error));
+        let room = registry.room(Protocol::Audit);
+        let all = room.available_permits();
+        assert_eq!(all * CHUNK, AUDIT_ASSEMBLY_BYTES);
+        // One of the largest takes an eighth, all but its first chunk.
+        let (mut stream, _events) = framed_in(&registry, begun(Protocol::Audit), Protocol::Audit);
+        {
+            let reading = stream.next();
+            tokio::pin!(reading);
+            assert!(futures::poll!(&mut reading).is_pending());
+            assert_eq!(room.available_permits(), all - all / 8 + 1);
+            let error = reading.await;
+            assert!(matches!(error, Err(FrameError::SlowFrame { .. })));
         }
-        // What failed gave its room back, and other protocols have their own.
+        assert_eq!(room.available_permits(), all);
+        // Where nothing is left, the next is cut off when it is overdue, and nobody is blamed.
+        let taken = room.clone().acquire_many_owned(all as u32).await.unwrap();
+        let (mut stream, (_sender, mut events)) =
+            framed_in(&registry, begun(Protocol::Audit), Protocol::Audit);
+        let error = stream.next().await;
+        assert!(matches!(error, Err(FrameError::Crowded { .. })));
+        assert!(events.try_recv().is_err());
+        // Other protocols have their own, short frames need none, and what was taken comes back.
+        for (protocol, length) in [(Protocol::Order, 1 << 20), (Protocol::Audit, CHUNK)] {
+            let whole = wire_of(&[vec![5; length]]);
+            let (mut stream, _events) = framed_in(&registry, reading(&whole), protocol);
+            assert!(stream.next().await.is_ok_and(|frame| frame.is_some()));
+        }
+        drop(taken);
         let whole = wire_of(&[vec![5; Protocol::Audit.frame_limit()]]);
         let (mut stream, _events) = framed_in(&registry, reading(&whole), Protocol::Audit);
         assert!(stream.next().await.is_ok_and(|frame| frame.is_some()));
