@@ -5,8 +5,8 @@
 //! beside it as optional capabilities ([`Channels`], [`NodeSigner`]).
 //!
 //! Not a ledger and not a policy: caps, windows and the payment saga are the
-//! payment machine's. Implementations: [`ldk`] (embedded). Every implementation
-//! passes [`conformance`]. Called by the payment actor and the command line.
+//! payment machine's. Implementations: [`ldk`] (embedded), which passes
+//! [`conformance`] as every wallet must, and [`absent`] (none). Called by the payment actor and the command line.
 //!
 //! The rules that an implementation must keep:
 //! - [`PayOutcome::Failed`] is said only when it is certain that no part of the
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bitcoin::Network;
 
+pub mod absent;
 pub mod conformance;
 mod error;
 mod invoice;
@@ -121,6 +122,12 @@ pub trait Wallet: Send + Sync {
 
     /// Stops the wallet in good order. Idempotent.
     fn stop(&self) -> BoxFuture<'_, ()>;
+
+    /// Waits until it is known whether the wallet can be used, and says why not. One that
+    /// opens by itself later says [`WalletError::NotReady`].
+    fn opened(&self) -> BoxFuture<'_, Result<(), WalletError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Control over channels and coins on chain, where the wallet has it.
     fn channels(&self) -> Option<&dyn Channels> {

@@ -102,6 +102,12 @@ pub enum WalletError {
     /// The wallet has been stopped, or stopped while it was asked.
     #[error("the wallet is not running")]
     NotRunning,
+    /// The Lightning node does not run yet: it is tried again until it does.
+    #[error("the wallet does not run yet: {reason}")]
+    NotReady {
+        /// Why the last attempt failed.
+        reason: String,
+    },
     /// Another process uses the wallet's folder.
     #[error("another process uses the wallet in {dir}; stop it first")]
     Locked {

@@ -2,7 +2,7 @@
 //!
 //! Not a policy: it opens no channel and pays nothing by itself. The pieces:
 //! `config` what it is given, `runtime` the threads it runs on, `store` its
-//! files, `events` the one consumer of LDK's event queue, `pay` and `holds` and
+//! files, `start` the attempts to start it, `events` the one consumer of LDK's event queue, `pay` and `holds` and
 //! `channels` the calls, `peers` the reconnecting. Called through the traits of
 //! the port only.
 //!
@@ -40,6 +40,7 @@ mod kv;
 mod pay;
 mod peers;
 mod runtime;
+mod start;
 mod store;
 
 pub use config::{ChainSource, LdkConfig, LogLevel};
@@ -47,6 +48,7 @@ pub use runtime::WalletRuntime;
 
 use channels::{ChannelNews, Funding};
 use pay::Waiters;
+use start::Phase;
 use store::{Held, Store};
 
 /// The embedded wallet. Stop it with [`Wallet::stop`]; dropping it does the
@@ -75,22 +77,24 @@ struct Inner {
     /// When this run began; older records may be of payments that never left.
     started_ms: u64,
     stopping: watch::Sender<bool>,
+    /// How far LDK's start has come.
+    phase: watch::Sender<Phase>,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Keeps other processes out until the wallet has stopped.
     lock: Mutex<Option<File>>,
 }
 
 impl LdkWallet {
-    /// Opens the wallet in `config.dir` (created where missing) and starts it.
+    /// Opens the wallet in `config.dir` (created where missing) and starts it in the
+    /// background, again and again until its chain source answers. Until then calls that
+    /// need the Lightning node end in [`WalletError::NotReady`]; the node id, signatures
+    /// and unacknowledged events are there at once.
     ///
     /// # Errors
     /// [`WalletError::Locked`] where another process has it open,
     /// [`WalletError::Setting`] for settings that cannot be used, and
-    /// [`WalletError::Open`] or [`WalletError::Chain`] where it does not start.
-    pub async fn start(
-        config: LdkConfig,
-        runtime: Arc<WalletRuntime>,
-    ) -> Result<Self, WalletError> {
+    /// [`WalletError::Open`] where its files cannot be read.
+    pub async fn open(config: LdkConfig, runtime: Arc<WalletRuntime>) -> Result<Self, WalletError> {
         let on = runtime.clone();
         let inner = runtime
             .handle()
@@ -100,12 +104,27 @@ impl LdkWallet {
                 reason: error.to_string(),
             })??;
         let mut tasks = inner.tasks.lock().await;
-        let handle = inner.runtime.handle();
-        tasks.push(handle.spawn(events::run(inner.clone())));
-        tasks.push(handle.spawn(peers::run(inner.clone())));
+        tasks.push(inner.runtime.handle().spawn(start::run(inner.clone())));
         drop(tasks);
-        tracing::info!(node = %inner.node_id, network = %inner.network, "wallet started");
         Ok(Self { inner })
+    }
+
+    /// As [`LdkWallet::open`], and waits for the first attempt to start.
+    ///
+    /// # Errors
+    /// As [`LdkWallet::open`], and where that attempt fails; the wallet is stopped then.
+    pub async fn start(
+        config: LdkConfig,
+        runtime: Arc<WalletRuntime>,
+    ) -> Result<Self, WalletError> {
+        let wallet = Self::open(config, runtime).await?;
+        match wallet.opened().await {
+            Ok(()) => Ok(wallet),
+            Err(error) => {
+                wallet.stop().await;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -132,16 +151,6 @@ impl Inner {
         let outbox = Arc::new(Outbox::open(Box::new(store.clone()))?);
         let held = store.load_held()?;
         let node = build(&config, &store, &runtime)?;
-        node.start().map_err(|error| WalletError::Open {
-            reason: match config.listen.is_empty() {
-                true => format!("{error} Is the chain source ({}) up?", config.chain),
-                false => format!(
-                    "{error} Is the chain source ({}) up, and is lightning.listen ({}) free?",
-                    config.chain,
-                    config.listen.join(", ")
-                ),
-            },
-        })?;
         Ok(Arc::new(Self {
             node_id: LightningId(node.node_id().serialize()),
             network: config.network,
@@ -158,13 +167,26 @@ impl Inner {
             usable_since: Mutex::new(None),
             started_ms: now_ms(),
             stopping: watch::Sender::new(false),
+            phase: watch::Sender::new(Phase::Starting(None)),
             tasks: tokio::sync::Mutex::new(Vec::new()),
             lock: Mutex::new(Some(lock)),
         }))
     }
 
-    /// Runs `job` on a blocking thread of the wallet's runtime.
+    /// Runs `job` on a blocking thread of the wallet's runtime, where the Lightning node
+    /// runs.
     async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        job: impl FnOnce(&Arc<Inner>) -> Result<T, WalletError> + Send + 'static,
+    ) -> Result<T, WalletError> {
+        if !*self.stopping.borrow() {
+            self.phase.borrow().check()?;
+        }
+        self.reading(job).await
+    }
+
+    /// As [`Inner::blocking`], for what needs the wallet's own files alone.
+    async fn reading<T: Send + 'static>(
         self: &Arc<Self>,
         job: impl FnOnce(&Arc<Inner>) -> Result<T, WalletError> + Send + 'static,
     ) -> Result<T, WalletError> {
@@ -196,12 +218,14 @@ impl Inner {
             // A task that panicked has ended as well.
             let _ = task.await;
         }
+        let runs = *self.phase.borrow() == Phase::Running;
         let stopped = self
-            .unchecked(|inner| {
-                inner
+            .unchecked(move |inner| match runs {
+                true => inner
                     .node
                     .stop()
-                    .map_err(convert::node_error("stopping the node"))
+                    .map_err(convert::node_error("stopping the node")),
+                false => Ok(()),
             })
             .await
             // Its last rows as well.
@@ -373,7 +397,7 @@ impl Wallet for LdkWallet {
 
     fn ack(&self, id: EventId) -> BoxFuture<'_, Result<(), WalletError>> {
         self.inner
-            .blocking(move |inner| inner.outbox.ack(id))
+            .reading(move |inner| inner.outbox.ack(id))
             .boxed()
     }
 
@@ -385,6 +409,10 @@ impl Wallet for LdkWallet {
 
     fn stop(&self) -> BoxFuture<'_, ()> {
         self.inner.stop().boxed()
+    }
+
+    fn opened(&self) -> BoxFuture<'_, Result<(), WalletError>> {
+        start::opened(&self.inner).boxed()
     }
 
     fn channels(&self) -> Option<&dyn Channels> {

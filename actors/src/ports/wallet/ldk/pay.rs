@@ -109,6 +109,10 @@ pub(super) async fn pay(inner: Arc<Inner>, payment: Payment) -> PayOutcome {
     if *inner.stopping.borrow() {
         return PayOutcome::not_sent(FailReason::NotRunning);
     }
+    let phase = inner.phase.borrow().check();
+    if let Err(error) = phase {
+        return not_open(&inner, payment.hash, error).await;
+    }
     let invoice = match check(&inner, &payment) {
         Ok(invoice) => invoice,
         Err(reason) => return PayOutcome::not_sent(reason),
@@ -120,6 +124,24 @@ pub(super) async fn pay(inner: Arc<Inner>, payment: Payment) -> PayOutcome {
         submitted: false,
         why: "the wallet stopped".to_string(),
     })
+}
+
+/// What can be said of a payment while the Lightning node does not run: it has not failed
+/// where an earlier run may have sent it.
+async fn not_open(inner: &Arc<Inner>, hash: PaymentHash, why: WalletError) -> PayOutcome {
+    let untouched = inner
+        .unchecked(move |inner| {
+            let known = inner.node.payment(&convert::payment_id(hash)).is_some();
+            Ok(!known && inner.store.journal(hash)?.is_none())
+        })
+        .await;
+    match untouched {
+        Ok(true) => PayOutcome::not_sent(FailReason::NotRunning),
+        Ok(false) | Err(_) => PayOutcome::Unknown {
+            submitted: true,
+            why: why.to_string(),
+        },
+    }
 }
 
 /// Refuses what must not be paid. Expiry comes later: a payment under way stays
