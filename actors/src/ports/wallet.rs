@@ -24,6 +24,7 @@ use futures::stream::BoxStream;
 use protocol::ids::{LightningId, PaymentHash, Preimage};
 use protocol::money::Msat;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 pub use bitcoin::Network;
 
@@ -65,6 +66,18 @@ pub trait Wallet: Send + Sync {
         description_hash: [u8; 32],
         expiry_s: u32,
     ) -> BoxFuture<'_, Result<Invoice, WalletError>>;
+
+    /// As [`Wallet::create_invoice`], for people: payers read what it is for (BOLT 11 tag
+    /// `d`). A wallet that cannot do that binds the hash of the text.
+    fn create_described_invoice(
+        &self,
+        msat: Msat,
+        description: String,
+        expiry_s: u32,
+    ) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+        let hash = sha2::Sha256::digest(description.as_bytes()).into();
+        self.create_invoice(msat, hash, expiry_s)
+    }
 
     /// Pays an invoice and waits for the result, within the wallet's own bound.
     ///

@@ -338,7 +338,24 @@ impl Wallet for LdkWallet {
         expiry_s: u32,
     ) -> BoxFuture<'_, Result<Invoice, WalletError>> {
         self.inner
-            .blocking(move |inner| invoices::create(inner, None, msat, description_hash, expiry_s))
+            .blocking(move |inner| {
+                let description = invoices::hashed(description_hash);
+                invoices::create(inner, None, msat, &description, expiry_s)
+            })
+            .boxed()
+    }
+
+    fn create_described_invoice(
+        &self,
+        msat: Msat,
+        description: String,
+        expiry_s: u32,
+    ) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+        self.inner
+            .blocking(move |inner| {
+                let description = invoices::described(description)?;
+                invoices::create(inner, None, msat, &description, expiry_s)
+            })
             .boxed()
     }
 
@@ -367,7 +384,8 @@ impl Wallet for LdkWallet {
     ) -> BoxFuture<'_, Result<Invoice, WalletError>> {
         self.inner
             .blocking(move |inner| {
-                invoices::create(inner, Some(hash), msat, description_hash, expiry_s)
+                let description = invoices::hashed(description_hash);
+                invoices::create(inner, Some(hash), msat, &description, expiry_s)
             })
             .boxed()
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bitcoin::hashes::{Hash as _, sha256};
-use ldk_node::lightning_invoice::{Bolt11InvoiceDescription, Sha256};
+use ldk_node::lightning_invoice::{Bolt11InvoiceDescription, Description, Sha256};
 use ldk_node::lightning_types::payment::PaymentHash as LdkHash;
 use ldk_node::payment::{PaymentDirection, PaymentStatus};
 use protocol::ids::PaymentHash;
@@ -19,12 +19,28 @@ use crate::ports::wallet::{Incoming, Invoice, MAX_EXPIRY_S, WalletError};
 /// goes by block times; records are kept for that long and the longest expiry.
 const KEEP_S: u64 = 2 * 3_600 + MAX_EXPIRY_S as u64;
 
+/// The hash of a description, as an invoice carries it.
+pub(super) fn hashed(description: [u8; 32]) -> Bolt11InvoiceDescription {
+    Bolt11InvoiceDescription::Hash(Sha256(sha256::Hash::from_byte_array(description)))
+}
+
+/// A description that payers read.
+///
+/// # Errors
+/// Where it is too long for an invoice.
+pub(super) fn described(text: String) -> Result<Bolt11InvoiceDescription, WalletError> {
+    let description = Description::new(text).map_err(|error| WalletError::InvoiceTerms {
+        reason: format!("the description does not fit: {error}"),
+    })?;
+    Ok(Bolt11InvoiceDescription::Direct(description))
+}
+
 /// Makes an invoice; for `hold`, one whose payment is held. Blocks.
 pub(super) fn create(
     inner: &Arc<Inner>,
     hold: Option<PaymentHash>,
     msat: Msat,
-    description_hash: [u8; 32],
+    description: &Bolt11InvoiceDescription,
     expiry_s: u32,
 ) -> Result<Invoice, WalletError> {
     if msat == Msat::ZERO {
@@ -37,11 +53,9 @@ pub(super) fn create(
             reason: format!("it may be payable for 1 to {MAX_EXPIRY_S} s, not {expiry_s}"),
         });
     }
-    let description =
-        Bolt11InvoiceDescription::Hash(Sha256(sha256::Hash::from_byte_array(description_hash)));
     let receive = inner.node.bolt11_payment();
     let made = match hold {
-        None => receive.receive(msat.0, &description, expiry_s),
+        None => receive.receive(msat.0, description, expiry_s),
         Some(hash) => {
             // LDK would overwrite the record of the other payment.
             let used = inner.node.payment(&convert::payment_id(hash)).is_some()
@@ -49,7 +63,7 @@ pub(super) fn create(
             if used {
                 return Err(WalletError::HashInUse { hash });
             }
-            receive.receive_for_hash(msat.0, &description, expiry_s, LdkHash(hash.0))
+            receive.receive_for_hash(msat.0, description, expiry_s, LdkHash(hash.0))
         }
     };
     let invoice = made.map_err(convert::node_error("making an invoice"))?;
