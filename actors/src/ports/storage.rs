@@ -117,6 +117,18 @@ impl Storage {
         Ok(records)
     }
 
+    /// Returns the value of one record, if there is one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let found = self.db.get([&[tag(table)][..], key].concat());
+        let value = found.map_err(|error| StorageError::Io {
+            reason: error.to_string(),
+        })?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
     /// Writes records, all or none, and returns when they are on disk.
     ///
     /// # Errors
@@ -241,6 +253,8 @@ mod tests {
             .commit(vec![record(Table::Ledger, 2, None)])
             .await
             .unwrap();
+        assert_eq!(storage.get(Table::Credit, &[1]).unwrap(), Some(vec![8]));
+        assert_eq!(storage.get(Table::Ledger, &[2]).unwrap(), None);
         drop(storage);
         let storage = loop {
             // The writer thread lets go of the database when its queue closes.
