@@ -33,7 +33,7 @@ use protocol::envelope::Network;
 use protocol::ids::{EffectId, NodeKey, RequestId};
 use protocol::inference::io::{Admission, BuyRequest, BuyerEvent, Served};
 use protocol::machine::Table;
-use protocol::manifest::{Manifest, Role};
+use protocol::manifest::{HostLimits, Manifest, Role};
 use protocol::payment::io::Report;
 use protocol::{discovery, inference, payment, reputation, validator};
 use std::sync::Arc;
@@ -352,15 +352,7 @@ impl Node {
             return;
         };
         let message = protocol::manifest::lightning_statement(&self.inner.key, config.network);
-        let limits = models.first().map_or(
-            protocol::manifest::HostLimits {
-                concurrent_orders: 0,
-                queued_orders: 0,
-                prompt_tokens: 0,
-                output_tokens: 0,
-            },
-            |model| model.limits,
-        );
+        let limits = listed_limits(models.iter().map(|model| model.limits));
         let addresses = if config.announce.is_empty() {
             self.addresses()
         } else {
@@ -605,6 +597,23 @@ impl Node {
     }
 }
 
+/// The limits that a listing shows for all its models: the largest of each. A buyer bounds
+/// them by the context of the model that it asks for, and the host by that model's own.
+fn listed_limits(models: impl Iterator<Item = HostLimits>) -> HostLimits {
+    let none = HostLimits {
+        concurrent_orders: 0,
+        queued_orders: 0,
+        prompt_tokens: 0,
+        output_tokens: 0,
+    };
+    models.fold(none, |most, one| HostLimits {
+        concurrent_orders: most.concurrent_orders.max(one.concurrent_orders),
+        queued_orders: most.queued_orders.max(one.queued_orders),
+        prompt_tokens: most.prompt_tokens.max(one.prompt_tokens),
+        output_tokens: most.output_tokens.max(one.output_tokens),
+    })
+}
+
 /// A seed of this run alone: nonces of two runs must never be the same.
 fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
@@ -719,4 +728,22 @@ async fn spawn_actors(
         reason: "they ended at once".to_owned(),
     })?;
     Ok((SystemThread { system, thread }, actors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_shows_what_the_largest_of_its_models_takes_whatever_their_order() {
+        let limits = |tokens| HostLimits {
+            concurrent_orders: 4,
+            queued_orders: 8,
+            prompt_tokens: tokens,
+            output_tokens: tokens,
+        };
+        for models in [[1_024, 4_096], [4_096, 1_024]] {
+            assert_eq!(listed_limits(models.map(limits).into_iter()), limits(4_096));
+        }
+    }
 }
