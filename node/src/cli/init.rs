@@ -1,7 +1,7 @@
 //! `freehold init`: a folder with keys and settings.
 
 use super::{Globals, print_json};
-use crate::config::document;
+use crate::config::{POCKET, document};
 use actors::keys::NodeKeys;
 use anyhow::Context;
 use clap::ValueEnum;
@@ -15,6 +15,8 @@ Examples:
   freehold init                          test coins (signet)
   freehold init --network mainnet        real money
   freehold init --seed-file words.txt    restore the keys of another node
+  freehold init --model big.gguf         with this model in place of the pocket model
+  freehold init --model none             with no model
 
 Writes freehold.toml with every setting explained, and `seed`: twelve words that
 restore identity and on-chain coins. Channels need their current state as well
@@ -26,6 +28,9 @@ pub struct Args {
     /// Take the words from this file instead of drawing new ones
     #[arg(long, value_name = "FILE")]
     seed_file: Option<PathBuf>,
+    /// A GGUF file for [[models]], `pocket` for the small model in this program, or `none`
+    #[arg(long, value_name = "FILE", default_value = POCKET)]
+    model: String,
     /// Print the words; otherwise they are only in the file `seed`
     #[arg(long)]
     show_seed: bool,
@@ -36,6 +41,26 @@ enum Net {
     Regtest,
     Signet,
     Mainnet,
+}
+
+/// The paths for `[[models]]`; a file is found from anywhere later.
+fn models(model: &str) -> anyhow::Result<Vec<String>> {
+    match model {
+        "none" => Ok(Vec::new()),
+        POCKET => Ok(vec![POCKET.to_owned()]),
+        file => {
+            let path = std::path::absolute(file)?;
+            anyhow::ensure!(
+                path.is_file(),
+                "there is no file {}: name a GGUF file, `pocket` or `none`",
+                path.display()
+            );
+            let text = path.to_str().with_context(|| {
+                format!("{} cannot be written into freehold.toml", path.display())
+            })?;
+            Ok(vec![text.to_owned()])
+        }
+    }
 }
 
 /// Runs it.
@@ -58,7 +83,8 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         Net::Signet => "signet",
         Net::Mainnet => "mainnet",
     };
-    folder.create(&document::fresh(network), &words)?;
+    let models = models(&args.model)?;
+    folder.create(&document::with_models(network, &models), &words)?;
     if globals.json {
         let shown = args.show_seed.then_some(&words);
         print_json(&serde_json::json!({"dir": folder.dir(), "network": network, "seed": shown}))?;
@@ -80,10 +106,11 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         Net::Signet => println!("This node uses signet coins, which are worth nothing."),
         Net::Regtest => {
             println!(
-                "Regtest needs `relays` and a [chain] section in freehold.toml: `freehold lab up` prints both."
+                "To buy and sell on regtest, put `relays` and a [chain] section into freehold.toml: `freehold lab up` prints both."
             );
         }
     }
-    println!("Next: `freehold profile`, then `freehold wallet address`.");
+    println!("Next: `freehold up` (its gateway answers with the models of this machine),");
+    println!("`freehold profile`, `freehold wallet address`.");
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,6 @@
 
 use super::Config;
 use actors::ports::network::Multiaddr;
-use protocol::envelope::Network;
 use protocol::manifest::Role;
 use std::collections::BTreeSet;
 
@@ -10,6 +9,10 @@ mod models;
 
 /// Roles that this version carries out.
 const WORKING: [Role; 3] = [Role::Client, Role::Host, Role::Validator];
+
+/// Budgets that are not a gateway key's: the command line's, that of a gateway without keys,
+/// the demonstration's.
+const RESERVED: [&str; 3] = ["cli", "gateway", "demo"];
 
 type Complaint = (String, String);
 
@@ -24,12 +27,6 @@ pub(super) fn check(config: &Config) -> Result<(), Complaint> {
     gateway(config)?;
     money(config)?;
     models::check(config)?;
-    if config.network == Network::Regtest && config.chain.is_none() {
-        return complain(
-            "chain",
-            "is missing: regtest has no public chain; `freehold lab up` prints the section to put here",
-        );
-    }
     if config.validator.sample_ppm > 1_000_000 {
         return complain("validator.sample_ppm", "is over 1000000 (all orders)");
     }
@@ -108,12 +105,23 @@ fn gateway(config: &Config) -> Result<(), Complaint> {
                 ),
             );
         }
-        if gateway.keys.is_empty() {
-            return complain(
-                "gateway.keys",
-                "is empty: an exposed gateway spends your sats for anybody; add [[gateway.keys]]",
-            );
-        }
+    }
+    // Also on the loopback: behind a proxy everybody comes from there.
+    if gateway.expose && gateway.keys.is_empty() {
+        return complain(
+            "gateway.keys",
+            "is empty: an exposed gateway spends your sats for anybody; add [[gateway.keys]]",
+        );
+    }
+    let reserved = |name: &str| RESERVED.contains(&name) || name.trim().is_empty();
+    if let Some(key) = gateway.keys.iter().find(|key| reserved(&key.name)) {
+        return complain(
+            "gateway.keys",
+            format!(
+                "has a key with the name `{}`: it would share a budget of this program's own; choose another name",
+                key.name
+            ),
+        );
     }
     let names: BTreeSet<_> = gateway.keys.iter().map(|key| &key.name).collect();
     if names.len() != gateway.keys.len() {

@@ -3,9 +3,28 @@
 //! A test checks that it names every key there is and that each line, when
 //! uncommented, is taken.
 
-/// What `freehold init` writes, with the network filled in.
+use super::POCKET;
+
+/// What `freehold init` writes unless told otherwise: the network filled in, and the model
+/// that travels in the binary, so that a fresh node answers.
 pub fn fresh(network: &str) -> String {
-    TEMPLATE.replace("{network}", network)
+    with_models(network, &[POCKET.to_owned()])
+}
+
+/// The same with these models, by their paths.
+pub fn with_models(network: &str, paths: &[String]) -> String {
+    let example = "#[[models]]\n#path = \"pocket\"\n";
+    let sections: String = paths
+        .iter()
+        .map(|path| format!("[[models]]\npath = {}\n", toml::Value::from(path.as_str())))
+        .collect();
+    let sections = match paths {
+        [] => example.to_owned(),
+        _ => sections,
+    };
+    TEMPLATE
+        .replace("{network}", network)
+        .replace("{models}", &sections)
 }
 
 const TEMPLATE: &str = r##"# Settings of a freehold node. A line that begins with `#` shows a default or an
@@ -27,7 +46,8 @@ network = "{network}"
 # Where hosts and validators listen, as libp2p multiaddrs. A pure client does not listen.
 #listen = ["/ip4/0.0.0.0/tcp/9748", "/ip4/0.0.0.0/udp/9748/quic-v1"]
 
-# Addresses to list in place of those, for a machine behind a router.
+# Addresses to list in place of those, for a machine behind a router, as multiaddrs;
+# this node's own /p2p/ID is added to them.
 #announce = []
 
 # Peers to begin with, as multiaddrs that end in /p2p/ID; listings bring the rest.
@@ -38,9 +58,7 @@ network = "{network}"
 # shown in the listing (default: the file's own). Prices are sat per million
 # tokens (default: those of [host]). An embedding model is paid for its input and
 # by the item. One [[models]] section for each.
-#[[models]]
-#path = "pocket"
-#name = "pocket"
+{models}#name = "pocket"
 #input_price = 50
 #output_price = 200
 #cached_input_price = 12.5
@@ -68,7 +86,8 @@ network = "{network}"
 #   kind = "electrum", url = "ssl://…:50002"
 #   kind = "bitcoind_rpc", host, port, user, password
 # Signet and mainnet have a public Esplora server as default, which sees your
-# addresses; regtest has none.
+# addresses; regtest has none. While it is away, or without one, the node runs without
+# its wallet: models of this machine answer, nothing is bought or sold.
 #[chain]
 #kind = "esplora"
 #url = "https://mempool.space/signet/api"
@@ -89,8 +108,8 @@ network = "{network}"
 [gateway]
 # Where the OpenAI-compatible HTTP gateway listens. Port 0 takes a free one.
 #listen = "127.0.0.1:9749"
-# Allow an address other than this machine's own. Needs [[gateway.keys]], and a
-# TLS proxy in front of it.
+# Let other machines use it: on another address, or through a TLS proxy on this
+# machine. Needs [[gateway.keys]].
 #expose = false
 # Answer with a model of this machine, for nothing, where it has the one asked for.
 #local_first = true
@@ -98,11 +117,12 @@ network = "{network}"
 #max_body_bytes = 2097152
 # Requests served at once; further ones get HTTP 503.
 #max_requests = 64
-# Cap on the cost of one request, in sat. Default: what it can cost at the listed
-# prices, and never more than budget.per_order.
+# Cap on the cost of one request, in sat; clients can only lower it. Default: what it
+# can cost at the cheapest listed prices, and never more than budget.per_order.
 #max_cost = 100
 # Keys that clients must send as `Authorization: Bearer …`; none: no key is asked
-# for. Each has a name in the ledger and may have a cap per UTC day, in sat.
+# for. Each has a name in the ledger (not "cli", "gateway" or "demo") and may have a cap
+# per UTC day, in sat.
 #[[gateway.keys]]
 #name = "editor"
 #key = "choose-a-long-random-text"

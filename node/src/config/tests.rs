@@ -63,17 +63,32 @@ fn amounts_may_be_whole_broken_or_text() {
 }
 
 #[test]
-fn the_fresh_file_is_the_default_configuration() {
+fn the_fresh_file_is_the_default_configuration_and_a_model() {
+    let pocket = parse(&document::fresh("signet")).unwrap();
+    assert_eq!(pocket.models.len(), 1);
+    assert_eq!(pocket.models[0].path.as_deref(), Some(Path::new(POCKET)));
+    let models = Vec::new();
+    assert_eq!(Config { models, ..pocket }, Config::default());
+    let none = parse(&document::with_models("signet", &[])).unwrap();
+    assert_eq!(none, Config::default());
+}
+
+#[test]
+fn a_model_that_init_was_given_is_in_the_file_whatever_its_path() {
+    let odd = r#"/a "b" \ c/m.gguf"#.to_owned();
+    let config = parse(&document::with_models("regtest", &[odd.clone()])).unwrap();
+    assert_eq!(config.models[0].path, Some(odd.into()));
     assert_eq!(
-        parse(&document::fresh("signet")).unwrap(),
-        Config::default()
+        config.chain_source(),
+        None,
+        "and regtest without a chain is no error"
     );
 }
 
 #[test]
 fn every_line_of_the_fresh_file_is_taken_when_uncommented() {
     let config = parse(&uncommented()).unwrap();
-    assert_eq!(config.models.len(), 2);
+    assert_eq!(config.models.len(), 2, "pocket and a runner");
     let key = config
         .models
         .iter()
@@ -124,14 +139,24 @@ fn an_exposed_gateway_needs_consent_and_keys() {
     assert!(error.to_string().contains("expose = true"), "{error}");
     let error = parse("[gateway]\nlisten = \"0.0.0.0:9749\"\nexpose = true").unwrap_err();
     assert!(error.to_string().contains("[[gateway.keys]]"), "{error}");
+    // Behind a proxy on this machine everybody comes from the loopback.
+    let error = parse("[gateway]\nexpose = true").unwrap_err();
+    assert!(error.to_string().contains("[[gateway.keys]]"), "{error}");
 }
 
 #[test]
-fn a_role_without_a_model_and_regtest_without_a_chain_are_refused_with_the_fix() {
+fn a_gateway_key_cannot_take_the_name_of_another_budget() {
+    for name in ["cli", "gateway", "demo", " "] {
+        let text = format!("[[gateway.keys]]\nname = \"{name}\"\nkey = \"0123456789abcdef\"");
+        let error = parse(&text).unwrap_err();
+        assert!(error.to_string().contains("choose another name"), "{error}");
+    }
+}
+
+#[test]
+fn a_role_without_a_model_is_refused_with_the_fix() {
     let error = parse("roles = [\"host\"]").unwrap_err();
     assert!(error.to_string().contains("path = \"pocket\""), "{error}");
-    let error = parse("network = \"regtest\"").unwrap_err();
-    assert!(error.to_string().contains("freehold lab up"), "{error}");
     let error = parse("roles = [\"lsp\"]").unwrap_err();
     assert!(
         error.to_string().contains("does not carry out yet"),
