@@ -8,6 +8,7 @@
 use crate::control::{BuyOrder, VerdictRow};
 use crate::lab::member::MemberOptions;
 use crate::lab::{Stage, plans};
+use crate::server::openai::ANY;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use protocol::bundle::Tier;
@@ -429,7 +430,7 @@ async fn keep(stage: &Stage) -> Result<()> {
     );
     println!("  curl {}/v1/models", buyer.gateway);
     println!(
-        "  curl {}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"any\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"What is a receipt?\"}}]}}'",
+        "  curl {}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"{ANY}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"What is a receipt?\"}}]}}'",
         buyer.gateway
     );
     for member in &stage.members {

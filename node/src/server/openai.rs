@@ -15,6 +15,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// The model's name by which clients ask for the best offer of any model.
+pub const ANY: &str = "auto";
+
 /// Body of `POST /v1/chat/completions`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ChatRequest {
@@ -121,6 +124,8 @@ pub struct Message {
 enum Content {
     Text(String),
     Parts(Vec<Part>),
+    /// Neither, to name it in an error.
+    Other(Value),
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -136,6 +141,8 @@ struct Part {
 enum Stop {
     One(String),
     Many(Vec<String>),
+    /// Neither, to name it in an error.
+    Other(Value),
 }
 
 /// Fields that would change the answer, with what to do instead.
@@ -205,6 +212,14 @@ impl ChatRequest {
             None => Vec::new(),
             Some(Stop::One(stop)) => vec![stop.clone()],
             Some(Stop::Many(stops)) => stops.clone(),
+            Some(Stop::Other(value)) => {
+                let what = kind_of(value);
+                return Err(ApiError::parameter(
+                    "stop",
+                    format!("stop is {what}, neither a text nor a list of texts"),
+                    "send a string, or an array of strings",
+                ));
+            }
         };
         if order.stop.iter().any(String::is_empty) {
             return Err(ApiError::parameter(
@@ -396,7 +411,7 @@ pub fn selector(model: &str) -> Result<ModelSelector, ApiError> {
             "no model is named",
             "take one of /v1/models, or `auto`",
         )),
-        "auto" => Ok(ModelSelector::Any),
+        ANY => Ok(ModelSelector::Any),
         name => Ok(name.parse().map_or_else(
             |_| ModelSelector::Name(name.to_owned()),
             ModelSelector::Digest,
@@ -415,6 +430,18 @@ fn milli(name: &str, value: Option<f64>, most: f64) -> Result<Option<u32>, ApiEr
             format!("{name} is {value}; it must be between 0 and {most}"),
             "choose a number in that range",
         )),
+    }
+}
+
+/// What a value is, for people.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list of something else",
+        Value::Object(_) => "an object",
     }
 }
 
@@ -468,8 +495,17 @@ impl Message {
                 .iter()
                 .map(|part| part.read(&param))
                 .collect::<Result<_, _>>()?,
+            Some(Content::Other(value)) => {
+                let what = kind_of(value);
+                return Err(ApiError::parameter(
+                    &param,
+                    format!("the content of {param} is {what}, neither a text nor a list of parts"),
+                    "send a string, or an array of {\"type\": \"text\", \"text\": …}",
+                ));
+            }
         };
-        if content.is_empty() && role != "assistant" {
+        // Clients send an empty system message where none was typed in.
+        if content.is_empty() && role == "user" {
             return Err(ApiError::parameter(
                 &param,
                 format!("{param} has no content"),
@@ -487,6 +523,11 @@ impl Part {
     fn read(&self, param: &str) -> Result<&str, ApiError> {
         match (self.kind.as_str(), &self.text) {
             ("text", Some(text)) => Ok(text),
+            ("text", None) => Err(ApiError::parameter(
+                param,
+                format!("{param} has a part of type `text` without a text"),
+                "send the text as `text`",
+            )),
             (kind, _) => Err(ApiError::parameter(
                 param,
                 format!("{param} has a part of type `{kind}`, which is not supported"),

@@ -70,6 +70,19 @@ fn text_parts_are_joined_and_the_developer_is_the_system() {
 }
 
 #[test]
+fn an_empty_system_message_is_no_error() {
+    let messages = json!([{"role": "system", "content": ""}, {"role": "user", "content": "hi"}]);
+    order(json!({"messages": messages})).unwrap();
+}
+
+#[test]
+fn a_part_without_its_text_is_not_called_unsupported() {
+    let parts = json!([{"role": "user", "content": [{"type": "text", "text": null}]}]);
+    let error = order(json!({"messages": parts})).unwrap_err();
+    assert!(error.body.error.message.contains("without a text"));
+}
+
+#[test]
 fn a_digest_is_told_from_a_name() {
     let digest = "ab".repeat(32);
     assert!(matches!(selector(&digest), Ok(ModelSelector::Digest(_))));
@@ -98,6 +111,13 @@ fn fields_that_would_change_the_answer_are_refused_by_name() {
             "messages",
             json!([{"role": "user", "content": [{"type": "image_url"}]}]),
         ),
+        (
+            "messages",
+            json!([{"role": "user", "content": [{"type": "text", "text": null}]}]),
+        ),
+        ("messages", json!([{"role": "user", "content": 5}])),
+        ("messages", json!([{"role": "user", "content": ""}])),
+        ("stop", json!(5)),
     ];
     for (field, value) in refused {
         let error = order(json!({ field: value })).unwrap_err();
