@@ -1,9 +1,13 @@
 //! The command line: what there is, and where it goes.
 //!
-//! Each command is one file; help texts teach by example. Errors end in exit code
-//! 1 and one line on stderr with the fix; wrong usage in exit code 2.
+//! Each command is one file; help texts teach by example. Errors end in one line on stderr
+//! with the fix, and with `--json` in one object `{"error": {"message", "fix"}}` on stdout as
+//! well. Exit codes: 0 done, 1 an error or a no, 2 wrong usage, 130 interrupted (Ctrl-C or
+//! SIGTERM).
 
+use crate::control::ControlError;
 use crate::folder::Folder;
+use crate::session::Interrupted;
 use crate::signals;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -21,6 +25,7 @@ pub mod init;
 pub mod inspect;
 pub mod lab;
 pub mod ledger;
+mod lines;
 pub mod logits;
 pub mod models;
 pub mod profile;
@@ -69,6 +74,9 @@ impl Globals {
     }
 }
 
+/// Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
+const INTERRUPTED: u8 = 130;
+
 const EXAMPLES: &str = "\
 A first look, with everything on this machine and worthless coins:
   freehold demo
@@ -81,7 +89,9 @@ A node of your own:
   freehold ask \"What is a sat?\"        buy an answer
   freehold up                          stay up: sell, check, serve the gateway
 
-The host of an answer reads the prompt. Do not send what must stay secret.";
+The host of an answer reads the prompt. Do not send what must stay secret.
+
+Exit codes: 0 done, 1 an error or a no, 2 wrong usage, 130 interrupted.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -125,6 +135,7 @@ pub enum Command {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let json = cli.globals.json;
     logs(cli.globals.verbose);
     // Fails only where one was installed before; then that one serves.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -147,10 +158,28 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
+            if json {
+                println!("{}", error_json(&error));
+            }
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<Interrupted>() {
+                true => ExitCode::from(INTERRUPTED),
+                false => ExitCode::FAILURE,
+            }
         }
     }
+}
+
+/// An error for scripts.
+fn error_json(error: &anyhow::Error) -> serde_json::Value {
+    let refused = error.downcast_ref::<ControlError>();
+    let (status, fix) = match refused {
+        Some(ControlError::Refused { status, fix, .. }) => (Some(*status), fix.clone()),
+        _ => (None, None),
+    };
+    serde_json::json!({
+        "error": {"message": format!("{error:#}"), "fix": fix, "status": status},
+    })
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -208,19 +237,6 @@ pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks y/n on the terminal; no terminal is an error that names the flag.
-pub(crate) fn agree(question: &str, flag: &str) -> anyhow::Result<bool> {
-    use std::io::{BufRead, IsTerminal};
-    anyhow::ensure!(
-        std::io::stdin().is_terminal(),
-        "there is no terminal to ask \"{question}\" at: pass {flag} to agree beforehand"
-    );
-    eprint!("{question} [y/N] ");
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +245,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_for_scripts_has_the_message_and_the_fix() {
+        let refused = ControlError::Refused {
+            status: 402,
+            message: "too few coins".to_owned(),
+            fix: Some("send some".to_owned()),
+        };
+        let error = error_json(&anyhow::Error::from(refused).context("no channel"));
+        assert_eq!(error["error"]["message"], "no channel: too few coins");
+        assert_eq!(error["error"]["fix"], "send some");
+        assert_eq!(error["error"]["status"], 402);
     }
 
     #[test]

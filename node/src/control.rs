@@ -5,6 +5,7 @@
 //! the lab and the demo.
 
 use crate::folder::{ControlFile, Folder};
+use crate::service::Needs;
 use actors::ports::wallet::{Balance, ChannelId, ChannelInfo, Invoice, Peer};
 use protocol::bundle::{Bundle, Verdict};
 use protocol::discovery::io::HostRow;
@@ -17,7 +18,7 @@ use std::time::Duration;
 mod events;
 mod wire;
 
-pub use events::{Purchase, Verdicts};
+pub use events::{Purchase, Run, Verdicts};
 pub use wire::*;
 
 /// Longest wait for an answer that is not a stream: opening a channel waits for a peer.
@@ -70,6 +71,9 @@ pub enum ControlError {
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// What stands before the path.
+    base: String,
+    /// Where it answers, for people.
     url: String,
     token: String,
 }
@@ -85,28 +89,34 @@ type Answer<T> = Result<T, ControlError>;
 impl Client {
     /// Names a node; talks to nobody yet.
     pub fn new(control: &ControlFile) -> Self {
-        let http = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             // The node is on this machine: a proxy would only see the token.
-            .no_proxy()
-            .build()
-            .unwrap_or_default();
+            .no_proxy();
+        let (builder, base) = match control.address.strip_prefix("unix:") {
+            #[cfg(unix)]
+            Some(path) => (
+                builder.unix_socket(std::path::Path::new(path)),
+                "http://freehold",
+            ),
+            _ => (builder, control.address.as_str()),
+        };
         Client {
-            http,
-            url: control.url.trim_end_matches('/').to_owned(),
+            http: builder.build().unwrap_or_default(),
+            base: base.to_owned(),
+            url: control.address.clone(),
             token: control.token.clone(),
         }
     }
 
-    /// The node that runs on a folder; `None` where none answers.
-    pub async fn find(folder: &Folder) -> Option<Client> {
-        let client = Client::new(&folder.control()?);
+    /// The node that runs on a folder and has what is needed; `None` where none answers.
+    pub async fn find(folder: &Folder, needs: Needs) -> Option<Client> {
+        let control = folder.control()?;
+        if !control.serves.covers(needs) {
+            return None;
+        }
+        let client = Client::new(&control);
         client.status().await.ok().map(|_| client)
-    }
-
-    /// Base address of the node's HTTP server; the gateway is at `/v1`.
-    pub fn url(&self) -> &str {
-        &self.url
     }
 
     /// How the node is doing.
@@ -150,6 +160,17 @@ impl Client {
             .send(self.http.post(self.at("buy")).json(order))
             .await?;
         Purchase::start(self.url.clone(), response).await
+    }
+
+    /// Has a model of the node's own machine answer, for nothing. Dropping it stops it.
+    ///
+    /// # Errors
+    /// Where the model is not there, or the request is outside its limits.
+    pub async fn run(&self, order: &BuyOrder) -> Answer<Run> {
+        let response = self
+            .send(self.http.post(self.at("run")).json(order))
+            .await?;
+        Ok(Run::new(self.url.clone(), response))
     }
 
     /// Agrees to the choice that was shown.
@@ -328,7 +349,7 @@ impl Client {
     }
 
     fn at(&self, path: &str) -> String {
-        format!("{}/control/{path}", self.url)
+        format!("{}/control/{path}", self.base)
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Answer<reqwest::Response> {
@@ -379,5 +400,41 @@ impl Client {
             url: self.url.clone(),
             source,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::document;
+    use actors::keys::NodeKeys;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn whoever_took_the_port_of_a_dead_node_is_never_talked_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(dir.path().join("node"));
+        folder
+            .create(&document::fresh("signet"), &NodeKeys::fresh_words())
+            .unwrap();
+        let impostor = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        impostor.set_nonblocking(true).unwrap();
+        // What earlier versions wrote, and what one that was killed leaves behind.
+        let port = impostor.local_addr().unwrap();
+        let old = format!("{{\"url\": \"http://{port}\", \"token\": \"secret\", \"pid\": 1}}");
+        std::fs::write(folder.dir().join("control.json"), old).unwrap();
+        assert!(Client::find(&folder, Needs::Books).await.is_none());
+        let socket = folder.dir().join("control.sock");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let dead = ControlFile {
+            address: format!("unix:{}", socket.display()),
+            token: "secret".to_owned(),
+            pid: 1,
+            serves: Needs::All,
+        };
+        folder.write_control(&dead).unwrap();
+        assert!(Client::find(&folder, Needs::Books).await.is_none());
+        let heard = impostor.accept().map(|_| ()).unwrap_err();
+        assert_eq!(heard.kind(), std::io::ErrorKind::WouldBlock);
     }
 }

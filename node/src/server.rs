@@ -1,17 +1,24 @@
-//! The node's HTTP server: the gateway under `/v1`, the control API under `/control`.
+//! The node's HTTP servers: the gateway under `/v1` on a TCP address, the control API under
+//! `/control` on a socket of its own.
 //!
-//! Not a public service: bound to the loopback unless the owner says otherwise,
-//! with checks against pages in a browser (see [`guard`]). Decides nothing about
-//! money: caps are the payment machine's.
+//! Not a public service: the gateway is bound to the loopback unless the operator says
+//! otherwise, with checks against pages in a browser (see [`guard`]), and no other address
+//! ever reaches the control API. Decides nothing about money: caps are the payment
+//! machine's.
 
 use crate::config::{Config, Gateway, GatewayKey};
 use crate::control::ModelRow;
-use crate::models::LocalModel;
-use actors::node::Node;
+use crate::service::models::Loaded;
+use actors::node::{Node, NodeError};
+use parking_lot::RwLock;
+use protocol::discovery::io::HostRow;
 use protocol::ids::ModelDigest;
 use protocol::money::Msat;
+use protocol::refusal::Refusal;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -21,14 +28,32 @@ pub mod control;
 pub mod embeddings;
 pub mod errors;
 pub mod guard;
+pub mod health;
+pub mod http;
 pub mod models;
 pub mod openai;
 pub mod order;
+pub mod places;
 pub mod purchase;
 mod wallet;
 
 /// Random bytes of the control token.
 const TOKEN_BYTES: usize = 32;
+/// Prompts that are counted at once. Each takes a core.
+const COUNTING: usize = 2;
+/// How long requests that are open at a stop may take to end.
+const GRACE: Duration = Duration::from_secs(2);
+/// How old a list of hosts may be. Prices and loads change by the second at most.
+const LISTED: Duration = Duration::from_millis(400);
+/// When a client that found no place may ask again. A short answer takes about that long.
+pub(crate) const BUSY_RETRY_MS: u64 = 2_000;
+
+/// What the control API listens on.
+#[cfg(unix)]
+pub type ControlListener = tokio::net::UnixListener;
+/// What the control API listens on: no other system has sockets in a folder.
+#[cfg(not(unix))]
+pub type ControlListener = TcpListener;
 
 /// What request handlers share.
 pub struct App {
@@ -36,34 +61,79 @@ pub struct App {
     pub(crate) gateway: Gateway,
     pub(crate) per_order: Msat,
     pub(crate) network: &'static str,
-    pub(crate) rows: Vec<ModelRow>,
     pub(crate) slots: Arc<Semaphore>,
+    /// Prompts that are counted at once for models of this machine.
+    pub(crate) counting: Semaphore,
+    /// Purchases under way, by host.
+    pub(crate) places: Arc<places::Places>,
     pub(crate) shutdown: watch::Sender<bool>,
     pub(crate) url: std::sync::OnceLock<String>,
-    local: Vec<(String, ModelDigest)>,
+    models: RwLock<Models>,
+    listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<HostRow>>)>>,
     token: String,
+}
+
+/// The models of this machine.
+#[derive(Default)]
+struct Models {
+    rows: Vec<ModelRow>,
+    names: Vec<(String, ModelDigest)>,
 }
 
 impl App {
     /// Puts the state together and draws a token.
-    pub fn new(node: Node, config: &Config, served: &[LocalModel], rows: Vec<ModelRow>) -> Self {
+    pub fn new(node: Node, config: &Config, loaded: Loaded) -> Self {
         let mut token = [0u8; TOKEN_BYTES];
         rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut token);
-        App {
+        let app = App {
             network: config.network.name(),
             node,
             gateway: config.gateway.clone(),
             per_order: config.budget.per_order.0,
-            local: served
-                .iter()
-                .map(|model| (model.name.clone(), model.digest()))
-                .collect(),
-            rows,
             slots: Arc::new(Semaphore::new(config.gateway.max_requests)),
+            counting: Semaphore::new(COUNTING),
+            places: Arc::default(),
             shutdown: watch::Sender::new(false),
             url: std::sync::OnceLock::new(),
+            models: RwLock::default(),
+            listed: tokio::sync::Mutex::default(),
             token: hex::encode(token),
+        };
+        app.set_models(loaded);
+        app
+    }
+
+    /// Says which models of this machine there are.
+    pub fn set_models(&self, loaded: Loaded) {
+        let names = loaded.models.iter();
+        *self.models.write() = Models {
+            names: names
+                .map(|model| (model.name.clone(), model.digest()))
+                .collect(),
+            rows: loaded.rows,
+        };
+    }
+
+    /// The models of this machine, for tables.
+    pub(crate) fn rows(&self) -> Vec<ModelRow> {
+        self.models.read().rows.clone()
+    }
+
+    /// The hosts known, of this moment or a moment ago: the list may be long, and many
+    /// requests at once share one copy.
+    ///
+    /// # Errors
+    /// Where the node does not answer.
+    pub(crate) async fn hosts(&self) -> Result<Arc<Vec<HostRow>>, NodeError> {
+        let mut listed = self.listed.lock().await;
+        if let Some((at, rows)) = listed.as_ref()
+            && at.elapsed() < LISTED
+        {
+            return Ok(rows.clone());
         }
+        let rows = Arc::new(self.node.hosts().await?);
+        *listed = Some((Instant::now(), rows.clone()));
+        Ok(rows)
     }
 
     /// The secret that `/control` asks for.
@@ -76,28 +146,32 @@ impl App {
         &self.gateway.keys
     }
 
+    /// The answer to a purchase that was refused.
+    pub(crate) async fn refused(&self, refusal: Refusal) -> errors::ApiError {
+        errors::of_purchase(self.node.wallet().as_ref(), refusal).await
+    }
+
     /// A place among the requests that are served at once.
     pub(crate) fn slot(&self) -> Result<OwnedSemaphorePermit, errors::ApiError> {
         self.slots.clone().try_acquire_owned().map_err(|_| {
             let most = self.gateway.max_requests;
-            errors::ApiError::new(
+            let mut error = errors::ApiError::new(
                 503,
                 format!("{most} requests are being served already"),
                 "try again later, or raise gateway.max_requests",
-            )
+            );
+            error.retry_after_ms = Some(BUSY_RETRY_MS);
+            error
         })
     }
 
-    /// The local model of a name or digest, where requests may be run here.
+    /// The local model of a name or digest.
     pub(crate) fn local(
         &self,
         wanted: &protocol::inference::io::ModelSelector,
         embeds: bool,
     ) -> Option<(String, ModelDigest)> {
         use protocol::inference::io::ModelSelector;
-        if !self.gateway.local_first {
-            return None;
-        }
         let fits = |(name, digest): &&(String, ModelDigest)| match wanted {
             ModelSelector::Name(wanted) => name == wanted,
             ModelSelector::Digest(wanted) => digest == wanted,
@@ -106,68 +180,95 @@ impl App {
                 model.is_some_and(|model| model.is_encoder() == embeds)
             }
         };
-        self.local.iter().find(fits).cloned()
+        self.models.read().names.iter().find(fits).cloned()
     }
 }
 
-/// A running server.
+/// The servers of a running node.
 pub struct Server {
-    address: SocketAddr,
-    shutdown: watch::Sender<bool>,
+    app: Arc<App>,
+    gateway: Option<String>,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Starts both servers on what they listen on.
+    ///
+    /// # Errors
+    /// Where the system does not say what that is.
+    pub fn start(
+        app: Arc<App>,
+        gateway: Option<TcpListener>,
+        control: ControlListener,
+    ) -> std::io::Result<Server> {
+        let stop = watch::Sender::new(false);
+        let mut tasks = Vec::new();
+        let gateway = match gateway {
+            None => None,
+            Some(listener) => {
+                let url = format!("http://{}", reachable(listener.local_addr()?));
+                // Set once, here.
+                let _ = app.url.set(url.clone());
+                let router = guard::gateway(app.clone());
+                let bounds = http::Bounds::default();
+                tasks.push(tokio::spawn(http::serve(
+                    listener,
+                    router,
+                    bounds,
+                    stop.subscribe(),
+                )));
+                Some(url)
+            }
+        };
+        tasks.push(tokio::spawn(http::serve(
+            control,
+            guard::control(app.clone()),
+            http::Bounds::default(),
+            stop.subscribe(),
+        )));
+        Ok(Server {
+            app,
+            gateway,
+            stop,
+            tasks,
+        })
+    }
+
+    /// What its handlers share.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Base address of the gateway, where there is one.
+    pub fn gateway(&self) -> Option<&str> {
+        self.gateway.as_deref()
     }
 
     /// Resolves when a client asked for a shutdown.
     pub async fn shutdown_asked(&self) {
         // The sender lives in `self`, so this cannot fail.
-        let _ = self.shutdown.subscribe().wait_for(|asked| *asked).await;
+        let mut asked = self.app.shutdown.subscribe();
+        let _ = asked.wait_for(|asked| *asked).await;
     }
 
     /// Stops; what is still open is cut.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        let grace = std::time::Duration::from_secs(2);
-        let abort = self.task.abort_handle();
-        if tokio::time::timeout(grace, self.task).await.is_err() {
-            abort.abort();
+        let end = tokio::time::Instant::now() + GRACE;
+        for task in self.tasks {
+            let abort = task.abort_handle();
+            if tokio::time::timeout_at(end, task).await.is_err() {
+                abort.abort();
+            }
         }
     }
 }
 
-/// Starts the server.
-///
-/// # Errors
-/// Where the address cannot be listened on.
-pub async fn start(app: App, address: SocketAddr) -> std::io::Result<Server> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
-    let (shutdown, stop) = (app.shutdown.clone(), watch::Sender::new(false));
-    // Set once, here.
-    let _ = app.url.set(format!("http://{address}"));
-    let router = guard::router(Arc::new(app));
-    let mut stopped = stop.subscribe();
-    let task = tokio::spawn(async move {
-        let signal = async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        };
-        if let Err(error) = axum::serve(listener, router)
-            .with_graceful_shutdown(signal)
-            .await
-        {
-            tracing::error!(%error, "the HTTP server failed");
-        }
-    });
-    Ok(Server {
-        address,
-        shutdown,
-        stop,
-        task,
-    })
+/// A wildcard address is reached over the loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if !address.ip().is_unspecified() {
+        return address;
+    }
+    SocketAddr::from(([127, 0, 0, 1], address.port()))
 }

@@ -2,6 +2,7 @@
 
 use super::buying::{self, BuyArgs};
 use super::{Globals, print_json};
+use crate::service::Needs;
 use crate::session::Session;
 use anyhow::Context;
 use protocol::work::{ChatMessage, Work};
@@ -25,7 +26,8 @@ Examples:
 
 Before anything is spent it shows model, host, price, cap and the reason for the
 choice, and asks. Ctrl-C once stops: what was delivered is paid. Twice cancels.
-The host reads the prompt.")]
+The host reads the prompt. A model of this machine that --model names answers here, for
+nothing (--buy buys all the same), and so does one where nobody sells what is asked for.")]
 pub struct Args {
     /// The question; `-` reads it from stdin
     prompt: String,
@@ -47,7 +49,7 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let work = Work::Chat {
         messages: messages(&args)?,
     };
-    let session = Session::open(&globals.folder()?, globals.json).await?;
+    let session = Session::open(&globals.folder()?, globals.json, Needs::Purchase).await?;
     let result = ask(&session, &args, work, globals).await;
     session.close().await;
     result
@@ -60,16 +62,30 @@ async fn ask(
     globals: &Globals,
 ) -> anyhow::Result<ExitCode> {
     let order = args.buy.order(work)?;
-    let fits = super::hosts::filter(&args.buy.model, args.buy.host);
-    session.hosts(fits).await?;
+    let deciding = buying::is_local(session, &args.buy);
+    if session.unless_stopped(deciding).await? {
+        anyhow::ensure!(
+            args.save_bundle.is_none(),
+            "this machine answers itself, and signs no evidence: pass --buy to buy the answer"
+        );
+        let outcome = buying::run_here(session, &order, globals).await?;
+        if globals.json {
+            print_json(&outcome)?;
+        }
+        return Ok(match outcome.failure {
+            None => ExitCode::SUCCESS,
+            Some(_) => ExitCode::FAILURE,
+        });
+    }
     let mut verdicts = match args.buy.audit {
         true => Some(session.client.verdicts().await?),
         false => None,
     };
-    let mut outcome = buying::buy(&session.client, &order, &args.buy, globals).await?;
+    let mut outcome = buying::buy(session, &order, &args.buy, globals).await?;
     if let (Some(verdicts), Some(receipt)) = (&mut verdicts, &outcome.receipt) {
         eprintln!("waiting for the verdict");
-        outcome.verdict = buying::await_verdict(verdicts, receipt, VERDICT).await;
+        let waiting = async { Ok(buying::await_verdict(verdicts, receipt, VERDICT).await) };
+        outcome.verdict = session.unless_stopped(waiting).await?;
         match &outcome.verdict {
             Some(row) => eprintln!("verdict {}", buying::verdict(row)),
             None => eprintln!(

@@ -1,10 +1,13 @@
 //! One purchase on a terminal: the choice and the cap first, then the answer with a
 //! live cost line, then the account.
 //!
-//! Used by `ask` and `chat`. Text goes to stdout, everything else to stderr.
+//! Used by `ask` and `chat`. Text goes to stdout, everything else to stderr. Where this
+//! machine has the model that was named, or nobody else sells one, it answers itself.
 
-use super::{Globals, agree, show};
-use crate::control::{BuyOrder, Client, Purchase, VerdictRow};
+use super::lines::agree;
+use super::{Globals, show};
+use crate::control::{BuyOrder, Client, Purchase, RunLine, VerdictRow};
+use crate::session::Session;
 use crate::signals::Stops;
 use anyhow::Context;
 use protocol::ids::{NodeKey, OrderId, PaymentHash};
@@ -47,6 +50,9 @@ pub struct BuyArgs {
     /// Buy from this host or not at all
     #[arg(long, value_name = "KEY")]
     pub host: Option<NodeKey>,
+    /// Buy, even where this machine has the model
+    #[arg(long)]
+    pub buy: bool,
     /// Have the answer checked by recomputation; the validator reads the prompt too
     #[arg(long)]
     pub audit: bool,
@@ -155,6 +161,8 @@ pub struct Outcome {
     pub declined: bool,
     /// The verdict, where one was asked for.
     pub verdict: Option<VerdictRow>,
+    /// This machine answered, for nothing.
+    pub local: bool,
 }
 
 impl Outcome {
@@ -173,21 +181,87 @@ impl Outcome {
     }
 }
 
+/// Whether this machine answers: it has the model that was named, or it has one and nobody
+/// sells what is asked for. Otherwise waits until the wallet can pay.
+///
+/// # Errors
+/// Where the node does not answer, or has no wallet that runs.
+pub async fn is_local(session: &Session, args: &BuyArgs) -> anyhow::Result<bool> {
+    let must_buy = args.buy || args.host.is_some() || args.audit || args.private;
+    if !must_buy && args.model.is_some() && session.has_model(args.model.as_deref()).await? {
+        return Ok(true);
+    }
+    let fits = super::hosts::filter(&args.model, args.host);
+    let hosts = session.hosts(&fits).await?;
+    if !must_buy && !hosts.iter().any(fits) && session.has_model(args.model.as_deref()).await? {
+        return Ok(true);
+    }
+    session.wallet().await?;
+    Ok(false)
+}
+
+/// Has this machine answer, and shows it. Ctrl-C stops it.
+///
+/// # Errors
+/// Where the node does not answer.
+pub async fn run_here(
+    session: &Session,
+    order: &BuyOrder,
+    globals: &Globals,
+) -> anyhow::Result<Outcome> {
+    let began = Instant::now();
+    let mut run = session.client.run(order).await?;
+    let mut outcome = Outcome {
+        local: true,
+        ..Outcome::default()
+    };
+    let mut screen = Screen::new(globals.json);
+    let mut stops = session.stops().await;
+    loop {
+        let line = tokio::select! {
+            line = run.next() => line,
+            () = stops.next() => {
+                outcome.finish = Some(Finish::Stopped);
+                break;
+            }
+        };
+        let Some(line) = line else { break };
+        match line? {
+            RunLine::Text { text } => {
+                outcome.first_token_ms.get_or_insert_with(|| elapsed(began));
+                outcome.answer.push_str(&text);
+                screen.text(&text);
+            }
+            RunLine::End { finish, counts } => {
+                outcome.finish = Some(finish);
+                outcome.tokens = counts;
+            }
+            RunLine::Failed { refusal } => outcome.failure = Some(refusal),
+        }
+    }
+    outcome.total_ms = elapsed(began);
+    screen.end();
+    eprintln!("this machine answered: nothing was paid, nobody else read it");
+    account(&outcome);
+    Ok(outcome)
+}
+
 /// Buys, and shows it. Ctrl-C once stops (what was delivered is paid), twice cancels.
 ///
 /// # Errors
 /// Where the node does not answer, or nobody can be asked to agree.
 pub async fn buy(
-    client: &Client,
+    session: &Session,
     order: &BuyOrder,
     args: &BuyArgs,
     globals: &Globals,
 ) -> anyhow::Result<Outcome> {
+    let client = &session.client;
     let began = Instant::now();
     let mut purchase = client.buy(order).await?;
     let mut outcome = Outcome::default();
     let mut screen = Screen::new(globals.json);
-    let mut stops = Stops::listen()?;
+    let mut stops = session.stops().await;
     let mut interrupts = 0;
     loop {
         let event = tokio::select! {
@@ -282,11 +356,10 @@ pub async fn buy(
     Ok(outcome)
 }
 
-/// Asks the person; Ctrl-C is a no. Waiting blocks a thread, not the node.
+/// Asks the user; Ctrl-C is a no.
 async fn consent(stops: &mut Stops) -> anyhow::Result<bool> {
-    let asked = tokio::task::spawn_blocking(|| agree("Buy this?", "--yes"));
     tokio::select! {
-        agreed = asked => agreed?,
+        agreed = agree("Buy this?", "--yes") => agreed,
         () = stops.next() => {
             eprintln!();
             Ok(false)

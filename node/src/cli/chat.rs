@@ -1,11 +1,12 @@
 //! `freehold chat`: a conversation, each answer bought.
 
-use super::Globals;
 use super::buying::{self, BuyArgs};
+use super::{Globals, lines};
+use crate::service::Needs;
 use crate::session::Session;
 use protocol::money::Msat;
 use protocol::work::{ChatMessage, Work};
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Arguments of `freehold chat`.
@@ -17,7 +18,9 @@ Examples:
 
 Each line is sent with everything said before, and each answer is bought: the cap
 holds per answer. /new forgets the conversation, /quit (or Ctrl-D) ends it.
-Ctrl-C stops an answer. The host reads the conversation.")]
+Ctrl-C stops an answer, and ends the chat between answers. The host reads the conversation.
+A model of this machine that --model names answers here, for nothing (--buy buys all the
+same), and so does one where nobody sells what is asked for.")]
 pub struct Args {
     /// Instructions before the conversation
     #[arg(long, value_name = "TEXT")]
@@ -35,16 +38,18 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         !globals.json,
         "chat is for people: use `freehold ask --json` in scripts"
     );
-    let session = Session::open(&globals.folder()?, false).await?;
+    let session = Session::open(&globals.folder()?, false, Needs::Purchase).await?;
     let result = talk(&session, args, globals).await;
     session.close().await;
     result.map(|()| ExitCode::SUCCESS)
 }
 
 async fn talk(session: &Session, args: Args, globals: &Globals) -> anyhow::Result<()> {
-    session
-        .hosts(super::hosts::filter(&args.buy.model, args.buy.host))
-        .await?;
+    let deciding = buying::is_local(session, &args.buy);
+    let local = session.unless_stopped(deciding).await?;
+    if local {
+        eprintln!("a model of this machine answers, for nothing; --buy buys instead");
+    }
     let message = |role: &str, content: String| ChatMessage {
         role: role.to_owned(),
         content,
@@ -56,7 +61,7 @@ async fn talk(session: &Session, args: Args, globals: &Globals) -> anyhow::Resul
         .collect();
     let mut said = opening.clone();
     let (mut buy, mut spent) = (args.buy.clone(), Msat::ZERO);
-    while let Some(line) = tokio::task::block_in_place(prompt)? {
+    while let Some(line) = prompt(session).await? {
         match line.trim() {
             "" => continue,
             "/quit" => break,
@@ -70,7 +75,11 @@ async fn talk(session: &Session, args: Args, globals: &Globals) -> anyhow::Resul
         let order = buy.order(Work::Chat {
             messages: said.clone(),
         })?;
-        match buying::buy(&session.client, &order, &buy, globals).await {
+        let answered = match local {
+            true => buying::run_here(session, &order, globals).await,
+            false => buying::buy(session, &order, &buy, globals).await,
+        };
+        match answered {
             Ok(outcome) if outcome.receipt.is_some() || !outcome.answer.is_empty() => {
                 // Agreed once: the next answers have the same cap, shown again each time.
                 buy.yes = true;
@@ -92,11 +101,16 @@ async fn talk(session: &Session, args: Args, globals: &Globals) -> anyhow::Resul
     Ok(())
 }
 
-/// One line from the terminal; `None` at its end.
-fn prompt() -> std::io::Result<Option<String>> {
+/// One line from the terminal; `None` at its end, or at Ctrl-C.
+async fn prompt(session: &Session) -> std::io::Result<Option<String>> {
     eprint!("> ");
     std::io::stderr().flush()?;
-    let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line)?;
-    Ok((read > 0).then_some(line))
+    let mut stops = session.stops().await;
+    tokio::select! {
+        line = lines::next() => line,
+        () = stops.next() => {
+            eprintln!();
+            Ok(None)
+        }
+    }
 }

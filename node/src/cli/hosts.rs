@@ -2,6 +2,7 @@
 
 use super::{Globals, print_json, show};
 use crate::server::order::offer;
+use crate::service::Needs;
 use crate::session::Session;
 use protocol::discovery::io::HostRow;
 use protocol::ids::NodeKey;
@@ -45,9 +46,9 @@ pub fn filter(model: &Option<String>, host: Option<NodeKey>) -> impl Fn(&HostRow
 /// # Errors
 /// Where no node can be talked to.
 pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let session = Session::open(&globals.folder()?, globals.json).await?;
+    let session = Session::open(&globals.folder()?, globals.json, Needs::Market).await?;
     let fits = filter(&args.model, None);
-    let found = session.hosts(&fits).await;
+    let found = session.unless_stopped(session.hosts(&fits)).await;
     session.close().await;
     let mut hosts = found?;
     if args.model.is_some() {

@@ -2,6 +2,7 @@
 
 use super::{Globals, print_json, show};
 use crate::calendar::stamp;
+use crate::service::Needs;
 use crate::session::Session;
 use protocol::ids::OrderId;
 use protocol::money::Msat;
@@ -31,8 +32,10 @@ pub struct Args {
 /// # Errors
 /// Where no node can be talked to.
 pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let session = Session::open(&globals.folder()?, globals.json || args.csv).await?;
-    let report = session.client.whole_report().await;
+    let quiet = globals.json || args.csv;
+    let session = Session::open(&globals.folder()?, quiet, Needs::Books).await?;
+    let reading = async { Ok(session.client.whole_report().await?) };
+    let report = session.unless_stopped(reading).await;
     session.close().await;
     let report = report?;
     if globals.json {

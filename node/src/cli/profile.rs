@@ -1,6 +1,7 @@
 //! `freehold profile`: what this machine is, and which roles suit it.
 
-use super::{Globals, agree, print_json, show};
+use super::lines::agree;
+use super::{Globals, print_json, show};
 use crate::folder::Folder;
 use crate::profile::{self, Advice, Facts, RoleAdvice, roles};
 use clap::ValueEnum;
@@ -91,7 +92,7 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         show::roles(&recommended),
         folder.config_path().display()
     );
-    if !agree(&question, "--roles (with the roles you want)")? {
+    if !agree(&question, "--roles (with the roles you want)").await? {
         return Ok(ExitCode::FAILURE);
     }
     write(&folder, &recommended, globals.json)

@@ -8,6 +8,7 @@ use crate::control::Client;
 use crate::folder::Folder;
 use crate::models::{self, Source};
 use crate::server::control::find_bundle;
+use crate::service::Needs;
 use actors::ports::compute::Compute;
 use actors::ports::storage::Storage;
 use anyhow::Context;
@@ -142,7 +143,7 @@ async fn load(what: &str, globals: &Globals) -> anyhow::Result<Bundle> {
         )
     })?;
     let folder = globals.folder()?;
-    if let Some(client) = Client::find(&folder).await {
+    if let Some(client) = Client::find(&folder, Needs::Books).await {
         return Ok(client.bundle(order).await?);
     }
     let _lock = folder.lock()?;

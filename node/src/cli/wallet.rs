@@ -1,8 +1,10 @@
-//! `freehold wallet`: the owner's hands on the money.
+//! `freehold wallet`: balance, channels, invoices and payments by hand.
 
-use super::{Globals, agree, print_json, show};
+use super::lines::agree;
+use super::{Globals, print_json, show};
 use crate::control::{Client, OpenRequest, PayResult};
 use crate::sats::Sats;
+use crate::service::Needs;
 use crate::session::Session;
 use actors::ports::wallet::{ChannelId, ChannelInfo, Peer, read_invoice};
 use clap::Subcommand;
@@ -20,7 +22,8 @@ Examples:
   freehold wallet invoice 25.5 --description lunch
   freehold wallet pay lnbc1…
 
-The wallet is a Lightning node of its own. On-chain coins can be restored from the
+What you pay by hand is outside the caps of [budget] and not in `freehold ledger`: both
+are for what programs spend. The wallet is a Lightning node of its own. On-chain coins can be restored from the
 seed; channels need the folder wallet/ in its current state.")]
 pub struct Args {
     #[command(subcommand)]
@@ -88,18 +91,21 @@ Examples:
     Invoice {
         /// Amount in sat, with up to three decimals
         amount: Sats,
-        /// What it is for; the invoice carries its SHA-256
+        /// What it is for, as the payer reads it
         #[arg(long, default_value = "")]
         description: String,
         /// Seconds until it expires, at most 3600
         #[arg(long, default_value_t = 3_600)]
         expiry: u32,
     },
-    /// Pay an invoice
+    /// Pay an invoice by hand, outside every budget
     #[command(after_help = "\
 Examples:
   freehold wallet pay lnbc2500u1p…
-  freehold wallet pay lnbc2500u1p… --max-fee 5 --yes")]
+  freehold wallet pay lnbc2500u1p… --max-fee 5 --yes
+
+It is outside the caps of [budget], which bound what programs spend, and not in
+`freehold ledger`, which has what was bought and sold.")]
     Pay {
         /// The invoice
         invoice: String,
@@ -142,8 +148,12 @@ fn peer(text: &str) -> Result<Peer, String> {
 /// # Errors
 /// Where no node can be talked to, or the wallet says no.
 pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let session = Session::open(&globals.folder()?, globals.json).await?;
-    let result = act(&session.client, args.command, globals.json).await;
+    let session = Session::open(&globals.folder()?, globals.json, Needs::Wallet).await?;
+    let acting = async {
+        session.wallet().await?;
+        act(&session.client, args.command, globals.json).await
+    };
+    let result = session.unless_stopped(acting).await;
     session.close().await;
     result
 }
@@ -163,8 +173,9 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
         Command::Balance => {
             let balance = client.balance().await?;
             let mut text = format!(
-                "can send     {}\ncan receive  {}\nin channels  {} sat\non chain     {} sat free, {} sat in all",
+                "can send     {}, at most {} in one part\ncan receive  {}\nin channels  {} sat\non chain     {} sat free, {} sat in all",
                 balance.spendable,
+                balance.largest_part,
                 balance.receivable,
                 balance.channels_sat,
                 balance.onchain_sat,
@@ -197,7 +208,7 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
                 "Open a channel of {sats} sat with {} and give it {push}?",
                 peer.id.short()
             );
-            if !yes && !agree(&question, "--yes")? {
+            if !yes && !agree(&question, "--yes").await? {
                 return Ok(ExitCode::FAILURE);
             }
             let opened = client
@@ -220,7 +231,7 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
             } else {
                 "together with the peer"
             };
-            if !yes && !agree(&format!("Close channel {id} {how}?"), "--yes")? {
+            if !yes && !agree(&format!("Close channel {id} {how}?"), "--yes").await? {
                 return Ok(ExitCode::FAILURE);
             }
             client.close(&ChannelId(id.clone()), force).await?;
@@ -257,7 +268,7 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
         }
         Command::Withdraw { address, sats, yes } => {
             let amount = sats.map_or_else(|| "all coins".to_owned(), |sats| format!("{sats} sat"));
-            if !yes && !agree(&format!("Send {amount} to {address}?"), "--yes")? {
+            if !yes && !agree(&format!("Send {amount} to {address}?"), "--yes").await? {
                 return Ok(ExitCode::FAILURE);
             }
             let txid = client.withdraw(&address, sats).await?;
@@ -270,6 +281,19 @@ async fn act(client: &Client, command: Command, json: bool) -> anyhow::Result<Ex
     }
 }
 
+/// An invoice without what people paste around it: spaces, and the scheme of its link in
+/// any case (`lightning:`, `LIGHTNING://`).
+fn bare_invoice(text: &str) -> &str {
+    const SCHEME: &str = "lightning:";
+    let text = text.trim();
+    match text.get(..SCHEME.len()) {
+        Some(start) if start.eq_ignore_ascii_case(SCHEME) => {
+            text[SCHEME.len()..].trim_start_matches('/').trim()
+        }
+        _ => text,
+    }
+}
+
 async fn pay(
     client: &Client,
     invoice: &str,
@@ -277,7 +301,8 @@ async fn pay(
     yes: bool,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let facts = read_invoice(invoice.trim())?;
+    let invoice = bare_invoice(invoice);
+    let facts = read_invoice(invoice)?;
     let Some(msat) = facts.msat else {
         anyhow::bail!("the invoice names no amount: ask for one over an amount")
     };
@@ -291,10 +316,10 @@ async fn pay(
         "Pay {msat} (and at most {max_fee} of fees) to {}? {about}",
         facts.payee.short()
     );
-    if !yes && !agree(&question, "--yes")? {
+    if !yes && !agree(&question, "--yes").await? {
         return Ok(ExitCode::FAILURE);
     }
-    let result = client.pay(invoice.trim(), max_fee).await?;
+    let result = client.pay(invoice, max_fee).await?;
     let (text, code) = match &result {
         PayResult::Settled { preimage, fee } => (
             format!("paid {msat}, fee {fee}, preimage {preimage}"),
@@ -338,4 +363,24 @@ fn table(channels: &[ChannelInfo]) -> String {
         &["channel", "peer", "sat", "can send", "can receive", "state"],
         &rows,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invoice_is_read_with_and_without_the_scheme_of_its_link() {
+        for text in [
+            "lnbcrt1abc",
+            " lnbcrt1abc\n",
+            "lightning:lnbcrt1abc",
+            "Lightning:lnbcrt1abc",
+            "lightning://lnbcrt1abc",
+        ] {
+            assert_eq!(bare_invoice(text), "lnbcrt1abc", "{text:?}");
+        }
+        assert_eq!(bare_invoice("LIGHTNING:LNBCRT1ABC"), "LNBCRT1ABC");
+        assert_eq!(bare_invoice("ünïcode"), "ünïcode");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Bounded: a line longer than [`MAX_LINE`] ends the stream.
 
-use super::{BuyLine, ControlError, VerdictRow};
+use super::{BuyLine, ControlError, RunLine, VerdictRow};
 use protocol::inference::io::BuyerEvent;
 use serde::de::DeserializeOwned;
 
@@ -100,6 +100,25 @@ impl Purchase {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+}
+
+/// An answer of the node's own machine in the making. Dropping it stops it.
+#[derive(Debug)]
+pub struct Run {
+    lines: Lines,
+}
+
+impl Run {
+    pub(super) fn new(url: String, response: reqwest::Response) -> Self {
+        Run {
+            lines: Lines::new(url, response),
+        }
+    }
+
+    /// What happens next; `None` after the end.
+    pub async fn next(&mut self) -> Option<Result<RunLine, ControlError>> {
+        self.lines.next().await
     }
 }
 

@@ -5,7 +5,8 @@ use protocol::bundle::Verdict;
 use protocol::ids::{LightningId, ModelDigest, NodeKey, OrderId, Preimage};
 use protocol::inference::io::{BuyerEvent, ModelSelector};
 use protocol::manifest::Role;
-use protocol::money::{Msat, Prices};
+use protocol::money::{Counts, Msat, Prices};
+use protocol::order::wire::Finish;
 use protocol::refusal::Refusal;
 use protocol::work::{Sampling, Steering, Work};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ pub struct Status {
     pub pid: u32,
     /// Version of the software.
     pub version: String,
-    /// Base address of its gateway, `http://…`.
+    /// Base address of its gateway, `http://…`; empty where it has none.
     pub gateway: String,
     /// Node key.
     pub node: NodeKey,
@@ -33,6 +34,20 @@ pub struct Status {
     pub relays: Vec<RelayRow>,
     /// Models loaded.
     pub models: Vec<ModelRow>,
+    /// What of the world is missing just now.
+    #[serde(default)]
+    pub degraded: Vec<Degraded>,
+}
+
+/// Something that a node goes on without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// `wallet` or `relays`.
+    pub what: String,
+    /// Why it is missing.
+    pub why: String,
+    /// What does not work meanwhile.
+    pub effect: String,
 }
 
 /// A relay, as this node sees it.
@@ -154,6 +169,29 @@ pub enum BuyLine {
     },
 }
 
+/// One line of an answer that the node's own machine makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum RunLine {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// The end.
+    End {
+        /// Why output ended.
+        finish: Finish,
+        /// What was computed.
+        counts: Counts,
+    },
+    /// It failed.
+    Failed {
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
 /// A verdict, or why there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerdictRow {
@@ -272,7 +310,7 @@ pub struct ErrorDetail {
 pub struct InvoiceRequest {
     /// Amount.
     pub msat: Msat,
-    /// Text whose SHA-256 the invoice carries.
+    /// What it is for, as the payer reads it.
     pub description: String,
     /// Seconds until it expires.
     pub expiry_s: u32,

@@ -2,6 +2,7 @@
 
 use crate::control::Client;
 use crate::folder::Folder;
+use crate::service::Needs;
 use ::lab::rpc::RpcAccess;
 use actors::keys::NodeKeys;
 use actors::ports::wallet::Peer;
@@ -177,7 +178,7 @@ impl Member {
         let folder = Folder::new(&self.dir);
         let ready = async {
             loop {
-                if let Some(client) = Client::find(&folder).await {
+                if let Some(client) = Client::find(&folder, Needs::All).await {
                     return Ok(client);
                 }
                 if let Some(status) = self

@@ -38,10 +38,10 @@ pub async fn create(
     let mut answer = Answer::start(&app, order).await?;
     let head = Head::new(&request.model, actors::clock::wall_now().secs());
     if !request.streams() {
-        return whole(answer, &head).await;
+        return whole(&app, answer, &head).await;
     }
     let first = match answer.next().await {
-        Some(Piece::Failed(refusal)) => return Err(refusal.into()),
+        Some(Piece::Failed(refusal)) => return Err(app.refused(refusal).await),
         Some(Piece::End(ending))
             if ending.finish == Finish::Budget && ending.counts.output_tokens == 0 =>
         {
@@ -53,7 +53,7 @@ pub async fn create(
     Ok(streamed(answer, head, first, request.wants_usage(), permit))
 }
 
-async fn whole(mut answer: Answer, head: &Head) -> Result<Response, ApiError> {
+async fn whole(app: &App, mut answer: Answer, head: &Head) -> Result<Response, ApiError> {
     let (mut text, mut logprobs) = (String::new(), Vec::new());
     loop {
         match answer.next().await {
@@ -67,7 +67,7 @@ async fn whole(mut answer: Answer, head: &Head) -> Result<Response, ApiError> {
             Some(Piece::End(ending)) => {
                 return Ok(Json(head.whole(&text, &logprobs, &ending)).into_response());
             }
-            Some(Piece::Failed(refusal)) => return Err(refusal.into()),
+            Some(Piece::Failed(refusal)) => return Err(app.refused(refusal).await),
             None => return Err(vanished().into()),
         }
     }

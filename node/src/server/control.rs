@@ -1,12 +1,12 @@
-//! Handlers of `/control`: what the owner of the node may do.
+//! Handlers of `/control`: what the operator of the node may do.
 //!
 //! The types are in `crate::control`, beside the client.
 
 use super::App;
 use super::errors::ApiError;
-use super::order;
-use super::purchase::Bought;
-use crate::control::{BuyLine, BuyOrder, RelayRow, Status, VerdictRow};
+use super::purchase::{Answer as Answered, Bought, Piece};
+use super::{health, order};
+use crate::control::{BuyLine, BuyOrder, RelayRow, RunLine, Status, VerdictRow};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
@@ -18,7 +18,7 @@ use protocol::discovery::io::HostRow;
 use protocol::ids::{OrderId, RequestId};
 use protocol::inference::context::OrderRecord;
 use protocol::machine::Table;
-use protocol::payment::io::{Report, Side};
+use protocol::payment::io::Report;
 use serde::Serialize;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -45,7 +45,8 @@ pub async fn status(State(app): State<Arc<App>>) -> Json<Status> {
         roles: app.node.roles().to_vec(),
         addresses: app.node.addresses(),
         relays: relays.collect(),
-        models: app.rows.clone(),
+        models: app.rows(),
+        degraded: health::degraded(&app),
     })
 }
 
@@ -54,7 +55,7 @@ pub async fn status(State(app): State<Arc<App>>) -> Json<Status> {
 /// # Errors
 /// Where the node does not answer.
 pub async fn hosts(State(app): State<Arc<App>>) -> Answer<Vec<HostRow>> {
-    Ok(Json(app.node.hosts().await?))
+    Ok(Json(app.hosts().await?.as_ref().clone()))
 }
 
 /// The books.
@@ -83,7 +84,7 @@ pub async fn buy(
 ) -> Result<Response, ApiError> {
     let Json(order) = body?;
     let request = order::request(&app, order).await?;
-    let bought = Bought::start(&app.node, request).await;
+    let bought = Bought::start(&app, request).await;
     let started = line(&BuyLine::Started {
         request: bought.request(),
     });
@@ -99,6 +100,33 @@ pub async fn buy(
             Some((Ok::<_, Infallible>(next), (bought, None)))
         },
     );
+    Ok(Sse::new(events)
+        .keep_alive(KeepAlive::default())
+        .into_response())
+}
+
+/// Has a model of this machine answer, for nothing. A client that goes away stops it.
+///
+/// # Errors
+/// Where the model is not here, or the request is outside its limits.
+pub async fn run(
+    State(app): State<Arc<App>>,
+    body: Result<Json<BuyOrder>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(order) = body?;
+    let answered = Answered::here(&app, &order).await?;
+    let events = stream::unfold(Some(answered), |answered| async move {
+        let mut answered = answered?;
+        let (told, rest) = match answered.next().await? {
+            Piece::Text(text, _) => (RunLine::Text { text }, Some(answered)),
+            Piece::End(ending) => {
+                let (finish, counts) = (ending.finish, ending.counts);
+                (RunLine::End { finish, counts }, None)
+            }
+            Piece::Failed(refusal) => (RunLine::Failed { refusal }, None),
+        };
+        Some((Ok::<_, Infallible>(line(&told)), rest))
+    });
     Ok(Sse::new(events)
         .keep_alive(KeepAlive::default())
         .into_response())
@@ -197,13 +225,12 @@ pub fn find_bundle(
     storage: &actors::ports::storage::Storage,
     order: OrderId,
 ) -> Result<Option<Bundle>, actors::ports::storage::StorageError> {
-    let records = storage.load(&[Table::Orders])?;
-    let found = records
-        .into_iter()
-        .filter_map(|record| OrderRecord::from_record(&record.key, &record.value?))
-        .filter(|(id, record)| *id == order && record.side == Side::Buyer)
-        .find_map(|(_, record)| record.bundle());
-    Ok(found)
+    // As `OrderRecord::to_record` has it: the buyer's side, then the order's id.
+    let key = [&[0][..], &order.0].concat();
+    let found = storage
+        .get(Table::Orders, &key)?
+        .and_then(|value| OrderRecord::from_record(&key, &value));
+    Ok(found.and_then(|(_, record)| record.bundle()))
 }
 
 /// Asks the process to stop in good order.

@@ -142,7 +142,7 @@ pub async fn create(
         match answer.next().await {
             Some(Piece::Text(_, attached)) => vectors.extend(attached.vectors),
             Some(Piece::End(ending)) => break ending,
-            Some(Piece::Failed(refusal)) => return Err(refusal.into()),
+            Some(Piece::Failed(refusal)) => return Err(app.refused(refusal).await),
             None => {
                 let text = "the purchase ended without a word";
                 return Err(Refusal::new(Code::Interrupted, text).into());

@@ -4,11 +4,16 @@
 //! the stream that stock clients raise.
 
 use crate::control::{ErrorBody, ErrorDetail, kind};
+use actors::ports::wallet::{ChannelInfo, Wallet};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use protocol::refusal::Refusal;
+use protocol::money::Msat;
+use protocol::refusal::{Code, Refusal};
+
+/// When to ask again where peers of the wallet are away: they are called as often.
+const AWAY_RETRY_MS: u64 = 30_000;
 
 /// An error answer.
 #[derive(Debug, Clone)]
@@ -50,6 +55,51 @@ impl ApiError {
     pub fn event(&self) -> String {
         serde_json::to_string(&self.body).unwrap_or_default()
     }
+}
+
+/// The answer to a purchase that was refused. A wallet that cannot pay because it is not open
+/// yet, or because the peers of its channels are away, is no empty wallet: later it can.
+pub async fn of_purchase(wallet: &dyn Wallet, refusal: Refusal) -> ApiError {
+    if refusal.code != Code::WalletCannotPay {
+        return refusal.into();
+    }
+    let (message, fix) = match wallet.opened().await {
+        Err(error) => (
+            error.to_string(),
+            "try again later; check the internet connection and [chain] in freehold.toml",
+        ),
+        Ok(()) => {
+            let channels = match wallet.channels() {
+                Some(channels) => channels.list().await.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            let Some(message) = out_of_reach(&channels, &refusal) else {
+                return refusal.into();
+            };
+            (
+                message,
+                "try again later: the peers are called every half minute; `freehold wallet channels` shows them",
+            )
+        }
+    };
+    let mut error = ApiError::new(503, message, fix);
+    error.body.error.code = Some("wallet_away".to_owned());
+    error.retry_after_ms = Some(AWAY_RETRY_MS);
+    error
+}
+
+/// Says what lies in channels whose peers are away, if anything does.
+fn out_of_reach(channels: &[ChannelInfo], refusal: &Refusal) -> Option<String> {
+    let away = channels.iter().filter(|one| one.ready && !one.usable);
+    let (count, sum) = away.fold((0, Msat::ZERO), |(count, sum), one| {
+        (count + 1, sum.saturating_add(one.spendable))
+    });
+    (sum > Msat::ZERO).then(|| {
+        format!(
+            "{}; {sum} more is in {count} channels whose peers are away just now",
+            refusal.message
+        )
+    })
 }
 
 impl From<Refusal> for ApiError {
@@ -100,7 +150,46 @@ impl IntoResponse for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::refusal::Code;
+    use actors::ports::wallet::absent::AbsentWallet;
+    use actors::ports::wallet::{ChannelId, Network};
+    use protocol::ids::LightningId;
+
+    fn cannot_pay() -> Refusal {
+        Refusal::new(Code::WalletCannotPay, "the wallet can spend 0.000 sat")
+    }
+
+    #[tokio::test]
+    async fn a_wallet_that_is_not_open_yet_is_503_and_not_402() {
+        let wallet = AbsentWallet::new(&[7; 64], Network::Signet, "no chain").unwrap();
+        let error = of_purchase(&wallet, cannot_pay()).await;
+        assert_eq!(
+            (error.status, error.retry_after_ms),
+            (503, Some(AWAY_RETRY_MS))
+        );
+        assert!(error.body.error.message.contains("no chain"));
+        let other = Refusal::new(Code::BudgetExhausted, "spent");
+        assert_eq!(of_purchase(&wallet, other).await.status, 402);
+    }
+
+    #[test]
+    fn money_in_a_channel_whose_peer_is_away_is_told_from_none() {
+        let channel = |usable, spendable| ChannelInfo {
+            id: ChannelId("00".to_owned()),
+            peer: LightningId([2; 33]),
+            sats: 2_000_000,
+            spendable: Msat(spendable),
+            receivable: Msat(0),
+            ready: true,
+            usable,
+            announced: false,
+            ours: true,
+            funding_txid: None,
+        };
+        let said = out_of_reach(&[channel(false, 5_000), channel(true, 0)], &cannot_pay());
+        assert!(said.is_some_and(|said| said.contains("5.000 sat more is in 1 channels")));
+        assert_eq!(out_of_reach(&[channel(true, 0)], &cannot_pay()), None);
+        assert_eq!(out_of_reach(&[channel(false, 0)], &cannot_pay()), None);
+    }
 
     #[test]
     fn a_used_up_budget_is_402_with_the_fix_and_never_503() {

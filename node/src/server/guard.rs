@@ -6,7 +6,7 @@
 //! JSON, which no page may send across origins without asking first.
 
 use super::errors::ApiError;
-use super::{App, completions, control, embeddings, models, wallet};
+use super::{App, completions, control, embeddings, http, models, wallet};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, Method, Uri, header};
@@ -23,21 +23,36 @@ const BUNDLE_BYTES: usize = 8 * protocol::limits::MAX_AUDIT_FRAME_BYTES;
 #[derive(Debug, Clone)]
 pub struct ChargedTo(pub String);
 
-/// All routes behind their checks.
-pub fn router(app: Arc<App>) -> Router {
-    let gateway = Router::new()
+/// The routes of the gateway behind their checks.
+pub fn gateway(app: Arc<App>) -> Router {
+    let most = app.gateway.max_body_bytes;
+    Router::new()
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::one))
         .route("/v1/chat/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
-        .layer(DefaultBodyLimit::max(app.gateway.max_body_bytes))
-        .layer(middleware::from_fn_with_state(app.clone(), client));
+        // The body was bounded when it was taken.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(move |request, next| {
+            http::whole_body(request, next, most, http::BODY_TIMEOUT)
+        }))
+        .layer(middleware::from_fn_with_state(app.clone(), client))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(otherwise)
+        .layer(middleware::from_fn_with_state(app.clone(), local))
+        .with_state(app)
+}
+
+/// The routes of the control API behind their check. For a listener that nobody but the
+/// operator reaches.
+pub fn control(app: Arc<App>) -> Router {
     let control = Router::new()
         .route("/status", get(control::status))
         .route("/hosts", get(control::hosts))
         .route("/report", get(control::report))
         .route("/report/whole", get(control::whole_report))
         .route("/buy", post(control::buy))
+        .route("/run", post(control::run))
         .route("/purchase/{request}/{what}", post(control::purchase))
         .route("/verdicts", get(control::verdicts))
         .route("/judge", post(control::judge))
@@ -57,10 +72,8 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), owner));
     Router::new()
         .nest("/control", control)
-        .merge(gateway)
         .fallback(nowhere)
         .method_not_allowed_fallback(otherwise)
-        .layer(middleware::from_fn_with_state(app.clone(), local))
         .with_state(app)
 }
 

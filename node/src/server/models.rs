@@ -38,7 +38,7 @@ pub async fn one(
 }
 
 async fn collect(app: &App) -> Result<BTreeMap<String, Value>, ApiError> {
-    let hosts = app.node.hosts().await?;
+    let hosts = app.hosts().await?;
     let mut offers: BTreeMap<String, Vec<&HostRow>> = BTreeMap::new();
     for row in hosts.iter().filter(|row| sells(row)) {
         if let Some(offer) = offer(row) {
@@ -46,8 +46,8 @@ async fn collect(app: &App) -> Result<BTreeMap<String, Value>, ApiError> {
         }
     }
     if app.gateway.local_first {
-        for row in &app.rows {
-            offers.entry(row.name.clone()).or_default();
+        for row in app.rows() {
+            offers.entry(row.name).or_default();
         }
     }
     Ok(offers
@@ -57,7 +57,7 @@ async fn collect(app: &App) -> Result<BTreeMap<String, Value>, ApiError> {
 }
 
 fn describe(app: &App, name: &str, rows: &[&HostRow]) -> Value {
-    let local = app.gateway.local_first && app.rows.iter().any(|row| row.name == name);
+    let local = app.gateway.local_first && app.rows().iter().any(|row| row.name == name);
     let created = rows
         .iter()
         .map(|row| row.manifest.created.secs())

@@ -1,4 +1,4 @@
-//! Handlers of `/control/wallet`: the owner's hands on the wallet.
+//! Handlers of `/control/wallet`: manual wallet operations.
 //!
 //! Payments by hand are outside the budgets, which bound what programs spend.
 
@@ -8,14 +8,18 @@ use crate::control::{
     CloseRequest, InvoiceRequest, OpenRequest, Opened, PayRequest, PayResult, WithdrawRequest,
 };
 use actors::ports::wallet::{
-    Balance, ChannelInfo, Channels, Invoice, OpenChannel, PayOutcome, Payment, Peer, WalletError,
-    read_invoice,
+    Balance, ChannelInfo, Channels, Invoice, OpenChannel, PayOutcome, Payment, Peer, Wallet,
+    WalletError, read_invoice,
 };
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a call waits for a wallet that is starting. Its chain source is given up after
+/// five seconds or so.
+const OPENING: Duration = Duration::from_secs(30);
 
 type Answer<T> = Result<Json<T>, ApiError>;
 type Body<T> = Result<Json<T>, JsonRejection>;
@@ -31,14 +35,31 @@ impl From<WalletError> for ApiError {
             WalletError::Connect { .. } => (502, "check the peer's address"),
             WalletError::Chain { .. } => (502, "check [chain] in freehold.toml"),
             WalletError::NotRunning => (503, "start the node again"),
+            WalletError::NotReady { .. } => (
+                503,
+                "check the internet connection and [chain] in freehold.toml; it is tried again by itself",
+            ),
             _ => (502, "look at wallet/ldk_node.log in the data folder"),
         };
         ApiError::new(status, error.to_string(), fix)
     }
 }
 
-fn channels_of(app: &App) -> Result<&dyn Channels, ApiError> {
-    app.node.wallet().channels().ok_or_else(|| {
+/// The wallet, once it is known whether it can be used.
+async fn wallet_of(app: &App) -> Result<&dyn Wallet, ApiError> {
+    let wallet = app.node.wallet().as_ref();
+    match tokio::time::timeout(OPENING, wallet.opened()).await {
+        Ok(opened) => opened?,
+        Err(_) => {
+            let reason = format!("it is still starting after {} s", OPENING.as_secs());
+            return Err(WalletError::NotReady { reason }.into());
+        }
+    }
+    Ok(wallet)
+}
+
+async fn channels_of(app: &App) -> Result<&dyn Channels, ApiError> {
+    wallet_of(app).await?.channels().ok_or_else(|| {
         ApiError::new(
             501,
             "this wallet has no channels of its own",
@@ -48,30 +69,26 @@ fn channels_of(app: &App) -> Result<&dyn Channels, ApiError> {
 }
 
 pub async fn balance(State(app): State<Arc<App>>) -> Answer<Balance> {
-    Ok(Json(app.node.wallet().balance().await?))
+    Ok(Json(wallet_of(&app).await?.balance().await?))
 }
 
 pub async fn address(State(app): State<Arc<App>>) -> Answer<String> {
-    Ok(Json(channels_of(&app)?.address().await?))
+    Ok(Json(channels_of(&app).await?.address().await?))
 }
 
 pub async fn channels(State(app): State<Arc<App>>) -> Answer<Vec<ChannelInfo>> {
-    Ok(Json(channels_of(&app)?.list().await?))
+    Ok(Json(channels_of(&app).await?.list().await?))
 }
 
 pub async fn sync(State(app): State<Arc<App>>) -> Answer<()> {
-    Ok(Json(channels_of(&app)?.sync().await?))
+    Ok(Json(channels_of(&app).await?.sync().await?))
 }
 
 pub async fn invoice(State(app): State<Arc<App>>, body: Body<InvoiceRequest>) -> Answer<Invoice> {
     let Json(request) = body?;
-    let description = Sha256::digest(request.description.as_bytes()).into();
-    Ok(Json(
-        app.node
-            .wallet()
-            .create_invoice(request.msat, description, request.expiry_s)
-            .await?,
-    ))
+    let wallet = wallet_of(&app).await?;
+    let made = wallet.create_described_invoice(request.msat, request.description, request.expiry_s);
+    Ok(Json(made.await?))
 }
 
 pub async fn pay(State(app): State<Arc<App>>, body: Body<PayRequest>) -> Answer<PayResult> {
@@ -91,7 +108,7 @@ pub async fn pay(State(app): State<Arc<App>>, body: Body<PayRequest>) -> Answer<
         msat,
         max_fee: request.max_fee,
     };
-    Ok(Json(match app.node.wallet().pay(payment).await {
+    Ok(Json(match wallet_of(&app).await?.pay(payment).await {
         PayOutcome::Settled { preimage, fee } => PayResult::Settled { preimage, fee },
         PayOutcome::Failed { reason, .. } => PayResult::Failed {
             reason: reason.to_string(),
@@ -102,7 +119,7 @@ pub async fn pay(State(app): State<Arc<App>>, body: Body<PayRequest>) -> Answer<
 
 pub async fn connect(State(app): State<Arc<App>>, body: Body<Peer>) -> Answer<()> {
     let Json(peer) = body?;
-    Ok(Json(channels_of(&app)?.connect(peer).await?))
+    Ok(Json(channels_of(&app).await?.connect(peer).await?))
 }
 
 pub async fn open(State(app): State<Arc<App>>, body: Body<OpenRequest>) -> Answer<Opened> {
@@ -113,7 +130,7 @@ pub async fn open(State(app): State<Arc<App>>, body: Body<OpenRequest>) -> Answe
         push: request.push,
         announce: request.announce,
     };
-    let opened = channels_of(&app)?.open(open).await?;
+    let opened = channels_of(&app).await?.open(open).await?;
     Ok(Json(Opened {
         id: opened.id,
         funding_txid: opened.funding_txid,
@@ -123,14 +140,18 @@ pub async fn open(State(app): State<Arc<App>>, body: Body<OpenRequest>) -> Answe
 pub async fn close(State(app): State<Arc<App>>, body: Body<CloseRequest>) -> Answer<()> {
     let Json(request) = body?;
     Ok(Json(
-        channels_of(&app)?.close(request.id, request.force).await?,
+        channels_of(&app)
+            .await?
+            .close(request.id, request.force)
+            .await?,
     ))
 }
 
 pub async fn withdraw(State(app): State<Arc<App>>, body: Body<WithdrawRequest>) -> Answer<String> {
     let Json(request) = body?;
     Ok(Json(
-        channels_of(&app)?
+        channels_of(&app)
+            .await?
             .withdraw(request.address, request.sats)
             .await?,
     ))

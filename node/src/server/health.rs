@@ -1,0 +1,48 @@
+//! What of the world a node lacks just now, and what that costs it.
+//!
+//! Looked at when somebody asks; nothing here mends anything.
+
+use super::App;
+use crate::control::Degraded;
+use actors::ports::wallet::WalletError;
+use futures::FutureExt;
+
+/// What is missing, with the reason; empty where everything is there.
+pub fn degraded(app: &App) -> Vec<Degraded> {
+    let mut missing = Vec::new();
+    missing.extend(wallet(app));
+    missing.extend(relays(app));
+    missing
+}
+
+fn wallet(app: &App) -> Option<Degraded> {
+    let why = match app.node.wallet().opened().now_or_never() {
+        Some(Ok(())) => return None,
+        Some(Err(WalletError::NotReady { reason })) => reason,
+        Some(Err(error)) => error.to_string(),
+        None => "it is starting".to_owned(),
+    };
+    Some(Degraded {
+        what: "wallet".to_owned(),
+        why,
+        effect: "nothing can be bought, sold or paid; models of this machine answer".to_owned(),
+    })
+}
+
+fn relays(app: &App) -> Option<Degraded> {
+    let relays = app.node.relays();
+    if relays.iter().any(|relay| relay.connected) {
+        return None;
+    }
+    let last = relays.iter().find_map(|relay| relay.last_error.clone());
+    let why = match (relays.len(), last) {
+        (0, _) => "`relays` in freehold.toml names none".to_owned(),
+        (all, Some(error)) => format!("none of {all} is connected ({error})"),
+        (all, None) => format!("none of {all} is connected yet"),
+    };
+    Some(Degraded {
+        what: "relays".to_owned(),
+        why,
+        effect: "hosts are those that were known before, and no listing is published".to_owned(),
+    })
+}

@@ -1,0 +1,172 @@
+//! A node without the world: no chain server, no relay, no peer. It runs, answers with the
+//! models of its machine, says what is missing, and takes it up when it is back.
+
+use anyhow::{Context, Result, ensure};
+use freehold::control::{BuyOrder, Client, ControlError, RunLine};
+use freehold::folder::Folder;
+use freehold::service::{self, Needs, StartOptions};
+use freehold::session::Session;
+use protocol::inference::io::ModelSelector;
+use protocol::work::{ChatMessage, Work};
+use serde_json::{Value, json};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+/// Longer than any single step takes on a loaded machine.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A loopback address where nobody listens.
+fn nowhere() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A node as `init` makes it, with a chain server at `chain` and nothing else in reach.
+fn folder(dir: &Path, chain: SocketAddr) -> Folder {
+    let folder = Folder::new(dir.join("node"));
+    let settings = format!(
+        "network = \"signet\"\nrelays = [\"ws://{relay}\"]\n\
+         [chain]\nkind = \"esplora\"\nurl = \"http://{chain}\"\n\
+         [gateway]\nlisten = \"127.0.0.1:0\"\n[[models]]\npath = \"pocket\"\n",
+        relay = nowhere(),
+    );
+    let words = actors::keys::NodeKeys::fresh_words();
+    folder.create(&settings, &words).unwrap();
+    folder
+}
+
+async fn up(folder: &Folder) -> Result<service::Running> {
+    let options = StartOptions {
+        needs: Needs::All,
+        cheat: None,
+    };
+    service::start(folder, options, &mut |_, _| {}).await
+}
+
+fn work() -> Work {
+    Work::Chat {
+        messages: vec![ChatMessage {
+            role: "user".to_owned(),
+            content: "What is a relay?".to_owned(),
+        }],
+    }
+}
+
+async fn missing(client: &Client) -> Result<Vec<String>> {
+    let degraded = client.status().await?.degraded;
+    Ok(degraded.into_iter().map(|one| one.what).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_the_world_answers_and_mends_itself_when_the_chain_is_back() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let chain = nowhere();
+    let running = up(&folder(dir.path(), chain)).await?;
+    let client = Client::new(&running.control);
+    let gateway = running.gateway().context("no gateway")?.to_owned();
+
+    let http = reqwest::Client::new();
+    let chat = |model: &str| {
+        let body = json!({
+            "model": model, "max_tokens": 4,
+            "messages": [{"role": "user", "content": "What is a relay?"}],
+        });
+        http.post(format!("{gateway}/v1/chat/completions"))
+            .json(&body)
+            .send()
+    };
+    let answer: Value = chat("pocket").await?.error_for_status()?.json().await?;
+    assert_eq!(answer["freehold"]["local"], true);
+    assert_eq!(chat("somebody-elses").await?.status(), 503);
+
+    assert_eq!(missing(&client).await?, ["wallet", "relays"]);
+    assert_eq!(client.report().await?.spent, protocol::money::Msat::ZERO);
+    assert!(client.hosts().await?.is_empty());
+    let refused = client.balance().await.unwrap_err();
+    let ControlError::Refused {
+        status, message, ..
+    } = &refused
+    else {
+        anyhow::bail!("{refused}");
+    };
+    assert_eq!(*status, 503);
+    assert!(message.contains("chain source"), "{message}");
+
+    // A chain server that knows no fees, which is enough to start on signet.
+    let listener = tokio::net::TcpListener::bind(chain).await?;
+    let server = tokio::spawn(async move {
+        let router = axum::Router::new().fallback(|| async { "{}" });
+        axum::serve(listener, router).await
+    });
+    let opened = async {
+        while missing(&client).await? != ["relays"] {
+            tokio::task::yield_now().await;
+        }
+        client.balance().await?;
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(BOUND, opened)
+        .await
+        .context("the wallet did not open")??;
+    running.shutdown().await;
+    server.abort();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_control_api_is_on_no_address_that_the_gateway_has() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let folder = folder(dir.path(), nowhere());
+    let running = up(&folder).await?;
+    let gateway = running.gateway().context("no gateway")?;
+    let asked = reqwest::Client::new()
+        .get(format!("{gateway}/control/status"))
+        .bearer_auth(&running.control.token)
+        .send()
+        .await?;
+    assert_eq!(asked.status(), 404);
+    ensure!(Client::find(&folder, Needs::All).await.is_some());
+    running.shutdown().await;
+    ensure!(Client::find(&folder, Needs::Books).await.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_and_listings_are_read_without_a_wallet() -> Result<()> {
+    for needs in [Needs::Books, Needs::Market] {
+        let dir = tempfile::tempdir()?;
+        let folder = folder(dir.path(), nowhere());
+        let session = Session::open(&folder, true, needs).await?;
+        assert!(session.client.whole_report().await?.entries.is_empty());
+        assert!(session.client.hosts().await?.is_empty());
+        session.close().await;
+        ensure!(!folder.wallet_path().exists(), "a wallet was opened");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_without_a_node_talks_to_a_model_of_this_machine() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let folder = folder(dir.path(), nowhere());
+    let session = Session::open(&folder, true, Needs::Purchase).await?;
+    ensure!(!session.has_model(Some("another")).await?);
+    ensure!(session.has_model(Some("pocket")).await?);
+    let mut order = BuyOrder::new(ModelSelector::Name("pocket".to_owned()), work(), "cli");
+    order.max_output = Some(4);
+    let mut run = session.client.run(&order).await?;
+    let (mut text, mut ended) = (String::new(), false);
+    while let Some(line) = run.next().await {
+        match line? {
+            RunLine::Text { text: more } => text += &more,
+            RunLine::End { counts, .. } => ended = counts.output_tokens == 4,
+            RunLine::Failed { refusal } => anyhow::bail!("{refusal}"),
+        }
+    }
+    ensure!(ended && !text.is_empty(), "{text:?}");
+    let why = session.wallet().await.unwrap_err().to_string();
+    ensure!(why.contains("chain source"), "{why}");
+    session.close().await;
+    Ok(())
+}
