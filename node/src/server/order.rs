@@ -1,7 +1,8 @@
 //! From what a client asks for to a purchase: what was left out is filled in.
 //!
-//! Not admission and not caps: those are the machines'. The cap on cost is what
-//! the order can cost at the listed prices, never more than the owner's cap.
+//! Not admission and not caps: those are the machines'. The cap on cost is what the order
+//! can cost at the cheapest of the listed prices, never more than the operator's cap, and
+//! what a client asks for can only lower it.
 
 use super::App;
 use super::errors::ApiError;
@@ -17,6 +18,9 @@ use protocol::work::{Job, Work};
 
 /// Output tokens where the client names no number: a page of text.
 pub const DEFAULT_OUTPUT: u32 = 1_024;
+/// How many of the cheapest offers the default cap has to be enough for: one per attempt of
+/// a purchase, and some more, since the best offer need not be the cheapest.
+const CHEAPEST: usize = 5;
 /// Tokens that a template adds to a prompt, at most, per message; for estimates alone.
 const TEMPLATE_TOKENS: usize = 16;
 
@@ -26,13 +30,10 @@ const TEMPLATE_TOKENS: usize = 16;
 /// Where the job is outside the protocol's limits.
 pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError> {
     // Without a list the defaults do: the machine asks Discovery itself.
-    let hosts = app.node.hosts().await.unwrap_or_default();
+    let hosts = app.hosts().await.unwrap_or_default();
     let offers: Vec<_> = hosts.iter().filter(|row| fits(row, &order)).collect();
     unlisted(&hosts, &order, offers.is_empty())?;
-    let most = offers
-        .iter()
-        .map(|row| row.manifest.limits.output_tokens)
-        .max();
+    let most = offers.iter().filter_map(|row| most_output(row)).max();
     if let (Some(asked), Some(most)) = (order.max_output, most)
         && asked > most
     {
@@ -50,17 +51,15 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
             "shorten the request, or lower max_tokens",
         )
     })?;
-    let max_cost = order
-        .max_cost
-        .or(app.gateway.max_cost.map(|cap| cap.0))
-        .unwrap_or_else(|| {
-            let rows = offers
-                .iter()
-                .filter_map(|row| Some((offer(row)?, row.manifest.quantum)));
-            estimate(&job, rows)
-                .unwrap_or(app.per_order)
-                .min(app.per_order)
-        });
+    let rows = offers
+        .iter()
+        .filter_map(|row| Some((offer(row)?, row.manifest.quantum)));
+    let max_cost = cap(
+        order.max_cost,
+        app.gateway.max_cost.map(|cap| cap.0),
+        app.per_order,
+        estimate(&job, rows),
+    );
     Ok(BuyRequest {
         request: RequestId(0),
         model: order.model,
@@ -110,6 +109,30 @@ fn unlisted(hosts: &[HostRow], order: &BuyOrder, none_fits: bool) -> Result<(), 
     Err(error)
 }
 
+/// The cap on one request: what the client names, what the operator allows for a request
+/// and for an order, or what the work can cost, whichever is least.
+fn cap(
+    asked: Option<Msat>,
+    gateway: Option<Msat>,
+    per_order: Msat,
+    estimate: Option<Msat>,
+) -> Msat {
+    let allowed = gateway.map_or(per_order, |gateway| gateway.min(per_order));
+    match (asked, gateway, estimate) {
+        (Some(asked), ..) => asked.min(allowed),
+        // Named by the operator: what is not used is not spent.
+        (None, Some(_), _) | (None, None, None) => allowed,
+        (None, None, Some(estimate)) => estimate.min(allowed),
+    }
+}
+
+/// The most output of one order at a host: a listing has limits for all its models, and
+/// each model is bounded by its own context as well.
+fn most_output(row: &HostRow) -> Option<u32> {
+    let context = offer(row)?.context;
+    Some(row.manifest.limits.output_tokens.min(context))
+}
+
 /// The offer of a row.
 pub fn offer(row: &HostRow) -> Option<&ModelOffer> {
     row.manifest.offer(&row.model)
@@ -149,17 +172,75 @@ pub fn job<'a>(order: &BuyOrder, offers: impl Iterator<Item = &'a ModelOffer>) -
     }
 }
 
-/// The most that a job can cost at any of these offers, and a step of payment on top.
+/// The most that a job can cost at the cheapest few of these offers, and a step of payment
+/// on top. One absurd listing does not lift it.
 pub fn estimate<'a>(job: &Job, rows: impl Iterator<Item = (&'a ModelOffer, Msat)>) -> Option<Msat> {
     let messages = match &job.work {
         Work::Chat { messages } => messages.len() + 1,
         _ => 1,
     };
     let input = (job.text_bytes() + messages * TEMPLATE_TOKENS) as u64;
-    rows.filter_map(|(offer, quantum)| {
-        offer
-            .ceiling(input, job.meter(), job.most_delivered())?
-            .checked_add(quantum)
-    })
-    .max()
+    let mut costs: Vec<Msat> = rows
+        .filter_map(|(offer, quantum)| {
+            offer
+                .ceiling(input, job.meter(), job.most_delivered())?
+                .checked_add(quantum)
+        })
+        .collect();
+    costs.sort_unstable();
+    costs.truncate(CHEAPEST);
+    costs.last().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::ids::{Digest, ModelDigest};
+    use protocol::inference::io::ModelSelector;
+    use protocol::money::Prices;
+    use protocol::work::ChatMessage;
+
+    fn offer_at(output: u64) -> ModelOffer {
+        ModelOffer {
+            name: "m".to_owned(),
+            digest: ModelDigest([1; 32]),
+            tokenizer: Digest([2; 32]),
+            template: Digest([3; 32]),
+            architecture: "llama".to_owned(),
+            quantisation: "Q8_0".to_owned(),
+            context: 4_096,
+            numerics: None,
+            prices: Prices::chat(0, output),
+        }
+    }
+
+    #[test]
+    fn a_client_can_only_lower_the_operators_cap() {
+        let (most, gateway) = (Msat(1_000), Some(Msat(100)));
+        assert_eq!(cap(Some(Msat(500)), gateway, most, None), Msat(100));
+        assert_eq!(cap(Some(Msat(50)), gateway, most, None), Msat(50));
+        assert_eq!(cap(Some(Msat(5_000)), None, most, None), Msat(1_000));
+        assert_eq!(cap(None, Some(Msat(5_000)), most, None), Msat(1_000));
+        assert_eq!(cap(None, None, most, Some(Msat(7))), Msat(7));
+    }
+
+    #[test]
+    fn one_absurd_listing_does_not_lift_the_default_cap() {
+        let messages = vec![ChatMessage {
+            role: "user".to_owned(),
+            content: "hi".to_owned(),
+        }];
+        let mut order = BuyOrder::new(ModelSelector::Any, Work::Chat { messages }, "gateway");
+        order.max_output = Some(100);
+        let usual: Vec<ModelOffer> = (0..CHEAPEST).map(|_| offer_at(10_000_000)).collect();
+        let absurd = offer_at(1_000_000_000_000);
+        let job = job(&order, usual.iter());
+        let cost = |offers: &[ModelOffer]| {
+            let rows = offers.iter().map(|offer| (offer, Msat(1_000)));
+            estimate(&job, rows)
+        };
+        let fair = cost(&usual);
+        assert_eq!(fair, Some(Msat(2_000)));
+        assert_eq!(cost(&[vec![absurd], usual].concat()), fair);
+    }
 }
