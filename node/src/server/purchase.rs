@@ -26,9 +26,9 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
 
 /// Events that may wait for a client; one that takes none of so many is watched.
-const BEHIND_MAX: usize = 64;
+const BEHIND_MAX: usize = 32;
 /// How long a client may then take none before nothing more is bought for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A purchase whose client may go away, or not read.
 pub struct Bought {
