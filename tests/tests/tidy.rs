@@ -391,3 +391,94 @@ fn no_module_is_called_mod_rs() {
         .collect();
     nothing(&found, "foo.rs and foo/, not foo/mod.rs");
 }
+
+/// Every name in backticks in the last cell of the rows of a table.
+fn named_in_last_cells(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut in_tests = false;
+    for (index, line) in text.lines().enumerate() {
+        let Some(row) = line.strip_prefix('|').and_then(|l| l.strip_suffix('|')) else {
+            in_tests = false;
+            continue;
+        };
+        let last = row.rsplit('|').next().unwrap_or_default();
+        if last.trim() == "test" {
+            in_tests = true;
+        } else if in_tests {
+            let names = last.split('`').skip(1).step_by(2);
+            found.extend(names.map(|name| (index + 1, name.to_owned())));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_test_that_the_threats_name_exists() {
+    let root = root();
+    let text = fs::read_to_string(root.join("protocol/THREATS.md")).expect("the threats");
+    let mut known = BTreeSet::new();
+    for path in files(&root, &[".rs"]) {
+        for (_, line) in code_lines(&path) {
+            let after = line.trim_start().trim_start_matches("async ");
+            if let Some(name) = after.strip_prefix("fn ") {
+                let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
+                known.insert(name[..end.unwrap_or(name.len())].to_owned());
+            }
+        }
+    }
+    let named = named_in_last_cells(&text);
+    assert!(named.len() > 50, "{} tests are named", named.len());
+    let missing: Vec<String> = named
+        .into_iter()
+        .filter(|(_, name)| !known.contains(name))
+        .map(|(line, name)| format!("THREATS.md:{line}: {name}"))
+        .collect();
+    nothing(&missing, "a threat names a test that does not exist");
+}
+
+#[test]
+fn every_threat_names_a_test() {
+    let text = fs::read_to_string(root().join("protocol/THREATS.md")).expect("the threats");
+    let named: BTreeSet<usize> = named_in_last_cells(&text)
+        .into_iter()
+        .map(|n| n.0)
+        .collect();
+    let bare: Vec<String> = text
+        .lines()
+        .enumerate()
+        .filter(|(index, line)| {
+            let head = line.ends_with("| test |") || line.starts_with("|---");
+            line.starts_with('|') && !head && !named.contains(&(index + 1))
+        })
+        .map(|(_, line)| line.to_owned())
+        .collect();
+    nothing(
+        &bare,
+        "a threat without a test belongs under \"Not defended\"",
+    );
+}
+
+#[test]
+fn the_protocol_names_every_bound_and_every_code() {
+    let root = root();
+    let text = fs::read_to_string(root.join("protocol/PROTOCOL.md")).expect("the protocol");
+    let mut missing = Vec::new();
+    for (_, line) in code_lines(&root.join("protocol/src/limits.rs")) {
+        if let Some(rest) = line.strip_prefix("pub const ") {
+            let name = rest.split(':').next().unwrap_or_default();
+            if !text.contains(&format!("`{name}`")) {
+                missing.push(name.to_owned());
+            }
+        }
+    }
+    for (_, line) in code_lines(&root.join("protocol/src/refusal.rs")) {
+        let row = line.trim().strip_suffix(',').and_then(|row| {
+            let (_, rest) = row.split_once(" = ")?;
+            let (number, word) = rest.split_once(" \"")?;
+            let number: u16 = number.parse().ok()?;
+            Some(format!("| {number} | `{}` |", word.strip_suffix('"')?))
+        });
+        missing.extend(row.filter(|row| !text.contains(row)));
+    }
+    nothing(&missing, "PROTOCOL.md leaves out what the wire knows");
+}
