@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 pub struct Verdicts {
     lies: BTreeMap<OrderId, u64>,
+    forged: BTreeMap<OrderId, &'static str>,
 }
 
 impl Verdicts {
@@ -30,6 +31,16 @@ impl Verdicts {
                     verdict.finding
                 )
             });
+        }
+        let replayed = verdict.tier == Tier::ExactReplay && verdict.tokens > 0;
+        if let Some(how) = self.forged.get(&order)
+            && replayed
+            && verdict.finding == protocol::bundle::Finding::Honest
+        {
+            return Some(format!(
+                "{how} in order {} and a replay called it honest",
+                order.short()
+            ));
         }
         let from = self.lies.get(&order)?;
         let seen = verdict.tier == Tier::ExactReplay && verdict.tokens > *from;
@@ -53,6 +64,27 @@ impl Checker for Verdicts {
             Seen::Lies { order, from } => {
                 self.lies.insert(*order, *from);
                 None
+            }
+            Seen::Forged { order } => {
+                self.forged.insert(*order, "the host shows other text");
+                None
+            }
+            Seen::Cut { order } => {
+                self.forged.insert(*order, "the host ends the answer early");
+                None
+            }
+            Seen::Emitted { node, effect, .. }
+                if matches!(effect.tell(), Some(Message::Judged { .. })) =>
+            {
+                let Some(Message::Judged { host, finding, .. }) = effect.tell() else {
+                    return None;
+                };
+                let accused = facts.by_key(host)?;
+                let fair =
+                    !facts.people.get(*node)?.honest() || !facts.people.get(accused)?.honest();
+                (finding.convicts() && !fair).then(|| {
+                    format!("honest node {node} believes a verdict against honest host {accused}")
+                })
             }
             Seen::Emitted {
                 node,
