@@ -226,7 +226,7 @@ impl Node {
             Box::new(signer()?),
             Box::new(DerivedOrderKeys::new(config.keys.order)),
             seed(),
-            records(&[Table::Nonces, Table::Orders])?,
+            records(&inference::Inference::TABLES)?,
             now,
         );
         let validator_machine = validator::Validator::recover(

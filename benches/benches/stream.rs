@@ -185,7 +185,7 @@ async fn compare(tokens: u32, pace: Option<Duration>, dir: &Path) -> Result<()> 
         buy(&buyer, 16, true).await?;
         let cold = buy(&buyer, tokens, true).await?;
         row(&format!("{name}, paid, cold, +{ms} ms"), &cold, &free);
-        // Six payments open the window as far as it goes.
+        // With what the cold one paid this opens the window as far as it goes.
         buy(&buyer, 128, false).await?;
         let warm = buy(&buyer, tokens, false).await?;
         row(&format!("{name}, paid, warm, +{ms} ms"), &warm, &free);

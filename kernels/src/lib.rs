@@ -33,4 +33,4 @@ pub use runtime::{
     CancelFlag, Control, Engine, EngineError, EngineOptions, Finish, Generation, Load, Logprob,
     Logprobs, Next, Replayed, Request, Sampling, Steering, Step, Stream, replay, replay_steered,
 };
-pub use tokenizer::{Grammar, GrammarError, Tokenizer};
+pub use tokenizer::{Grammar, GrammarError, Piece, Tokenizer};

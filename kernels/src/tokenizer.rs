@@ -139,6 +139,15 @@ pub enum TokenKind {
     Byte,
 }
 
+/// What a token of a vocabulary is as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Structure, a filler or unknown text: never shown to people.
+    pub control: bool,
+    /// Its exact bytes; of a control token its name in the vocabulary.
+    pub bytes: Vec<u8>,
+}
+
 /// How text becomes tokens.
 #[derive(Debug)]
 enum Algorithm {
@@ -245,6 +254,15 @@ impl Tokenizer {
         };
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
         &self.text[start..end]
+    }
+
+    /// A token's exact bytes and whether they are text. Ids outside the vocabulary
+    /// are control tokens without bytes.
+    pub fn piece(&self, token: u32) -> Piece {
+        Piece {
+            control: !self.is_text(token),
+            bytes: self.bytes(token).to_vec(),
+        }
     }
 
     /// What a token is for; `None` for ids outside the vocabulary.

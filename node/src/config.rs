@@ -117,7 +117,7 @@ impl std::fmt::Debug for GatewayKey {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
-    /// Most for one order, routing fees apart.
+    /// Most for one order, routing fees included.
     pub per_order: Sats,
     /// Most for one UTC day, over everything.
     pub per_day: Sats,

@@ -3,7 +3,7 @@
 //! Not the check itself, which needs an engine: see `validator`.
 
 use crate::chain::ChainedToken;
-use crate::envelope::{Body, Extension, MessageType, Signed};
+use crate::envelope::{Extension, Signed};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -101,10 +101,7 @@ pub struct Verdict {
     pub extensions: Vec<Extension>,
 }
 
-impl Body for Verdict {
-    const TYPE: MessageType = MessageType::Verdict;
-    const VERSION: u16 = 1;
-}
+crate::envelope::bodies!(Verdict);
 
 /// Frames of an audit stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

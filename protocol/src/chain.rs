@@ -1,54 +1,55 @@
-//! The token chain: one hash that commits to every token of an answer and to the
-//! logits it was drawn from.
+//! The token chain: one hash that commits to every token of an answer, to the
+//! logits it was drawn from and to the bytes that it stands for.
 //!
-//! `c_0 = H(order, terms)`, `c_n = H(c_(n-1), token, logit digest)`. It runs over
-//! tokens, not chunks, so it is the same however the stream was cut. The logit
-//! digests travel with the tokens: so the buyer can check each head that the host
-//! signs, and cannot later pass off other tokens as that host's.
+//! `c_0 = H(order, terms)`, `c_n = H(c_(n-1), token, logit digest, kind, bytes)`. It
+//! runs over tokens, not chunks, so it is the same however the stream was cut. Logit
+//! digests and bytes travel with the tokens: so the buyer can check each head that the
+//! host signs, and cannot later pass off other tokens as that host's. What is shown to
+//! a person is a pure function of the bytes ([`crate::text`]), so a signed head is a
+//! signature under the text as well.
 
 use crate::crypto::tagged_hash;
 use crate::ids::Digest;
 use serde::{Deserialize, Serialize};
 
-/// One delivered token: its id and the digest of the logits it was drawn from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a token stands for: its bytes, and whether they are text or a mark between texts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// A control token, such as the end of a turn: its bytes are its name, not text.
+    pub control: bool,
+    /// The token's exact bytes, which need not be whole characters; at most
+    /// [`crate::limits::MAX_PIECE_BYTES`]. Empty for an embedding.
+    pub bytes: Vec<u8>,
+}
+
+impl Piece {
+    /// A piece of text.
+    pub fn text(bytes: impl Into<Vec<u8>>) -> Self {
+        Piece {
+            control: false,
+            bytes: bytes.into(),
+        }
+    }
+}
+
+/// One delivered token: its id, the digest of the logits it was drawn from, its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainedToken {
     /// Token id in the model's vocabulary.
     pub id: u32,
-    /// BLAKE3 over the 64 largest (id, f32 bits); [`NO_LOGITS`] or a [`TextDigest`] where
-    /// the listing has no numerics.
+    /// BLAKE3 over the 64 largest (id, f32 bits); [`NO_LOGITS`] where the listing has no
+    /// numerics; for an embedding [`crate::order::attached::vector_digest`].
     pub logits: Digest,
+    /// What the id stands for in the model's vocabulary.
+    pub piece: Piece,
 }
 
 /// The id of a token whose vocabulary the host does not know: no vocabulary reaches it.
+/// Its piece alone says what was delivered.
 pub const UNKNOWN_TOKEN: u32 = u32::MAX;
 /// Stands for a logit digest where the engine shows no logits and the ids say what was
 /// delivered. Zeros: no text and no logits are known that hash to it.
 pub const NO_LOGITS: Digest = Digest([0; 32]);
-
-/// Commits to the text of an answer without token ids: after each piece, the digest of
-/// everything so far. It takes the place of the logit digest beside [`UNKNOWN_TOKEN`],
-/// so that the chain still says what was delivered, however it was cut.
-#[derive(Debug, Clone)]
-pub struct TextDigest(blake3::Hasher);
-
-impl Default for TextDigest {
-    fn default() -> Self {
-        TextDigest(blake3::Hasher::new_derive_key("freehold/text/1"))
-    }
-}
-
-impl TextDigest {
-    /// Appends text.
-    pub fn push(&mut self, text: &str) {
-        self.0.update(text.as_bytes());
-    }
-
-    /// Returns the digest of all text so far.
-    pub fn digest(&self) -> Digest {
-        Digest(*self.0.finalize().as_bytes())
-    }
-}
 
 /// The running head of a token chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,13 @@ impl TokenChain {
     pub fn push(&mut self, token: &ChainedToken) {
         self.head = tagged_hash(
             "freehold/chain/n",
-            &[&self.head.0, &token.id.to_le_bytes(), &token.logits.0],
+            &[
+                &self.head.0,
+                &token.id.to_le_bytes(),
+                &token.logits.0,
+                &[u8::from(token.piece.control)],
+                &token.piece.bytes,
+            ],
         );
         self.length += 1;
     }
@@ -96,16 +103,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_digest_does_not_depend_on_where_the_text_was_cut() {
-        let of = |pieces: &[&str]| {
-            let mut text = TextDigest::default();
-            pieces.iter().for_each(|piece| text.push(piece));
-            text.digest()
+    fn a_head_commits_to_id_logits_and_bytes() {
+        let head = |token: ChainedToken| {
+            let mut chain = TokenChain::new(&Digest([1; 32]), &Digest([2; 32]));
+            chain.push(&token);
+            chain.head()
         };
-        assert_eq!(of(&["a sat", " is"]), of(&["a", " sat is"]));
-        assert_ne!(of(&["a sat"]), of(&["a sat", " is"]));
-        assert_ne!(of(&[]), NO_LOGITS);
-        // Not the plain hash of a file with that content.
-        assert_ne!(of(&["a"]).0, *blake3::hash(b"a").as_bytes());
+        let token = ChainedToken {
+            id: 7,
+            logits: Digest([3; 32]),
+            piece: Piece::text("sat"),
+        };
+        let mut others = vec![token.clone(); 4];
+        others[0].id = 8;
+        others[1].logits = Digest([4; 32]);
+        others[2].piece.bytes = b"btc".to_vec();
+        others[3].piece.control = true;
+        for other in others {
+            assert_ne!(head(other), head(token.clone()));
+        }
     }
 }

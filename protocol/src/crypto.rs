@@ -3,7 +3,7 @@
 //! Not key management. [`Secp`] is the real scheme; the simulator may inject a
 //! cheap one for large runs. All of it is pure: same input, same output.
 
-use crate::ids::{Digest, LightningId, NodeKey, OrderId, PaymentHash, Signature};
+use crate::ids::{Digest, LightningId, NodeKey, PaymentHash, Signature};
 use crate::money::Msat;
 use crate::time::WallTime;
 use secp256k1::{Keypair, Message, Secp256k1, XOnlyPublicKey};
@@ -65,12 +65,12 @@ impl std::fmt::Debug for dyn Crypto {
 /// the same one, so that they cannot compare notes about a buyer.
 pub trait OrderKeys: Send {
     /// Returns the signer of an order. The same `host` gives the same key again, since
-    /// credit windows are kept per key, unless the order is to stand alone (`once`).
-    fn signer(&self, host: &NodeKey, once: Option<&OrderId>) -> Box<dyn Crypto>;
+    /// credit windows are kept per key, unless the order is to stand alone (`once`, its salt).
+    fn signer(&self, host: &NodeKey, once: Option<&[u8; 16]>) -> Box<dyn Crypto>;
 }
 
 /// Order keys derived from one secret: the tagged hash of secret, host and, for an
-/// order that stands alone, its id.
+/// order that stands alone, its salt.
 pub struct DerivedOrderKeys {
     secret: [u8; 32],
     make: fn(&[u8; 32]) -> Option<Box<dyn Crypto>>,
@@ -91,8 +91,8 @@ impl DerivedOrderKeys {
 }
 
 impl OrderKeys for DerivedOrderKeys {
-    fn signer(&self, host: &NodeKey, once: Option<&OrderId>) -> Box<dyn Crypto> {
-        let order = once.map_or(&[][..], |order| &order.0);
+    fn signer(&self, host: &NodeKey, once: Option<&[u8; 16]>) -> Box<dyn Crypto> {
+        let order = once.map_or(&[][..], |salt| &salt[..]);
         let tag = "freehold/order-key-of-host/1";
         let mut secret = tagged_hash(tag, &[&self.secret, &host.0, order]).0;
         loop {
@@ -229,7 +229,7 @@ mod tests {
         let (one, two) = (NodeKey([1; 32]), NodeKey([2; 32]));
         assert_eq!(keys.signer(&one, None).key(), keys.signer(&one, None).key());
         assert_ne!(keys.signer(&one, None).key(), keys.signer(&two, None).key());
-        let (first, second) = (OrderId([1; 16]), OrderId([2; 16]));
+        let (first, second) = ([1; 16], [2; 16]);
         let alone = keys.signer(&one, Some(&first)).key();
         assert_ne!(alone, keys.signer(&one, None).key());
         assert_ne!(alone, keys.signer(&one, Some(&second)).key());

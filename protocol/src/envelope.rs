@@ -58,8 +58,10 @@ pub enum MessageType {
     Verdict,
     /// [`crate::quote::QuoteRequest`]
     QuoteRequest,
-    /// [`crate::quote::Quote`]
-    Quote,
+    /// [`crate::quote::HostQuote`]
+    HostQuote,
+    /// [`crate::quote::RouterOffer`]
+    RouterOffer,
     /// [`crate::mandate::Mandate`]
     Mandate,
     /// [`crate::mandate::Revocation`]
@@ -72,7 +74,27 @@ pub trait Body: Serialize + DeserializeOwned {
     const TYPE: MessageType;
     /// Its version; a reader refuses what it does not know.
     const VERSION: u16;
+
+    /// Every list of extension records in the body. Whoever opens the envelope refuses a
+    /// body with a record that must be understood and is not.
+    fn extensions(&self) -> Vec<&[Extension]>;
 }
+
+/// Makes bodies of types of one name with their tag, version 1, whose extension records
+/// are their last field.
+macro_rules! bodies {
+    ($($name:ident),*) => {$(
+        impl $crate::envelope::Body for $name {
+            const TYPE: $crate::envelope::MessageType = $crate::envelope::MessageType::$name;
+            const VERSION: u16 = 1;
+
+            fn extensions(&self) -> Vec<&[$crate::envelope::Extension]> {
+                vec![&self.extensions]
+            }
+        }
+    )*};
+}
+pub(crate) use bodies;
 
 /// A typed extension record: odd types may be ignored, even ones must be understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +183,9 @@ pub enum EnvelopeError {
     /// Seen before.
     #[error("this envelope was received before")]
     Replayed,
+    /// So many are remembered that another could not be told from a repetition.
+    #[error("this node remembers as many orders as it can: try again in some minutes")]
+    WindowFull,
     /// An even extension that this version does not understand.
     #[error("extension {kind} must be understood and is not: update freehold")]
     UnknownExtension {
@@ -246,7 +271,10 @@ impl Signed {
                 from: envelope.from,
             });
         }
-        let body = codec::decode(&envelope.body, limits::MAX_ORDER_FRAME_BYTES)?;
+        let body: T = codec::decode(&envelope.body, limits::MAX_ORDER_FRAME_BYTES)?;
+        for extensions in body.extensions() {
+            check_extensions(extensions)?;
+        }
         Ok(Opened {
             body,
             digest: self.digest(),
@@ -304,13 +332,21 @@ mod tests {
     use crate::crypto::Secp;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    struct Note(String);
+    struct Note(String, Vec<Extension>);
     impl Body for Note {
-        const TYPE: MessageType = MessageType::Quote;
+        const TYPE: MessageType = MessageType::HostQuote;
         const VERSION: u16 = 1;
+
+        fn extensions(&self) -> Vec<&[Extension]> {
+            vec![&self.1]
+        }
     }
 
     fn sealed() -> (Secp, Secp, Signed) {
+        sealed_with(Vec::new())
+    }
+
+    fn sealed_with(extensions: Vec<Extension>) -> (Secp, Secp, Signed) {
         let alice = Secp::from_secret(&[1; 32]).unwrap();
         let bob = Secp::from_secret(&[2; 32]).unwrap();
         let signed = Signed::seal(
@@ -319,7 +355,7 @@ mod tests {
             Some(bob.key()),
             WallTime(1_000_000),
             [3; 16],
-            &Note("hi".into()),
+            &Note("hi".into(), extensions),
         );
         (alice, bob, signed)
     }
@@ -330,8 +366,29 @@ mod tests {
         let opened = signed
             .open::<Note>(&bob, Network::Regtest, &bob.key(), WallTime(1_000_500))
             .unwrap();
-        assert_eq!(opened.body, Note("hi".into()));
+        assert_eq!(opened.body, Note("hi".into(), Vec::new()));
         assert_eq!(opened.envelope.from, alice.key());
+    }
+
+    #[test]
+    fn a_record_of_the_body_that_must_be_understood_is_refused() {
+        let record = |kind| {
+            vec![Extension {
+                kind,
+                value: vec![1],
+            }]
+        };
+        let at = WallTime(1_000_000);
+        let (_, bob, odd) = sealed_with(record(7));
+        assert!(
+            odd.open::<Note>(&bob, Network::Regtest, &bob.key(), at)
+                .is_ok()
+        );
+        let (_, bob, even) = sealed_with(record(8));
+        assert_eq!(
+            even.open::<Note>(&bob, Network::Regtest, &bob.key(), at),
+            Err(EnvelopeError::UnknownExtension { kind: 8 })
+        );
     }
 
     #[test]

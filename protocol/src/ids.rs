@@ -136,12 +136,27 @@ fixed_bytes!(
     Preimage, 32
 );
 fixed_bytes!(
-    /// An order, drawn at random by the buyer.
+    /// An order: the first half of the digest of the signed order ([`OrderId::of`]).
     OrderId, 16
 );
 fixed_bytes!(
     /// A BIP340 signature.
     Signature, 64
+);
+
+impl OrderId {
+    /// Returns the id of the order with this digest.
+    pub fn of(signed: &Digest) -> OrderId {
+        let mut id = [0; 16];
+        id.copy_from_slice(&signed.0[..16]);
+        OrderId(id)
+    }
+}
+
+fixed_bytes!(
+    /// Tells the far ends of connections apart: a hash of what the transport proved, or of
+    /// the address where it proves nothing. Means nothing to anybody else.
+    PeerTag, 16
 );
 
 /// A byte stream to a peer, numbered by the driver; never reused within a run.

@@ -10,32 +10,39 @@
 //! [`io::Input::Garbled`].
 //!
 //! # Invariants
-//! - An envelope is acted upon once; its nonce is durable before the first effect.
-//! - At most `concurrent_orders` of a model run and `queued_orders` wait.
+//! - An envelope is acted upon once; its nonce is durable before the first effect of the
+//!   order that it begins. A refused order has no effect, so its nonce is not kept.
+//! - At most `concurrent_orders` of a model run, and those that paid wait for a place.
+//!   Orders that nobody paid for hold no place: they are bounded by themselves, for each
+//!   peer and in all, and give way to newer ones.
 //! - A stream belongs to one order; frames on unknown streams are dropped.
+//! - Evidence is kept as long as [`context::Config::keep`] says.
 //!
 //! # Crash recovery
 //! Orders found open in storage are closed as `Failed(Interrupted)` on both
-//! sides; their payments are Payment's to resolve. The replay window is rebuilt.
+//! sides; their payments are Payment's to resolve. An order that was over is told to
+//! Payment until it says that it knows. The replay window is rebuilt.
 
 pub mod context;
 pub mod io;
 
 use crate::crypto::{Crypto, OrderKeys};
-use crate::ids::{ModelDigest, OrderId, RequestId, StreamId};
+use crate::envelope::EnvelopeError;
+use crate::ids::{Digest, ModelDigest, OrderId, PeerTag, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::buyer::BuyerOrder;
 use crate::order::host::{HostOrder, State as HostState};
-use crate::order::wire::{Countersigned, Frame, Order, Paid, Status};
+use crate::order::record::{self, Closing, Retained, Unfinished};
+use crate::order::wire::{Countersigned, Frame, Handling, Order, Paid, Status};
 use crate::payment::io::OrderAccount;
 use crate::refusal::{Code, Refusal};
 use crate::replay::ReplayWindow;
 use crate::route::Message;
 use crate::time::{Now, Tick};
-use context::{Config, Ctx, OrderRecord};
+use context::{Config, Ctx};
 use io::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -43,8 +50,18 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// How long a fresh inbound stream may stay silent. Milliseconds. An order fits one round trip.
 const FRESH_STREAM_MS: u64 = 15_000;
-/// Fresh inbound streams kept at once; beyond it the oldest is closed.
+/// Fresh inbound streams kept at once; beyond it one of the peer that has most of them is
+/// closed.
 const MAX_FRESH_STREAMS: usize = 64;
+/// Orders of one peer that nobody paid for, at once. One under way and one behind it: a
+/// program that asks twice at once is no attack.
+const MAX_UNPAID_PER_PEER: usize = 2;
+/// Orders that nobody paid for, over all peers; beyond it the oldest gives way.
+const MAX_UNPAID: usize = 256;
+/// Bytes that they hold in memory together.
+const MAX_UNPAID_BYTES: usize = 64 << 20;
+/// What an order takes before any was served. Milliseconds. For the wait that terms announce.
+const TYPICAL_ORDER_MS: u64 = 10_000;
 /// How often forgotten nonces are swept. Milliseconds.
 const SWEEP_MS: u64 = 60_000;
 /// Suggested wait when all slots are taken. Milliseconds. A typical answer takes this long.
@@ -52,12 +69,13 @@ const BUSY_RETRY_MS: u64 = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
-    Fresh { until: Tick },
+    Fresh { until: Tick, peer: PeerTag },
     Buyer(RequestId),
     Host(OrderId),
 }
 
-/// The machine; see the module's documentation.
+/// Buys and sells answers: owns every order of this node, admits orders of peers, turns
+/// credit into token allowances.
 pub struct Inference {
     crypto: Box<dyn Crypto>,
     orders: Box<dyn OrderKeys>,
@@ -67,13 +85,19 @@ pub struct Inference {
     replay: ReplayWindow,
     buyers: BTreeMap<RequestId, BuyerOrder>,
     hosts: BTreeMap<OrderId, HostOrder>,
+    /// Whose orders they are.
+    peers: BTreeMap<OrderId, PeerTag>,
     queue: VecDeque<OrderId>,
+    /// When the orders that run began, and how long orders take, slowly averaged.
+    begun: BTreeMap<OrderId, Tick>,
+    order_ms: u64,
     streams: BTreeMap<StreamId, Use>,
     served: BTreeMap<ModelDigest, Served>,
     loads: BTreeMap<ModelDigest, (u32, u32)>,
     admission: Admission,
     sweep: Tick,
-    interrupted: Vec<(OrderId, OrderRecord)>,
+    retained: Retained,
+    unfinished: Vec<Unfinished>,
 }
 
 impl Inference {
@@ -94,17 +118,21 @@ impl Inference {
             replay: ReplayWindow::default(),
             buyers: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            peers: BTreeMap::new(),
             queue: VecDeque::new(),
+            begun: BTreeMap::new(),
+            order_ms: TYPICAL_ORDER_MS,
             streams: BTreeMap::new(),
             served: BTreeMap::new(),
             loads: BTreeMap::new(),
             admission: Admission::Open,
             sweep: Tick(0),
-            interrupted: Vec::new(),
+            retained: Retained::default(),
+            unfinished: Vec::new(),
         }
     }
 
-    /// Rebuilds the machine from its records ([`Table::Nonces`], [`Table::Orders`]).
+    /// Rebuilds the machine from its records ([`Inference::TABLES`]).
     /// The seed must differ from that of the run before, or nonces would repeat.
     pub fn recover(
         config: Config,
@@ -115,24 +143,22 @@ impl Inference {
         _now: Now,
     ) -> Self {
         let mut machine = Self::new(config, crypto, orders, seed);
+        let mut open = record::Reader::default();
         for record in records {
             let Some(value) = &record.value else { continue };
             match record.table {
                 Table::Nonces => machine.replay.restore(&record.key, value),
-                Table::Orders => machine.restore_order(&record.key, value),
+                Table::OpenOrders => open.take(&record.key, value),
+                Table::Retained => machine.retained.restore(&record.key, value),
                 _ => {}
             }
         }
+        machine.unfinished = open.finish();
         machine
     }
 
-    fn restore_order(&mut self, key: &[u8], value: &[u8]) {
-        if let Some((id, record)) = OrderRecord::from_record(key, value)
-            && record.status.is_none()
-        {
-            self.interrupted.push((id, record));
-        }
-    }
+    /// The tables that a start reads. Finished orders stay on disk.
+    pub const TABLES: [Table; 3] = [Table::Nonces, Table::OpenOrders, Table::Retained];
 
     /// Orders running or waiting, both sides: for a clean shutdown.
     pub fn active(&self) -> usize {
@@ -157,46 +183,69 @@ impl Inference {
             now,
             rng: &mut self.rng,
             ids: &mut self.ids,
+            retained: &mut self.retained,
             out,
         };
         let mut parts = Parts {
             replay: &mut self.replay,
             buyers: &mut self.buyers,
             hosts: &mut self.hosts,
+            peers: &mut self.peers,
             streams: &mut self.streams,
             served: &self.served,
             admission: self.admission,
+            order_ms: self.order_ms,
         };
         run(&mut parts, &mut ctx)
     }
 
-    fn close_interrupted(&mut self, out: &mut Outbox<Effect>) {
-        for (id, mut record) in std::mem::take(&mut self.interrupted) {
-            let status = Status::Failed(Code::Interrupted);
-            record.status = Some(status);
-            out.push(Effect::Persist(vec![record.to_record(&id)]));
-            out.push(Effect::Tell(Message::CloseOrder {
-                account: Box::new(OrderAccount {
-                    order: id,
-                    side: record.side,
-                    counterparty: record.counterparty,
-                    model: record.model,
-                    counts: record.counts,
-                    cost: record.cost,
-                    carried: record.carried(),
-                    unsure: record.unsure(),
-                    status,
-                    receipt: None,
-                }),
-                // What was paid is known to Payment alone; a crash of ours is no debt of the buyer's.
-                unpaid: Msat::ZERO,
-            }));
+    /// Ends what a crash left open. The first turn after a start.
+    fn close_unfinished(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        if unfinished.is_empty() {
+            return;
         }
+        self.with(now, out, |_, ctx| {
+            for order in unfinished {
+                match order {
+                    Unfinished::Closing(closing) => ctx.tell(Message::CloseOrder {
+                        account: Box::new(closing.account),
+                        unpaid: closing.unpaid,
+                    }),
+                    Unfinished::Running {
+                        mut record,
+                        mut journal,
+                    } => {
+                        let status = Status::Failed(Code::Interrupted);
+                        record.status = Some(status);
+                        let account = OrderAccount {
+                            order: record.id(),
+                            side: record.side,
+                            counterparty: record.counterparty,
+                            model: record.model,
+                            counts: record.counts,
+                            cost: record.cost,
+                            carried: record.carried,
+                            unsure: record.unsure(),
+                            status,
+                            receipt: None,
+                        };
+                        // What was paid is known to Payment alone; a crash of ours is no debt
+                        // of the buyer's.
+                        let closing = Closing {
+                            account,
+                            unpaid: Msat::ZERO,
+                        };
+                        ctx.close_order(&mut journal, Some(*record), closing);
+                    }
+                }
+            }
+        });
     }
 
     /// Drops what is over, starts what may run, reports the load. After every turn.
     fn settle(&mut self, now: Now, out: &mut Outbox<Effect>) {
-        self.close_interrupted(out);
+        self.close_unfinished(now, out);
         self.buyers.retain(|_, order| !order.is_over());
         self.hosts.retain(|_, order| order.state != HostState::Over);
         let (buyers, hosts) = (&self.buyers, &self.hosts);
@@ -216,7 +265,29 @@ impl Inference {
             }
         }
         self.start_queued(now, out);
+        self.time_orders(now);
+        let hosts = &self.hosts;
+        self.peers.retain(|id, _| hosts.contains_key(id));
         self.report_load(out);
+    }
+
+    /// Learns how long orders take from those that no longer run.
+    fn time_orders(&mut self, now: Now) {
+        let hosts = &self.hosts;
+        let runs = |id: &OrderId| {
+            let order = hosts.get(id);
+            order.is_some_and(|order| order.state == HostState::Running)
+        };
+        let mut order_ms = self.order_ms;
+        self.begun.retain(|id, begun| {
+            let goes_on = runs(id);
+            if !goes_on {
+                let took = now.tick.ms_since(*begun);
+                order_ms = order_ms.saturating_mul(7).saturating_add(took) / 8;
+            }
+            goes_on
+        });
+        self.order_ms = order_ms;
     }
 
     fn running(&self, model: &ModelDigest) -> u32 {
@@ -241,6 +312,7 @@ impl Inference {
                 self.queue.push_back(id);
                 continue;
             }
+            self.begun.insert(id, now.tick);
             self.with(now, out, |parts, ctx| {
                 if let Some(order) = parts.hosts.get_mut(&id) {
                     order.start(ctx);
@@ -255,7 +327,7 @@ impl Inference {
             let of_model = self
                 .hosts
                 .values()
-                .filter(|order| order.model() == *model)
+                .filter(|order| order.model() == *model && !order.is_unpaid())
                 .count();
             let queued = u32::try_from(of_model)
                 .unwrap_or(u32::MAX)
@@ -272,23 +344,23 @@ impl Inference {
         }
     }
 
-    fn inbound(&mut self, stream: StreamId, now: Now, out: &mut Outbox<Effect>) {
-        let mut fresh = self
-            .streams
-            .iter()
-            .filter(|(_, used)| matches!(used, Use::Fresh { .. }));
-        if fresh.clone().count() >= MAX_FRESH_STREAMS
-            && let Some(oldest) = fresh.next().map(|(id, _)| *id)
-        {
-            self.streams.remove(&oldest);
-            out.push(Effect::Close { stream: oldest });
+    fn inbound(&mut self, stream: StreamId, peer: PeerTag, now: Now, out: &mut Outbox<Effect>) {
+        let mut fresh: BTreeMap<PeerTag, Vec<StreamId>> = BTreeMap::new();
+        for (id, used) in &self.streams {
+            if let Use::Fresh { peer, .. } = used {
+                fresh.entry(*peer).or_default().push(*id);
+            }
         }
-        self.streams.insert(
-            stream,
-            Use::Fresh {
-                until: now.tick.after_ms(FRESH_STREAM_MS),
-            },
-        );
+        if fresh.values().map(Vec::len).sum::<usize>() >= MAX_FRESH_STREAMS {
+            // Whoever opens many streams loses its own: the newest of the peer with most.
+            let most = fresh.values().max_by_key(|streams| streams.len());
+            if let Some(newest) = most.and_then(|streams| streams.last()).copied() {
+                self.streams.remove(&newest);
+                out.push(Effect::Close { stream: newest });
+            }
+        }
+        let until = now.tick.after_ms(FRESH_STREAM_MS);
+        self.streams.insert(stream, Use::Fresh { until, peer });
     }
 
     fn buy(&mut self, request: BuyRequest, now: Now, out: &mut Outbox<Effect>) {
@@ -323,7 +395,10 @@ impl Inference {
                     .collect();
             }
             Input::Admit(admission) => self.admission = admission,
-            Input::Inbound { stream, .. } => self.inbound(stream, now, out),
+            Input::Inbound { stream, peer } => self.inbound(stream, peer, now, out),
+            Input::OrderClosed { order, side } => {
+                out.push(Effect::Persist(vec![record::closed(side, &order)]));
+            }
             other => self.with(now, out, |parts, ctx| parts.dispatch(other, ctx)),
         }
     }
@@ -342,7 +417,8 @@ impl Machine for Inference {
         self.with(now, out, |parts, ctx| parts.expire(ctx));
         if self.sweep <= now.tick {
             self.sweep = now.tick.after_ms(SWEEP_MS);
-            let forgotten = self.replay.prune(now.wall);
+            let mut forgotten = self.replay.prune(now.wall);
+            forgotten.extend(self.retained.sweep(self.config.keep, now.wall));
             if !forgotten.is_empty() {
                 out.push(Effect::Persist(forgotten));
             }
@@ -354,10 +430,12 @@ impl Machine for Inference {
         let buyers = self.buyers.values().filter_map(BuyerOrder::deadline);
         let hosts = self.hosts.values().filter_map(HostOrder::deadline);
         let fresh = self.streams.values().filter_map(|used| match used {
-            Use::Fresh { until } => Some(*until),
+            Use::Fresh { until, .. } => Some(*until),
             _ => None,
         });
-        let sweep = (!self.replay.is_empty() || !self.interrupted.is_empty()).then_some(self.sweep);
+        let sweeps =
+            !self.replay.is_empty() || !self.retained.is_empty() || !self.unfinished.is_empty();
+        let sweep = sweeps.then_some(self.sweep);
         buyers.chain(hosts).chain(fresh).chain(sweep).min()
     }
 }
@@ -367,9 +445,11 @@ struct Parts<'a> {
     replay: &'a mut ReplayWindow,
     buyers: &'a mut BTreeMap<RequestId, BuyerOrder>,
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
+    peers: &'a mut BTreeMap<OrderId, PeerTag>,
     streams: &'a mut BTreeMap<StreamId, Use>,
     served: &'a BTreeMap<ModelDigest, Served>,
     admission: Admission,
+    order_ms: u64,
 }
 
 impl Parts<'_> {
@@ -442,24 +522,17 @@ impl Parts<'_> {
             Input::Produced {
                 order,
                 tokens,
-                text,
                 finish,
                 attached,
             } => {
-                self.host(order, |host| {
-                    host.produced(&tokens, text, finish, attached, ctx);
-                });
+                self.host(order, |host| host.produced(tokens, finish, attached, ctx));
             }
             Input::EngineFailed { order, reason } => {
                 self.host(order, |host| host.engine_failed(&reason, ctx))
             }
-            Input::CreditOpened {
-                order,
-                window,
-                prepay,
-                debt,
-            } => {
-                self.host(order, |host| host.credit_opened(window, prepay, debt, ctx));
+            Input::CreditOpened { order, result } => {
+                let wait = self.starts_within(&order);
+                self.host(order, |host| host.credit_opened(result, wait, ctx));
             }
             Input::InvoiceMade { order, seq, result } => {
                 self.host(order, |host| host.invoice_made(seq, result, ctx));
@@ -554,35 +627,83 @@ impl Parts<'_> {
                 );
             }
         };
+        let offer = match self.admit(&opened.body, &opened.digest, stream) {
+            Ok(offer) => offer,
+            Err(refusal) => return self.refuse(stream, refusal, ctx),
+        };
+        // Whoever sends somebody's envelope again is not its signer: nobody is blamed.
         let nonce = match self.replay.admit(&opened.envelope, ctx.now.wall) {
             Ok(record) => record,
+            Err(EnvelopeError::Replayed) => {
+                let text = EnvelopeError::Replayed.to_string();
+                return self.refuse(stream, Refusal::new(Code::BadEnvelope, text), ctx);
+            }
             Err(error) => {
-                ctx.offence(
-                    opened.envelope.from,
-                    opened.body.id,
-                    OffenceKind::Replay,
-                    "sent an envelope twice",
-                );
-                return self.refuse(
-                    stream,
-                    Refusal::new(Code::BadEnvelope, error.to_string()),
-                    ctx,
-                );
+                let mut refusal = Refusal::new(Code::TooManyUnpaid, error.to_string());
+                refusal.retry_after_ms = Some(BUSY_RETRY_MS);
+                return self.refuse(stream, refusal, ctx);
             }
         };
-        ctx.out.push(Effect::Persist(vec![nonce]));
-        match self.admit(&opened.body) {
-            Err(refusal) => self.refuse(stream, refusal, ctx),
-            Ok(offer) => {
-                let id = opened.body.id;
-                self.streams.insert(stream, Use::Host(id));
-                self.hosts
-                    .insert(id, HostOrder::open(stream, signed, opened, offer, ctx));
-            }
+        self.make_room(signed.bytes.len(), ctx);
+        ctx.persist(vec![nonce]);
+        let id = OrderId::of(&opened.digest);
+        if let Some(peer) = self.peer(stream) {
+            self.peers.insert(id, peer);
+        }
+        self.streams.insert(stream, Use::Host(id));
+        self.hosts
+            .insert(id, HostOrder::open(stream, signed, opened, offer, ctx));
+    }
+
+    fn peer(&self, stream: StreamId) -> Option<PeerTag> {
+        match self.streams.get(&stream) {
+            Some(Use::Fresh { peer, .. }) => Some(*peer),
+            _ => None,
         }
     }
 
-    fn admit(&self, order: &Order) -> Result<crate::manifest::ModelOffer, Refusal> {
+    /// Lets the oldest unpaid orders go until one of `bytes` has room: first those whose
+    /// terms nobody accepted.
+    fn make_room(&mut self, bytes: usize, ctx: &mut Ctx<'_>) {
+        loop {
+            let unpaid = || self.hosts.iter().filter(|(_, order)| order.is_unpaid());
+            let held: usize = unpaid().map(|(_, order)| order.bytes()).sum();
+            if unpaid().count() < MAX_UNPAID && held.saturating_add(bytes) <= MAX_UNPAID_BYTES {
+                return;
+            }
+            let oldest = unpaid().min_by_key(|(_, order)| (order.is_accepted(), order.came()));
+            let Some(id) = oldest.map(|(id, _)| *id) else {
+                return;
+            };
+            self.host(id, |order| order.evict(ctx));
+            // What is over is dropped at the end of the turn; it counts no more now.
+        }
+    }
+
+    /// How soon an order that is paid for now would begin. Milliseconds.
+    fn starts_within(&self, order: &OrderId) -> u64 {
+        let Some(model) = self.hosts.get(order).map(HostOrder::model) else {
+            return 0;
+        };
+        let slots = self
+            .served
+            .get(&model)
+            .map_or(1, |served| served.limits.concurrent_orders.max(1));
+        let ahead = self
+            .hosts
+            .values()
+            .filter(|host| host.model() == model && host.takes_place())
+            .count() as u64;
+        let rounds = ahead / u64::from(slots);
+        rounds.saturating_mul(self.order_ms)
+    }
+
+    fn admit(
+        &self,
+        order: &Order,
+        digest: &Digest,
+        stream: StreamId,
+    ) -> Result<crate::manifest::ModelOffer, Refusal> {
         match self.admission {
             Admission::Open => {}
             Admission::OwnerActive => {
@@ -602,6 +723,21 @@ impl Parts<'_> {
             .job
             .check()
             .map_err(|error| Refusal::new(Code::BadOrder, error.to_string()))?;
+        order
+            .check()
+            .map_err(|error| Refusal::new(Code::BadOrder, error.to_string()))?;
+        if !order.job.prefix.is_empty() {
+            let text = "this host does not go on with another host's answer";
+            return Err(Refusal::new(Code::BadOrder, text));
+        }
+        if order.handling != Handling::Plain {
+            let text = "this host has no attested hardware";
+            return Err(Refusal::new(Code::HandlingUnsupported, text));
+        }
+        if order.payment_grain.0 > limits::MAX_PAYMENT_GRAIN_MSAT {
+            let text = format!("a payment grain of {}", order.payment_grain);
+            return Err(Refusal::new(Code::BadOrder, text));
+        }
         let served = self
             .served
             .get(&order.model)
@@ -619,12 +755,14 @@ impl Parts<'_> {
             );
             return Err(Refusal::new(Code::TooLong, message));
         }
-        if self.hosts.contains_key(&order.id) {
-            return Err(Refusal::new(
-                Code::BadOrder,
-                "an order with this id is under way",
-            ));
+        if self.hosts.contains_key(&OrderId::of(digest)) {
+            return Err(Refusal::new(Code::BadOrder, "this order is under way"));
         }
+        let busy = |code, text: &str| {
+            let mut refusal = Refusal::new(code, text);
+            refusal.retry_after_ms = Some(BUSY_RETRY_MS);
+            Err(refusal)
+        };
         let room = served
             .limits
             .concurrent_orders
@@ -632,12 +770,18 @@ impl Parts<'_> {
         let taken = self
             .hosts
             .values()
-            .filter(|host| host.model() == order.model)
+            .filter(|host| host.model() == order.model && host.takes_place())
             .count();
         if taken >= room as usize || self.hosts.len() >= limits::MAX_ORDERS {
-            let mut refusal = Refusal::new(Code::Busy, "all slots and the queue are full");
-            refusal.retry_after_ms = Some(BUSY_RETRY_MS);
-            return Err(refusal);
+            return busy(Code::Busy, "all slots and the queue are full");
+        }
+        let peer = self.peer(stream);
+        let same_peer = self.hosts.iter().filter(|(id, host)| {
+            host.is_unpaid() && peer.is_some() && self.peers.get(id).copied() == peer
+        });
+        if same_peer.count() >= MAX_UNPAID_PER_PEER {
+            let text = "orders of this peer wait for their payment";
+            return busy(Code::TooManyUnpaid, text);
         }
         Ok(served.offer.clone())
     }
@@ -734,7 +878,7 @@ impl Parts<'_> {
                 host.expire(ctx);
             }
         }
-        let late = |used: &Use| matches!(used, Use::Fresh { until } if *until <= ctx.now.tick);
+        let late = |used: &Use| matches!(used, Use::Fresh { until, .. } if *until <= ctx.now.tick);
         let silent: Vec<_> = self
             .streams
             .iter()

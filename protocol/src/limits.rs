@@ -35,9 +35,13 @@ pub const MAX_CHUNK_VECTOR_BYTES: usize = 512 << 10;
 pub const MAX_TOKEN_BYTES: usize = 1 << 10;
 /// Most bytes of token texts in one chunk's probabilities. The host flushes earlier.
 pub const MAX_CHUNK_LOGPROB_BYTES: usize = 128 << 10;
+/// Most bytes of one token's piece. The longest known vocabularies stay below; a host that
+/// knows no vocabulary cuts what another server sent into pieces of this size.
+pub const MAX_PIECE_BYTES: usize = 4 << 10;
 /// Most tokens in one chunk. The host flushes far earlier; this bounds the decoder.
 pub const MAX_CHUNK_TOKENS: usize = 512;
-/// Longest text in one chunk. Bytes. A token is at most a few hundred bytes.
+/// Most bytes of all pieces in one chunk. A token is at most a few hundred bytes; a host
+/// flushes earlier.
 pub const MAX_CHUNK_TEXT_BYTES: usize = 64 << 10;
 /// Longest BOLT 11 string. Bytes. Ours are about 300; route hints make it longer.
 pub const MAX_BOLT11_BYTES: usize = 4 << 10;
@@ -55,9 +59,13 @@ pub const MAX_EXTENSIONS: usize = 32;
 pub const MAX_EXTENSION_BYTES: usize = 4 << 10;
 /// Most authority documents (delegations, mandates) carried by an order. Owner, node, agent, spare.
 pub const MAX_AUTHORITY_DOCUMENTS: usize = 4;
+/// Largest authority document. Bytes. A mandate with a hundred models is about 4 kB.
+pub const MAX_AUTHORITY_BYTES: usize = 8 << 10;
 /// Envelopes older or newer than this are refused. Milliseconds. Five minutes, as NTP-less machines drift.
 pub const ENVELOPE_WINDOW_MS: u64 = 300_000;
-/// Most nonces remembered at once. At the order rate limit this is hours; beyond it new orders are refused.
+/// Most nonces remembered at once, about 10 MB. Only orders that are taken have theirs
+/// remembered, so it is bounded by how many can be unpaid at once; beyond it new orders are
+/// refused as busy.
 pub const MAX_NONCES: usize = 100_000;
 /// Payments of one order that may be in flight at once. LDK allows 50 HTLCs a channel; six streams share it.
 pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;
@@ -65,6 +73,8 @@ pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;
 pub const MAX_LISTINGS: usize = 4_096;
 /// Most candidates considered for one order.
 pub const MAX_CANDIDATES: usize = 32;
+/// Largest grain of payments. Msat. A thousand sats: no wallet counts in more.
+pub const MAX_PAYMENT_GRAIN_MSAT: u64 = 1_000_000;
 /// Most orders of one side at once; an admission limit below it is the operator's to set.
 pub const MAX_ORDERS: usize = 1_024;
 /// Leading zero bits a listing event must have committed to (NIP-13).

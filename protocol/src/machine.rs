@@ -78,8 +78,12 @@ impl EffectIds {
 pub enum Table {
     /// Envelope nonces within the replay window (Inference).
     Nonces,
-    /// Orders on either side, with their evidence (Inference).
+    /// Finished orders of either side, with their evidence (Inference).
     Orders,
+    /// Orders that are not over, in parts (Inference).
+    OpenOrders,
+    /// How old and how large finished orders are (Inference).
+    Retained,
     /// Payments we make: the saga (Payment).
     Outgoing,
     /// Invoices we issued (Payment).
@@ -98,9 +102,11 @@ pub enum Table {
 
 impl Table {
     /// Every table, in a fixed order.
-    pub const ALL: [Table; 9] = [
+    pub const ALL: [Table; 11] = [
         Table::Nonces,
         Table::Orders,
+        Table::OpenOrders,
+        Table::Retained,
         Table::Outgoing,
         Table::Incoming,
         Table::Ledger,
@@ -115,6 +121,8 @@ impl Table {
         match self {
             Table::Nonces => "nonces",
             Table::Orders => "orders",
+            Table::OpenOrders => "open_orders",
+            Table::Retained => "retained",
             Table::Outgoing => "outgoing",
             Table::Incoming => "incoming",
             Table::Ledger => "ledger",

@@ -3,7 +3,7 @@
 //! The documents exist so that orders can already carry them; enforcement comes
 //! with agents. A host needs none of this to serve an order.
 
-use crate::envelope::{Body, Extension, MessageType};
+use crate::envelope::Extension;
 use crate::ids::{Digest, ModelDigest, NodeKey};
 use crate::money::Msat;
 use crate::time::WallTime;
@@ -37,12 +37,4 @@ pub struct Revocation {
     pub extensions: Vec<Extension>,
 }
 
-impl Body for Mandate {
-    const TYPE: MessageType = MessageType::Mandate;
-    const VERSION: u16 = 1;
-}
-
-impl Body for Revocation {
-    const TYPE: MessageType = MessageType::Revocation;
-    const VERSION: u16 = 1;
-}
+crate::envelope::bodies!(Mandate, Revocation);

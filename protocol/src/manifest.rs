@@ -5,7 +5,7 @@
 //! read by the relay port.
 
 use crate::crypto::tagged_hash;
-use crate::envelope::{Body, Extension, MessageType, Network};
+use crate::envelope::{Extension, Network};
 use crate::ids::{Digest, LightningId, ModelDigest, NodeKey};
 use crate::limits;
 use crate::money::{Meter, Msat, Prices};
@@ -113,6 +113,7 @@ pub struct Manifest {
     /// Signature of the Lightning node key over [`lightning_statement`], as the wallet makes it (zbase32 text).
     pub lightning_proof: String,
     /// Roles enabled.
+    #[serde(deserialize_with = "crate::lenient::list")]
     pub roles: Vec<Role>,
     /// Software and version.
     pub software: String,
@@ -123,6 +124,7 @@ pub struct Manifest {
     /// Limits per order.
     pub limits: HostLimits,
     /// Accepted payment modes.
+    #[serde(deserialize_with = "crate::lenient::list")]
     pub payment_modes: Vec<PaymentMode>,
     /// Least invoice; also the size of one step of payment.
     pub quantum: Msat,
@@ -136,10 +138,7 @@ pub struct Manifest {
     pub extensions: Vec<Extension>,
 }
 
-impl Body for Manifest {
-    const TYPE: MessageType = MessageType::Manifest;
-    const VERSION: u16 = 1;
-}
+crate::envelope::bodies!(Manifest);
 
 /// Why a manifest is not usable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -25,6 +25,10 @@ pub enum OffenceKind {
     WrongReceipt,
     /// Terms above what the listing says.
     PriceAboveListing,
+    /// Terms other than the listing, before they were accepted: it may have changed meanwhile.
+    TermsNotAsListed,
+    /// Something that was good for too short a time, by the clock of the one who got it.
+    Stale,
     /// An order accepted and then not served.
     NotServed,
     /// Output delivered and then not paid for.

@@ -5,4 +5,5 @@
 pub mod attached;
 pub mod buyer;
 pub mod host;
+pub mod record;
 pub mod wire;

@@ -21,8 +21,9 @@
 //! |---|---|---|
 //! | `Ledger` | row number, 8 bytes big-endian | [`ledger::Row`] |
 //! | `Outgoing` | payment hash, while its fate is open | row number, fee limit |
-//! | `Incoming` | payment hash, while the invoice is open | row number, quantum |
-//! | `Credit` | `b` + buyer key | window, debt, settlements, time of the last one |
+//! | `Outgoing` | `swept` | row before which the wallet was told to forget payments |
+//! | `Incoming` | payment hash, while the invoice is open | row number, nothing |
+//! | `Credit` | `c` + buyer key | window, debt, settlements, time of the last one, backing |
 //! | `Credit` | `o` + order id, while it carries a debt | buyer, quantum, debt carried |
 
 mod budget;
@@ -33,7 +34,9 @@ pub mod ledger;
 mod lookup;
 mod reserve;
 mod saga;
+mod sweep;
 mod turn;
+mod unpaid;
 
 #[cfg(test)]
 mod tests;
@@ -42,23 +45,30 @@ use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
 use crate::money::{Counts, Msat};
+use crate::refusal::{Code, Refusal};
+use crate::route::Message;
 use crate::time::{Now, Tick};
 use budget::Budgets;
+pub use budget::Fees;
 use credit::Credits;
 use incoming::{Invoice, Making};
-use io::{Effect, Input, OrderAccount, Report, Side};
-use ledger::Ledger;
+use io::{Effect, EntryState, Input, OrderAccount, Report, Side};
+use ledger::{Ledger, Row};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use saga::Saga;
 use std::collections::BTreeMap;
-use turn::{Job, Timers, Turn};
+use sweep::{SWEPT, Sweep};
+use turn::{Job, RecordError, Timers, Turn};
+use unpaid::Unpaid;
 
 /// What the owner of the node allows, and how patient it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Most for one order, without routing fees.
+    /// Most for one order, routing fees included.
     pub per_order: Msat,
+    /// What of an order's cap may go into routing fees, over all its payments.
+    pub fees: Fees,
     /// Most for one UTC day over all budgets, routing fees included.
     pub per_day: Msat,
     /// Most for one UTC day per budget name, fees included; a name not listed has only `per_day`.
@@ -77,10 +87,15 @@ pub struct Config {
     pub unknown_grace_ms: u64,
     /// An invoice settled later than this after it was made is late. Milliseconds.
     pub late_ms: u64,
-    /// Largest credit window of one buyer; at least two quanta are granted whatever it says.
+    /// Largest credit window of one buyer; an order that was paid for has a quantum whatever
+    /// it says.
     pub window_cap: Msat,
-    /// A buyer that leaves more than this unpaid is a stranger again.
+    /// A buyer that leaves more than this unpaid is a stranger again; what is left of an old
+    /// debt is written off once it is no more than this.
     pub tolerated_debt: Msat,
+    /// Days that the wallet keeps a payment after it was planned or invoiced; 0: it keeps all for
+    /// ever. The books keep every payment, and the wallet no invoice that nobody can pay any more.
+    pub retention_days: u64,
     /// What a key never seen before may use before its first payment is due.
     pub free_quota: Msat,
 }
@@ -90,6 +105,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             per_order: Msat(1_000_000),
+            fees: Fees::default(),
             per_day: Msat(10_000_000),
             per_key: BTreeMap::new(),
             max_in_flight_per_order: limits::MAX_PAYMENTS_IN_FLIGHT,
@@ -105,6 +121,8 @@ impl Default for Config {
             window_cap: Msat(64_000),
             // One default quantum: what cannot be invoiced is smaller.
             tolerated_debt: Msat(1_000),
+            // Past every dispute; wallets show about as much.
+            retention_days: 90,
             free_quota: Msat::ZERO,
         }
     }
@@ -122,6 +140,10 @@ pub struct Payment {
     sagas: BTreeMap<PaymentHash, Saga>,
     making: BTreeMap<EffectId, Making>,
     invoices: BTreeMap<PaymentHash, Invoice>,
+    /// Of these, entry payments, by order.
+    entries: BTreeMap<OrderId, PaymentHash>,
+    unpaid: Unpaid,
+    sweep: Sweep,
     /// Debts that hosts of open orders claim, and that our books allow.
     claims: BTreeMap<OrderId, (NodeKey, Msat)>,
 }
@@ -140,6 +162,9 @@ impl Payment {
             sagas: BTreeMap::new(),
             making: BTreeMap::new(),
             invoices: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            unpaid: Unpaid::default(),
+            sweep: Sweep::default(),
             claims: BTreeMap::new(),
         }
     }
@@ -155,72 +180,102 @@ impl Payment {
     ) -> Self {
         let mut machine = Payment::new(config, seed);
         let mut fee_limits = BTreeMap::new();
-        let mut quanta = BTreeMap::new();
         for record in records {
             let Some(value) = &record.value else { continue };
             let read = match record.table {
-                Table::Ledger => machine.ledger.load(&record.key, value),
+                Table::Ledger => machine.load_row(&record.key, value),
                 Table::Credit => machine.credits.load(&record.key, value),
+                Table::Outgoing if record.key == SWEPT => machine.sweep.load(value),
                 Table::Outgoing => turn::load_extra(&record.key, value, &mut fee_limits),
-                Table::Incoming => turn::load_extra(&record.key, value, &mut quanta),
                 _ => Ok(()),
             };
             if let Err(error) = read {
                 machine.ledger.complain(now, &record, &error);
             }
         }
-        machine.resume(now, &fee_limits, &quanta);
+        machine.resume(now, &fee_limits);
         machine
+    }
+
+    fn load_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
+        let (row, loaded) = self.ledger.load(key, value)?;
+        let Row::Entry { entry, budget } = loaded else {
+            return Ok(());
+        };
+        self.sweep.add(row, &entry);
+        if (entry.side, entry.state) == (Side::Buyer, EntryState::Settled) {
+            let day = budget::day(entry.created);
+            let paid = entry.msat.saturating_add(entry.fee);
+            self.budgets.spend(day, budget, paid);
+        }
+        Ok(())
     }
 
     /// Returns the books.
     pub fn report(&self, now: Now) -> Report {
         let mut report = self.ledger.report();
-        report.owed_to_us = self.credits.owed();
+        report.owed_to_us = self.credits.owed(&self.config, now.wall);
         report.spent_today = self.budgets.spent_on(budget::day(now.wall));
         report
     }
 
-    fn resume(
-        &mut self,
-        now: Now,
-        fee_limits: &BTreeMap<PaymentHash, Msat>,
-        quanta: &BTreeMap<PaymentHash, Msat>,
-    ) {
-        for (budget, entry) in self.ledger.paid() {
-            let day = budget::day(entry.created);
-            self.budgets
-                .spend(day, budget, entry.msat.saturating_add(entry.fee));
-        }
+    fn resume(&mut self, now: Now, fee_limits: &BTreeMap<PaymentHash, Msat>) {
+        self.sweep.begin();
         for (row, budget, entry) in self.ledger.open() {
             match entry.side {
                 Side::Buyer => {
                     let fee = fee_limits.get(&entry.hash).copied().unwrap_or_default();
                     self.resume_saga(now, row, budget, &entry, fee);
                 }
-                Side::Host => {
-                    let quantum = quanta.get(&entry.hash).copied().unwrap_or_default();
-                    self.resume_invoice(now, row, &entry, quantum);
-                }
+                Side::Host => self.resume_invoice(now, &entry),
             }
         }
-        self.ledger.trim();
     }
 
+    fn open_credit(&mut self, turn: &mut Turn, order: OrderId, buyer: NodeKey, quantum: Msat) {
+        let known = self.credits.knows(&order)
+            || self.ledger.is_closed(Side::Host, &order)
+            || self.ledger.received_for(&order) > Msat::ZERO;
+        let result = match known {
+            true => Err(Refusal::new(
+                Code::BadOrder,
+                "an order with this id was taken before",
+            )),
+            false => self.credits.open(turn, &self.config, order, buyer, quantum),
+        };
+        turn.tell(Message::CreditOpened { order, result });
+    }
+
+    /// Books the end of an order, once, and says so.
     fn close(&mut self, turn: &mut Turn, account: OrderAccount, unpaid: Msat) {
-        if account.side == Side::Host {
-            let received = self.ledger.received_for(&account.order);
-            if !self.ledger.is_closed(Side::Host, &account.order) {
-                self.credits
-                    .close(turn, &self.config, &account, unpaid, received);
-            }
-            if account.counts == Counts::default() && received == Msat::ZERO {
-                // Nothing given, nothing taken: strangers do not fill the disk with refusals.
-                return self.credits.close_void(account.order);
+        let (order, side) = (account.order, account.side);
+        match side {
+            Side::Host => self.close_sale(turn, account, unpaid),
+            Side::Buyer => {
+                self.claims.remove(&order);
+                self.ledger.close(turn, account);
             }
         }
-        if account.side == Side::Buyer {
-            self.claims.remove(&account.order);
+        turn.tell(Message::OrderClosed { order, side });
+    }
+
+    fn close_sale(&mut self, turn: &mut Turn, account: OrderAccount, unpaid: Msat) {
+        let order = account.order;
+        let buyer = self.credits.buyer_of(&order);
+        if buyer.is_some_and(|buyer| buyer != account.counterparty) {
+            return; // Refused for its id: the order that has it is another's.
+        }
+        let received = self.ledger.received_for(&order);
+        let closed = self.ledger.is_closed(Side::Host, &order);
+        // Whatever the books say, an order that was given credit is booked when it ends.
+        if !closed || self.credits.is_open(&order) {
+            self.credits
+                .close(turn, &self.config, &account, unpaid, received);
+        }
+        if account.counts == Counts::default() && received == Msat::ZERO && !closed {
+            // Nothing given, nothing taken: strangers do not fill the disk with refusals.
+            self.credits.close_void(order);
+            return self.let_go(turn, &order);
         }
         self.ledger.close(turn, account);
     }
@@ -256,9 +311,7 @@ impl Machine for Payment {
                 order,
                 buyer,
                 quantum,
-            } => self
-                .credits
-                .open(turn_ref, &self.config, order, buyer, quantum),
+            } => self.open_credit(turn_ref, order, buyer, quantum),
             Input::MakeInvoice {
                 order,
                 seq,
@@ -266,7 +319,8 @@ impl Machine for Payment {
                 description_hash,
                 expiry_s,
             } => {
-                let making = Making::new(now, order, seq, msat, expiry_s);
+                let whose = self.whose(self.credits.buyer_of(&order));
+                let making = Making::new(now, order, seq, msat, whose, expiry_s);
                 self.make_invoice(turn_ref, making, description_hash, expiry_s);
             }
             Input::Close { account, unpaid } => self.close(turn_ref, *account, unpaid),
@@ -289,6 +343,7 @@ impl Machine for Payment {
                 turn_ref.then(Effect::Reply { id, report });
             }
         }
+        self.sweep(turn_ref);
         turn.finish(out);
     }
 
@@ -305,6 +360,7 @@ impl Machine for Payment {
                 }
             }
         }
+        self.sweep(&mut turn);
         turn.finish(out);
     }
 

@@ -3,8 +3,8 @@
 //! The frames exist so that no later change of the wire is needed; no role uses
 //! them yet. A router sees evidence of payment, never funds.
 
-use crate::envelope::{Body, Extension, MessageType, Signed};
-use crate::ids::{ModelDigest, NodeKey};
+use crate::envelope::{Extension, Signed};
+use crate::ids::{Digest, ModelDigest};
 use crate::money::{Counts, Msat, Prices};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -25,38 +25,56 @@ pub struct QuoteRequest {
     pub extensions: Vec<Extension>,
 }
 
-/// One host's signed offer.
+/// A host's signed offer: what it is bound to, and nothing that is another's to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quote {
-    /// Who would serve it.
-    pub host: NodeKey,
+pub struct HostQuote {
+    /// Digest of the signed request.
+    pub request: Digest,
+    /// The model.
+    pub model: ModelDigest,
     /// Prices it is bound to until `expires`.
     pub prices: Prices,
-    /// The router's own fee, invoiced by the router itself.
-    pub router_fee: Msat,
+    /// Size of one step of payment.
+    pub quantum: Msat,
+    /// How soon it would begin. Milliseconds.
+    pub starts_within_ms: u64,
     /// Until when.
     pub expires: WallTime,
     /// Extension records.
     pub extensions: Vec<Extension>,
 }
 
-impl Body for QuoteRequest {
-    const TYPE: MessageType = MessageType::QuoteRequest;
-    const VERSION: u16 = 1;
+/// A router's signed offer: which quotes it passes on, and its own fee.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterOffer {
+    /// Digest of the signed request.
+    pub request: Digest,
+    /// Digests of the signed [`HostQuote`]s that go with it, best first.
+    pub quotes: Vec<Digest>,
+    /// The router's own fee, which it invoices itself.
+    pub fee: Msat,
+    /// The invoice for the fee, BOLT 11; `None` where it is free.
+    pub bolt11: Option<String>,
+    /// Until when.
+    pub expires: WallTime,
+    /// Extension records.
+    pub extensions: Vec<Extension>,
 }
 
-impl Body for Quote {
-    const TYPE: MessageType = MessageType::Quote;
-    const VERSION: u16 = 1;
-}
+crate::envelope::bodies!(QuoteRequest, HostQuote, RouterOffer);
 
 /// Frames of a quote stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QuoteFrame {
     /// buyer → router: a signed [`QuoteRequest`]
     Request(Signed),
-    /// router → buyer: signed [`Quote`]s, each by its host
-    Offers(Vec<Signed>),
+    /// router → buyer
+    Offers {
+        /// The router's signed [`RouterOffer`].
+        offer: Signed,
+        /// The signed [`HostQuote`]s that it names, each by its host.
+        quotes: Vec<Signed>,
+    },
     /// router → buyer
     Refusal(crate::refusal::Refusal),
 }

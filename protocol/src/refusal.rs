@@ -2,58 +2,136 @@
 //!
 //! Travels from host to buyer, and from the local node to its HTTP clients.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Why an order is not served, or ended early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
+/// Makes [`Code`]: each code with its number on the wire and its word in JSON.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal $word:literal,)*) => {
+        /// Why an order is not served, or ended early. A number on the wire, a word in JSON;
+        /// a number that this version does not know is kept as it is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+            /// A code of a later version.
+            Unknown(u16),
+        }
+
+        impl Code {
+            /// Every code that this version knows.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// Returns the number on the wire.
+            pub const fn number(self) -> u16 {
+                match self {
+                    $(Code::$name => $number,)*
+                    Code::Unknown(number) => number,
+                }
+            }
+
+            /// Returns the code of a number.
+            pub const fn of_number(number: u16) -> Code {
+                match number {
+                    $($number => Code::$name,)*
+                    number => Code::Unknown(number),
+                }
+            }
+
+            /// Returns the word in JSON, `unknown` for a code of a later version.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Code::$name => $word,)*
+                    Code::Unknown(_) => "unknown",
+                }
+            }
+
+            /// Returns the code of a word.
+            pub fn of_word(word: &str) -> Code {
+                match word {
+                    $($word => Code::$name,)*
+                    _ => Code::Unknown(u16::MAX),
+                }
+            }
+        }
+    };
+}
+
+codes! {
     /// The order does not decode or breaks a limit.
-    BadOrder,
+    BadOrder = 0 "bad_order",
     /// Signature, recipient, network, time or nonce of the envelope.
-    BadEnvelope,
+    BadEnvelope = 1 "bad_envelope",
     /// The model is not served here.
-    UnknownModel,
+    UnknownModel = 2 "unknown_model",
     /// Prompt and output do not fit the model's context or the host's limits.
-    TooLong,
+    TooLong = 3 "too_long",
     /// All slots and the queue are full.
-    Busy,
+    Busy = 4 "busy",
     /// The owner of the machine needs it.
-    OwnerActive,
+    OwnerActive = 5 "owner_active",
     /// The buyer's cap does not cover the entry payment.
-    CapTooLow,
+    CapTooLow = 6 "cap_too_low",
     /// A budget of the local node is used up (HTTP 402).
-    BudgetExhausted,
+    BudgetExhausted = 7 "budget_exhausted",
     /// No host offers what was asked for.
-    NoHost,
+    NoHost = 8 "no_host",
     /// The wallet cannot pay: no channel or too little in it.
-    WalletCannotPay,
+    WalletCannotPay = 9 "wallet_cannot_pay",
     /// A payment failed for good.
-    PaymentFailed,
+    PaymentFailed = 10 "payment_failed",
     /// A payment's fate is not known yet; it is being looked up.
-    PaymentUnknown,
+    PaymentUnknown = 11 "payment_unknown",
     /// The buyer did not pay in time.
-    NotPaid,
+    NotPaid = 12 "not_paid",
     /// The other side went away.
-    Disconnected,
+    Disconnected = 13 "disconnected",
     /// Nothing arrived in time.
-    Timeout,
+    Timeout = 14 "timeout",
     /// The other side broke the protocol.
-    ProtocolViolation,
+    ProtocolViolation = 15 "protocol_violation",
     /// The buyer cancelled.
-    Cancelled,
+    Cancelled = 16 "cancelled",
     /// The engine failed.
-    EngineFailed,
+    EngineFailed = 17 "engine_failed",
     /// The node was restarted during the order.
-    Interrupted,
+    Interrupted = 18 "interrupted",
     /// The host is shutting down.
-    ShuttingDown,
+    ShuttingDown = 19 "shutting_down",
     /// The wallet could not make an invoice.
-    NoInvoice,
+    NoInvoice = 20 "no_invoice",
     /// This payment mode is not offered.
-    ModeUnsupported,
+    ModeUnsupported = 21 "mode_unsupported",
     /// The disk does not take the ledger's entries.
-    StorageFailed,
+    StorageFailed = 22 "storage_failed",
+    /// The order asks for a handling of the prompt that this host does not offer.
+    HandlingUnsupported = 23 "handling_unsupported",
+    /// The settings of the host contradict each other.
+    HostMisconfigured = 24 "host_misconfigured",
+    /// A debt that the buyer's books do not know.
+    DebtDisputed = 25 "debt_disputed",
+    /// What was offered is not what was listed.
+    NotAsListed = 26 "not_as_listed",
+    /// This peer, or everybody together, asks for more than is given to those who have not paid.
+    TooManyUnpaid = 27 "too_many_unpaid",
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_str(self.word())
+        } else {
+            serializer.serialize_u16(self.number())
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer).map(|word| Code::of_word(&word))
+        } else {
+            u16::deserialize(deserializer).map(Code::of_number)
+        }
+    }
 }
 
 impl Code {
@@ -95,14 +173,46 @@ impl Code {
             Code::NoInvoice => "the host's wallet needs attention: `freehold wallet balance` there",
             Code::ModeUnsupported => "use payment mode `metered`",
             Code::StorageFailed => "free some disk space, then restart the node",
+            Code::HandlingUnsupported => "choose another host, or ask for no special handling",
+            Code::HostMisconfigured => {
+                "choose another host; its operator must raise host.free_quota or host.quantum"
+            }
+            Code::DebtDisputed => {
+                "choose another host, or compare `freehold ledger` with the host's books"
+            }
+            Code::NotAsListed => "ask again: listings are read anew; or choose another host",
+            Code::TooManyUnpaid => "pay for what is under way, or try again in a moment",
+            Code::Unknown(_) => "update freehold, or choose another host",
         }
     }
 
-    /// Returns whether asking the same host again may help.
+    /// Returns whether the same request may succeed a little later.
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Code::Busy | Code::OwnerActive | Code::Timeout | Code::Disconnected | Code::NoInvoice
+            Code::Busy
+                | Code::OwnerActive
+                | Code::Timeout
+                | Code::Disconnected
+                | Code::NoInvoice
+                | Code::TooManyUnpaid
+                | Code::NotAsListed
+        )
+    }
+
+    /// Returns whether a host may say it. The others are a node's own findings about its
+    /// wallet, budgets and disk: from a peer they mean nothing.
+    pub const fn is_from_hosts(self) -> bool {
+        !matches!(
+            self,
+            Code::BudgetExhausted
+                | Code::NoHost
+                | Code::WalletCannotPay
+                | Code::PaymentFailed
+                | Code::PaymentUnknown
+                | Code::Interrupted
+                | Code::DebtDisputed
+                | Code::NotAsListed
         )
     }
 
@@ -122,21 +232,31 @@ impl Code {
     /// Returns the status for an HTTP client, before the first token.
     pub const fn http_status(self) -> u16 {
         match self {
-            Code::BadOrder | Code::BadEnvelope | Code::ModeUnsupported => 400,
+            Code::BadOrder
+            | Code::BadEnvelope
+            | Code::ModeUnsupported
+            | Code::HandlingUnsupported => 400,
             Code::BudgetExhausted | Code::CapTooLow | Code::WalletCannotPay => 402,
             Code::UnknownModel => 404,
             Code::TooLong => 413,
             Code::Cancelled => 499,
             Code::PaymentFailed | Code::PaymentUnknown | Code::NotPaid => 402,
             Code::Timeout => 504,
-            Code::Disconnected | Code::ProtocolViolation | Code::EngineFailed => 502,
+            Code::Disconnected
+            | Code::ProtocolViolation
+            | Code::EngineFailed
+            | Code::HostMisconfigured
+            | Code::DebtDisputed
+            | Code::Unknown(_) => 502,
             Code::Busy
             | Code::OwnerActive
             | Code::NoHost
             | Code::Interrupted
             | Code::ShuttingDown
             | Code::NoInvoice
-            | Code::StorageFailed => 503,
+            | Code::StorageFailed
+            | Code::NotAsListed
+            | Code::TooManyUnpaid => 503,
         }
     }
 }
@@ -171,5 +291,29 @@ impl Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({})", self.message, self.fix())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn every_code_keeps_its_number_and_its_word() {
+        for code in Code::ALL {
+            assert_eq!(Code::of_number(code.number()), *code);
+            assert_eq!(Code::of_word(code.word()), *code);
+        }
+    }
+
+    #[test]
+    fn a_code_of_a_later_version_is_kept() {
+        let later = codec::encode(&9_999u16);
+        let code: Code = codec::decode(&later, 8).unwrap();
+        assert_eq!(code, Code::Unknown(9_999));
+        assert_eq!(codec::encode(&code), later);
+        let word: Code = serde_json::from_str("\"of_a_later_version\"").unwrap();
+        assert!(matches!(word, Code::Unknown(_)));
     }
 }

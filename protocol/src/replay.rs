@@ -24,8 +24,11 @@ impl ReplayWindow {
     /// When it was seen before, or when so many are remembered that safety needs a refusal.
     pub fn admit(&mut self, envelope: &Envelope, now: WallTime) -> Result<Record, EnvelopeError> {
         let key = (envelope.from, envelope.nonce);
-        if self.seen.contains_key(&key) || self.seen.len() >= limits::MAX_NONCES {
+        if self.seen.contains_key(&key) {
             return Err(EnvelopeError::Replayed);
+        }
+        if self.seen.len() >= limits::MAX_NONCES {
+            return Err(EnvelopeError::WindowFull);
         }
         // An envelope signed `window` in the future stays acceptable for two windows.
         let forget = now.after_ms(2 * limits::ENVELOPE_WINDOW_MS);

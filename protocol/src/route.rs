@@ -10,7 +10,7 @@ use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage,
 use crate::inference::io::{Candidate, Evidence};
 use crate::money::Msat;
 use crate::offence::Offence;
-use crate::payment::io::{OrderAccount, PayRequest};
+use crate::payment::io::{Credit, OrderAccount, PayRequest, Side};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::{bundle, discovery, inference, payment, reputation, validator};
@@ -97,7 +97,7 @@ pub enum Message {
         order: OrderId,
         seq: u32,
         hash: PaymentHash,
-        preimage: Preimage,
+        preimage: Option<Preimage>,
         msat: Msat,
         fee: Msat,
         ms: u64,
@@ -117,9 +117,7 @@ pub enum Message {
     /// Payment answers Inference.
     CreditOpened {
         order: OrderId,
-        window: Msat,
-        prepay: bool,
-        debt: Msat,
+        result: Result<Credit, Refusal>,
     },
     /// Inference asks Payment for an invoice.
     MakeInvoice {
@@ -148,6 +146,8 @@ pub enum Message {
         account: Box<OrderAccount>,
         unpaid: Msat,
     },
+    /// Payment answers Inference: the account of that order is in the books, durably.
+    OrderClosed { order: OrderId, side: Side },
     /// Inference hands Validator the evidence of an order.
     OrderEnded(Box<Evidence>),
     /// Validator asks Discovery for other validators.
@@ -302,17 +302,9 @@ pub fn deliver(message: Message) -> Delivery {
             seq,
             refusal,
         }),
-        Message::CreditOpened {
-            order,
-            window,
-            prepay,
-            debt,
-        } => Delivery::Inference(I::CreditOpened {
-            order,
-            window,
-            prepay,
-            debt,
-        }),
+        Message::CreditOpened { order, result } => {
+            Delivery::Inference(I::CreditOpened { order, result })
+        }
         Message::InvoiceMade { order, seq, result } => {
             Delivery::Inference(I::InvoiceMade { order, seq, result })
         }
@@ -329,6 +321,7 @@ pub fn deliver(message: Message) -> Delivery {
             msat,
             window,
         }),
+        Message::OrderClosed { order, side } => Delivery::Inference(I::OrderClosed { order, side }),
         Message::OrderEnded(evidence) => Delivery::Validator(V::OrderEnded(evidence)),
         Message::ValidatorsFound { id, hosts } => Delivery::Validator(V::Validators { id, hosts }),
         Message::ScoresWanted { ticket, subjects } => {

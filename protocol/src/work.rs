@@ -3,6 +3,7 @@
 //! Not prices and not execution. Every number is an integer, so that one request
 //! has one encoding and one digest.
 
+use crate::envelope::Extension;
 use crate::limits;
 use crate::money::Meter;
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,13 @@ pub struct Job {
     pub date: String,
     /// Form of the answer, shifts of logits, probabilities.
     pub steering: Steering,
+    /// Tokens of this answer that another host delivered already: the answer goes on behind
+    /// them, and they are billed as input. Hosts of this version refuse a prefix.
+    #[serde(default)]
+    pub prefix: Vec<u32>,
+    /// Extension records.
+    #[serde(default)]
+    pub extensions: Vec<Extension>,
 }
 
 /// A job outside the protocol's limits.
@@ -177,6 +185,11 @@ impl Job {
             at_most("a stop string (bytes)", stop.len(), limits::MAX_STOP_BYTES)?;
         }
         at_most("the date (bytes)", self.date.len(), 32)?;
+        at_most(
+            "the prefix (tokens)",
+            self.prefix.len(),
+            limits::MAX_OUTPUT_TOKENS as usize,
+        )?;
         self.check_steering(at_most)?;
         let (what, most) = match self.work {
             Work::Embed { .. } => ("number of texts", limits::MAX_EMBED_TEXTS),

@@ -5,7 +5,7 @@
 #![allow(dead_code, missing_docs)] // each test binary uses its part
 
 use protocol::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
-use protocol::chain::{ChainedToken, TokenChain};
+use protocol::chain::{ChainedToken, Piece, TokenChain};
 use protocol::codec;
 use protocol::crypto::{Crypto, Secp};
 use protocol::discovery::io::Pulse;
@@ -19,10 +19,10 @@ use protocol::manifest::{
 use protocol::money::{Counts, Msat, Prices};
 use protocol::order::attached::{Attached, TokenLogprob, TokenLogprobs, Vector};
 use protocol::order::wire::{
-    Chunk, Countersigned, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Privacy,
-    Receipt, Status, Terms, description_hash, prompt_digest,
+    Chunk, Countersigned, EntryInvoice, Finish, Frame, Handling, Invoice, Order, Paid, Path,
+    PaymentEntry, Receipt, Retention, Status, Terms, description_hash, prompt_digest,
 };
-use protocol::quote::{Quote, QuoteFrame, QuoteRequest};
+use protocol::quote::{HostQuote, QuoteFrame, QuoteRequest, RouterOffer};
 use protocol::refusal::{Code, Refusal};
 use protocol::time::WallTime;
 use protocol::work::{ChatMessage, Constraint, Job, Sampling, Steering, TokenBias, Work};
@@ -40,7 +40,10 @@ pub struct Sample {
 const NETWORK: Network = Network::Regtest;
 /// 1 January 2026, 00:00 UTC.
 const TIME: WallTime = WallTime(1_767_225_600_000);
-const ID: OrderId = OrderId([0x0d; 16]);
+/// The order's id: [`OrderId::of`] the sample order.
+fn id() -> OrderId {
+    OrderId::of(&signed_order().digest())
+}
 const MODEL: ModelDigest = ModelDigest([0x3d; 32]);
 
 pub fn buyer() -> Secp {
@@ -95,6 +98,8 @@ fn job(work: Work) -> Job {
             constraint: Some(Constraint::JsonSchema(r#"{"type":"object"}"#.into())),
             logprobs: Some(1),
         },
+        prefix: vec![100_000, 7],
+        extensions: extensions(),
     }
 }
 
@@ -137,12 +142,14 @@ fn mandate() -> Mandate {
 
 fn order(work: Work) -> Order {
     Order {
-        id: ID,
         model: MODEL,
         job: job(work),
         max_cost: Msat(100_000),
         mode: PaymentMode::Metered,
-        privacy: Privacy::NoLog,
+        payment_grain: Msat(1_000),
+        path: Path::Onion,
+        retention: Retention::Forget,
+        handling: Handling::Confidential,
         salt: [0x5a; 16],
         via: Some(validator().key()),
         authority: vec![seal(&host(), Some(buyer().key()), 0x10, &mandate())],
@@ -157,7 +164,6 @@ fn signed_order() -> Signed {
 fn terms() -> Terms {
     Terms {
         order: signed_order().digest(),
-        id: ID,
         input: counts(0),
         prices: prices(),
         window: Msat(2_000),
@@ -170,6 +176,7 @@ fn terms() -> Terms {
         numerics: Some("freehold/exact/1".into()),
         tokenizer: Digest([0x70; 32]),
         template: Digest([0x7e; 32]),
+        starts_within_ms: 2_500,
         expires: TIME.after_ms(60_000),
         extensions: extensions(),
     }
@@ -184,6 +191,10 @@ fn tokens() -> Vec<ChainedToken> {
         .map(|id| ChainedToken {
             id: 100_000 + id,
             logits: Digest([0xa0 + id as u8; 32]),
+            piece: Piece {
+                control: id == 2,
+                bytes: vec![0xc3, 0xa4 + id as u8],
+            },
         })
         .collect()
 }
@@ -198,20 +209,21 @@ fn head() -> Digest {
 
 fn invoice() -> Invoice {
     Invoice {
-        order: ID,
+        order: id(),
         seq: 1,
         bolt11: "lnbcrt10n1example".into(),
         msat: Msat(1_000),
         covers: counts(3),
         invoiced: Msat(3_000),
         head: head(),
+        window: Msat(4_000),
         extensions: extensions(),
     }
 }
 
 fn paid() -> Paid {
     Paid {
-        order: ID,
+        order: id(),
         seq: 1,
         hash: PaymentHash([0x8a; 32]),
         head: head(),
@@ -221,7 +233,7 @@ fn paid() -> Paid {
 
 fn receipt() -> Receipt {
     Receipt {
-        id: ID,
+        id: id(),
         order: signed_order().digest(),
         terms: signed_terms().digest(),
         buyer: buyer().key(),
@@ -233,6 +245,7 @@ fn receipt() -> Receipt {
         prices: prices(),
         prompt: prompt_digest(&[0x5a; 16], &[1, 2, 3]),
         head: head(),
+        finish: Finish::Length,
         counts: counts(3),
         cost: Msat(15_750),
         payments: vec![PaymentEntry {
@@ -257,7 +270,7 @@ fn countersigned() -> Countersigned {
 
 fn verdict(finding: Finding) -> Verdict {
     Verdict {
-        id: ID,
+        id: id(),
         evidence: Digest([0xed; 32]),
         host: host().key(),
         model: MODEL,
@@ -320,14 +333,35 @@ fn quote_request() -> QuoteRequest {
     }
 }
 
-fn quote() -> Quote {
-    Quote {
-        host: host().key(),
+fn host_quote() -> HostQuote {
+    HostQuote {
+        request: pick_request(),
+        model: MODEL,
         prices: prices(),
-        router_fee: Msat(10),
+        quantum: Msat(1_000),
+        starts_within_ms: 2_500,
         expires: TIME.after_ms(60_000),
         extensions: extensions(),
     }
+}
+
+fn signed_host_quote() -> Signed {
+    seal(&host(), Some(buyer().key()), 0x1a, &host_quote())
+}
+
+fn router_offer() -> RouterOffer {
+    RouterOffer {
+        request: pick_request(),
+        quotes: vec![signed_host_quote().digest()],
+        fee: Msat(10),
+        bolt11: Some("lnbcrt100p1example".into()),
+        expires: TIME.after_ms(60_000),
+        extensions: extensions(),
+    }
+}
+
+fn pick_request() -> Digest {
+    seal(&buyer(), Some(host().key()), 0x19, &quote_request()).digest()
 }
 
 fn revocation() -> Revocation {
@@ -379,10 +413,11 @@ pub fn signed() -> Vec<(&'static str, Signed, NodeKey)> {
             seal(&buyer, to_host, 0x19, &quote_request()),
             buyer.key(),
         ),
+        ("signed-host-quote", signed_host_quote(), host.key()),
         (
-            "signed-quote",
-            seal(&host, to_buyer, 0x1a, &quote()),
-            host.key(),
+            "signed-router-offer",
+            seal(&validator, to_buyer, 0x1d, &router_offer()),
+            validator.key(),
         ),
         (
             "signed-mandate",
@@ -442,10 +477,10 @@ fn frames() -> Vec<Sample> {
     let chunk = Frame::Chunk(Chunk {
         seq: 7,
         tokens: tokens(),
-        text: "halb drei".into(),
         totals: counts(3),
         finish: Some(Finish::Length),
         attached: attached(),
+        extensions: extensions(),
     });
     let frames = [
         ("frame-order", Frame::Order(signed_order())),
@@ -503,7 +538,8 @@ fn bodies() -> Vec<Sample> {
         sample("verdict-inconclusive", &verdict(inconclusive)),
         sample("manifest", &manifest()),
         sample("quote-request", &quote_request()),
-        sample("quote", &quote()),
+        sample("host-quote", &host_quote()),
+        sample("router-offer", &router_offer()),
         sample("mandate", &mandate()),
         sample("revocation", &revocation()),
     ]
@@ -536,7 +572,10 @@ fn others() -> Vec<Sample> {
         ),
         sample(
             "quote-frame-offers",
-            &QuoteFrame::Offers(vec![pick("signed-quote")]),
+            &QuoteFrame::Offers {
+                offer: pick("signed-router-offer"),
+                quotes: vec![pick("signed-host-quote")],
+            },
         ),
         sample("quote-frame-refusal", &QuoteFrame::Refusal(refusal())),
     ]
@@ -579,7 +618,7 @@ pub fn hashes() -> Vec<(&'static str, Vec<u8>)> {
     hashes.extend([
         (
             "description-hash",
-            description_hash(&ID, 1, &counts(3)).to_vec(),
+            description_hash(&id(), 1, &counts(3)).to_vec(),
         ),
         (
             "prompt-digest",

@@ -128,7 +128,7 @@ pub struct Label {
 }
 
 strategies! {
-    SameId same_id Buyer "same-id" "loss-bounded" "uses an order's id again, and its credit with it"
+    SameId same_id Buyer "same-id" "loss-bounded" "sends a signed order again, for its credit"
     WindowPump window_pump Buyer "window-pump" "loss-bounded" "pays many tiny orders, then takes a large one unpaid, with fresh keys"
     Deadbeat deadbeat Buyer "deadbeat" "loss-bounded" "pays one order, uses the window that it opened, and leaves"
     SlotSquatter slot_squatter Buyer "slot-squatter" "all-served" "orders, takes the terms, and neither pays nor leaves"
@@ -139,7 +139,7 @@ strategies! {
     InputInflator input_inflator Host "input-inflator" "input-true" "counts three times the prompt"
     Truncator truncator Host "truncator" "fair-verdicts" "ends answers early and says that the model did"
     EntryThief entry_thief Host "entry-thief" "theft-bounded" "takes the entry payment and serves nothing"
-    Tokenless tokenless Host "tokenless" "text-bounded" "sends text without tokens, without end"
+    Tokenless tokenless Host "tokenless" "text-bounded" "sends chunks without tokens, without end"
     Refuser refuser Host "refuser" "all-served" "is cheap and refuses every order, with every code in turn"
     BusySybil busy_sybil Other "busy-sybil" "all-served" "lists fresh keys that are cheap and always full"
     ListingFloodFree listing_flood Other "listing-flood-0" "all-served" "lists fresh keys without number at price 0"

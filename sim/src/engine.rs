@@ -3,7 +3,7 @@
 //! Not inference. A node's engine produces no token beyond its allowance; a
 //! dishonest one alters tokens from some position on, and the world remembers.
 
-use protocol::chain::{ChainedToken, NO_LOGITS};
+use protocol::chain::{ChainedToken, NO_LOGITS, Piece};
 use protocol::codec;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
@@ -55,11 +55,16 @@ impl Answer {
         if self.embeds {
             let id = u32::try_from(position).unwrap_or(u32::MAX);
             let logits = vector_digest(&self.vector(position));
-            return ChainedToken { id, logits };
+            let piece = Piece::default();
+            return ChainedToken { id, logits, piece };
         }
         let logits = tagged_hash("sim/token/1", &[&self.seed.0, &position.to_le_bytes()]);
         let id = u32::from_le_bytes(logits.0[..4].try_into().unwrap_or_default()) % 32_000;
-        ChainedToken { id, logits }
+        let piece = Piece {
+            control: position + 1 == self.length,
+            bytes: word_of(id).into_bytes(),
+        };
+        ChainedToken { id, logits, piece }
     }
 
     fn vector(&self, position: u64) -> Vector {
@@ -78,22 +83,9 @@ impl Answer {
             ..Attached::default()
         }
     }
-
-    /// The text of some tokens; embeddings have none.
-    pub fn text(&self, tokens: &[ChainedToken]) -> String {
-        match self.embeds {
-            true => String::new(),
-            false => tokens.iter().map(word).collect(),
-        }
-    }
 }
 
 /// The text of one token: a function of its id alone, as with a real vocabulary.
-pub fn word(token: &ChainedToken) -> String {
-    word_of(token.id)
-}
-
-/// The text of one token id.
 pub fn word_of(id: u32) -> String {
     format!("w{id} ")
 }

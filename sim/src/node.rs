@@ -13,7 +13,7 @@ use crate::profile::Profile;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::envelope::Network;
-use protocol::ids::{LightningId, ModelDigest, NodeKey};
+use protocol::ids::{LightningId, ModelDigest, NodeKey, PeerTag};
 use protocol::inference::context::Config as Orders;
 use protocol::inference::io::Served;
 use protocol::machine::{Machine, Outbox, Record, Table};
@@ -218,6 +218,15 @@ pub struct Person {
     pub skew_ms: i64,
     /// How much faster its wall clock runs, in parts per million.
     pub drift_ppm: i64,
+}
+
+impl Person {
+    /// What tells its connections from others'.
+    pub fn tag(&self) -> PeerTag {
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&self.transport.0[..16]);
+        PeerTag(tag)
+    }
 }
 
 impl Person {
@@ -476,7 +485,7 @@ impl Node {
                 crypto(),
                 Box::new(self.order_keys()),
                 seeds[2],
-                load(&[Table::Nonces, Table::Orders]),
+                load(&inference::Inference::TABLES),
                 now,
             ),
             validator: validator::Validator::recover(

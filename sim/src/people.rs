@@ -8,7 +8,7 @@ use protocol::ids::{OrderId, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector};
 use protocol::manifest::PaymentMode;
 use protocol::money::Msat;
-use protocol::order::wire::Privacy;
+use protocol::order::wire::{Handling, Path, Retention};
 use protocol::refusal::Code;
 use protocol::work::{ChatMessage, Job, Sampling, Work};
 
@@ -79,6 +79,8 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
             stop: Vec::new(),
             date: "2026-01-15".to_owned(),
             steering: Default::default(),
+            prefix: Vec::new(),
+            extensions: Vec::new(),
         },
         max_cost: Msat(if healed {
             60_000
@@ -86,7 +88,9 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
             dice.between(2, 40) * 1_000
         }),
         mode: PaymentMode::Metered,
-        privacy: Privacy::Open,
+        path: Path::Fast,
+        retention: Retention::Keep,
+        handling: Handling::Plain,
         budget: if agent && !healed { "agent" } else { "cli" }.to_owned(),
         host: None,
         confirm: dice.chance(100_000),

@@ -19,7 +19,7 @@ use protocol::ids::{Digest, ModelDigest, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector, Served};
 use protocol::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use protocol::money::{Msat, Prices};
-use protocol::order::wire::Privacy;
+use protocol::order::wire::{Handling, Path, Retention};
 use protocol::work::{ChatMessage, Job, Sampling, Work};
 use protocol::{discovery, inference, payment, reputation, validator};
 use slow::SlowWallet;
@@ -321,10 +321,14 @@ pub fn question(text: &str, max_output: u32) -> BuyRequest {
             stop: Vec::new(),
             date: "2026-11-20".to_owned(),
             steering: Default::default(),
+            prefix: Vec::new(),
+            extensions: Vec::new(),
         },
         max_cost: Msat(200_000),
         mode: PaymentMode::Metered,
-        privacy: Privacy::Open,
+        path: Path::Fast,
+        retention: Retention::Keep,
+        handling: Handling::Plain,
         budget: "test".to_owned(),
         host: None,
         confirm: false,

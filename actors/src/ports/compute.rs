@@ -17,7 +17,7 @@ use job::{check, encode, sampling, steering};
 use kernels::{CancelFlag, Engine, EngineError, EngineOptions, Load, Model};
 use order::Steering;
 use parking_lot::Mutex;
-use protocol::chain::ChainedToken;
+use protocol::chain::{ChainedToken, Piece};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use protocol::inference::io::PromptFacts;
 use protocol::order::attached::{Attached, vector_digest};
@@ -36,12 +36,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What a job produced.
 #[derive(Debug, Clone)]
 pub enum Output {
-    /// Tokens, the text they complete, and the end if it is one.
+    /// Tokens, and the end if it is one.
     Tokens {
-        /// Tokens with their logit digests.
+        /// Tokens with their logit digests and their bytes.
         tokens: Vec<ChainedToken>,
-        /// Whole characters.
-        text: String,
         /// Why it ended.
         finish: Option<Finish>,
         /// Probabilities or embeddings, where the job asks for them.
@@ -310,6 +308,7 @@ impl Compute {
                 .map(|token| ChainedToken {
                     id: token.expected_token,
                     logits: Digest(token.logit_digest),
+                    piece: order::piece(model.tokenizer(), token.expected_token),
                 })
                 .collect(),
             numerics: model.info().numerics.clone(),
@@ -333,6 +332,7 @@ fn embed_again(
         Ok(ChainedToken {
             id,
             logits: vector_digest(&embed::bytes(&vector)),
+            piece: Piece::default(),
         })
     };
     let prompt = texts.concat();

@@ -96,6 +96,18 @@ impl Storage {
         Ok(Storage { dir, db, commits })
     }
 
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// Where the disk cannot be read.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let found = self.db.get([&[tag(table)][..], key].concat());
+        let found = found.map_err(|error| StorageError::Io {
+            reason: error.to_string(),
+        })?;
+        Ok(found.map(|value| value.to_vec()))
+    }
+
     /// Returns every record of `tables`.
     ///
     /// # Errors
@@ -183,6 +195,8 @@ const fn tag(table: Table) -> u8 {
         Table::Listings => 7,
         Table::Verdicts => 8,
         Table::History => 9,
+        Table::OpenOrders => 10,
+        Table::Retained => 11,
     }
 }
 

@@ -154,7 +154,7 @@ impl InferencePorts {
 
 /// Takes an inbound order stream.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
-    let peer = stream.node;
+    let peer = stream.tag();
     let (id, reader) = streams.adopt(stream);
     shared
         .to_inference(Input::Inbound { stream: id, peer })
@@ -191,13 +191,11 @@ async fn forward(shared: Shared, order: OrderId, mut output: mpsc::Receiver<Outp
         let input = match piece {
             Output::Tokens {
                 tokens,
-                text,
                 finish,
                 attached,
             } => Input::Produced {
                 order,
                 tokens,
-                text,
                 finish,
                 attached,
             },

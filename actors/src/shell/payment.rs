@@ -94,6 +94,8 @@ impl Ports<Payment> for PaymentPorts {
                     }
                 });
             }
+            // The wallet's port cannot delete payments yet: its store keeps them.
+            Effect::ForgetPayments { .. } => {}
             Effect::Reply { id, report } => {
                 if let Some(waiting) = self.reports.lock().remove(&id) {
                     let _ = waiting.send(*report);

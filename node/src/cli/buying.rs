@@ -336,7 +336,7 @@ fn choice(candidate: &Candidate, max_cost: Msat, considered: u32) {
         eprintln!("answer  {}", show::clean(offer.replay_note(), 60));
     }
     eprintln!(
-        "cap     {max_cost} for this order; routing apart, for each payment at most 1 % or 3 sat, whichever is more"
+        "cap     {max_cost} for this order; of it at most 5 % or 3 sat for routing, whichever is more"
     );
     eprintln!("score   {}", show::percent(candidate.score.total_ppm));
     for term in &candidate.score.terms {

@@ -109,7 +109,7 @@ network = "{network}"
 #per_day = 500
 
 [budget]
-# Most for one order, in sat, routing fees apart.
+# Most for one order, in sat, routing fees included.
 #per_order = 1000
 # Most for one UTC day over everything, in sat, routing fees included.
 #per_day = 10000

@@ -16,8 +16,8 @@ use futures::stream;
 use protocol::bundle::{Bundle, Verdict};
 use protocol::discovery::io::HostRow;
 use protocol::ids::{OrderId, RequestId};
-use protocol::inference::context::OrderRecord;
 use protocol::machine::Table;
+use protocol::order::record::{OrderRecord, order_key};
 use protocol::payment::io::{Report, Side};
 use serde::Serialize;
 use std::convert::Infallible;
@@ -197,13 +197,10 @@ pub fn find_bundle(
     storage: &actors::ports::storage::Storage,
     order: OrderId,
 ) -> Result<Option<Bundle>, actors::ports::storage::StorageError> {
-    let records = storage.load(&[Table::Orders])?;
-    let found = records
-        .into_iter()
-        .filter_map(|record| OrderRecord::from_record(&record.key, &record.value?))
-        .filter(|(id, record)| *id == order && record.side == Side::Buyer)
-        .find_map(|(_, record)| record.bundle());
-    Ok(found)
+    let key = order_key(Side::Buyer, &order);
+    let stored = storage.get(Table::Orders, &key)?;
+    let record = stored.and_then(|value| OrderRecord::decode(&value));
+    Ok(record.and_then(|record| record.bundle()))
 }
 
 /// Asks the process to stop in good order.

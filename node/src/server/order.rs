@@ -12,7 +12,7 @@ use protocol::ids::RequestId;
 use protocol::inference::io::{BuyRequest, ModelSelector};
 use protocol::manifest::{ModelOffer, PaymentMode, Role};
 use protocol::money::Msat;
-use protocol::order::wire::Privacy;
+use protocol::order::wire::{Handling, Path, Retention};
 use protocol::work::{Job, Work};
 
 /// Output tokens where the client names no number: a page of text.
@@ -67,7 +67,9 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
         job,
         max_cost,
         mode: PaymentMode::Metered,
-        privacy: Privacy::Open,
+        path: Path::Fast,
+        retention: Retention::Keep,
+        handling: Handling::Plain,
         budget: order.budget,
         host: order.host,
         confirm: order.confirm,

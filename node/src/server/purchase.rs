@@ -14,6 +14,7 @@ use protocol::money::{Counts, Meter, Msat};
 use protocol::order::attached::Attached;
 use protocol::order::wire::Finish;
 use protocol::refusal::{Code, Refusal};
+use protocol::text::Rendering;
 use protocol::work::{Job, Work};
 
 /// A purchase whose owner may go away.
@@ -73,6 +74,7 @@ const HERE: Owner = [0; 32];
 struct Local {
     node: Node,
     order: OrderId,
+    rendering: Rendering,
     output: tokio::sync::mpsc::Receiver<Output>,
     totals: Counts,
     meter: Meter,
@@ -202,6 +204,7 @@ fn local(app: &App, digest: &ModelDigest, order: &BuyOrder) -> Result<Answer, Ap
     rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut id);
     let (order, allowed, meter) = (OrderId(id), job.most_delivered(), job.meter());
     // Whoever may use this gateway may find its earlier prompts computed.
+    let rendering = Rendering::new(&job.stop);
     let output = compute.start_for(HERE, order, digest, job, allowed);
     let totals = Counts {
         input_tokens: facts.tokens - facts.cached,
@@ -212,6 +215,7 @@ fn local(app: &App, digest: &ModelDigest, order: &BuyOrder) -> Result<Answer, Ap
         node: app.node.clone(),
         order,
         output,
+        rendering,
         totals,
         meter,
         ending: None,
@@ -226,10 +230,16 @@ async fn local_piece(local: &mut Local) -> Option<Piece> {
     match local.output.recv().await {
         Some(Output::Tokens {
             tokens,
-            text,
             finish,
             attached,
         }) => {
+            let mut text = String::new();
+            for token in &tokens {
+                text.push_str(&local.rendering.push(&token.piece));
+            }
+            if finish.is_some() {
+                text.push_str(&local.rendering.finish());
+            }
             let delivered = local.totals.delivered() + tokens.len() as u64;
             local.totals = local.totals.with_delivered(local.meter, delivered);
             if let Some(finish) = finish {

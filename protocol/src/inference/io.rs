@@ -5,13 +5,15 @@
 use crate::bundle::Bundle;
 use crate::chain::ChainedToken;
 use crate::ids::{
-    Digest, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId, StreamId,
+    Digest, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, Preimage, RequestId,
+    StreamId,
 };
 use crate::machine::Record;
 use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat};
 use crate::order::attached::Attached;
-use crate::order::wire::{Finish, Frame, Privacy, Receipt};
+use crate::order::wire::{Finish, Frame, Handling, Path, Receipt, Retention};
+use crate::payment::io::{Credit, Side};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::route::Message;
@@ -43,8 +45,12 @@ pub struct BuyRequest {
     pub max_cost: Msat,
     /// How to pay.
     pub mode: PaymentMode,
-    /// How private.
-    pub privacy: Privacy,
+    /// How the order reaches the host.
+    pub path: Path,
+    /// What is asked of the host's store. A promise of the host, not enforced.
+    pub retention: Retention,
+    /// Where the prompt may be read. Hosts of this version offer [`Handling::Plain`] alone.
+    pub handling: Handling,
     /// The budget it is charged to: the CLI, one gateway key, one agent.
     pub budget: String,
     /// Buy from this host or not at all.
@@ -128,11 +134,8 @@ pub enum Input {
     Opened { id: EffectId, stream: StreamId },
     /// [`Effect::OpenStream`] failed.
     OpenFailed { id: EffectId, reason: String },
-    /// A peer opened an order stream to us. `peer` is the key its transport proved, if any.
-    Inbound {
-        stream: StreamId,
-        peer: Option<NodeKey>,
-    },
+    /// A peer opened an order stream to us.
+    Inbound { stream: StreamId, peer: PeerTag },
     /// A frame arrived.
     Received { stream: StreamId, frame: Box<Frame> },
     /// Bytes arrived that are no frame.
@@ -149,7 +152,6 @@ pub enum Input {
     Produced {
         order: OrderId,
         tokens: Vec<ChainedToken>,
-        text: String,
         finish: Option<Finish>,
         attached: Attached,
     },
@@ -166,12 +168,12 @@ pub enum Input {
         request: RequestId,
         result: Result<(), Refusal>,
     },
-    /// From Payment, buyer side: an invoice's payment is settled.
+    /// From Payment, buyer side: an invoice's payment is settled; some wallets give no preimage.
     Settled {
         order: OrderId,
         seq: u32,
         hash: PaymentHash,
-        preimage: Preimage,
+        preimage: Option<Preimage>,
         msat: Msat,
         fee: Msat,
         ms: u64,
@@ -182,12 +184,10 @@ pub enum Input {
         seq: u32,
         refusal: Refusal,
     },
-    /// From Payment, host side: how far this buyer is trusted.
+    /// From Payment, host side: how far this buyer is trusted, or why the order is not taken.
     CreditOpened {
         order: OrderId,
-        window: Msat,
-        prepay: bool,
-        debt: Msat,
+        result: Result<Credit, Refusal>,
     },
     /// From Payment, host side: an invoice is ready to be sent.
     InvoiceMade {
@@ -203,6 +203,8 @@ pub enum Input {
         msat: Msat,
         window: Msat,
     },
+    /// From Payment: the account of an order is in the books, durably.
+    OrderClosed { order: OrderId, side: Side },
 }
 
 /// What the local client sees of a purchase, in order.

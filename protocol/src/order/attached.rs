@@ -4,6 +4,7 @@
 //! through its digest, and to probabilities through the logits that they come from.
 
 use super::wire::Chunk;
+use crate::chain::Piece;
 use crate::codec::CodecError;
 use crate::crypto::tagged_hash;
 use crate::ids::Digest;
@@ -130,7 +131,9 @@ pub(super) fn fits(job: &Job, delivered: u64, chunk: &Chunk) -> Result<(), Strin
     }
     for ((index, token), vector) in (delivered..).zip(&chunk.tokens).zip(&attached.vectors) {
         let whole = !vector.0.is_empty() && vector.0.len().is_multiple_of(4);
-        if u64::from(token.id) != index || token.logits != vector_digest(vector) || !whole {
+        let bare = token.piece == Piece::default();
+        if u64::from(token.id) != index || token.logits != vector_digest(vector) || !whole || !bare
+        {
             return Err(format!(
                 "embedding {index} is not the one that its digest names"
             ));
@@ -158,6 +161,8 @@ mod tests {
                 logprobs,
                 ..Steering::default()
             },
+            prefix: Vec::new(),
+            extensions: Vec::new(),
         }
     }
 
@@ -165,10 +170,10 @@ mod tests {
         Chunk {
             seq: 0,
             tokens,
-            text: String::new(),
             totals: Counts::default(),
             finish: None,
             attached,
+            extensions: Vec::new(),
         }
     }
 
@@ -191,6 +196,7 @@ mod tests {
         let token = |id| ChainedToken {
             id,
             logits: vector_digest(&vector),
+            piece: Piece::default(),
         };
         let carries = |vectors| Attached {
             vectors,
@@ -212,13 +218,14 @@ mod tests {
         let token = ChainedToken {
             id: 7,
             logits: Digest([0; 32]),
+            piece: Piece::text(*b"a"),
         };
         let carries = |logprobs| Attached {
             logprobs,
             ..Attached::default()
         };
-        let bare = chunk(vec![token], Attached::default());
-        let with = chunk(vec![token], carries(vec![logprobs(7)]));
+        let bare = chunk(vec![token.clone()], Attached::default());
+        let with = chunk(vec![token.clone()], carries(vec![logprobs(7)]));
         let wrong = chunk(vec![token], carries(vec![logprobs(8)]));
         let (plain, asked) = (job(work(), None), job(work(), Some(0)));
         assert!(fits(&plain, 0, &bare).is_ok() && fits(&asked, 0, &with).is_ok());

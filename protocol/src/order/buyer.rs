@@ -7,14 +7,20 @@
 //!
 //! # States
 //! `Reserving → Finding → [Confirming →] Dialing → Ordered → Streaming → Over`;
-//! before any money moved, a host that is busy or unreachable is followed by the
-//! next candidate.
+//! before any money moved, a host that refuses (whatever its reason) or cannot be
+//! reached is followed by the next candidate.
 //!
 //! # Invariants
 //! - The sum of payments asked of Payment never exceeds the larger of the entry
 //!   payment and the cost of what was delivered, and never `max_cost`.
 //! - A payment is asked for once per invoice; a failed one ends the order, an
 //!   unknown one is never replaced.
+//! - No invoice is smaller than the step agreed upon, but the last: the number of
+//!   payments, and so of routing fees, is bounded by what was ordered.
+//! - What is shown is [`crate::text`]'s function of pieces that the signed heads
+//!   commit to; nothing is paid for other pieces.
+//! - Before the terms are accepted nothing that a host says convicts it: a listing
+//!   may have changed on its way here.
 
 use super::attached;
 use super::wire::{
@@ -24,29 +30,31 @@ use crate::chain::{ChainedToken, TokenChain};
 use crate::crypto::{Crypto, InvoiceFacts};
 use crate::envelope::{EnvelopeError, Opened, Signed};
 use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
-use crate::inference::context::{Ctx, OrderRecord};
+use crate::inference::context::Ctx;
 use crate::inference::io::{BuyRequest, BuyerEvent, Candidate, Effect, Evidence};
 use crate::limits;
 use crate::manifest::Role;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
+use crate::order::record::{Closing, Journal, OrderRecord};
 use crate::payment::io::{OrderAccount, PayRequest, Side};
 use crate::refusal::{Code, Refusal};
 use crate::reputation::io::Outcome;
 use crate::route::Message;
+use crate::text::Rendering;
 use crate::time::{Tick, WallTime};
 use crate::work::{Job, Work};
 use rand::RngCore;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Bytes of template text that a host may add per message before its input count is doubted.
+/// Tokens that a chat template may add per message before the host's input count is doubted.
 const TEMPLATE_TOKENS_PER_MESSAGE: u64 = 64;
 /// The same for the template as a whole: some models come with a long default system prompt.
 const TEMPLATE_TOKENS: u64 = 1_024;
 /// How long a receipt waits for our own wallet to know of the payments in it. Milliseconds.
 /// Shorter than the host waits for the countersignature.
 const HOLD_RECEIPT_MS: u64 = 5_000;
-/// Longest life that an invoice must still have when it arrives. Milliseconds. A payment needs a moment.
+/// Shortest life that an invoice must still have when it arrives. Milliseconds. A payment needs a moment.
 const MIN_INVOICE_LIFE_MS: u64 = 5_000;
 
 /// Two honest clocks may be far enough apart for it, so it proves no bad faith.
@@ -99,8 +107,13 @@ struct Deal {
     chain: TokenChain,
     heads: Vec<Digest>,
     tokens: Vec<ChainedToken>,
-    text: String,
+    rendering: Rendering,
+    journal: Journal,
     counts: Counts,
+    /// Unpaid output that the host granted last, by its own signature.
+    window: Msat,
+    /// What was settled when it said so.
+    settled_then: Msat,
     next_chunk: u32,
     bills: BTreeMap<u32, Bill>,
     asked: Msat,
@@ -122,8 +135,10 @@ pub struct BuyerOrder {
     state: State,
     candidates: VecDeque<Candidate>,
     considered: u32,
+    /// Hosts that could not be reached or kept silent.
     attempts: u32,
-    last_refusal: Option<Refusal>,
+    /// What is told where nobody serves the request.
+    refusal: Option<Refusal>,
     deal: Option<Deal>,
     deadline: Tick,
 }
@@ -136,11 +151,20 @@ impl Deal {
             .map_or(Msat::ZERO, |(_, terms)| terms.carried_debt)
     }
 
-    /// What the host may have sent beyond what arrived.
+    /// What the host may have sent beyond what arrived: the window that it signed last, which
+    /// each payment since then widens by its own amount at most.
     fn unsure(&self, job: &Job) -> Msat {
-        self.terms.as_ref().map_or(Msat::ZERO, |(_, terms)| {
-            terms.most_under_way(job, &self.counts, self.bills.len())
-        })
+        let Some((_, terms)) = &self.terms else {
+            return Msat::ZERO;
+        };
+        let since = self.asked.saturating_sub(self.settled_then);
+        terms.most_under_way(job, &self.counts, self.window.saturating_add(since))
+    }
+
+    /// What our wallet says is paid.
+    fn settled(&self) -> Msat {
+        let settled = self.bills.values().filter(|bill| bill.settled);
+        settled.fold(Msat::ZERO, |sum, bill| sum.saturating_add(bill.msat))
     }
 }
 
@@ -158,7 +182,7 @@ impl BuyerOrder {
             candidates: VecDeque::new(),
             considered: 0,
             attempts: 0,
-            last_refusal: None,
+            refusal: None,
             deal: None,
             deadline: ctx.now.tick.after_ms(ctx.config.terms_timeout_ms),
         }
@@ -221,8 +245,28 @@ impl BuyerOrder {
             return;
         }
         self.considered = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
-        self.candidates = hosts.into_iter().take(limits::MAX_CANDIDATES).collect();
+        let (fine, coarse): (VecDeque<_>, VecDeque<_>) = hosts
+            .into_iter()
+            .take(limits::MAX_CANDIDATES)
+            .partition(|host| host.quantum <= ctx.config.max_quantum);
+        if let Some(least) = coarse.iter().map(|host| host.quantum).min() {
+            let most = ctx.config.max_quantum;
+            let text = format!(
+                "this model is paid in steps of {least} or more, this node agrees to {most} at most"
+            );
+            self.note(Refusal::new(Code::NotAsListed, text));
+        }
+        self.candidates = fine;
         self.next_candidate(ctx);
+    }
+
+    /// Remembers why a host did not serve. One that says "later" is told rather than one
+    /// that says "never".
+    fn note(&mut self, refusal: Refusal) {
+        let later = |refusal: &Refusal| refusal.code.is_retryable();
+        if self.refusal.as_ref().is_none_or(|known| !later(known)) || later(&refusal) {
+            self.refusal = Some(refusal);
+        }
     }
 
     fn next_candidate(&mut self, ctx: &mut Ctx<'_>) {
@@ -230,7 +274,7 @@ impl BuyerOrder {
         let spent = self.attempts >= ctx.config.max_attempts;
         let Some(candidate) = self.candidates.front().filter(|_| !spent).cloned() else {
             let refusal = self
-                .last_refusal
+                .refusal
                 .take()
                 .unwrap_or_else(|| Refusal::new(Code::NoHost, "no listed host offers this model"));
             return self.fail(refusal, ctx);
@@ -261,30 +305,30 @@ impl BuyerOrder {
         let Some(candidate) = self.candidates.pop_front() else {
             return;
         };
-        self.attempts += 1;
-        let mut id = [0; 16];
-        ctx.rng.fill_bytes(&mut id);
         let mut salt = [0; 16];
         ctx.rng.fill_bytes(&mut salt);
         let order = Order {
-            id: OrderId(id),
             model: candidate.offer.digest,
             job: self.request.job.clone(),
             max_cost: self.request.max_cost,
             mode: self.request.mode,
-            privacy: self.request.privacy,
+            payment_grain: ctx.config.payment_grain,
+            path: self.request.path,
+            retention: self.request.retention,
+            handling: self.request.handling,
             salt,
             via: None,
             authority: Vec::new(),
             extensions: Vec::new(),
         };
-        let once = self.request.private.then_some(&order.id);
+        let once = self.request.private.then_some(&order.salt);
         let signer = ctx.orders.signer(&candidate.host, once);
         let signed = ctx.seal_with(signer.as_ref(), candidate.host, &order);
+        let id = OrderId::of(&signed.digest());
         let effect = ctx.fresh();
         ctx.tell(Message::Bind {
             request: self.request.request,
-            order: order.id,
+            order: id,
             host: candidate.host,
         });
         ctx.out.push(Effect::OpenStream {
@@ -295,7 +339,7 @@ impl BuyerOrder {
         self.state = State::Dialing(effect);
         self.deadline = ctx.now.tick.after_ms(ctx.config.dial_timeout_ms);
         self.deal = Some(Deal {
-            id: order.id,
+            id,
             candidate,
             stream: None,
             chain: TokenChain::new(&signed.digest(), &Digest([0; 32])),
@@ -306,8 +350,11 @@ impl BuyerOrder {
             terms: None,
             heads: Vec::new(),
             tokens: Vec::new(),
-            text: String::new(),
+            rendering: Rendering::new(&self.request.job.stop),
+            journal: Journal::new(Side::Buyer, id),
             counts: Counts::default(),
+            window: Msat::ZERO,
+            settled_then: Msat::ZERO,
             next_chunk: 0,
             bills: BTreeMap::new(),
             asked: Msat::ZERO,
@@ -338,6 +385,7 @@ impl BuyerOrder {
 
     /// The host could not be reached.
     pub fn open_failed(&mut self, reason: &str, ctx: &mut Ctx<'_>) {
+        self.attempts += 1;
         if let Some(deal) = &self.deal {
             ctx.offence(
                 deal.candidate.host,
@@ -355,27 +403,33 @@ impl BuyerOrder {
         );
     }
 
-    /// Ends this deal; tries the next candidate where no money moved.
+    /// Ends this deal. While no money moved and no word was delivered, any reason means "not
+    /// here": the next candidate is tried.
     fn give_up(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
         // Once a word was delivered, another host's answer would be spliced to it.
         let untouched = self
             .deal
             .as_ref()
-            .is_none_or(|deal| deal.bills.is_empty() && deal.next_chunk == 0);
-        let elsewhere = refusal.code.is_retryable()
-            || matches!(
-                refusal.code,
-                Code::UnknownModel
-                    | Code::ShuttingDown
-                    | Code::EngineFailed
-                    | Code::ProtocolViolation
-            );
-        if untouched && elsewhere && !self.candidates.is_empty() {
-            self.close_deal(Status::Failed(refusal.code), ctx);
-            self.last_refusal = Some(refusal);
-            return self.next_candidate(ctx);
+            .is_some_and(|deal| deal.bills.is_empty() && deal.next_chunk == 0);
+        if !untouched {
+            return self.fail(refusal, ctx);
         }
-        self.fail(refusal, ctx);
+        self.close_deal(Status::Failed(refusal.code), ctx);
+        self.note(refusal);
+        self.next_candidate(ctx);
+    }
+
+    /// The host refused. A code that only a node's own wallet or budgets can give means
+    /// nothing in its mouth.
+    fn refused(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
+        if refusal.code.is_from_hosts() {
+            return self.give_up(refusal, ctx);
+        }
+        let detail = format!(
+            "the host refused with `{}`, which is not a host's to say",
+            refusal.code.word()
+        );
+        self.violation(OffenceKind::UnexpectedFrame, detail, ctx);
     }
 
     /// A frame of the host arrived.
@@ -383,7 +437,7 @@ impl BuyerOrder {
         match (self.state, frame) {
             (State::Ordered, Frame::Terms(signed)) => self.terms(signed, ctx),
             (State::Ordered | State::Streaming, Frame::Refusal(refusal)) => {
-                self.give_up(refusal, ctx)
+                self.refused(refusal, ctx)
             }
             (State::Streaming, Frame::Chunk(chunk)) => self.chunk(chunk, ctx),
             (State::Streaming, Frame::Invoice(signed)) => self.invoice(signed, ctx),
@@ -436,7 +490,21 @@ impl BuyerOrder {
         if let Some((_, _, facts)) = &entry
             && expires_soon(facts, ctx)
         {
-            return self.violation(OffenceKind::Replay, EXPIRES_SOON.to_owned(), ctx);
+            return self.violation(OffenceKind::Stale, EXPIRES_SOON.to_owned(), ctx);
+        }
+        if terms.starts_within_ms > ctx.config.max_wait_ms {
+            let seconds = terms.starts_within_ms / 1_000;
+            let mut refusal = Refusal::new(
+                Code::Busy,
+                format!(
+                    "the host would begin in {seconds} s, which is longer than this node waits"
+                ),
+            );
+            refusal.retry_after_ms = Some(terms.starts_within_ms);
+            if let Some(stream) = self.stream() {
+                ctx.send(stream, Frame::Cancel);
+            }
+            return self.give_up(refusal, ctx);
         }
         let Some(deal) = self.deal.as_mut() else {
             return;
@@ -448,11 +516,17 @@ impl BuyerOrder {
         deal.heads = vec![deal.chain.head()];
         deal.counts = terms.input;
         deal.asked = entry.as_ref().map_or(Msat::ZERO, |(_, msat, _)| *msat);
+        deal.window = terms.window;
         deal.terms = Some((signed, terms.clone()));
         let order = deal.id;
         self.state = State::Streaming;
-        self.deadline = ctx.now.tick.after_ms(ctx.config.first_token_timeout_ms);
-        self.persist(None, ctx);
+        // A host that is a little slower than it thought is still served by.
+        let patience = terms
+            .starts_within_ms
+            .saturating_mul(2)
+            .saturating_add(ctx.config.first_token_timeout_ms);
+        self.deadline = ctx.now.tick.after_ms(patience);
+        self.persist(ctx);
         ctx.deliver(
             self.request.request,
             BuyerEvent::Accepted {
@@ -475,19 +549,19 @@ impl BuyerOrder {
             return Ok(());
         };
         let wrong = |kind, detail: &str| Err((kind, detail.to_owned()));
-        if terms.id != deal.id || terms.order != deal.signed.digest() {
-            return wrong(OffenceKind::WrongReceipt, "terms of another order");
+        if terms.order != deal.signed.digest() {
+            return wrong(OffenceKind::TermsNotAsListed, "terms of another order");
         }
         // As far apart as clocks may be; the host holds the terms to its own.
         if terms.expires.after_ms(limits::ENVELOPE_WINDOW_MS) < ctx.now.wall {
-            return wrong(OffenceKind::Replay, "terms that have expired");
+            return wrong(OffenceKind::Stale, "terms that have expired");
         }
         if terms.numerics != deal.candidate.offer.numerics
             || terms.tokenizer != deal.candidate.offer.tokenizer
             || terms.template != deal.candidate.offer.template
         {
             return wrong(
-                OffenceKind::WrongReceipt,
+                OffenceKind::TermsNotAsListed,
                 "tokenizer, template or numerics other than listed",
             );
         }
@@ -516,6 +590,15 @@ impl BuyerOrder {
                     terms.input.prompt()
                 ),
             ));
+        }
+        let context = u64::from(deal.candidate.offer.context);
+        let whole = terms.input.prompt().saturating_add(job.most_delivered());
+        if job.meter() == Meter::OutputToken && whole > context {
+            let detail = format!(
+                "{} input tokens claimed, which leave no room for the output ordered: the context is {context}",
+                terms.input.prompt()
+            );
+            return Err((OffenceKind::WrongCount, detail));
         }
         // What is cached is never dearer than what is computed.
         let price = |meter| terms.prices.of(meter);
@@ -560,9 +643,12 @@ impl BuyerOrder {
         };
         // One step of output, or one token where that is dearer; never more than all of it.
         let step = terms.quantum.max(with(1)).min(with(job.most_delivered()));
+        // Rounded up to what this wallet can pay.
+        let rounding = ctx.config.payment_grain.saturating_sub(Msat(1));
         let most = input
             .saturating_add(step)
-            .saturating_add(terms.carried_debt);
+            .saturating_add(terms.carried_debt)
+            .saturating_add(rounding);
         if entry.msat > most {
             return Err(format!(
                 "an entry payment of {} where {most} is the most",
@@ -654,8 +740,15 @@ impl BuyerOrder {
             deal.chain.push(token);
             deal.heads.push(deal.chain.head());
         }
-        deal.tokens.extend_from_slice(&chunk.tokens);
-        deal.text.push_str(&chunk.text);
+        let mut text = String::new();
+        for token in &chunk.tokens {
+            text.push_str(&deal.rendering.push(&token.piece));
+        }
+        if chunk.finish.is_some() {
+            text.push_str(&deal.rendering.finish());
+        }
+        let tokens = chunk.tokens.iter().map(|token| token.id).collect();
+        deal.tokens.extend(chunk.tokens);
         deal.counts = chunk.totals;
         deal.next_chunk += 1;
         deal.finish = chunk.finish.or(deal.finish);
@@ -669,8 +762,8 @@ impl BuyerOrder {
         ctx.deliver(
             self.request.request,
             BuyerEvent::Output {
-                text: chunk.text,
-                tokens: chunk.tokens.iter().map(|token| token.id).collect(),
+                text,
+                tokens,
                 totals: chunk.totals,
                 cost,
                 attached: chunk.attached,
@@ -687,6 +780,9 @@ impl BuyerOrder {
         let expected = deal.counts.with_delivered(job.meter(), delivered);
         if deal.finish.is_some() {
             return Err("output after its end".to_owned());
+        }
+        if chunk.tokens.is_empty() && chunk.finish.is_none() {
+            return Err("a chunk with nothing in it".to_owned());
         }
         if chunk.seq != deal.next_chunk {
             return Err(format!(
@@ -716,15 +812,17 @@ impl BuyerOrder {
             Err(detail) => return self.violation(OffenceKind::WrongInvoice, detail, ctx),
         };
         if expires_soon(&facts, ctx) {
-            return self.violation(OffenceKind::Replay, EXPIRES_SOON.to_owned(), ctx);
+            return self.violation(OffenceKind::Stale, EXPIRES_SOON.to_owned(), ctx);
         }
         let Some(deal) = self.deal.as_mut() else {
             return;
         };
+        deal.window = invoice.window;
+        deal.settled_then = deal.settled();
         deal.asked = invoice.invoiced;
         deal.invoices.push(signed);
         self.deadline = ctx.now.tick.after_ms(ctx.config.idle_timeout_ms);
-        self.persist(None, ctx);
+        self.persist(ctx);
         self.pay(invoice.seq, invoice.bolt11, facts, invoice.msat, ctx);
         if let Some(bill) = self
             .deal
@@ -762,6 +860,13 @@ impl BuyerOrder {
         }
         if deal.heads.get(covered) != Some(&invoice.head) {
             return Err("an invoice whose chain head is not that of what was delivered".to_owned());
+        }
+        // The last one is the exact remainder; a smaller step would buy the host more fees.
+        if invoice.msat < terms.quantum && deal.finish.is_none() {
+            return Err(format!(
+                "an invoice of {} where the step agreed upon is {}",
+                invoice.msat, terms.quantum
+            ));
         }
         if Some(invoice.invoiced) != deal.asked.checked_add(invoice.msat) {
             return Err("invoices that do not add up".to_owned());
@@ -847,7 +952,7 @@ impl BuyerOrder {
             // Never replaced: the order goes on for as long as the window lasts.
             return;
         }
-        if refusal.code == Code::ProtocolViolation {
+        if refusal.code == Code::DebtDisputed {
             // Payment's books contradict the host, and nothing was sent for this invoice. Books
             // can differ in good faith where an order broke off: it is no offence, the host is
             // only not bought from.
@@ -892,9 +997,7 @@ impl BuyerOrder {
         let countersigned = ctx.seal_with(deal.signer.as_ref(), host, &body);
         deal.receipt = Some(signed);
         deal.countersigned = Some(countersigned.clone());
-        let finish = deal.finish.unwrap_or(Finish::Stop);
-        let status = receipt.status;
-        self.persist(Some(status), ctx);
+        let (finish, status) = (receipt.finish, receipt.status);
         ctx.send(stream, Frame::Countersigned(countersigned));
         self.close_deal(status, ctx);
         self.state = State::Over;
@@ -918,8 +1021,7 @@ impl BuyerOrder {
             return Err("a receipt before terms".to_owned());
         };
         let cost = terms.prices.cost_or_max(&deal.counts);
-        let settled = deal.bills.values().filter(|bill| bill.settled);
-        let paid = settled.fold(Msat::ZERO, |sum, bill| sum.saturating_add(bill.msat));
+        let paid = deal.settled();
         let received = receipt
             .payments
             .iter()
@@ -930,7 +1032,18 @@ impl BuyerOrder {
                 .is_some_and(|bill| bill.hash == entry.hash && bill.msat == entry.msat)
         };
         let due = cost.saturating_add(terms.carried_debt);
+        let ascending = receipt
+            .payments
+            .windows(2)
+            .all(|pair| matches!(pair, [a, b] if a.seq < b.seq));
+        let status = match receipt.finish {
+            Finish::Stopped => Status::Stopped,
+            _ => Status::Complete,
+        };
         let checks = [
+            (deal.finish == Some(receipt.finish), "end of output"),
+            (receipt.status == status, "status"),
+            (ascending, "order of payments"),
             (
                 receipt.id == deal.id && receipt.order == deal.signed.digest(),
                 "order",
@@ -1005,6 +1118,9 @@ impl BuyerOrder {
         if self.release_receipt(true, ctx) {
             return;
         }
+        if matches!(self.state, State::Dialing(_) | State::Ordered) {
+            self.attempts += 1;
+        }
         let what = match self.state {
             State::Reserving => "the wallet did not answer in time",
             State::Finding => "no candidates were found in time",
@@ -1022,6 +1138,12 @@ impl BuyerOrder {
         if self.state == State::Over {
             return;
         }
+        // Before the terms are accepted nothing is owed, and a listing may have changed.
+        let kind = match self.state {
+            State::Streaming => kind,
+            _ if kind.is_objective() => OffenceKind::TermsNotAsListed,
+            _ => kind,
+        };
         if let Some(deal) = self.deal.as_mut() {
             deal.price_kept &= kind != OffenceKind::PriceAboveListing;
             ctx.offence(deal.candidate.host, deal.id, kind, &detail);
@@ -1050,11 +1172,7 @@ impl BuyerOrder {
 
     /// Books and evidence of the deal that ends.
     fn close_deal(&mut self, status: Status, ctx: &mut Ctx<'_>) {
-        let Some(deal) = &self.deal else { return };
-        let began = deal.terms.is_some();
-        if began && deal.receipt.is_none() {
-            self.persist(Some(status), ctx);
-        }
+        let record = self.record(Some(status));
         let Some(deal) = self.deal.as_mut() else {
             return;
         };
@@ -1077,38 +1195,35 @@ impl BuyerOrder {
                 price_kept: deal.price_kept,
             }));
         }
-        if !began {
-            return;
-        }
-        let cost = deal.terms.as_ref().map_or(Msat::ZERO, |(_, terms)| {
-            terms.prices.cost_or_max(&deal.counts)
-        });
-        ctx.tell(Message::CloseOrder {
-            account: Box::new(OrderAccount {
-                order: deal.id,
-                side: Side::Buyer,
-                counterparty: deal.candidate.host,
-                model: deal.candidate.offer.digest,
-                counts: deal.counts,
-                cost,
-                carried: if deal.bills.is_empty() {
-                    Msat::ZERO
-                } else {
-                    deal.carried()
-                },
-                unsure: match status {
-                    Status::Complete | Status::Stopped => Msat::ZERO,
-                    // Output may have been under way when the order broke off.
-                    Status::Failed(_) => deal.unsure(&self.request.job),
-                },
-                status,
-                receipt: deal.receipt.as_ref().map(Signed::digest),
-            }),
+        let Some(record) = record else { return };
+        let account = OrderAccount {
+            order: deal.id,
+            side: Side::Buyer,
+            counterparty: deal.candidate.host,
+            model: deal.candidate.offer.digest,
+            counts: deal.counts,
+            cost: record.cost,
+            carried: if deal.bills.is_empty() {
+                Msat::ZERO
+            } else {
+                deal.carried()
+            },
+            unsure: match status {
+                Status::Complete | Status::Stopped => Msat::ZERO,
+                // Output may have been under way when the order broke off.
+                Status::Failed(_) => deal.unsure(&self.request.job),
+            },
+            status,
+            receipt: deal.receipt.as_ref().map(Signed::digest),
+        };
+        let closing = Closing {
+            account,
             unpaid: Msat::ZERO,
-        });
-        let audit = self.request.audit;
-        let request = Some(self.request.request);
-        if let Some(bundle) = self.record(Some(status)).and_then(|record| record.bundle()) {
+        };
+        let bundle = record.bundle();
+        ctx.close_order(&mut deal.journal, Some(record), closing);
+        let (audit, request) = (self.request.audit, Some(self.request.request));
+        if let Some(bundle) = bundle {
             ctx.tell(Message::OrderEnded(Box::new(Evidence {
                 request,
                 bundle,
@@ -1124,24 +1239,40 @@ impl BuyerOrder {
             side: Side::Buyer,
             counterparty: deal.candidate.host,
             model: deal.candidate.offer.digest,
-            order: deal.signed.clone(),
+            digest: deal.signed.digest(),
+            order: Some(deal.signed.clone()),
             terms: Some(terms_signed.clone()),
             tokens: deal.tokens.clone(),
-            text: deal.text.clone(),
             invoices: deal.invoices.clone(),
             paid: Vec::new(),
             receipt: deal.receipt.clone(),
             countersigned: deal.countersigned.clone(),
             counts: deal.counts,
             cost: terms.prices.cost_or_max(&deal.counts),
+            carried: deal.carried(),
             status,
             started: deal.started,
         })
     }
 
-    fn persist(&self, status: Option<Status>, ctx: &mut Ctx<'_>) {
-        if let (Some(record), Some(deal)) = (self.record(status), &self.deal) {
-            ctx.persist_order(&deal.id, &record);
-        }
+    /// Writes what is new.
+    fn persist(&mut self, ctx: &mut Ctx<'_>) {
+        let whole = match &self.deal {
+            Some(deal) if !deal.journal.is_open() => self.record(None),
+            _ => None,
+        };
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        let records = match (whole, &deal.terms) {
+            (Some(record), _) => deal.journal.begin(&record),
+            (None, Some((_, terms))) => {
+                let cost = terms.prices.cost_or_max(&deal.counts);
+                let (tokens, invoices) = (&deal.tokens, &deal.invoices);
+                deal.journal.add(tokens, invoices, deal.counts, cost)
+            }
+            (None, None) => Vec::new(),
+        };
+        ctx.persist(records);
     }
 }

@@ -11,6 +11,9 @@
 //! - Delivered and unpaid output never exceeds the credit window: the engine's
 //!   allowance is derived from `paid + window` and nothing else.
 //! - No prefill before the entry payment is settled, where one is asked for.
+//! - Nothing is written to disk for a buyer that has not paid, in this order or before.
+//! - An order whose entry payment was settled is served while its stream lives,
+//!   however late the payment came.
 //! - An invoice covers only what was sent before it on the same stream.
 //! - The sum of invoices never exceeds the larger of the entry and the cost of
 //!   what was delivered, and never the buyer's `max_cost`.
@@ -18,18 +21,19 @@
 use super::attached::Attached;
 use super::wire::{
     self, Accept, Chunk, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt,
-    Status, Terms,
+    Retention, Status, Terms,
 };
 use crate::chain::{ChainedToken, TokenChain};
 use crate::envelope::{Opened, Signed};
 use crate::ids::{Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
-use crate::inference::context::{Ctx, OrderRecord};
+use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, PromptFacts};
 use crate::limits;
 use crate::manifest::ModelOffer;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
-use crate::payment::io::{OrderAccount, Side};
+use crate::order::record::{Closing, Journal, OrderRecord};
+use crate::payment::io::{Credit, OrderAccount, Side};
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
 use crate::time::{Tick, WallTime};
@@ -37,6 +41,9 @@ use std::collections::BTreeMap;
 
 /// How long a buyer may take to countersign. Milliseconds. The receipt stands without it.
 const COUNTERSIGN_TIMEOUT_MS: u64 = 10_000;
+
+/// Suggested wait where an unpaid order gave way to others. Milliseconds.
+const EVICTED_RETRY_MS: u64 = 2_000;
 
 /// Where the order stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,16 +96,25 @@ pub struct HostOrder {
     chain: TokenChain,
     counts: Counts,
     window: Msat,
+    starts_within_ms: u64,
     carried: Msat,
     paid: Msat,
     invoiced: Msat,
     issued: BTreeMap<u32, Issued>,
     invoices: Vec<Signed>,
-    countersigned_payments: Vec<Signed>,
+    /// The buyer's signatures under its payments, by the number of the invoice.
+    countersigned_payments: BTreeMap<u32, Signed>,
+    countersigned: Option<Signed>,
+    journal: Journal,
+    /// This buyer paid before this order: it may be written down.
+    known: bool,
+    /// The books have the end of it.
+    closed: bool,
     allowed: u64,
     finish: Option<Finish>,
     next_chunk: u32,
     receipt: Option<Signed>,
+    came: Tick,
     started: WallTime,
     ended: WallTime,
     deadline: Tick,
@@ -114,6 +130,7 @@ impl HostOrder {
         ctx: &mut Ctx<'_>,
     ) -> Self {
         let id = ctx.fresh();
+        let journal = Journal::new(Side::Host, OrderId::of(&order.digest));
         ctx.out.push(Effect::CountPrompt {
             id,
             buyer: order.envelope.from,
@@ -138,16 +155,22 @@ impl HostOrder {
             accepted: false,
             counts: Counts::default(),
             window: Msat::ZERO,
+            starts_within_ms: 0,
             carried: Msat::ZERO,
             paid: Msat::ZERO,
             invoiced: Msat::ZERO,
             issued: BTreeMap::new(),
             invoices: Vec::new(),
-            countersigned_payments: Vec::new(),
+            countersigned_payments: BTreeMap::new(),
+            countersigned: None,
+            journal,
+            known: false,
+            closed: false,
             allowed: 0,
             finish: None,
             next_chunk: 0,
             receipt: None,
+            came: ctx.now.tick,
             started: ctx.now.wall,
             ended: ctx.now.wall,
             deadline: ctx.now.tick.after_ms(ctx.config.terms_ttl_ms),
@@ -156,7 +179,46 @@ impl HostOrder {
 
     /// The order's id.
     pub fn id(&self) -> OrderId {
-        self.order.body.id
+        OrderId::of(&self.order.digest)
+    }
+
+    /// Whether it takes a place that only those who pay may keep: nothing was paid for it,
+    /// and its buyer has no credit.
+    pub fn is_unpaid(&self) -> bool {
+        !self.known
+            && self.paid == Msat::ZERO
+            && matches!(
+                self.state,
+                State::Counting(_) | State::Crediting | State::MakingEntry | State::Offered
+            )
+    }
+
+    /// Whether the buyer agreed to the terms, so that a payment may be on its way.
+    pub fn is_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    /// Whether it takes one of the places: it runs, or it is paid for and waits.
+    pub fn takes_place(&self) -> bool {
+        !self.is_unpaid() && !matches!(self.state, State::AwaitingCountersign | State::Over)
+    }
+
+    /// When it came.
+    pub fn came(&self) -> Tick {
+        self.came
+    }
+
+    /// Bytes that the order holds in memory.
+    pub fn bytes(&self) -> usize {
+        self.signed.bytes.len()
+    }
+
+    /// Makes room for others: an unpaid order gives way.
+    pub fn evict(&mut self, ctx: &mut Ctx<'_>) {
+        let text = "others came, and this order was not paid for";
+        let mut refusal = Refusal::new(Code::TooManyUnpaid, text);
+        refusal.retry_after_ms = Some(EVICTED_RETRY_MS);
+        self.fail(refusal, ctx);
     }
 
     /// The model.
@@ -239,13 +301,30 @@ impl HostOrder {
         });
     }
 
-    /// Payment told how far the buyer is trusted.
-    pub fn credit_opened(&mut self, window: Msat, prepay: bool, debt: Msat, ctx: &mut Ctx<'_>) {
+    /// Payment told how far the buyer is trusted. `starts_within_ms`: how soon a place is free.
+    pub fn credit_opened(
+        &mut self,
+        credit: Result<Credit, Refusal>,
+        starts_within_ms: u64,
+        ctx: &mut Ctx<'_>,
+    ) {
         if self.state != State::Crediting {
             return;
         }
+        let Credit {
+            window,
+            prepay,
+            debt,
+        } = match credit {
+            Ok(credit) => credit,
+            Err(refusal) => return self.refuse(refusal, ctx),
+        };
+        self.starts_within_ms = starts_within_ms;
         self.window = window;
         self.carried = debt;
+        // Less than a step of credit carries no stream: whoever has less prepays.
+        let prepay = prepay || window.saturating_sub(debt) < self.step(ctx);
+        self.known = !prepay;
         let most = self.order.body.job.most_delivered();
         let ceiling = self.counts.with_delivered(self.meter(), most);
         let input = self.offer.prices.cost_or_max(&self.counts);
@@ -253,9 +332,9 @@ impl HostOrder {
         let unit = self.counts.with_delivered(self.meter(), 1);
         let unit = self.offer.prices.cost_or_max(&unit).saturating_sub(input);
         // At least one token: an order that can never begin takes no money.
-        let step = ctx.config.quantum.max(unit);
+        let step = self.step(ctx).max(unit);
         let output = most.saturating_sub(input).min(step);
-        let entry = input.saturating_add(output).saturating_add(debt);
+        let entry = self.rounded_up(input.saturating_add(output).saturating_add(debt));
         if entry > self.order.body.max_cost {
             let message = format!(
                 "the entry payment is {entry}, the order's cap is {}",
@@ -264,14 +343,13 @@ impl HostOrder {
             return self.refuse(Refusal::new(Code::CapTooLow, message), ctx);
         }
         // Nothing is invoiced before it was delivered, so credit must reach for the next token.
-        // Once something was paid the window is at least two steps.
-        let two = ctx.config.quantum.saturating_add(ctx.config.quantum);
-        let reach = window.max(two);
+        // The entry payment opens a step of it.
+        let reach = window.max(self.step(ctx));
         if unit > reach && self.order.body.job.most_delivered() > 1 {
             let text = format!(
-                "one token costs {unit}, this host gives credit for {reach}: its free_quota is too small"
+                "one token costs {unit}, this host gives credit for {reach}: its quantum is too small"
             );
-            return self.refuse(Refusal::new(Code::EngineFailed, text), ctx);
+            return self.refuse(Refusal::new(Code::HostMisconfigured, text), ctx);
         }
         let can_begin = self.affordable(window.saturating_sub(debt)) > 0;
         if entry == Msat::ZERO || (!prepay && can_begin) {
@@ -280,6 +358,24 @@ impl HostOrder {
         self.state = State::MakingEntry;
         self.invoiced = entry;
         self.make_invoice(0, entry, ctx);
+    }
+
+    /// One step of payment: the listing's, in amounts that the buyer's wallet can pay.
+    fn step(&self, ctx: &Ctx<'_>) -> Msat {
+        self.rounded_up(ctx.config.quantum)
+    }
+
+    fn grain(&self) -> u64 {
+        self.order.body.payment_grain.0.max(1)
+    }
+
+    fn rounded_up(&self, amount: Msat) -> Msat {
+        let grain = self.grain();
+        Msat(amount.0.div_ceil(grain).saturating_mul(grain))
+    }
+
+    fn rounded_down(&self, amount: Msat) -> Msat {
+        Msat(amount.0 - amount.0 % self.grain())
     }
 
     fn make_invoice(&mut self, seq: u32, msat: Msat, ctx: &mut Ctx<'_>) {
@@ -301,7 +397,10 @@ impl HostOrder {
             seq,
             msat,
             description_hash: wire::description_hash(&self.id(), seq, &covers),
-            expiry_s: ctx.config.invoice_expiry_s,
+            expiry_s: match seq {
+                0 => ctx.config.entry_expiry_s,
+                _ => ctx.config.invoice_expiry_s,
+            },
         });
     }
 
@@ -346,18 +445,19 @@ impl HostOrder {
                 return;
             };
             let invoice = Invoice {
-                order: self.order.body.id,
+                order: OrderId::of(&self.order.digest),
                 seq: *seq,
                 bolt11,
                 msat: issued.msat,
                 covers: issued.covers,
                 invoiced: issued.invoiced,
                 head: issued.head,
+                window: self.window,
                 extensions: Vec::new(),
             };
             let signed = ctx.seal(self.buyer(), &invoice);
             self.invoices.push(signed.clone());
-            self.persist(ctx, None);
+            self.persist(ctx);
             ctx.send(stream, Frame::Invoice(signed));
         }
     }
@@ -365,16 +465,16 @@ impl HostOrder {
     fn offer_terms(&mut self, entry: Option<EntryInvoice>, ctx: &mut Ctx<'_>) {
         let terms = Terms {
             order: self.order.digest,
-            id: self.id(),
             input: self.counts,
             prices: self.offer.prices.clone(),
             window: self.window,
-            quantum: ctx.config.quantum,
+            quantum: self.step(ctx),
             carried_debt: self.carried,
             entry,
             numerics: self.offer.numerics.clone(),
             tokenizer: self.offer.tokenizer,
             template: self.offer.template,
+            starts_within_ms: self.starts_within_ms,
             expires: ctx.now.wall.after_ms(ctx.config.terms_ttl_ms),
             extensions: Vec::new(),
         };
@@ -383,7 +483,6 @@ impl HostOrder {
         self.terms = Some((signed.clone(), terms));
         self.state = State::Offered;
         self.deadline = ctx.now.tick.after_ms(ctx.config.terms_ttl_ms);
-        self.persist(ctx, None);
         if let Some(stream) = self.stream {
             ctx.send(stream, Frame::Terms(signed));
         }
@@ -399,6 +498,10 @@ impl HostOrder {
             return self.violation("an Accept that does not fit the terms", ctx);
         }
         self.accepted = true;
+        // A payment that was sent in time may be settled long after its invoice expired.
+        let entry_ms = u64::from(ctx.config.entry_expiry_s).saturating_mul(1_000);
+        let late = entry_ms.saturating_add(ctx.config.late_entry_ms);
+        self.deadline = ctx.now.tick.after_ms(late);
         self.queue_if_ready();
     }
 
@@ -466,8 +569,7 @@ impl HostOrder {
     /// The engine produced output.
     pub fn produced(
         &mut self,
-        tokens: &[ChainedToken],
-        text: String,
+        tokens: Vec<ChainedToken>,
         finish: Option<Finish>,
         attached: Attached,
         ctx: &mut Ctx<'_>,
@@ -475,7 +577,7 @@ impl HostOrder {
         if self.state != State::Running {
             return;
         }
-        for token in tokens {
+        for token in &tokens {
             self.chain.push(token);
         }
         let delivered = self.counts.delivered() + tokens.len() as u64;
@@ -488,18 +590,10 @@ impl HostOrder {
             (true, false) => Some(Finish::Budget),
             _ => None,
         });
-        let chunk = Chunk {
-            seq: self.next_chunk,
-            tokens: tokens.to_vec(),
-            text,
-            totals: self.counts,
-            finish,
-            attached,
-        };
-        self.next_chunk += 1;
-        if let Some(stream) = self.stream {
-            ctx.send(stream, Frame::Chunk(chunk));
+        if tokens.is_empty() && finish.is_none() {
+            return;
         }
+        self.send_chunk(tokens, finish, attached, ctx);
         match finish {
             Some(finish) => {
                 if finish == Finish::Budget {
@@ -508,6 +602,27 @@ impl HostOrder {
                 self.finish_output(finish, ctx);
             }
             None => self.invoice_if_due(ctx),
+        }
+    }
+
+    fn send_chunk(
+        &mut self,
+        tokens: Vec<ChainedToken>,
+        finish: Option<Finish>,
+        attached: Attached,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let chunk = Chunk {
+            seq: self.next_chunk,
+            tokens,
+            totals: self.counts,
+            finish,
+            attached,
+            extensions: Vec::new(),
+        };
+        self.next_chunk += 1;
+        if let Some(stream) = self.stream {
+            ctx.send(stream, Frame::Chunk(chunk));
         }
     }
 
@@ -520,11 +635,12 @@ impl HostOrder {
 
     fn invoice_if_due(&mut self, ctx: &mut Ctx<'_>) {
         let half = Msat(self.window.0 / 2);
-        let step = half.max(ctx.config.quantum);
-        let open = self.due().saturating_sub(self.invoiced);
-        // Where output stands still until something is paid, whatever is open is invoiced.
+        let least = self.step(ctx);
+        let open = self.rounded_down(self.due().saturating_sub(self.invoiced));
+        // Where output stands still until something is paid, whatever is open is invoiced, as
+        // long as it is a step: the buyer takes no smaller one before the end.
         let stands = self.counts.delivered() >= self.allowed && self.outstanding() == 0;
-        let due = open >= step || (stands && open > Msat::ZERO);
+        let due = open >= half.max(least) || (stands && open >= least);
         if due && self.outstanding() < limits::MAX_PAYMENTS_IN_FLIGHT {
             self.invoice(open, ctx);
         }
@@ -546,7 +662,7 @@ impl HostOrder {
         self.ended = ctx.now.wall;
         self.state = State::Settling;
         self.touch(ctx);
-        let open = self.due().saturating_sub(self.invoiced);
+        let open = self.rounded_down(self.due().saturating_sub(self.invoiced));
         if open >= ctx.config.min_invoice.max(Msat(1)) {
             self.invoice(open, ctx);
         }
@@ -563,8 +679,14 @@ impl HostOrder {
         }
         issued.settled = true;
         self.paid = self.paid.saturating_add(msat);
-        self.window = window;
-        self.touch(ctx);
+        // At least a step of what this very order paid, so that its stream can go on.
+        self.window = window.max(self.step(ctx).min(self.paid));
+        if !self.journal.is_open() {
+            self.persist(ctx);
+        }
+        if matches!(self.state, State::Running | State::Settling) {
+            self.touch(ctx);
+        }
         match self.state {
             State::Offered => self.queue_if_ready(),
             State::Running => {
@@ -584,16 +706,16 @@ impl HostOrder {
     }
 
     fn settle_if_done(&mut self, ctx: &mut Ctx<'_>) {
-        if self.state == State::Settling && self.outstanding() == 0 {
-            let status = match self.finish {
-                Some(Finish::Stopped) => Status::Stopped,
-                _ => Status::Complete,
-            };
-            self.issue_receipt(status, ctx);
+        if self.state == State::Settling
+            && self.outstanding() == 0
+            && let Some(finish) = self.finish
+        {
+            self.issue_receipt(finish, ctx);
         }
     }
 
-    fn issue_receipt(&mut self, status: Status, ctx: &mut Ctx<'_>) {
+    fn issue_receipt(&mut self, finish: Finish, ctx: &mut Ctx<'_>) {
+        let status = self.status();
         let Some((terms, _)) = &self.terms else {
             return self.over(status, ctx);
         };
@@ -610,6 +732,7 @@ impl HostOrder {
             prices: self.offer.prices.clone(),
             prompt: self.prompt.digest,
             head: self.chain.head(),
+            finish,
             counts: self.counts,
             cost: self.offer.prices.cost_or_max(&self.counts),
             payments: self.payments(),
@@ -621,7 +744,7 @@ impl HostOrder {
         };
         let signed = ctx.seal(self.buyer(), &receipt);
         self.receipt = Some(signed.clone());
-        self.persist(ctx, Some(status));
+        self.close_books(status, ctx);
         match self.stream {
             Some(stream) => {
                 self.state = State::AwaitingCountersign;
@@ -662,9 +785,9 @@ impl HostOrder {
         if paid.envelope.from != self.buyer() || paid.body.order != self.id() || !fits {
             return self.violation("a Paid frame that fits no invoice", ctx);
         }
-        if self.countersigned_payments.len() < self.issued.len() {
-            self.countersigned_payments.push(signed);
-        }
+        self.countersigned_payments
+            .entry(paid.body.seq)
+            .or_insert(signed);
     }
 
     /// The buyer countersigned the receipt.
@@ -682,10 +805,12 @@ impl HostOrder {
         if self.state != State::AwaitingCountersign || !matches || *from != self.buyer() {
             return self.violation("a countersignature that fits no receipt", ctx);
         }
+        self.countersigned = Some(signed);
         let status = self.status();
-        let mut record = self.record(Some(status));
-        record.countersigned = Some(signed);
-        ctx.persist_order(&self.id(), &record);
+        if self.known || self.paid > Msat::ZERO {
+            let record = self.record(Some(status));
+            ctx.keep(&record);
+        }
         self.over(status, ctx);
     }
 
@@ -694,18 +819,8 @@ impl HostOrder {
         match self.state {
             State::Running => {
                 ctx.out.push(Effect::CancelEngine { order: self.id() });
-                let chunk = Chunk {
-                    seq: self.next_chunk,
-                    tokens: Vec::new(),
-                    text: String::new(),
-                    totals: self.counts,
-                    finish: Some(Finish::Stopped),
-                    attached: Attached::default(),
-                };
-                self.next_chunk += 1;
-                if let Some(stream) = self.stream {
-                    ctx.send(stream, Frame::Chunk(chunk));
-                }
+                let stopped = Some(Finish::Stopped);
+                self.send_chunk(Vec::new(), stopped, Attached::default(), ctx);
                 self.finish_output(Finish::Stopped, ctx);
             }
             State::Settling | State::AwaitingCountersign | State::Over => {}
@@ -760,16 +875,24 @@ impl HostOrder {
                 "left delivered output unpaid",
             );
         }
-        let status = Status::Failed(code);
         self.ended = ctx.now.wall;
-        if self.terms.is_some() {
-            self.persist(ctx, Some(status));
-        }
-        self.over(status, ctx);
+        self.over(Status::Failed(code), ctx);
     }
 
     fn over(&mut self, status: Status, ctx: &mut Ctx<'_>) {
         if self.state == State::Over {
+            return;
+        }
+        self.close_books(status, ctx);
+        self.state = State::Over;
+        if let Some(stream) = self.stream.take() {
+            ctx.close(stream);
+        }
+    }
+
+    /// Tells Payment, once, what the order came to.
+    fn close_books(&mut self, status: Status, ctx: &mut Ctx<'_>) {
+        if std::mem::replace(&mut self.closed, true) {
             return;
         }
         let unpaid = if self.counts.delivered() > 0 {
@@ -778,26 +901,22 @@ impl HostOrder {
             self.carried
         };
         let ran = self.counts.delivered() > 0 || self.paid > Msat::ZERO;
-        self.state = State::Over;
-        if let Some(stream) = self.stream.take() {
-            ctx.close(stream);
-        }
         let counts = if ran { self.counts } else { Counts::default() };
-        ctx.tell(Message::CloseOrder {
-            account: Box::new(OrderAccount {
-                order: self.id(),
-                side: Side::Host,
-                counterparty: self.buyer(),
-                model: self.model(),
-                counts,
-                cost: self.offer.prices.cost_or_max(&counts),
-                carried: self.carried,
-                unsure: Msat::ZERO,
-                status,
-                receipt: self.receipt.as_ref().map(Signed::digest),
-            }),
-            unpaid,
-        });
+        let account = OrderAccount {
+            order: self.id(),
+            side: Side::Host,
+            counterparty: self.buyer(),
+            model: self.model(),
+            counts,
+            cost: self.offer.prices.cost_or_max(&counts),
+            carried: self.carried,
+            unsure: Msat::ZERO,
+            status,
+            receipt: self.receipt.as_ref().map(Signed::digest),
+        };
+        let record = self.record(Some(status));
+        let closing = Closing { account, unpaid };
+        ctx.close_order(&mut self.journal, Some(record), closing);
     }
 
     /// The engine gave up.
@@ -847,26 +966,38 @@ impl HostOrder {
     }
 
     fn record(&self, status: Option<Status>) -> OrderRecord {
+        let keeps = self.order.body.retention == Retention::Keep;
         OrderRecord {
             side: Side::Host,
             counterparty: self.buyer(),
             model: self.model(),
-            order: self.signed.clone(),
+            digest: self.order.digest,
+            order: keeps.then(|| self.signed.clone()),
             terms: self.terms.as_ref().map(|(signed, _)| signed.clone()),
             tokens: Vec::new(),
-            text: String::new(),
             invoices: self.invoices.clone(),
-            paid: self.countersigned_payments.clone(),
+            paid: self.countersigned_payments.values().cloned().collect(),
             receipt: self.receipt.clone(),
-            countersigned: None,
+            countersigned: self.countersigned.clone(),
             counts: self.counts,
             cost: self.offer.prices.cost_or_max(&self.counts),
+            carried: self.carried,
             status,
             started: self.started,
         }
     }
 
-    fn persist(&self, ctx: &mut Ctx<'_>, status: Option<Status>) {
-        ctx.persist_order(&self.id(), &self.record(status));
+    /// Writes what is new, once the buyer has paid anything, in this order or before.
+    fn persist(&mut self, ctx: &mut Ctx<'_>) {
+        let records = if self.journal.is_open() {
+            let cost = self.offer.prices.cost_or_max(&self.counts);
+            self.journal.add(&[], &self.invoices, self.counts, cost)
+        } else if self.known || self.paid > Msat::ZERO {
+            let record = self.record(None);
+            self.journal.begin(&record)
+        } else {
+            return;
+        };
+        ctx.persist(records);
     }
 }

@@ -1,13 +1,13 @@
 //! What travels on `/freehold/order/1`.
 //!
-//! Not behaviour: see `order::buyer` and `order::host`. Signed bodies end in
+//! Not behaviour: see `order::buyer` and `order::host`. Signed bodies and chunks end in
 //! extension records, so that fields can be added.
 
 use super::attached::{Attached, bound};
 use crate::chain::ChainedToken;
 use crate::codec::{self, CodecError};
 use crate::crypto::tagged_hash;
-use crate::envelope::{Body, Extension, MessageType, Signed};
+use crate::envelope::{Body, Extension, MessageType, Signed, check_extensions};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
 use crate::limits;
 use crate::manifest::PaymentMode;
@@ -20,22 +20,47 @@ use serde::{Deserialize, Serialize};
 /// Name of the stream protocol.
 pub const PROTOCOL: &str = "/freehold/order/1";
 
-/// How private an order is to be kept; a host may refuse what it cannot give.
+/// How an order reaches its host. The buyer's choice; a host sees it in the order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Privacy {
-    /// The host reads the prompt and may log it.
+pub enum Path {
+    /// The quickest address.
     #[default]
-    Open,
-    /// The host promises to keep nothing. A promise, not a proof.
-    NoLog,
+    Fast,
+    /// An onion service only.
+    Onion,
+    /// Never leaves the buyer's machine.
+    Local,
+}
+
+/// What the host keeps of the prompt when the order is over. A promise, not a proof.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retention {
+    /// Its evidence, for as long as its settings say.
+    #[default]
+    Keep,
+    /// Digests and counts alone.
+    Forget,
+}
+
+/// Where the prompt may be read while the order runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handling {
+    /// The host's program and its operator can read it.
+    #[default]
+    Plain,
+    /// Only inside attested hardware. No host of this version offers it: refused by name.
+    Confidential,
 }
 
 /// The buyer's signed order, addressed to one host.
+///
+/// It has no id of its own: [`OrderId::of`] the signed order names it, so nobody can use
+/// an id twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// Drawn at random by the buyer.
-    pub id: OrderId,
     /// The model, by digest.
     pub model: ModelDigest,
     /// What to compute.
@@ -44,8 +69,15 @@ pub struct Order {
     pub max_cost: Msat,
     /// How it is paid.
     pub mode: PaymentMode,
-    /// How private.
-    pub privacy: Privacy,
+    /// The smallest amount that the buyer's wallet can pay and a divisor of every amount
+    /// that it can pay; 1 where it knows millisatoshi.
+    pub payment_grain: Msat,
+    /// How it travels.
+    pub path: Path,
+    /// What the host keeps of it.
+    pub retention: Retention,
+    /// Where it may be read.
+    pub handling: Handling,
     /// Salts the prompt's digest in the receipt, so that a receipt does not reveal a guessable prompt.
     pub salt: [u8; 16],
     /// The router it came through.
@@ -61,8 +93,6 @@ pub struct Order {
 pub struct Terms {
     /// Digest of the signed order.
     pub order: Digest,
-    /// The order's id.
-    pub id: OrderId,
     /// The prompt as counted by the pinned tokenizer.
     pub input: Counts,
     /// Msat per million units.
@@ -81,6 +111,9 @@ pub struct Terms {
     pub tokenizer: Digest,
     /// Digest of the chat template.
     pub template: Digest,
+    /// How soon the host expects to begin once the entry payment is settled. Milliseconds.
+    /// A place is kept: the order is served later than that rather than not at all.
+    pub starts_within_ms: u64,
     /// Until when the terms can be accepted.
     pub expires: WallTime,
     /// Extension records.
@@ -88,16 +121,12 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The most that the host of an order that broke off may have sent beyond `counts`. The
-    /// window is at least two steps once something was paid and may double with every
-    /// payment; and no more is sent than was ordered.
-    pub fn most_under_way(&self, job: &Job, counts: &Counts, payments: usize) -> Msat {
-        let two = self.quantum.saturating_add(self.quantum);
-        let doublings = u32::try_from(payments).unwrap_or(u32::MAX).min(63);
-        let window = self.window.max(two).0.saturating_mul(1 << doublings);
+    /// The most that the host of an order that broke off may have sent beyond `counts`, where
+    /// `window` bounds what it sends unpaid. No more is sent than was ordered.
+    pub fn most_under_way(&self, job: &Job, counts: &Counts, window: Msat) -> Msat {
         let all = counts.with_delivered(job.meter(), job.most_delivered());
         let ordered = self.prices.cost_or_max(&all);
-        Msat(window).min(ordered.saturating_sub(self.prices.cost_or_max(counts)))
+        window.min(ordered.saturating_sub(self.prices.cost_or_max(counts)))
     }
 }
 
@@ -115,16 +144,16 @@ pub struct EntryInvoice {
 pub struct Chunk {
     /// Counts up from 0.
     pub seq: u32,
-    /// Tokens and their logit digests.
+    /// Tokens with what they stand for; none only in the last chunk.
     pub tokens: Vec<ChainedToken>,
-    /// Text that these tokens complete; bytes of an unfinished character come later.
-    pub text: String,
     /// Running totals after this chunk.
     pub totals: Counts,
     /// Whether this is the last chunk, and why.
     pub finish: Option<Finish>,
     /// What the job asked for beside tokens and text.
     pub attached: Attached,
+    /// Extension records.
+    pub extensions: Vec<Extension>,
 }
 
 /// Why an answer ended.
@@ -156,8 +185,10 @@ pub struct Invoice {
     pub covers: Counts,
     /// Sum of all invoices up to and with this one.
     pub invoiced: Msat,
-    /// Head of the token chain at `covers`.
+    /// Head of the token chain at `covers`: commits to tokens and text.
     pub head: Digest,
+    /// Unpaid output that the host grants at this moment.
+    pub window: Msat,
     /// Extension records.
     pub extensions: Vec<Extension>,
 }
@@ -225,13 +256,15 @@ pub struct Receipt {
     pub prices: Prices,
     /// Salted digest of the prompt tokens.
     pub prompt: Digest,
-    /// Head of the token chain over everything delivered.
+    /// Head of the token chain over everything delivered: commits to tokens and text.
     pub head: Digest,
+    /// Why output ended.
+    pub finish: Finish,
     /// Totals delivered.
     pub counts: Counts,
     /// Cost of the totals.
     pub cost: Msat,
-    /// Payments received.
+    /// Payments received, in ascending order of their numbers, each once.
     pub payments: Vec<PaymentEntry>,
     /// Delivered and not paid: a remainder too small to invoice.
     pub debt: Msat,
@@ -254,15 +287,30 @@ pub struct Countersigned {
     pub extensions: Vec<Extension>,
 }
 
-macro_rules! bodies {
-    ($($name:ident),*) => {$(
-        impl Body for $name {
-            const TYPE: MessageType = MessageType::$name;
-            const VERSION: u16 = 1;
-        }
-    )*};
+crate::envelope::bodies!(Terms, Invoice, Paid, Receipt, Countersigned);
+
+impl Body for Order {
+    const TYPE: MessageType = MessageType::Order;
+    const VERSION: u16 = 1;
+
+    fn extensions(&self) -> Vec<&[Extension]> {
+        vec![&self.extensions, &self.job.extensions]
+    }
 }
-bodies!(Order, Terms, Invoice, Paid, Receipt, Countersigned);
+
+impl Order {
+    /// Checks the bounds that the frame's length does not imply.
+    ///
+    /// # Errors
+    /// The first limit that is passed.
+    pub fn check(&self) -> Result<(), CodecError> {
+        bound(self.authority.len(), limits::MAX_AUTHORITY_DOCUMENTS)?;
+        for document in &self.authority {
+            bound(document.bytes.len(), limits::MAX_AUTHORITY_BYTES)?;
+        }
+        Ok(())
+    }
+}
 
 /// The digest of the signed terms that a buyer accepts.
 pub type Accept = Digest;
@@ -308,8 +356,17 @@ impl Frame {
         let frame: Frame = codec::decode(bytes, limits::MAX_ORDER_FRAME_BYTES)?;
         if let Frame::Chunk(chunk) = &frame {
             bound(chunk.tokens.len(), limits::MAX_CHUNK_TOKENS)?;
-            bound(chunk.text.len(), limits::MAX_CHUNK_TEXT_BYTES)?;
+            let mut bytes = 0;
+            for token in &chunk.tokens {
+                bound(token.piece.bytes.len(), limits::MAX_PIECE_BYTES)?;
+                bytes += token.piece.bytes.len();
+            }
+            bound(bytes, limits::MAX_CHUNK_TEXT_BYTES)?;
             chunk.attached.check(chunk.tokens.len())?;
+            if check_extensions(&chunk.extensions).is_err() {
+                let reason = "a chunk with an extension that must be understood".to_owned();
+                return Err(CodecError::Malformed { reason });
+            }
         }
         if let Frame::Refusal(refusal) = &frame {
             bound(refusal.message.len(), limits::MAX_SHORT_TEXT_BYTES)?;

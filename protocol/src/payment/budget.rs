@@ -5,6 +5,13 @@
 //! day in which it was planned, with its fee limit while it is under way and its
 //! true fee afterwards; what is set aside and not yet used counts against today.
 //! Called by `reserve` and `saga`.
+//!
+//! # Fees
+//! A reservation bounds cost and routing fees together: of its payments, those settled count
+//! with their true fee and those under way with their fee limit. All of them share one fee
+//! budget ([`Fees`]), and a payment gets at most half of what is left of it, so
+//! that one under way leaves something to the next. A host may be told of no more than
+//! [`Fees::cost_within`] leaves of the cap, or its last invoice finds no room.
 
 use super::Config;
 use super::io::PayRequest;
@@ -26,16 +33,86 @@ pub(super) fn day(time: WallTime) -> u64 {
     time.0 / DAY_MS
 }
 
+/// How much of an order's cap may go into routing fees, over all its payments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fees {
+    /// In parts per million of the cap.
+    pub ppm: u64,
+    /// In any case; but never more than half of the cap.
+    pub floor: Msat,
+}
+
+impl Default for Fees {
+    fn default() -> Self {
+        Fees {
+            // A twentieth: a path of public nodes takes about a hundredth.
+            ppm: 50_000,
+            // Three public nodes at their usual base fee of a sat.
+            floor: Msat(3_000),
+        }
+    }
+}
+
+impl Fees {
+    /// Returns what of `cap` may go into fees.
+    pub fn within(&self, cap: Msat) -> Msat {
+        let share = u128::from(cap.0) * u128::from(self.ppm) / 1_000_000;
+        let share = Msat(u64::try_from(share).unwrap_or(u64::MAX));
+        share.max(self.floor).min(Msat(cap.0 / 2))
+    }
+
+    /// Returns what `cap` leaves for cost: the most that a host may ask for.
+    pub fn cost_within(&self, cap: Msat) -> Msat {
+        cap.saturating_sub(self.within(cap))
+    }
+
+    /// Returns the least cap that leaves `cost` for cost; where there is none, the largest.
+    pub fn cap_for(&self, cost: Msat) -> Msat {
+        // What is left for cost never falls as the cap rises, and is half of it at least.
+        let (mut low, mut high) = (cost.0, cost.0.saturating_mul(2));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.cost_within(Msat(middle)) >= cost {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        Msat(high)
+    }
+}
+
 /// Money set aside for a request.
 #[derive(Debug)]
 pub(super) struct Reservation {
     pub budget: String,
     pub max_cost: Msat,
-    /// Settled and under way, without fees.
-    pub used: Msat,
+    pub sums: Sums,
     /// The balance check that must end before it counts as granted.
     pub check: Option<EffectId>,
     pub orders: BTreeMap<OrderId, Bound>,
+}
+
+impl Reservation {
+    /// What is not used of it.
+    pub fn left(&self) -> Msat {
+        self.max_cost.saturating_sub(self.sums.used)
+    }
+}
+
+/// What is settled and under way of a reservation.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sums {
+    /// With fees, and with fee limits where it is under way.
+    used: Msat,
+    /// Of that, fees and fee limits.
+    fees: Msat,
+}
+
+impl Sums {
+    fn take(&mut self, msat: Msat, fee: Msat) {
+        self.used = self.used.saturating_add(msat).saturating_add(fee);
+        self.fees = self.fees.saturating_add(fee);
+    }
 }
 
 /// An order that a request became.
@@ -52,7 +129,7 @@ pub(super) struct Bound {
 pub(super) struct Leave {
     /// The budget it is charged to.
     pub budget: String,
-    /// Its fee limit: as asked for, or what the day has left.
+    /// Its fee limit: as asked for, or what the order has left.
     pub max_fee: Msat,
 }
 
@@ -71,6 +148,13 @@ pub(super) struct Hold {
     pub msat: Msat,
     /// Fee limit.
     pub max_fee: Msat,
+}
+
+impl Hold {
+    /// What it takes at most.
+    fn most(&self) -> Msat {
+        self.msat.saturating_add(self.max_fee)
+    }
 }
 
 /// All reservations and sums.
@@ -114,91 +198,57 @@ impl Budgets {
                 format!("nothing is set aside for order {}", pay.order.short()),
             ));
         };
-        self.allow_invoice(config, reservation, bound, pay)?;
+        let max_fee = allow_invoice(config, reservation, bound, pay)?;
         let budget = reservation.budget.clone();
         let left = self.left(config, today, &budget);
-        // What is set aside is already in `left`; only the fee comes on top.
+        // What is set aside, fees included, is already in `left`.
         if left.over {
             return Err(left.refusal(pay.msat, "this payment takes"));
         }
-        let max_fee = pay.max_fee.min(left.msat);
         Ok(Leave { budget, max_fee })
-    }
-
-    fn allow_invoice(
-        &self,
-        config: &Config,
-        reservation: &Reservation,
-        bound: &Bound,
-        pay: &PayRequest,
-    ) -> Result<(), Refusal> {
-        if bound.host != pay.host {
-            let text = "the invoice is not from the host that the order was bound to";
-            return Err(Refusal::new(Code::ProtocolViolation, text));
-        }
-        if bound.seqs.contains_key(&pay.seq) {
-            let text = format!(
-                "invoice {} of this order is paid or under way, and is never paid by another",
-                pay.seq
-            );
-            return Err(Refusal::new(Code::PaymentUnknown, text));
-        }
-        let in_flight = config
-            .max_in_flight_per_order
-            .min(limits::MAX_PAYMENTS_IN_FLIGHT);
-        if bound.in_flight >= in_flight {
-            let text =
-                format!("{in_flight} payments of this order are under way, which is the most");
-            return Err(Refusal::new(Code::Busy, text));
-        }
-        let used = reservation.used.checked_add(pay.msat);
-        if used.is_none_or(|used| used > reservation.max_cost) {
-            let text = format!(
-                "{} more would pass the cap of {} for this order, of which {} are paid or under way",
-                pay.msat, reservation.max_cost, reservation.used
-            );
-            return Err(Refusal::new(Code::CapTooLow, text));
-        }
-        Ok(())
     }
 
     /// A payment allowed before is under way.
     pub fn hold(&mut self, hold: &Hold, hash: PaymentHash) {
-        add(&mut self.held, hold, hold.msat.saturating_add(hold.max_fee));
-        if let Some((used, bound)) = self.order(&hold.order) {
-            *used = used.saturating_add(hold.msat);
+        add(&mut self.held, hold, hold.most());
+        if let Some((sums, bound)) = self.order(&hold.order) {
+            sums.take(hold.msat, hold.max_fee);
             bound.seqs.insert(hold.seq, hash);
             bound.in_flight += 1;
         }
     }
 
-    /// A payment under way ended: it cost `paid` with fees, or nothing.
-    pub fn end(&mut self, hold: &Hold, paid: Option<Msat>) {
+    /// A payment under way ended: it cost that fee, or was not made.
+    pub fn end(&mut self, hold: &Hold, fee: Option<Msat>) {
         let key = (hold.day, hold.budget.clone());
         if let Some(held) = self.held.get_mut(&key) {
-            *held = held.saturating_sub(hold.msat.saturating_add(hold.max_fee));
+            *held = held.saturating_sub(hold.most());
             if *held == Msat::ZERO {
                 self.held.remove(&key);
             }
         }
-        if let Some((used, bound)) = self.order(&hold.order) {
+        if let Some((sums, bound)) = self.order(&hold.order) {
             bound.in_flight = bound.in_flight.saturating_sub(1);
-            if paid.is_none() {
-                *used = used.saturating_sub(hold.msat);
-                bound.seqs.remove(&hold.seq);
+            sums.used = sums.used.saturating_sub(hold.most());
+            sums.fees = sums.fees.saturating_sub(hold.max_fee);
+            match fee {
+                Some(fee) => sums.take(hold.msat, fee),
+                None => drop(bound.seqs.remove(&hold.seq)),
             }
         }
-        if let Some(paid) = paid {
+        if let Some(fee) = fee {
+            let paid = hold.msat.saturating_add(fee);
             self.spend(hold.day, hold.budget.clone(), paid);
         }
     }
 
     /// A payment that had failed was paid after all.
-    pub fn revive(&mut self, hold: &Hold, hash: PaymentHash, paid: Msat) {
-        if let Some((used, bound)) = self.order(&hold.order) {
-            *used = used.saturating_add(hold.msat);
+    pub fn revive(&mut self, hold: &Hold, hash: PaymentHash, fee: Msat) {
+        if let Some((sums, bound)) = self.order(&hold.order) {
+            sums.take(hold.msat, fee);
             bound.seqs.insert(hold.seq, hash);
         }
+        let paid = hold.msat.saturating_add(fee);
         self.spend(hold.day, hold.budget.clone(), paid);
     }
 
@@ -222,13 +272,13 @@ impl Budgets {
 
     /// Holds for a payment found in the ledger at start.
     pub fn resume(&mut self, hold: &Hold) {
-        add(&mut self.held, hold, hold.msat.saturating_add(hold.max_fee));
+        add(&mut self.held, hold, hold.most());
     }
 
-    fn order(&mut self, order: &OrderId) -> Option<(&mut Msat, &mut Bound)> {
+    fn order(&mut self, order: &OrderId) -> Option<(&mut Sums, &mut Bound)> {
         let request = self.requests.get(order)?;
-        let Reservation { used, orders, .. } = self.reservations.get_mut(request)?;
-        Some((used, orders.get_mut(order)?))
+        let Reservation { sums, orders, .. } = self.reservations.get_mut(request)?;
+        Some((sums, orders.get_mut(order)?))
     }
 
     /// Returns what today leaves of the day's limit and of the budget's own.
@@ -260,13 +310,51 @@ impl Budgets {
             .reservations
             .values()
             .filter(|reservation| matches(&reservation.budget))
-            .map(|reservation| reservation.max_cost.saturating_sub(reservation.used))
+            .map(Reservation::left)
             .fold(Msat::ZERO, Msat::saturating_add);
         Taken {
             spent: sum(&self.spent),
             reserved: reserved.saturating_add(sum(&self.held)),
         }
     }
+}
+
+/// Checks an invoice against its order; returns the fee limit that the order leaves to it.
+fn allow_invoice(
+    config: &Config,
+    reservation: &Reservation,
+    bound: &Bound,
+    pay: &PayRequest,
+) -> Result<Msat, Refusal> {
+    if bound.host != pay.host {
+        let text = "the invoice is not from the host that the order was bound to";
+        return Err(Refusal::new(Code::ProtocolViolation, text));
+    }
+    if bound.seqs.contains_key(&pay.seq) {
+        let text = format!(
+            "invoice {} of this order is paid or under way, and is never paid by another",
+            pay.seq
+        );
+        return Err(Refusal::new(Code::PaymentUnknown, text));
+    }
+    let in_flight = config
+        .max_in_flight_per_order
+        .min(limits::MAX_PAYMENTS_IN_FLIGHT);
+    if bound.in_flight >= in_flight {
+        let text = format!("{in_flight} payments of this order are under way, which is the most");
+        return Err(Refusal::new(Code::Busy, text));
+    }
+    let left = reservation.left();
+    let Some(beside) = left.0.checked_sub(pay.msat.0) else {
+        let text = format!(
+            "{} more would pass the cap of {} for this order, of which {} are paid or under way, routing fees included",
+            pay.msat, reservation.max_cost, reservation.sums.used
+        );
+        return Err(Refusal::new(Code::CapTooLow, text));
+    };
+    let budget = config.fees.within(reservation.max_cost);
+    let share = Msat(budget.saturating_sub(reservation.sums.fees).0.div_ceil(2));
+    Ok(pay.max_fee.min(share).min(Msat(beside)))
 }
 
 /// What counts against a limit.

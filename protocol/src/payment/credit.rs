@@ -5,52 +5,94 @@
 //!
 //! # Rules
 //! - A stranger has no window and prepays ([`Config::free_quota`] aside).
-//! - The first settlement opens two quanta; each further one doubles the window up
-//!   to [`Config::window_cap`]; a late one halves it, to two quanta at least, since
-//!   less carries no stream.
-//! - The window halves with each day without a settlement. Below two quanta the
-//!   buyer is a stranger again.
-//! - Open orders of one buyer share its window; one that finds less than two quanta
-//!   of it prepays.
-//! - A debt goes into the next orders, one quantum of it into each, and shrinks only by being
-//!   paid. More than [`Config::tolerated_debt`] makes the buyer a stranger.
+//! - A window grows by what was paid on time, each settlement by its own amount at most. It
+//!   exceeds neither what its key paid this host in all nor [`Config::window_cap`]. A late
+//!   payment halves it, and so does each day without a settlement.
+//! - Open orders of one buyer share its window. One that finds less of it than a quantum
+//!   prepays. Once something was paid for an order it has a quantum at least, since less
+//!   carries no stream, and the key has paid for it.
+//! - A debt goes into the next orders, one quantum of it into each. It shrinks by being paid, and
+//!   with time: it halves each day, and then what is no more than [`Config::tolerated_debt`]
+//!   is written off, so that two books that disagree do not part a pair for ever. More than
+//!   that makes the buyer a stranger.
+//! - What is written off counts as never paid.
+//!
+//! # What a buyer can take and leave
+//! What a key owes, what it may still take in open orders, and what was written off of its
+//! debts are together never more than what it paid in all (and the free quota, once): `backing`
+//! below. So leaving wins at most what was paid before, with one key or with many.
 
 use super::Config;
 use super::budget::DAY_MS;
-use super::io::OrderAccount;
+use super::io::{Credit, OrderAccount};
 use super::turn::{self, RecordError, Turn};
 use crate::ids::{NodeKey, OrderId};
 use crate::limits;
 use crate::machine::Table;
 use crate::money::Msat;
-use crate::route::Message;
+use crate::refusal::{Code, Refusal};
 use crate::time::{Now, WallTime};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Buyers remembered: about 10 MB. Beyond it the one that owes least and paid longest ago
 /// goes. Without a free quota each of them has paid, so nobody fills the table for free.
 pub(super) const MAX_BUYERS: usize = 65_536;
 
+/// Orders remembered that ended void: those of three minutes, an entry invoice's life, at 90 a
+/// second. About 1 MB.
+const MAX_VOID: usize = 16_384;
+
 /// An order without a sign of life for this long no longer holds a part of the window. Milliseconds.
-/// Invoices live for minutes; an hour is past all of them.
-const FORGOTTEN_MS: u64 = 3_600_000;
+/// The longest answer, 131,072 tokens at ten a second, takes 3.6 hours.
+const FORGOTTEN_MS: u64 = 4 * 3_600_000;
 
 /// What is remembered of a buyer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Standing {
+    /// As of the last settlement.
     window: Msat,
     debt: Msat,
     settlements: u64,
+    /// Time of the last settlement.
     last: WallTime,
+    /// What the key paid in all, less what was written off; a free quota that it used up
+    /// counts too.
+    backing: Msat,
+    /// When the debt last changed or was halved.
+    owed_since: WallTime,
 }
 
 impl Standing {
     /// The window today: halved for each whole day since the last settlement.
     fn window_at(&self, wall: WallTime) -> Msat {
-        let days = wall.ms_since(self.last) / DAY_MS;
-        let shift = u32::try_from(days).unwrap_or(u32::MAX);
-        Msat(self.window.0.checked_shr(shift).unwrap_or(0))
+        halved(self.window, wall.ms_since(self.last) / DAY_MS)
+    }
+
+    /// The same with what is written off by now.
+    fn aged(mut self, config: &Config, wall: WallTime) -> Standing {
+        let days = wall.ms_since(self.owed_since) / DAY_MS;
+        if self.debt == Msat::ZERO || days == 0 {
+            return self;
+        }
+        let left = halved(self.debt, days);
+        let left = match left <= config.tolerated_debt {
+            true => Msat::ZERO,
+            false => left,
+        };
+        let written_off = self.debt.saturating_sub(left);
+        self.backing = self.backing.saturating_sub(written_off);
+        self.window = self.window.min(self.backing);
+        self.debt = left;
+        self.owed_since = self.owed_since.after_ms(days.saturating_mul(DAY_MS));
+        self
+    }
+
+    fn owe(&mut self, debt: Msat, wall: WallTime) {
+        if self.debt != debt {
+            self.owed_since = wall;
+        }
+        self.debt = debt;
     }
 }
 
@@ -63,9 +105,18 @@ struct OpenOrder {
     carried: Msat,
     /// What of it is not yet paid.
     carried_left: Msat,
-    /// Its part of the buyer's window.
+    /// The most that it may still leave unpaid by its part of the buyer's window.
     lent: Msat,
+    /// Its free quota, on top of that.
+    quota: Msat,
     touched: WallTime,
+}
+
+impl OpenOrder {
+    /// What it keeps from other orders of its buyer.
+    fn committed(&self) -> Msat {
+        self.lent.max(self.carried_left)
+    }
 }
 
 /// How soon an invoice was paid.
@@ -73,7 +124,7 @@ struct OpenOrder {
 pub(super) enum Punctuality {
     OnTime,
     Late,
-    /// Found by a look-up: nobody knows when.
+    /// Found by a look-up: nobody knows when. It opens a window, and widens none.
     Unclear,
 }
 
@@ -82,7 +133,6 @@ pub(super) enum Punctuality {
 pub(super) struct Settlement {
     pub order: OrderId,
     pub buyer: Option<NodeKey>,
-    pub quantum: Msat,
     pub msat: Msat,
     pub punctuality: Punctuality,
     /// The order was closed before this payment came, so that its amount was booked as a debt.
@@ -94,8 +144,9 @@ pub(super) struct Settlement {
 pub(super) struct Credits {
     buyers: BTreeMap<NodeKey, Standing>,
     orders: BTreeMap<OrderId, OpenOrder>,
-    /// Orders that ended with nothing delivered and are not in the books.
-    void: VecDeque<OrderId>,
+    /// Orders that ended with nothing delivered and are not in the books, and their sequence.
+    void: BTreeSet<OrderId>,
+    voided: VecDeque<OrderId>,
 }
 
 impl Credits {
@@ -107,34 +158,29 @@ impl Credits {
         order: OrderId,
         buyer: NodeKey,
         quantum: Msat,
-    ) {
+    ) -> Result<Credit, Refusal> {
         let wall = turn.now.wall;
-        self.make_room(turn, wall);
-        if let Some(open) = self.orders.get(&order) {
-            // Ids are drawn by buyers: a second use of one changes nothing and is trusted with nothing.
-            let same = open.buyer == buyer;
-            let (window, debt) = if same {
-                (open.lent, open.carried)
-            } else {
-                Default::default()
-            };
-            return opened(turn, order, window, debt);
+        self.forget_silent(turn, wall);
+        if self.orders.len() >= limits::MAX_ORDERS {
+            let text = format!("{} orders are open, which is the most", limits::MAX_ORDERS);
+            return Err(Refusal::new(Code::Busy, text));
         }
-        let known = self.buyers.get(&buyer).copied();
+        let known = self.standing(config, wall, &buyer);
         let standing = known.unwrap_or_default();
-        let elsewhere = self.of_buyer(&buyer, &order);
-        let carried_elsewhere = sum(elsewhere.iter().map(|open| open.carried_left));
-        let lent_elsewhere = sum(elsewhere.iter().map(|open| open.lent));
+        let others = self.others(&buyer, &order);
         // One quantum at a time: a buyer whose node crashed owes up to a window, knows of
         // none of it, and takes no more than a remainder for an honest claim.
-        let debt = standing.debt.saturating_sub(carried_elsewhere).min(quantum);
-        let free = standing.window_at(wall).saturating_sub(lent_elsewhere);
-        let trusted = free >= two(quantum) && standing.debt <= config.tolerated_debt;
-        let quota = known.is_none() && elsewhere.is_empty() && config.free_quota > Msat::ZERO;
-        let lent = match (trusted, quota) {
-            (true, _) => free,
-            (false, true) => config.free_quota,
-            (false, false) => Msat::ZERO,
+        let uncarried = standing.debt.saturating_sub(others.carried);
+        let debt = uncarried.min(quantum);
+        let free = standing
+            .window_at(wall)
+            .saturating_sub(others.committed)
+            .min(others.room(&standing, uncarried.saturating_sub(debt)));
+        let trusted = free >= quantum && standing.debt <= config.tolerated_debt;
+        let lent = if trusted { free } else { Msat::ZERO };
+        let quota = match known {
+            None if others.count == 0 => config.free_quota,
+            _ => Msat::ZERO,
         };
         let open = OpenOrder {
             buyer,
@@ -142,20 +188,40 @@ impl Credits {
             carried: debt,
             carried_left: debt,
             lent,
+            quota,
             touched: wall,
         };
         self.orders.insert(order, open);
         if debt > Msat::ZERO {
             turn.put(Table::Credit, &order_key(&order), &open);
         }
-        opened(turn, order, lent, debt);
+        let window = lent.saturating_add(quota);
+        Ok(Credit {
+            window,
+            prepay: window == Msat::ZERO,
+            debt,
+        })
+    }
+
+    /// Returns whether the order is open, or ended without a trace a while ago.
+    pub fn knows(&self, order: &OrderId) -> bool {
+        self.is_open(order) || self.is_void(order)
+    }
+
+    /// Returns whether the order is open.
+    pub fn is_open(&self, order: &OrderId) -> bool {
+        self.orders.contains_key(order)
     }
 
     /// Remembers for a while that an order ended without a trace in the books.
     pub fn close_void(&mut self, order: OrderId) {
-        self.void.push_back(order);
-        if self.void.len() > limits::MAX_ORDERS {
-            self.void.pop_front();
+        if self.void.insert(order) {
+            self.voided.push_back(order);
+        }
+        if self.voided.len() > MAX_VOID
+            && let Some(oldest) = self.voided.pop_front()
+        {
+            self.void.remove(&oldest);
         }
     }
 
@@ -164,12 +230,16 @@ impl Credits {
         self.void.contains(order)
     }
 
-    /// Returns an order's buyer and quantum; an order nobody asked about has the invoice's amount.
-    pub fn of(&self, order: &OrderId, msat: Msat) -> (Option<NodeKey>, Msat) {
-        match self.orders.get(order) {
-            Some(open) => (Some(open.buyer), open.quantum),
-            None => (None, msat),
-        }
+    /// Returns whether a buyer paid us as much as a default quantum in all.
+    pub fn paid_before(&self, config: &Config, buyer: &NodeKey) -> bool {
+        self.buyers.get(buyer).is_some_and(|standing| {
+            standing.settlements > 0 && standing.backing >= config.tolerated_debt
+        })
+    }
+
+    /// Returns the buyer of an open order.
+    pub fn buyer_of(&self, order: &OrderId) -> Option<NodeKey> {
+        self.orders.get(order).map(|open| open.buyer)
     }
 
     /// The order shows a sign of life.
@@ -185,34 +255,38 @@ impl Credits {
             return Msat::ZERO;
         };
         let wall = turn.now.wall;
-        let mut standing = self.buyers.get(&buyer).copied().unwrap_or_default();
+        let known = self.standing(config, wall, &buyer);
+        let mut standing = known.unwrap_or_default();
+        standing.backing = standing.backing.saturating_add(paid.msat);
         standing.window = grown(config, &standing, wall, paid);
         standing.settlements = standing.settlements.saturating_add(1);
         standing.last = wall;
+        let others = self.others(&buyer, &paid.order);
         let window = match self.orders.get_mut(&paid.order) {
             Some(open) => {
                 let part = open.carried_left.min(paid.msat);
                 open.carried_left = open.carried_left.saturating_sub(part);
                 open.touched = wall;
-                standing.debt = standing.debt.saturating_sub(part);
+                standing.owe(standing.debt.saturating_sub(part), wall);
+                let elsewhere = others.carried.saturating_add(open.carried_left);
+                let uncarried = standing.debt.saturating_sub(elsewhere);
+                let room = others.room(&standing, uncarried);
+                let free = standing.window.saturating_sub(others.committed).min(room);
+                let window = free.max(open.quantum.min(room));
+                // What it was allowed before may have been delivered already.
+                open.lent = window.max(open.lent.saturating_sub(paid.msat));
                 if open.carried > Msat::ZERO {
                     turn.put(Table::Credit, &order_key(&paid.order), open);
                 }
-                let others = self.of_buyer(&buyer, &paid.order);
-                let lent = sum(others.iter().map(|open| open.lent));
-                let free = standing.window.saturating_sub(lent);
-                free.max(two(paid.quantum))
+                window.saturating_add(open.quota)
             }
             None if paid.closed => {
-                standing.debt = standing.debt.saturating_sub(paid.msat);
+                standing.owe(standing.debt.saturating_sub(paid.msat), wall);
                 standing.window
             }
             // From before a restart, and not yet closed: closing it will count what was received.
             None => standing.window,
         };
-        if let Some(open) = self.orders.get_mut(&paid.order) {
-            open.lent = window;
-        }
         self.remember(turn, buyer, standing);
         window
     }
@@ -229,6 +303,10 @@ impl Credits {
         unpaid: Msat,
         received: Msat,
     ) {
+        let wall = turn.now.wall;
+        let buyer = account.counterparty;
+        let known = self.buyers.get(&buyer).copied();
+        let aged = self.standing(config, wall, &buyer);
         let open = self.orders.remove(&account.order);
         let (carried, left) = open.map_or((Msat::ZERO, Msat::ZERO), |open| {
             (open.carried, open.carried_left)
@@ -240,34 +318,42 @@ impl Credits {
             .cost
             .saturating_add(carried)
             .saturating_sub(received);
-        let unpaid = unpaid.min(most);
-        let buyer = account.counterparty;
-        let known = self.buyers.get(&buyer).copied();
-        let mut standing = known.unwrap_or_default();
-        standing.debt = standing.debt.saturating_sub(left).saturating_add(unpaid);
+        // Whatever broke the order off, our own crash too: what it had to collect for others is owed.
+        let unpaid = unpaid.min(most).max(left);
+        let mut standing = aged.unwrap_or_default();
+        let debt = standing.debt.saturating_sub(left).saturating_add(unpaid);
+        standing.owe(debt, wall);
+        if let Some(open) = open {
+            let by_quota = unpaid.min(open.quota);
+            standing.backing = standing.backing.saturating_add(by_quota);
+        }
         if standing.debt > config.tolerated_debt {
             standing.window = Msat::ZERO;
         }
         // A free quota is given once, so its use is remembered too.
-        let used = unpaid > Msat::ZERO || open.is_some_and(|open| open.lent > Msat::ZERO);
+        let lent = |open: OpenOrder| open.lent.saturating_add(open.quota) > Msat::ZERO;
+        let used = unpaid > Msat::ZERO || open.is_some_and(lent);
         if known != Some(standing) && (known.is_some() || used) {
             self.remember(turn, buyer, standing);
         }
     }
 
     /// Returns the sum of all debts to us.
-    pub fn owed(&self) -> Msat {
-        sum(self.buyers.values().map(|standing| standing.debt))
+    pub fn owed(&self, config: &Config, wall: WallTime) -> Msat {
+        let standings = self.buyers.values();
+        sum(standings.map(|standing| standing.aged(config, wall).debt))
     }
 
     /// Loads one stored record.
     pub fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
         let wrong = RecordError::Key { bytes: key.len() };
         match key.split_first() {
-            Some((b'b', id)) => {
+            Some((b'c', id)) => {
                 let id = <[u8; 32]>::try_from(id).map_err(|_| wrong)?;
                 self.buyers.insert(NodeKey(id), turn::decode(value)?);
             }
+            // Written before windows were bounded by what was paid: nobody knows what that was.
+            Some((b'b', _)) => {}
             Some((b'o', id)) => {
                 let id = <[u8; 16]>::try_from(id).map_err(|_| wrong)?;
                 self.orders.insert(OrderId(id), turn::decode(value)?);
@@ -277,12 +363,27 @@ impl Credits {
         Ok(())
     }
 
-    fn of_buyer(&self, buyer: &NodeKey, except: &OrderId) -> Vec<OpenOrder> {
-        self.orders
-            .iter()
-            .filter(|(id, open)| open.buyer == *buyer && *id != except)
-            .map(|(_, open)| *open)
-            .collect()
+    /// A buyer's standing now. While an open order is to collect debt of it none is written off.
+    fn standing(&self, config: &Config, wall: WallTime, buyer: &NodeKey) -> Option<Standing> {
+        let standing = *self.buyers.get(buyer)?;
+        let collects = |open: &OpenOrder| open.buyer == *buyer && open.carried_left > Msat::ZERO;
+        match self.orders.values().any(collects) {
+            true => Some(standing),
+            false => Some(standing.aged(config, wall)),
+        }
+    }
+
+    /// The other open orders of a buyer, in sum.
+    fn others(&self, buyer: &NodeKey, except: &OrderId) -> Others {
+        let mut others = Others::default();
+        for (id, open) in &self.orders {
+            if open.buyer == *buyer && id != except {
+                others.count += 1;
+                others.carried = others.carried.saturating_add(open.carried_left);
+                others.committed = others.committed.saturating_add(open.committed());
+            }
+        }
+        others
     }
 
     fn remember(&mut self, turn: &mut Turn, buyer: NodeKey, standing: Standing) {
@@ -301,59 +402,52 @@ impl Credits {
         }
     }
 
-    /// Drops orders that nobody closed: the silent ones, and the oldest beyond the bound.
-    fn make_room(&mut self, turn: &mut Turn, wall: WallTime) {
-        let mut dead: Vec<OrderId> = self
-            .orders
-            .iter()
-            .filter(|(_, open)| wall.ms_since(open.touched) > FORGOTTEN_MS)
-            .map(|(id, _)| *id)
-            .collect();
-        if dead.is_empty() && self.orders.len() >= limits::MAX_ORDERS {
-            dead.extend(
-                self.orders
-                    .iter()
-                    .min_by_key(|(_, open)| open.touched)
-                    .map(|(id, _)| *id),
-            );
-        }
-        for id in dead {
-            if self
-                .orders
-                .remove(&id)
-                .is_some_and(|open| open.carried > Msat::ZERO)
-            {
-                turn.delete(Table::Credit, &order_key(&id));
+    /// Drops orders that nobody closed and that have been silent for long.
+    fn forget_silent(&mut self, turn: &mut Turn, wall: WallTime) {
+        self.orders.retain(|id, open| {
+            let keep = wall.ms_since(open.touched) <= FORGOTTEN_MS;
+            if !keep && open.carried > Msat::ZERO {
+                turn.delete(Table::Credit, &order_key(id));
             }
-        }
+            keep
+        });
     }
 }
 
-fn opened(turn: &mut Turn, order: OrderId, window: Msat, debt: Msat) {
-    turn.tell(Message::CreditOpened {
-        order,
-        window,
-        prepay: window == Msat::ZERO,
-        debt,
-    });
+/// Open orders of a buyer, all but one.
+#[derive(Debug, Default)]
+struct Others {
+    count: usize,
+    /// Debts that they are to collect.
+    carried: Msat,
+    /// What they may leave unpaid.
+    committed: Msat,
 }
 
-/// The window after a settlement.
+impl Others {
+    /// What the buyer's payments leave for one more order, beside debts that no order collects.
+    fn room(&self, standing: &Standing, uncarried: Msat) -> Msat {
+        standing
+            .backing
+            .saturating_sub(uncarried)
+            .saturating_sub(self.committed)
+    }
+}
+
+/// The window after a settlement that is in the backing already.
 fn grown(config: &Config, standing: &Standing, wall: WallTime, paid: &Settlement) -> Msat {
-    let least = two(paid.quantum);
-    let most = config.window_cap.max(least);
     let window = standing.window_at(wall);
     let grown = match paid.punctuality {
-        _ if window < least => least,
-        Punctuality::OnTime => window.saturating_add(window),
-        Punctuality::Late => Msat(window.0 / 2),
-        Punctuality::Unclear => window,
+        Punctuality::OnTime => window.saturating_add(paid.msat),
+        Punctuality::Late => halved(window, 1),
+        Punctuality::Unclear => window.max(paid.msat),
     };
-    grown.min(most).max(least)
+    grown.min(config.window_cap).min(standing.backing)
 }
 
-fn two(quantum: Msat) -> Msat {
-    quantum.saturating_add(quantum)
+fn halved(msat: Msat, times: u64) -> Msat {
+    let times = u32::try_from(times).unwrap_or(u32::MAX);
+    Msat(msat.0.checked_shr(times).unwrap_or(0))
 }
 
 fn sum(parts: impl Iterator<Item = Msat>) -> Msat {
@@ -361,7 +455,7 @@ fn sum(parts: impl Iterator<Item = Msat>) -> Msat {
 }
 
 fn buyer_key(buyer: &NodeKey) -> Vec<u8> {
-    [b"b".as_slice(), buyer.as_bytes().as_slice()].concat()
+    [b"c".as_slice(), buyer.as_bytes().as_slice()].concat()
 }
 
 fn order_key(order: &OrderId) -> Vec<u8> {

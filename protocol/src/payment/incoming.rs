@@ -14,6 +14,8 @@
 //! | the event comes again, or a second payment to the same hash | noted in the entry, acknowledged, no credit |
 //! | paid with another amount | booked as received; credited is what was asked for, at most |
 //! | money for no invoice of ours | a note in the books, acknowledged |
+//! | its order ends with nothing given | `Expired` at once and not asked after; it no longer counts as unpaid |
+//! | paid after that | booked, told in a note, and counted as credit of the buyer's key: nobody here holds a balance |
 //! | expired for `unknown_grace_ms` | the wallet is asked; unless it was paid: `Expired` |
 //! | the wallet does not answer that | asked again, at twice the pause |
 //!
@@ -28,16 +30,13 @@ use super::Payment;
 use super::credit::{Punctuality, Settlement};
 use super::io::{Effect, EntryState, LedgerEntry, LookupOutcome, Note, Side};
 use super::turn::{Extra, Job, Turn};
-use crate::ids::{EffectId, OrderId, PaymentHash, Preimage};
-use crate::limits;
+use super::unpaid::Whose;
+use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash, Preimage};
 use crate::machine::Table;
 use crate::money::Msat;
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
-use crate::time::{Now, WallTime};
-
-/// Unpaid invoices at once, over all orders.
-const MAX_OPEN: usize = limits::MAX_ORDERS * limits::MAX_PAYMENTS_IN_FLIGHT;
+use crate::time::{Now, Tick, WallTime};
 
 /// An invoice asked of the wallet.
 #[derive(Debug)]
@@ -45,20 +44,29 @@ pub(super) struct Making {
     order: OrderId,
     seq: u32,
     msat: Msat,
-    created: WallTime,
+    whose: Whose,
+    created: Now,
     expires: WallTime,
 }
 
 impl Making {
     /// An invoice of `msat` that is good for `expiry_s` seconds.
-    pub fn new(now: Now, order: OrderId, seq: u32, msat: Msat, expiry_s: u32) -> Self {
-        let created = now.wall;
+    pub fn new(
+        now: Now,
+        order: OrderId,
+        seq: u32,
+        msat: Msat,
+        whose: Whose,
+        expiry_s: u32,
+    ) -> Self {
+        let ms = u64::from(expiry_s).saturating_mul(1_000);
         Making {
             order,
             seq,
             msat,
-            created,
-            expires: created.after_ms(u64::from(expiry_s).saturating_mul(1_000)),
+            whose,
+            created: now,
+            expires: now.wall.after_ms(ms),
         }
     }
 }
@@ -66,11 +74,24 @@ impl Making {
 /// What is remembered of an unpaid invoice; its entry is in the ledger.
 #[derive(Debug)]
 pub(super) struct Invoice {
-    row: u64,
-    quantum: Msat,
+    whose: Whose,
+    /// When it was asked of the wallet, if that was in this run: the wall clock may jump.
+    made: Option<Tick>,
+    /// How long it can be paid. Milliseconds.
+    life_ms: u64,
     pause_ms: u64,
     /// The last look-up and when it was asked.
-    asked: Option<(EffectId, WallTime)>,
+    asked: Option<(EffectId, Now)>,
+}
+
+impl Invoice {
+    /// Milliseconds from when it was made.
+    fn age(&self, now: Now, entry: &LedgerEntry) -> u64 {
+        match self.made {
+            Some(made) => now.tick.ms_since(made),
+            None => now.wall.ms_since(entry.created),
+        }
+    }
 }
 
 /// How a payment to us became known.
@@ -88,11 +109,10 @@ impl Payment {
         description_hash: [u8; 32],
         expiry_s: u32,
     ) {
-        if self.making.len() + self.invoices.len() >= MAX_OPEN {
-            let reason = format!("{MAX_OPEN} invoices are unpaid, which is the most");
-            tell_made(turn, &making, Err(refusal(&reason)));
-            return;
+        if let Some(reason) = self.unpaid.refuse(making.whose) {
+            return tell_made(turn, &making, Err(refusal(&reason)));
         }
+        self.unpaid.add(making.whose);
         let id = self.ids.fresh();
         let timeout = turn.now.tick.after_ms(self.config.wallet_timeout_ms.max(1));
         self.timers.set(Job::Invoice(id), timeout);
@@ -117,6 +137,10 @@ impl Payment {
         let Some(making) = self.making.remove(&id) else {
             return; // Given up: nobody saw the invoice.
         };
+        self.unpaid.remove(making.whose);
+        if self.credits.is_void(&making.order) {
+            return; // Its order is over: nobody sees the invoice.
+        }
         let (bolt11, hash) = match result {
             Ok(made) => made,
             Err(reason) => return tell_made(turn, &making, Err(refusal(&reason))),
@@ -125,63 +149,105 @@ impl Payment {
             let reason = "the wallet gave out a payment hash twice";
             return tell_made(turn, &making, Err(refusal(reason)));
         }
-        let (buyer, quantum) = self.credits.of(&making.order, making.msat);
-        let row = self.ledger.append(
-            turn,
-            LedgerEntry {
-                order: making.order,
-                seq: making.seq,
-                side: Side::Host,
-                counterparty: buyer,
-                hash,
-                msat: making.msat,
-                fee: Msat::ZERO,
-                state: EntryState::Invoiced,
-                preimage: None,
-                created: making.created,
-                changed: turn.now.wall,
-                expires: making.expires,
-                note: String::new(),
+        let entry = LedgerEntry {
+            order: making.order,
+            seq: making.seq,
+            side: Side::Host,
+            counterparty: making.whose.buyer,
+            hash,
+            msat: making.msat,
+            fee: Msat::ZERO,
+            state: EntryState::Invoiced,
+            preimage: None,
+            created: making.created.wall,
+            changed: turn.now.wall,
+            expires: making.expires,
+            note: String::new(),
+        };
+        let row = self.ledger.append(turn, entry.clone(), "");
+        self.sweep.add(row, &entry);
+        turn.put(
+            Table::Incoming,
+            &hash.0,
+            &Extra {
+                row,
+                msat: Msat::ZERO,
             },
-            "",
         );
-        turn.put(Table::Incoming, &hash.0, &Extra { row, msat: quantum });
-        self.watch(turn.now, row, hash, quantum, making.expires);
+        let made = Some(making.created.tick);
+        let life_ms = making.expires.ms_since(making.created.wall);
+        let invoice = self.invoice(making.whose, made, life_ms);
+        self.watch(turn.now, hash, invoice, life_ms);
+        if making.seq == 0 {
+            self.entries.insert(making.order, hash);
+        }
         tell_made(turn, &making, Ok((bolt11, hash)));
     }
 
     /// Takes up an invoice found in the ledger at start: looked up at once.
-    pub(super) fn resume_invoice(
-        &mut self,
-        now: Now,
-        row: u64,
-        entry: &LedgerEntry,
-        quantum: Msat,
-    ) {
-        self.watch(now, row, entry.hash, quantum, entry.expires);
+    pub(super) fn resume_invoice(&mut self, now: Now, entry: &LedgerEntry) {
+        let whose = self.whose(entry.counterparty);
+        let life_ms = entry.expires.ms_since(entry.created);
+        let invoice = self.invoice(whose, None, life_ms);
+        self.watch(now, entry.hash, invoice, 0);
         self.timers.set(Job::Incoming(entry.hash), now.tick);
     }
 
-    fn watch(&mut self, now: Now, row: u64, hash: PaymentHash, quantum: Msat, expires: WallTime) {
-        let invoice = Invoice {
-            row,
-            quantum,
+    /// Whose the invoices of a buyer are.
+    pub(super) fn whose(&self, buyer: Option<NodeKey>) -> Whose {
+        let paid_before = buyer.is_some_and(|buyer| self.credits.paid_before(&self.config, &buyer));
+        Whose { buyer, paid_before }
+    }
+
+    fn invoice(&self, whose: Whose, made: Option<Tick>, life_ms: u64) -> Invoice {
+        Invoice {
+            whose,
+            made,
+            life_ms,
             pause_ms: self.config.lookup_first_ms,
             asked: None,
-        };
+        }
+    }
+
+    fn watch(&mut self, now: Now, hash: PaymentHash, invoice: Invoice, left_ms: u64) {
+        self.unpaid.add(invoice.whose);
         self.invoices.insert(hash, invoice);
-        let ms = self.until_dead(now, expires);
+        let ms = left_ms
+            .saturating_add(self.config.unknown_grace_ms)
+            .saturating_add(1);
         self.timers.set(Job::Incoming(hash), now.tick.after_ms(ms));
     }
 
-    /// Milliseconds until an invoice that nobody paid may be given up; at least one.
-    fn until_dead(&self, now: Now, expires: WallTime) -> u64 {
-        let dead = expires.after_ms(self.config.unknown_grace_ms);
-        dead.ms_since(now.wall).saturating_add(1)
+    /// An order ended and nothing was given or taken: its entry invoice is nobody's care any
+    /// more. Money that comes for it all the same is found by its hash.
+    pub(super) fn let_go(&mut self, turn: &mut Turn, order: &OrderId) {
+        let Some(hash) = self.entries.get(order).copied() else {
+            return;
+        };
+        self.expired(turn, &hash, "its order ended before it was paid");
+    }
+
+    fn expired(&mut self, turn: &mut Turn, hash: &PaymentHash, note: &str) {
+        let Some((row, entry, _)) = self.ledger.find(Side::Host, hash) else {
+            return;
+        };
+        if entry.state != EntryState::Invoiced {
+            return;
+        }
+        let (wall, order) = (turn.now.wall, entry.order);
+        let dead = entry.expires.after_ms(self.config.unknown_grace_ms);
+        self.sweep.add_unpaid(dead, *hash);
+        self.ledger.change(Some(&mut *turn), row, |entry| {
+            entry.state = EntryState::Expired;
+            entry.changed = wall;
+            entry.note = note.to_owned();
+        });
+        self.unwatch(turn, hash, &order);
     }
 
     /// Money arrived.
     pub(super) fn received(&mut self, turn: &mut Turn, event: u64, hash: PaymentHash, msat: Msat) {
+        self.ledger.recall(turn, &hash);
         match self.ledger.find(Side::Host, &hash) {
             Some((row, entry, _)) if entry.state == EntryState::Settled => {
                 let note = format!("reported again by the wallet ({msat}); credited once");
@@ -208,7 +274,7 @@ impl Payment {
         let Some(invoice) = self.invoices.get_mut(&hash) else {
             return;
         };
-        invoice.asked = Some((id, turn.now.wall));
+        invoice.asked = Some((id, turn.now));
         let pause = invoice.pause_ms;
         invoice.pause_ms = pause.saturating_mul(2).min(self.config.lookup_max_ms);
         let pause = self.spread(pause);
@@ -229,36 +295,27 @@ impl Payment {
         let Some(invoice) = self.invoices.get(&hash) else {
             return; // Settled meanwhile.
         };
-        let row = invoice.row;
-        let asked = invoice.asked.filter(|(last, _)| *last == id);
         let Some((_, entry, _)) = self.ledger.find(Side::Host, &hash) else {
             return;
         };
-        let expires = entry.expires;
-        let dead = expires.after_ms(self.config.unknown_grace_ms);
+        let asked = invoice.asked.filter(|(last, _)| *last == id);
+        let life = invoice.life_ms.saturating_add(self.config.unknown_grace_ms);
+        let is_dead = asked.is_some_and(|(_, at)| invoice.age(at, entry) > life);
+        let left = life.saturating_sub(invoice.age(turn.now, entry));
         match outcome {
             LookupOutcome::Settled { msat, preimage, .. } => {
                 self.credit(turn, &hash, msat, Source::LookUp { preimage });
             }
             LookupOutcome::Unavailable => {} // Asked again.
             // "Pending" of an invoice means only that it is unpaid.
-            _ if asked.is_some_and(|(_, at)| at > dead) => {
-                let wall = turn.now.wall;
-                self.ledger.change(Some(&mut *turn), row, |entry| {
-                    entry.state = EntryState::Expired;
-                    entry.changed = wall;
-                    entry.note = "not paid before it expired".to_owned();
-                });
-                self.unwatch(turn, &hash);
-            }
+            _ if is_dead => self.expired(turn, &hash, "not paid before it expired"),
             _ => {
-                let ms = self.until_dead(turn.now, expires);
                 let pause = self.config.lookup_first_ms;
                 if let Some(invoice) = self.invoices.get_mut(&hash) {
                     invoice.pause_ms = pause;
                 }
-                self.timers
-                    .set(Job::Incoming(hash), turn.now.tick.after_ms(ms));
+                let at = turn.now.tick.after_ms(left.saturating_add(1));
+                self.timers.set(Job::Incoming(hash), at);
             }
         }
     }
@@ -283,10 +340,15 @@ impl Payment {
                 entry.preimage = *preimage;
             }
         });
-        let quantum = self.unwatch(turn, hash);
-        let late = wall.ms_since(before.created) > self.config.late_ms;
+        let is_void = self.credits.is_void(&before.order);
+        let age = match self.unwatch(turn, hash, &before.order) {
+            Some(invoice) => invoice.age(turn.now, &before),
+            None => wall.ms_since(before.created),
+        };
         let punctuality = match source {
-            Source::Event if late => Punctuality::Late,
+            // We ended the order, and have the money: who paid it is owed the trust.
+            _ if is_void => Punctuality::OnTime,
+            Source::Event if age > self.config.late_ms => Punctuality::Late,
             Source::Event => Punctuality::OnTime,
             // It may have waited for us, not we for it.
             Source::LookUp { .. } => Punctuality::Unclear,
@@ -295,12 +357,23 @@ impl Payment {
         let settlement = Settlement {
             order: before.order,
             buyer: before.counterparty,
-            quantum: quantum.unwrap_or(before.msat),
             msat,
             punctuality,
-            closed: self.ledger.is_closed(Side::Host, &before.order)
-                || self.credits.is_void(&before.order),
+            closed: is_void || self.ledger.is_closed(Side::Host, &before.order),
         };
+        if is_void {
+            let text = format!(
+                "received for order {} after it had ended and with nothing served for it: it counts as credit of its buyer's key",
+                before.order.short()
+            );
+            let note = Note {
+                at: wall,
+                hash: Some(*hash),
+                msat: received,
+                text,
+            };
+            self.ledger.note(turn, note);
+        }
         let window = self.credits.settled(turn, &self.config, &settlement);
         turn.tell(Message::CreditGranted {
             order: before.order,
@@ -311,11 +384,15 @@ impl Payment {
         });
     }
 
-    fn unwatch(&mut self, turn: &mut Turn, hash: &PaymentHash) -> Option<Msat> {
+    fn unwatch(&mut self, turn: &mut Turn, hash: &PaymentHash, order: &OrderId) -> Option<Invoice> {
         self.timers.clear(Job::Incoming(*hash));
         let invoice = self.invoices.remove(hash)?;
         turn.delete(Table::Incoming, &hash.0);
-        Some(invoice.quantum)
+        self.unpaid.remove(invoice.whose);
+        if self.entries.get(order) == Some(hash) {
+            self.entries.remove(order);
+        }
+        Some(invoice)
     }
 }
 

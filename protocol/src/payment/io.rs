@@ -102,6 +102,17 @@ pub struct OrderAccount {
     pub receipt: Option<crate::ids::Digest>,
 }
 
+/// How far the buyer of an order is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credit {
+    /// What may be delivered and unpaid, debt included.
+    pub window: Msat,
+    /// Nothing: the order is paid for before it begins.
+    pub prepay: bool,
+    /// Debt from earlier orders that this one is to collect.
+    pub debt: Msat,
+}
+
 /// Inputs of the payment machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -121,7 +132,10 @@ pub enum Input {
     Release { request: RequestId },
     /// From Inference, buyer: pay an invoice.
     Pay(Box<PayRequest>),
-    /// From Inference, host: how far is this buyer trusted?
+    /// From Inference, host: how far is this buyer trusted? Refused where an order with this id
+    /// is in the books, on either way to its end: ids are drawn by buyers. `quantum` is the
+    /// least credit that carries the stream: the least invoice, or the price of one unit of
+    /// output where that is more.
     OpenCredit {
         order: OrderId,
         buyer: NodeKey,
@@ -136,8 +150,10 @@ pub enum Input {
         expiry_s: u32,
     },
     /// From Inference: the order is over on this side. `unpaid` is all that the buyer owes
-    /// (host side), what is left of the debt in [`Message::CreditOpened`] included. Sent for
-    /// every order that [`Input::OpenCredit`] asked about, also when nothing was delivered.
+    /// (host side), what is left of the debt in [`Credit`] included. Sent for every order that
+    /// was given credit, also when nothing was delivered. Each is answered with
+    /// [`Message::OrderClosed`] once it is durable, so that it can be sent again until it is;
+    /// the first account of an order stands.
     Close {
         account: Box<OrderAccount>,
         unpaid: Msat,
@@ -213,6 +229,8 @@ pub enum Effect {
     },
     /// The wallet's event is in our books; it need not be repeated.
     Acknowledge { event: u64 },
+    /// These ended long ago: the wallet may delete what it keeps of them. They stay in the books.
+    ForgetPayments { hashes: Vec<PaymentHash> },
     /// Answers [`Input::Report`].
     Reply { id: EffectId, report: Box<Report> },
 }
@@ -305,7 +323,7 @@ pub struct Report {
 }
 
 /// Something the books must say that is no payment of an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// When it was seen.
     pub at: WallTime,

@@ -3,14 +3,16 @@
 //! Not a report for people: `freehold ledger` formats [`Report`]. Rows are
 //! appended, an entry's row is rewritten as its state changes; only invoices that
 //! nobody paid are ever deleted ([`MAX_EXPIRED`]). In memory are at most [`MAX_ROWS`] rows that are done (the
-//! oldest leave first) and every open one; totals are over all rows ever.
+//! oldest leave first, at start too) and every open one; totals are over all rows ever.
+//! Sums by order and rows by host are kept beside them, so that no question walks all rows.
 
+use super::budget::DAY_MS;
 use super::io::{EntryState, LedgerEntry, Note, OrderAccount, Report, Side};
 use super::turn::{self, RecordError, Turn};
 use crate::ids::{NodeKey, OrderId, PaymentHash};
 use crate::machine::{Record, Table};
 use crate::money::Msat;
-use crate::time::Now;
+use crate::time::{Now, WallTime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,9 +23,22 @@ pub const MAX_ROWS: usize = 16_384;
 /// in a new invoice that its host signed again, so it is a new purchase at a known price.
 pub const MAX_HASHES: usize = 262_144;
 
+/// Records that could not be read, each told in the report; beyond it only their number is.
+const MAX_COMPLAINTS: usize = 256;
+
+/// Output that may have been under way when an order broke off is owed for so long. Milliseconds.
+/// A day: an honest host carries the debt into the next order, and a host that broke the stream
+/// on purpose cannot keep a claim for what it never sent.
+const UNSURE_MS: u64 = DAY_MS;
+
 /// Invoices kept that nobody paid. Strangers cause them for free, so beyond it the oldest is
-/// deleted, from storage too; money that still comes for it becomes a [`Note`].
+/// deleted, from storage too; money that still comes for it is booked while it is among the
+/// newest [`MAX_LATE`], and becomes a [`Note`] afterwards.
 pub const MAX_EXPIRED: usize = 1_024;
+
+/// Deleted invoices remembered, in memory only: those of three minutes, an entry invoice's life,
+/// at 90 a second. About 5 MB.
+const MAX_LATE: usize = 16_384;
 
 /// One row of [`Table::Ledger`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +50,17 @@ pub enum Row {
         /// The budget it is charged to.
         budget: String,
     },
-    /// A closed order.
+    /// A closed order, as releases before 2026-12 wrote it.
     Account(OrderAccount),
     /// Money or records that belong to no order.
     Note(Note),
+    /// A closed order.
+    Closed {
+        /// Its account.
+        account: OrderAccount,
+        /// When it was closed.
+        at: WallTime,
+    },
 }
 
 impl Row {
@@ -65,7 +87,7 @@ pub fn whole(report: Report, stored: &[Record]) -> Report {
     for row in rows.filter_map(|value| Row::decode(value).ok()) {
         match row {
             Row::Entry { entry, .. } => entries.push(entry),
-            Row::Account(account) => orders.push(account),
+            Row::Account(account) | Row::Closed { account, .. } => orders.push(account),
             Row::Note(note) => notes.push(note),
         }
     }
@@ -97,15 +119,28 @@ fn overlay<T, K: Ord>(old: Vec<T>, new: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T>
     all
 }
 
-/// Rows, totals and the index by hash.
+/// Rows, totals and what finds them.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// In memory: every open row, and the newest that are done.
     rows: BTreeMap<u64, Row>,
+    /// Those of `rows` that are done.
+    done: BTreeSet<u64>,
     next: u64,
     by_hash: BTreeMap<(Side, PaymentHash), u64>,
     hashes: VecDeque<(Side, PaymentHash)>,
     closed: BTreeMap<(Side, OrderId), u64>,
+    /// What is settled of each order of a side, over the entries in `rows`.
+    settled: BTreeMap<(Side, OrderId), Msat>,
+    /// Closed orders in which we bought, by host.
+    bought: BTreeMap<NodeKey, BTreeSet<u64>>,
     expired: BTreeSet<u64>,
+    /// Expired invoices whose rows were deleted and that may be paid yet, and their sequence.
+    late: BTreeMap<PaymentHash, LedgerEntry>,
+    lately: VecDeque<PaymentHash>,
+    complaints: Vec<Note>,
+    /// Complaints beyond [`MAX_COMPLAINTS`].
+    untold: u64,
     earned: Msat,
     spent: Msat,
     fees: Msat,
@@ -123,16 +158,11 @@ impl Ledger {
         self.push(turn, Row::Note(note));
     }
 
-    /// Appends a closed order, or corrects the row of one that was closed before.
+    /// Appends a closed order. One that was closed before stays as it was booked.
     pub fn close(&mut self, turn: &mut Turn, account: OrderAccount) {
-        match self.closed.get(&(account.side, account.order)).copied() {
-            Some(row) => {
-                turn.put(Table::Ledger, &key(row), &Row::Account(account.clone()));
-                self.rows.insert(row, Row::Account(account));
-            }
-            None => {
-                self.push(turn, Row::Account(account));
-            }
+        if !self.is_closed(account.side, &account.order) {
+            let at = turn.now.wall;
+            self.push(turn, Row::Closed { account, at });
         }
     }
 
@@ -175,6 +205,11 @@ impl Ledger {
         } else {
             self.expired.remove(&row);
         }
+        if after.state.is_done() {
+            self.done.insert(row);
+        } else {
+            self.done.remove(&row);
+        }
         if let Some(turn) = turn
             && let Some(stored) = self.rows.get(&row)
         {
@@ -188,47 +223,34 @@ impl Ledger {
 
     /// Returns what was received for an order so far, as far as its rows are in memory.
     pub fn received_for(&self, order: &OrderId) -> Msat {
-        self.entries()
-            .filter(|(_, _, entry)| {
-                entry.order == *order
-                    && entry.side == Side::Host
-                    && entry.state == EntryState::Settled
-            })
-            .fold(Msat::ZERO, |sum, (_, _, entry)| {
-                sum.saturating_add(entry.msat)
-            })
+        self.settled_of(Side::Host, order)
+    }
+
+    fn settled_of(&self, side: Side, order: &OrderId) -> Msat {
+        self.settled
+            .get(&(side, *order))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Returns the most that we may owe a host from closed orders: what was delivered and
-    /// not paid, less what later orders took up again. As far as rows are in memory.
-    pub fn owed_to(&self, host: &NodeKey) -> Msat {
-        let mut paid: BTreeMap<OrderId, Msat> = BTreeMap::new();
-        let ours = |entry: &&LedgerEntry| {
-            entry.side == Side::Buyer
-                && entry.state == EntryState::Settled
-                && entry.counterparty.as_ref() == Some(host)
-        };
-        for entry in self.entries().map(|(_, _, entry)| entry).filter(ours) {
-            let sum = paid.entry(entry.order).or_default();
-            *sum = sum.saturating_add(entry.msat);
-        }
-        let mut owed = Msat::ZERO;
-        for row in self.rows.values() {
-            let Row::Account(account) = row else { continue };
-            if account.side != Side::Buyer || account.counterparty != *host {
-                continue;
-            }
-            let due = account
-                .cost
-                .saturating_add(account.carried)
-                .saturating_add(account.unsure);
-            let paid = paid.get(&account.order).copied().unwrap_or_default();
-            // What the order took up is part of what it leaves.
-            owed = owed
-                .saturating_sub(account.carried)
-                .saturating_add(due.saturating_sub(paid));
-        }
-        owed
+    /// not paid, less what later orders took up again. As far as rows are in memory; what
+    /// only may have been under way counts for [`UNSURE_MS`].
+    pub fn owed_to(&self, host: &NodeKey, wall: WallTime) -> Msat {
+        let rows = self.bought.get(host).into_iter().flatten();
+        rows.filter_map(|row| account_of(self.rows.get(row)?)).fold(
+            Msat::ZERO,
+            |owed, (account, at)| {
+                let mut due = account.cost.saturating_add(account.carried);
+                if wall.ms_since(at) < UNSURE_MS {
+                    due = due.saturating_add(account.unsure);
+                }
+                let paid = self.settled_of(Side::Buyer, &account.order);
+                // What the order took up is part of what it leaves.
+                owed.saturating_sub(account.carried)
+                    .saturating_add(due.saturating_sub(paid))
+            },
+        )
     }
 
     /// Returns what can be told from the rows alone.
@@ -237,40 +259,52 @@ impl Ledger {
             earned: self.earned,
             spent: self.spent,
             fees: self.fees,
+            notes: self.complaints.clone(),
             ..Report::default()
         };
+        if self.untold > 0 {
+            let text = format!("{} more records were not read", self.untold);
+            report.notes.push(Note {
+                text,
+                ..Note::default()
+            });
+        }
         for row in self.rows.values() {
             match row {
                 Row::Entry { entry, .. } => report.entries.push(entry.clone()),
-                Row::Account(account) => report.orders.push(account.clone()),
+                Row::Account(account) | Row::Closed { account, .. } => {
+                    report.orders.push(account.clone());
+                }
                 Row::Note(note) => report.notes.push(note.clone()),
             }
         }
         report
     }
 
-    /// Loads one stored row.
-    pub fn load(&mut self, at: &[u8], value: &[u8]) -> Result<(), RecordError> {
+    /// Loads one stored row, in ascending order of the keys; returns it and its number.
+    pub fn load(&mut self, at: &[u8], value: &[u8]) -> Result<(u64, Row), RecordError> {
         let bytes = <[u8; 8]>::try_from(at).map_err(|_| RecordError::Key { bytes: at.len() })?;
         let row = u64::from_be_bytes(bytes);
         self.next = self.next.max(row.saturating_add(1));
         let value = Row::decode(value)?;
-        self.insert(row, value);
-        Ok(())
+        self.insert(row, value.clone());
+        self.trim();
+        Ok((row, value))
     }
 
     /// Notes a record that could not be read; in memory only, so that it is said at every start.
     pub fn complain(&mut self, now: Now, record: &Record, error: &RecordError) {
+        if self.complaints.len() >= MAX_COMPLAINTS {
+            self.untold = self.untold.saturating_add(1);
+            return;
+        }
         let table = record.table.name();
-        let note = Note {
+        self.complaints.push(Note {
             at: now.wall,
             hash: None,
             msat: Msat::ZERO,
             text: format!("a record of table {table} was not read: {error}"),
-        };
-        let row = self.next;
-        self.next = self.next.saturating_add(1);
-        self.rows.insert(row, Row::Note(note));
+        });
     }
 
     /// Returns every open entry with its row and budget.
@@ -281,28 +315,12 @@ impl Ledger {
             .collect()
     }
 
-    /// Returns every settled payment of ours with its budget.
-    pub fn paid(&self) -> Vec<(String, LedgerEntry)> {
-        self.entries()
-            .filter(|(_, _, entry)| entry.side == Side::Buyer && entry.state == EntryState::Settled)
-            .map(|(_, budget, entry)| (budget.to_owned(), entry.clone()))
-            .collect()
-    }
-
     /// Lets the oldest finished rows and hashes go from memory until the bounds hold.
-    pub fn trim(&mut self) {
-        while self.rows.len() > MAX_ROWS {
-            let Some(row) = self
-                .rows
-                .iter()
-                .find(|(_, value)| !value.is_open())
-                .map(|(row, _)| *row)
-            else {
-                break;
-            };
-            if let Some(Row::Account(account)) = self.rows.remove(&row) {
-                self.closed.remove(&(account.side, account.order));
-            }
+    fn trim(&mut self) {
+        while self.done.len() > MAX_ROWS
+            && let Some(row) = self.done.pop_first()
+        {
+            self.drop_row(row);
         }
         while self.hashes.len() > MAX_HASHES {
             if let Some(hash) = self.hashes.pop_front() {
@@ -311,14 +329,49 @@ impl Ledger {
         }
     }
 
+    /// Forgets a row and what was kept beside it; totals stay.
+    fn drop_row(&mut self, row: u64) -> Option<Row> {
+        let value = self.rows.remove(&row)?;
+        self.done.remove(&row);
+        match &value {
+            Row::Entry { entry, .. } => self.count_order(entry, false),
+            Row::Account(account) | Row::Closed { account, .. } => {
+                self.closed.remove(&(account.side, account.order));
+                let host = account.counterparty;
+                if let Some(rows) = self.bought.get_mut(&host) {
+                    rows.remove(&row);
+                    if rows.is_empty() {
+                        self.bought.remove(&host);
+                    }
+                }
+            }
+            Row::Note(_) => {}
+        }
+        Some(value)
+    }
+
     fn forget_expired(&mut self, turn: &mut Turn) {
         while self.expired.len() > MAX_EXPIRED
             && let Some(row) = self.expired.pop_first()
         {
             turn.delete(Table::Ledger, &key(row));
-            if let Some(Row::Entry { entry, .. }) = self.rows.remove(&row) {
+            if let Some(Row::Entry { entry, .. }) = self.drop_row(row) {
                 self.by_hash.remove(&(entry.side, entry.hash));
+                self.lately.push_back(entry.hash);
+                self.late.insert(entry.hash, entry);
             }
+        }
+        while self.lately.len() > MAX_LATE {
+            if let Some(hash) = self.lately.pop_front() {
+                self.late.remove(&hash);
+            }
+        }
+    }
+
+    /// Money came: appends the row of an invoice again that was deleted, if it was.
+    pub fn recall(&mut self, turn: &mut Turn, hash: &PaymentHash) {
+        if let Some(entry) = self.late.remove(hash) {
+            self.append(turn, entry, "");
         }
     }
 
@@ -339,6 +392,9 @@ impl Ledger {
     }
 
     fn insert(&mut self, row: u64, value: Row) {
+        if !value.is_open() {
+            self.done.insert(row);
+        }
         match &value {
             Row::Entry { entry, .. } => {
                 self.by_hash.insert((entry.side, entry.hash), row);
@@ -349,25 +405,36 @@ impl Ledger {
                 let entry = entry.clone();
                 self.count(&entry, true);
             }
-            Row::Account(account) => {
+            Row::Account(account) | Row::Closed { account, .. } => {
                 self.closed.insert((account.side, account.order), row);
+                if account.side == Side::Buyer {
+                    let rows = self.bought.entry(account.counterparty).or_default();
+                    rows.insert(row);
+                }
             }
             Row::Note(_) => {}
         }
         self.rows.insert(row, value);
     }
 
+    fn count_order(&mut self, entry: &LedgerEntry, add: bool) {
+        if entry.state != EntryState::Settled {
+            return;
+        }
+        let key = (entry.side, entry.order);
+        let sum = self.settled.entry(key).or_default();
+        apply(sum, entry.msat, add);
+        if *sum == Msat::ZERO {
+            self.settled.remove(&key);
+        }
+    }
+
     fn count(&mut self, entry: &LedgerEntry, add: bool) {
         if entry.state != EntryState::Settled {
             return;
         }
-        let apply = |sum: &mut Msat, part: Msat| {
-            *sum = if add {
-                sum.saturating_add(part)
-            } else {
-                sum.saturating_sub(part)
-            };
-        };
+        self.count_order(entry, add);
+        let apply = |sum: &mut Msat, part: Msat| apply(sum, part, add);
         match entry.side {
             Side::Host => apply(&mut self.earned, entry.msat),
             Side::Buyer => {
@@ -376,6 +443,23 @@ impl Ledger {
             }
         }
     }
+}
+
+/// The account in a row, and when it was closed: long ago where the row does not say.
+fn account_of(row: &Row) -> Option<(&OrderAccount, WallTime)> {
+    match row {
+        Row::Account(account) => Some((account, WallTime(0))),
+        Row::Closed { account, at } => Some((account, *at)),
+        _ => None,
+    }
+}
+
+fn apply(sum: &mut Msat, part: Msat, add: bool) {
+    *sum = if add {
+        sum.saturating_add(part)
+    } else {
+        sum.saturating_sub(part)
+    };
 }
 
 fn key(row: u64) -> [u8; 8] {
@@ -388,7 +472,8 @@ mod tests {
     use super::*;
     use crate::ids::NodeKey;
     use crate::machine::Outbox;
-    use crate::time::{Tick, WallTime};
+    use crate::payment::turn::VERSION;
+    use crate::time::Tick;
 
     fn entry(number: u8, state: EntryState) -> LedgerEntry {
         LedgerEntry {
@@ -450,5 +535,42 @@ mod tests {
             [(1, settled), (2, settled), (3, EntryState::Invoiced)]
         );
         assert_eq!(whole.earned, Msat(2_000));
+    }
+
+    #[test]
+    fn a_row_that_is_not_read_is_said_and_hides_no_other() {
+        let mut ledger = Ledger::default();
+        let mut damaged = stored(0, entry(1, EntryState::Settled));
+        damaged.value = Some(vec![VERSION + 1]);
+        let whole = stored(1, entry(2, EntryState::Settled));
+        for record in [&damaged, &whole] {
+            let value = record.value.as_deref().unwrap();
+            if let Err(error) = ledger.load(&record.key, value) {
+                ledger.complain(Now::default(), record, &error);
+            }
+        }
+        let report = ledger.report();
+        assert_eq!((report.notes.len(), report.entries.len()), (1, 1));
+        assert!(report.notes[0].text.contains("version"));
+        assert_eq!(report.earned, Msat(1_000));
+    }
+
+    #[test]
+    fn loading_many_finished_rows_takes_bounded_memory_and_counts_all() {
+        let mut ledger = Ledger::default();
+        let rows = MAX_ROWS as u64 + 500;
+        for row in 0..rows {
+            let mut entry = entry(1, EntryState::Settled);
+            entry.hash.0[..8].copy_from_slice(&row.to_be_bytes());
+            entry.order.0[..8].copy_from_slice(&row.to_be_bytes());
+            let record = stored(row, entry);
+            let value = record.value.as_deref().unwrap();
+            ledger.load(&record.key, value).unwrap();
+            assert!(ledger.rows.len() <= MAX_ROWS && ledger.settled.len() <= MAX_ROWS);
+        }
+        assert_eq!(ledger.report().earned, Msat(rows * 1_000));
+        let mut last = OrderId([1; 16]);
+        last.0[..8].copy_from_slice(&(rows - 1).to_be_bytes());
+        assert_eq!(ledger.received_for(&last), Msat(1_000));
     }
 }

@@ -4,10 +4,10 @@
 
 use super::Payment;
 use super::io::{Effect, LookupOutcome, Side};
-use super::saga::News;
+use super::saga::{News, UNPROVED};
 use super::turn::{Job, Turn};
 use crate::ids::{EffectId, PaymentHash};
-use crate::time::WallTime;
+use crate::time::Now;
 
 impl Payment {
     /// Time to ask the wallet; a payment that it was silent about becomes unknown first.
@@ -19,7 +19,7 @@ impl Payment {
         let Some(saga) = self.sagas.get_mut(&hash) else {
             return;
         };
-        saga.asked = Some((id, turn.now.wall));
+        saga.asked = Some((id, turn.now));
         let pause = saga.pause_ms;
         saga.pause_ms = pause.saturating_mul(2).min(self.config.lookup_max_ms);
         let pause = self.spread(pause);
@@ -38,8 +38,7 @@ impl Payment {
         outcome: LookupOutcome,
     ) {
         let ours = self.sagas.get(&hash).map(|saga| saga.asked);
-        let is_last =
-            |asked: Option<(EffectId, WallTime)>| asked.is_some_and(|(last, _)| last == id);
+        let is_last = |asked: Option<(EffectId, Now)>| asked.is_some_and(|(last, _)| last == id);
         match ours {
             Some(asked) if is_last(asked) || !self.invoices.contains_key(&hash) => {
                 let asked = asked.filter(|_| is_last(asked)).map(|(_, at)| at);
@@ -53,28 +52,36 @@ impl Payment {
         &mut self,
         turn: &mut Turn,
         hash: &PaymentHash,
-        asked: Option<WallTime>,
+        asked: Option<Now>,
         outcome: LookupOutcome,
     ) {
         let Some((_, entry, _)) = self.ledger.find(Side::Buyer, hash) else {
             return;
         };
-        let believed = entry.expires.after_ms(self.config.unknown_grace_ms);
+        let Some(saga) = self.sagas.get_mut(hash) else {
+            return;
+        };
+        let life = entry.expires.ms_since(entry.created);
+        let life = life.saturating_add(self.config.unknown_grace_ms);
+        let believed = asked.is_some_and(|asked| saga.age(asked, entry) > life);
+        let proved = match &outcome {
+            LookupOutcome::Settled { preimage, .. } => {
+                saga.unproved = saga.unproved.saturating_add(1);
+                preimage.is_some() || saga.unproved >= UNPROVED
+            }
+            _ => false,
+        };
         let news = match outcome {
-            LookupOutcome::Settled {
-                preimage: Some(preimage),
-                fee,
-                ..
-            } => News::Settled { preimage, fee },
+            LookupOutcome::Settled { preimage, fee, .. } if proved => {
+                News::Settled { preimage, fee }
+            }
             LookupOutcome::Failed => News::Failed {
                 reason: "the wallet says that it failed".to_owned(),
             },
-            LookupOutcome::NotFound if asked.is_some_and(|asked| asked > believed) => {
-                News::Failed {
-                    reason: "the invoice has expired and the wallet never heard of it".to_owned(),
-                }
-            }
-            // Pending, not found yet, no answer, or paid without a proof: asked again.
+            LookupOutcome::NotFound if believed => News::Failed {
+                reason: "the invoice has expired and the wallet never heard of it".to_owned(),
+            },
+            // Pending, not found yet, no answer, or paid without a proof yet: asked again.
             _ => return,
         };
         self.learn(turn, hash, news);

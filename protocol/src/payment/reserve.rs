@@ -4,7 +4,7 @@
 //! begins. Sums and limits are in `budget`.
 
 use super::Payment;
-use super::budget::{DAY_MS, Reservation, day};
+use super::budget::{DAY_MS, Reservation, Sums, day};
 use super::io::Effect;
 use super::turn::{Job, Turn};
 use crate::ids::{EffectId, RequestId};
@@ -44,7 +44,7 @@ impl Payment {
         let reservation = Reservation {
             budget,
             max_cost,
-            used: Msat::ZERO,
+            sums: Sums::default(),
             check: Some(id),
             orders: BTreeMap::new(),
         };
@@ -92,7 +92,7 @@ impl Payment {
             .budgets
             .reservations
             .values()
-            .map(|held| held.max_cost.saturating_sub(held.used))
+            .map(Reservation::left)
             .fold(Msat::ZERO, Msat::saturating_add);
         let Some(reservation) = self.budgets.reservations.get_mut(&request) else {
             return;

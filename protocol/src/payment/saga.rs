@@ -20,12 +20,14 @@
 //! | the wallet fails the payment | `Failed`; what was held is free again |
 //! | the wallet does not know, or says nothing for `pay_timeout_ms` | `Unknown`; Inference is told, and the hash is looked up |
 //! | look-up: pending, or no answer | asked again, at twice the pause |
-//! | look-up: settled, preimage withheld | asked again: without it nothing is proved |
+//! | look-up: settled, preimage withheld | asked again, for the proof; after [`UNPROVED`] such answers booked without it, since some wallets have none to give |
+//! | "settled" with the preimage after that | the preimage is added |
 //! | look-up: never heard of it | believed only of a question asked after the invoice's expiry and `unknown_grace_ms`: the wallet may write late |
 //! | a result comes twice, or after a look-up | nothing more is told; the event is acknowledged |
 //! | "settled" after "failed" | `Settled`: money moved, so the books follow |
 //! | "failed" after "settled" | ignored |
 //! | an invoice with a known hash | refused; nothing is sent |
+//! | an invoice that lives longer than [`MAX_EXPIRY_S`] | refused: a payment lost on the way would be of unknown fate as long |
 //!
 //! # Crash
 //! | crash | found at restart | what follows |
@@ -51,23 +53,46 @@ use crate::time::{Now, Tick, WallTime};
 /// Payments of open fate at once, over all orders.
 const MAX_OPEN: usize = limits::MAX_ORDERS * limits::MAX_PAYMENTS_IN_FLIGHT;
 
+/// Longest life of an invoice that is paid. Seconds. An hour is the default of most wallets, and
+/// hosts of this program use minutes.
+const MAX_EXPIRY_S: u64 = 3_600;
+
+/// Answers "settled, and no preimage" until that is believed. With the pauses between look-ups
+/// these are three minutes, in which a wallet that has one would have written it.
+pub(super) const UNPROVED: u32 = 8;
+
 /// What is remembered of a payment whose fate is open; its entry is in the ledger.
 #[derive(Debug)]
 pub(super) struct Saga {
     pub hold: Hold,
-    /// When the wallet was asked, if that was in this run.
+    /// When the wallet was asked, if that was in this run: the wall clock may jump.
     began: Option<Tick>,
+    /// Look-ups that said "settled" and gave no proof.
+    pub unproved: u32,
     /// Pause before the next look-up.
     pub pause_ms: u64,
     /// The last look-up and when it was asked.
-    pub asked: Option<(EffectId, WallTime)>,
+    pub asked: Option<(EffectId, Now)>,
+}
+
+impl Saga {
+    /// Milliseconds from the plan to `at`.
+    pub fn age(&self, at: Now, entry: &LedgerEntry) -> u64 {
+        match self.began {
+            Some(began) => at.tick.ms_since(began),
+            None => at.wall.ms_since(entry.created),
+        }
+    }
 }
 
 /// What was learned of a payment.
 #[derive(Debug)]
 pub(super) enum News {
-    /// It was paid.
-    Settled { preimage: Preimage, fee: Msat },
+    /// It was paid; some wallets give no proof.
+    Settled {
+        preimage: Option<Preimage>,
+        fee: Msat,
+    },
     /// It was not, and will not be.
     Failed { reason: String },
     /// Nobody knows.
@@ -77,7 +102,10 @@ pub(super) enum News {
 impl From<PayOutcome> for News {
     fn from(outcome: PayOutcome) -> News {
         match outcome {
-            PayOutcome::Settled { preimage, fee } => News::Settled { preimage, fee },
+            PayOutcome::Settled { preimage, fee } => News::Settled {
+                preimage: Some(preimage),
+                fee,
+            },
             PayOutcome::Failed { reason } => News::Failed { reason },
             PayOutcome::Unknown => News::Unknown {
                 reason: "the wallet does not know yet".to_owned(),
@@ -111,7 +139,7 @@ impl Payment {
         let today = budget::day(turn.now.wall);
         let leave = self
             .may_pay(turn.now, pay)
-            .and_then(|()| self.allow_debt(pay))
+            .and_then(|()| self.allow_debt(turn.now.wall, pay))
             .and_then(|()| self.budgets.allow(&self.config, today, pay));
         match leave {
             Ok(leave) => {
@@ -143,6 +171,8 @@ impl Payment {
             format!("the invoice says {says}, the order {}", pay.msat)
         } else if pay.facts.expires <= now.wall {
             "the invoice had expired when it was to be paid".to_owned()
+        } else if pay.facts.expires > now.wall.after_ms(MAX_EXPIRY_S * 1_000) {
+            format!("the invoice is good for more than {MAX_EXPIRY_S} s, which is the most")
         } else if self.sagas.len() >= MAX_OPEN {
             format!("{MAX_OPEN} payments are under way, which is the most")
         } else {
@@ -153,11 +183,11 @@ impl Payment {
 
     /// A debt is paid only where our own books say that there is one; a host that carries
     /// the same one into two orders gets it once.
-    fn allow_debt(&mut self, pay: &PayRequest) -> Result<(), Refusal> {
+    fn allow_debt(&mut self, wall: WallTime, pay: &PayRequest) -> Result<(), Refusal> {
         if pay.carried == Msat::ZERO || self.claims.contains_key(&pay.order) {
             return Ok(());
         }
-        let owed = self.ledger.owed_to(&pay.host);
+        let owed = self.ledger.owed_to(&pay.host, wall);
         let claimed = self
             .claims
             .values()
@@ -169,7 +199,7 @@ impl Payment {
                 "the host claims {} of debt from earlier orders, by our books it is at most {most}",
                 pay.carried
             );
-            return Err(Refusal::new(Code::ProtocolViolation, text));
+            return Err(Refusal::new(Code::DebtDisputed, text));
         }
         self.claims.insert(pay.order, (pay.host, pay.carried));
         Ok(())
@@ -192,7 +222,8 @@ impl Payment {
             expires: pay.facts.expires,
             note: String::new(),
         };
-        let row = self.ledger.append(turn, entry, &hold.budget);
+        let row = self.ledger.append(turn, entry.clone(), &hold.budget);
+        self.sweep.add(row, &entry);
         let msat = hold.max_fee;
         turn.put(Table::Outgoing, &hash.0, &Extra { row, msat });
         turn.then(Effect::Pay {
@@ -208,6 +239,7 @@ impl Payment {
         let saga = Saga {
             hold,
             began: Some(turn.now.tick),
+            unproved: 0,
             pause_ms: self.config.lookup_first_ms,
             asked: None,
         };
@@ -241,6 +273,7 @@ impl Payment {
         let saga = Saga {
             hold,
             began: None,
+            unproved: 0,
             pause_ms: self.config.lookup_first_ms,
             asked: None,
         };
@@ -259,11 +292,19 @@ impl Payment {
         outcome: PayOutcome,
     ) {
         let known = self.ledger.find(Side::Buyer, hash).map(|(row, ..)| row);
+        let proof = match outcome {
+            PayOutcome::Settled { preimage, .. } => Some(preimage),
+            _ => None,
+        };
         if !self.learn(turn, hash, outcome.into())
             && let Some(row) = known
         {
             // Written again, so that the acknowledgement is behind what it answers.
-            self.ledger.change(Some(&mut *turn), row, |_| ());
+            self.ledger.change(Some(&mut *turn), row, |entry| {
+                if entry.state == EntryState::Settled {
+                    entry.preimage = entry.preimage.or(proof);
+                }
+            });
         }
         turn.then(Effect::Acknowledge { event });
     }
@@ -283,9 +324,12 @@ impl Payment {
             entry.changed = wall;
             match &news {
                 News::Settled { preimage, fee } => {
-                    entry.preimage = Some(*preimage);
+                    entry.preimage = *preimage;
                     entry.fee = *fee;
-                    entry.note = String::new();
+                    entry.note = match preimage {
+                        Some(_) => String::new(),
+                        None => "the wallet says that it is paid, and gives no proof".to_owned(),
+                    };
                 }
                 News::Failed { reason } | News::Unknown { reason } => entry.note = clip(reason),
             }
@@ -321,17 +365,16 @@ impl Payment {
         turn: &mut Turn,
         before: &LedgerEntry,
         budget: String,
-        preimage: Preimage,
+        preimage: Option<Preimage>,
         fee: Msat,
     ) {
-        let paid = before.msat.saturating_add(fee);
         let mut ms = turn.now.wall.ms_since(before.created);
         match self.forget(turn, &before.hash) {
             Some(saga) => {
                 if let Some(began) = saga.began {
                     ms = turn.now.tick.ms_since(began);
                 }
-                self.budgets.end(&saga.hold, Some(paid));
+                self.budgets.end(&saga.hold, Some(fee));
             }
             None => {
                 let hold = Hold {
@@ -342,7 +385,7 @@ impl Payment {
                     msat: before.msat,
                     max_fee: Msat::ZERO,
                 };
-                self.budgets.revive(&hold, before.hash, paid);
+                self.budgets.revive(&hold, before.hash, fee);
             }
         }
         turn.tell(Message::Settled {

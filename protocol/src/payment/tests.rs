@@ -3,12 +3,14 @@
 //! [`Rig`] is a driver with two clocks and a disk, and no wallet: a test plays it.
 
 mod buyer;
+mod caps;
+mod exits;
 mod host;
 mod interleavings;
 
 use super::io::{
-    Effect, EntryState, Input, LedgerEntry, LookupOutcome, OrderAccount, PayOutcome, PayRequest,
-    Report, Side,
+    Credit, Effect, EntryState, Input, LedgerEntry, LookupOutcome, OrderAccount, PayOutcome,
+    PayRequest, Report, Side,
 };
 use super::{Config, Payment};
 use crate::crypto::InvoiceFacts;

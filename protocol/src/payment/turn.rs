@@ -55,7 +55,7 @@ pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, RecordError
 pub(super) struct Extra {
     /// Its row in the ledger, which is the authority.
     pub row: u64,
-    /// Fee limit of a payment, quantum of an invoice.
+    /// Fee limit of a payment; nothing of an invoice.
     pub msat: Msat,
 }
 

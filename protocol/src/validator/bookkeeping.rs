@@ -66,6 +66,7 @@ pub struct Facts {
 struct Case<'a> {
     order: &'a Opened<Order>,
     terms: &'a Opened<Terms>,
+    tokens: &'a [ChainedToken],
     /// `heads[n]` commits to the first n tokens.
     heads: &'a [Digest],
     /// Where a head stands in `heads`.
@@ -136,6 +137,7 @@ fn check(bundle: &Bundle, crypto: &dyn Crypto, network: Network) -> Result<Facts
     let case = Case {
         order: &order,
         terms: &terms,
+        tokens: &bundle.tokens,
         heads: &heads,
         index: &index,
     };
@@ -168,11 +170,6 @@ fn belong_together(order: &Opened<Order>, terms: &Opened<Terms>) -> Result<(), T
     }
     if order.envelope.to != Some(host) || terms.envelope.to != Some(order.envelope.from) {
         return Err(doubt("order and terms are not addressed to each other"));
-    }
-    if terms.body.id != order.body.id {
-        return Err(lie(
-            "the terms commit to the order and name another order's id",
-        ));
     }
     Ok(())
 }
@@ -232,7 +229,7 @@ fn conclude(
         buyer: case.order.envelope.from,
         job: case.order.body.job.clone(),
         salt: case.order.body.salt,
-        tokens: bundle.tokens.iter().take(covered).copied().collect(),
+        tokens: bundle.tokens.iter().take(covered).cloned().collect(),
         prompt_tokens: terms.input.prompt(),
         prompt: receipt.map(|receipt| receipt.body.prompt),
         numerics: terms.numerics.clone(),
@@ -245,6 +242,7 @@ pub fn label(bundle: &Bundle) -> Label {
     use crate::codec::decode;
     use crate::envelope::Envelope;
     let open = |bytes: &[u8]| decode::<Envelope>(bytes, limits::MAX_ORDER_FRAME_BYTES).ok();
+    let id = OrderId::of(&bundle.order.digest());
     let order = open(&bundle.order.bytes)
         .and_then(|envelope| decode::<Order>(&envelope.body, limits::MAX_ORDER_FRAME_BYTES).ok());
     let host = open(&bundle.terms.bytes).map(|envelope| envelope.from);
@@ -254,7 +252,7 @@ pub fn label(bundle: &Bundle) -> Label {
         .or(bundle.invoices.last())
         .unwrap_or(&bundle.terms);
     Label {
-        id: order.as_ref().map_or(OrderId([0; 16]), |order| order.id),
+        id,
         host: host.unwrap_or(NodeKey([0; 32])),
         model: order.map_or(ModelDigest([0; 32]), |order| order.model),
         evidence: evidence.digest(),

@@ -1,15 +1,14 @@
 //! Honest bundles, and the levers to make them dishonest. For tests only.
 
 use crate::bundle::Bundle;
-use crate::chain::{ChainedToken, TokenChain};
+use crate::chain::{ChainedToken, Piece, TokenChain};
 use crate::crypto::{Crypto, Secp};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
 use crate::manifest::PaymentMode;
 use crate::money::{Counts, Msat, Prices};
 use crate::order::wire::{
-    self, Countersigned, EntryInvoice, Invoice, Order, PaymentEntry, Privacy, Receipt, Status,
-    Terms,
+    self, Countersigned, EntryInvoice, Invoice, Order, PaymentEntry, Receipt, Status, Terms,
 };
 use crate::time::WallTime;
 use crate::work::{ChatMessage, Job, Sampling, Work};
@@ -40,6 +39,10 @@ pub fn token(n: u32) -> ChainedToken {
     ChainedToken {
         id: 1_000 + n,
         logits: Digest(logits),
+        piece: Piece {
+            control: n == 9,
+            bytes: format!(" word{n}").into_bytes(),
+        },
     }
 }
 
@@ -66,7 +69,6 @@ impl Default for Script {
 
 pub fn order_body() -> Order {
     Order {
-        id: OrderId([9; 16]),
         model: ModelDigest([5; 32]),
         job: Job {
             work: Work::Chat {
@@ -81,10 +83,15 @@ pub fn order_body() -> Order {
             stop: Vec::new(),
             date: "2026-01-02".into(),
             steering: Default::default(),
+            prefix: Vec::new(),
+            extensions: Vec::new(),
         },
         max_cost: Msat(1_000_000),
         mode: PaymentMode::Metered,
-        privacy: Privacy::Open,
+        payment_grain: Msat(1),
+        path: wire::Path::Fast,
+        retention: wire::Retention::Keep,
+        handling: wire::Handling::Plain,
         salt: [6; 16],
         via: None,
         authority: Vec::new(),
@@ -95,7 +102,6 @@ pub fn order_body() -> Order {
 fn terms_body(order: &Signed) -> Terms {
     Terms {
         order: order.digest(),
-        id: OrderId([9; 16]),
         input: counts(0),
         prices: Prices::chat(100_000_000, 250_000_000),
         window: Msat(2_000),
@@ -108,6 +114,7 @@ fn terms_body(order: &Signed) -> Terms {
         numerics: Some(NUMERICS.into()),
         tokenizer: Digest([10; 32]),
         template: Digest([11; 32]),
+        starts_within_ms: 0,
         expires: AT.after_ms(60_000),
         extensions: Vec::new(),
     }
@@ -180,13 +187,14 @@ fn invoice(
     let sum = 800 + 250 * covers + 100;
     let before = if seq == 1 { 1_100 } else { 800 + 250 * 4 + 100 };
     let mut body = Invoice {
-        order: OrderId([9; 16]),
+        order: OrderId::of(&order.digest()),
         seq,
         bolt11: format!("invoice {seq}"),
         msat: Msat(sum - before),
         covers: counts(covers),
         invoiced: Msat(sum),
         head: head(order, terms, &tokens[..covers as usize]),
+        window: Msat(2_000),
         extensions: Vec::new(),
     };
     (script.invoice)(&mut body);
@@ -206,7 +214,7 @@ fn receipt(
         msat: Msat(msat),
     };
     let mut body = Receipt {
-        id: OrderId([9; 16]),
+        id: OrderId::of(&order.digest()),
         order: order.digest(),
         terms: terms.digest(),
         buyer: buyer().key(),
@@ -218,6 +226,7 @@ fn receipt(
         prices: said.prices.clone(),
         prompt: prompt(),
         head: head(order, terms, tokens),
+        finish: wire::Finish::Stop,
         counts: counts(10),
         cost: Msat(800 + 2_500),
         payments: vec![payment(0, 1_100), payment(1, 800), payment(2, 1_000)],

@@ -4,11 +4,13 @@ use super::Hand;
 use crate::event::NodeIx;
 use protocol::codec;
 use protocol::envelope::{Envelope, Signed};
-use protocol::ids::{ModelDigest, OrderId, StreamId};
+use protocol::ids::{ModelDigest, StreamId};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::manifest::PaymentMode;
 use protocol::money::Msat;
-use protocol::order::wire::{Countersigned, Frame, Invoice, Order, Privacy, Terms};
+use protocol::order::wire::{
+    Countersigned, Frame, Handling, Invoice, Order, Path, Retention, Terms,
+};
 use protocol::work::{Job, Sampling, Work};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -18,8 +20,8 @@ use std::collections::BTreeMap;
 pub struct Plan {
     /// The secret that signs it.
     pub secret: [u8; 32],
-    /// Its id.
-    pub id: OrderId,
+    /// Signed before: sent again as it is.
+    pub again: Option<Signed>,
     /// The host.
     pub host: NodeIx,
     /// The model.
@@ -84,6 +86,8 @@ pub fn job(words: usize, max_output: u32, seed: u64) -> Job {
         stop: Vec::new(),
         date: "2026-01-15".to_owned(),
         steering: Default::default(),
+        prefix: Vec::new(),
+        extensions: Vec::new(),
     }
 }
 
@@ -94,24 +98,30 @@ impl Client {
     }
 
     /// Orders; `None` where the host cannot be reached.
-    pub fn order(&mut self, hand: &mut Hand<'_>, plan: Plan) -> Option<StreamId> {
+    pub fn order(&mut self, hand: &mut Hand<'_>, mut plan: Plan) -> Option<StreamId> {
         let stream = hand.dial(plan.host)?;
         let (salt, seed) = (hand.id(), hand.dice().between(0, u64::MAX - 1));
         let order = Order {
-            id: plan.id,
             model: plan.model,
             job: job(plan.words, plan.max_output, seed),
             max_cost: Msat(plan.max_cost),
             mode: PaymentMode::Metered,
-            privacy: Privacy::Open,
+            payment_grain: Msat(1),
+            path: Path::Fast,
+            retention: Retention::Keep,
+            handling: Handling::Plain,
             salt,
             via: None,
             authority: Vec::new(),
             extensions: Vec::new(),
         };
         let to = hand.key_of(plan.host);
-        let signed = hand.seal(&plan.secret, Some(to), &order);
-        hand.send(stream, &Frame::Order(signed));
+        let signed = match plan.again.take() {
+            Some(signed) => signed,
+            None => hand.seal(&plan.secret, Some(to), &order),
+        };
+        hand.send(stream, &Frame::Order(signed.clone()));
+        plan.again = Some(signed);
         let deal = Deal { plan, delivered: 0 };
         self.deals.insert(stream, deal);
         Some(stream)

@@ -4,7 +4,7 @@ use super::client::{Client, Conduct, Plan};
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::Person;
-use protocol::ids::{OrderId, StreamId};
+use protocol::ids::StreamId;
 use protocol::order::wire::Frame;
 
 /// Pause between two orders. Milliseconds.
@@ -39,9 +39,8 @@ impl Adversary for Deadbeat {
         }
         if let Some(plan) = self.plan.take() {
             for _ in 0..UNPAID {
-                let id = OrderId(hand.id());
                 let unpaid = Plan {
-                    id,
+                    again: None,
                     max_output: 300,
                     conduct: Conduct::Leaves(0),
                     ..plan.clone()
@@ -58,7 +57,7 @@ impl Adversary for Deadbeat {
         self.rounds = 0;
         let plan = Plan {
             secret: hand.dice().bytes(),
-            id: OrderId(hand.id()),
+            again: None,
             host,
             model,
             max_output: 60,

@@ -6,10 +6,10 @@ use crate::dice::Dice;
 use crate::node::{Person, models};
 use protocol::bundle::Bundle;
 use protocol::crypto::Crypto;
-use protocol::ids::{Digest, OrderId};
+use protocol::ids::Digest;
 use protocol::manifest::PaymentMode;
 use protocol::money::{Counts, Msat, Prices};
-use protocol::order::wire::{Order, Privacy, Terms};
+use protocol::order::wire::{Handling, Order, Path, Retention, Terms};
 
 /// Pause between two questions. Milliseconds.
 const PACE_MS: u64 = 1_000;
@@ -32,12 +32,14 @@ impl Adversary for FreeAudits {
         let (buyer, host) = (hand.dice().bytes(), hand.dice().bytes());
         let (buyer_key, host_key) = (hand.signer(&buyer).key(), hand.signer(&host).key());
         let order = Order {
-            id: OrderId(hand.id()),
             model: models()[0],
             job: job(4, 8, 1),
             max_cost: Msat(1_000),
             mode: PaymentMode::Metered,
-            privacy: Privacy::Open,
+            payment_grain: Msat(1),
+            path: Path::Fast,
+            retention: Retention::Keep,
+            handling: Handling::Plain,
             salt: hand.id(),
             via: None,
             authority: Vec::new(),
@@ -46,13 +48,13 @@ impl Adversary for FreeAudits {
         let signed = hand.seal(&buyer, Some(host_key), &order);
         let terms = Terms {
             order: signed.digest(),
-            id: order.id,
             input: Counts::default(),
             prices: Prices::chat(1, 1),
             window: Msat(0),
             quantum: Msat(1),
             carried_debt: Msat(0),
             entry: None,
+            starts_within_ms: 0,
             numerics: None,
             tokenizer: Digest([0; 32]),
             template: Digest([0; 32]),

@@ -4,7 +4,7 @@ use super::client::{Client, Conduct, Plan};
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::Person;
-use protocol::ids::{ModelDigest, OrderId, StreamId};
+use protocol::ids::{ModelDigest, StreamId};
 use protocol::order::wire::Frame;
 
 /// Pause between two orders. Milliseconds.
@@ -27,7 +27,7 @@ impl Adversary for NonceFlood {
         };
         let plan = Plan {
             secret: hand.dice().bytes(),
-            id: OrderId(hand.id()),
+            again: None,
             host,
             model: ModelDigest([0xff; 32]),
             max_output: 1,

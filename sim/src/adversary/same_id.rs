@@ -1,15 +1,15 @@
-//! An order's id used twice (C1): the first use is paid, the others take its credit again.
+//! A signed order used again (C1): the first use is paid, the others take its credit again.
 
 use super::client::{Client, Conduct, Plan};
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::Person;
-use protocol::ids::{OrderId, StreamId};
+use protocol::ids::StreamId;
 use protocol::order::wire::Frame;
 
 /// Pause between two orders. Milliseconds.
 const PACE_MS: u64 = 20_000;
-/// Uses of one id before the next.
+/// Uses of one order before the next.
 const USES: u32 = 8;
 
 struct SameId {
@@ -44,7 +44,7 @@ impl Adversary for SameId {
                 self.uses = 0;
                 Plan {
                     secret: hand.dice().bytes(),
-                    id: OrderId(hand.id()),
+                    again: None,
                     host,
                     model,
                     max_output: 16,
@@ -55,22 +55,18 @@ impl Adversary for SameId {
             }
         };
         self.uses += 1;
-        let paid = plan.conduct == Conduct::Pays;
-        self.plan = Some(Plan {
-            conduct: Conduct::Leaves(0),
-            max_output: 256,
-            ..plan.clone()
-        });
-        if self.client.order(hand, plan).is_none() && paid {
+        if self.client.order(hand, plan).is_none() {
             self.plan = None;
         }
     }
 
     fn arrived(&mut self, hand: &mut Hand<'_>, stream: StreamId, frame: Frame) {
-        if let Some(over) = self.client.arrived(hand, stream, frame)
-            && !over.done
-        {
-            self.plan = None;
+        if let Some(over) = self.client.arrived(hand, stream, frame) {
+            // Signed once, by whoever it was: nothing in it says that it is used up.
+            self.plan = Some(Plan {
+                conduct: Conduct::Leaves(0),
+                ..over.plan
+            });
         }
     }
 

@@ -4,6 +4,7 @@ use super::{Adversary, Hand, Strategy};
 use crate::check::Seen;
 use crate::dice::Dice;
 use crate::node::Person;
+use protocol::chain::Piece;
 use protocol::inference::io::Input;
 use protocol::route::Delivery;
 
@@ -18,12 +19,14 @@ impl Adversary for TextForger {
         if let Delivery::Inference(Input::Produced {
             order,
             tokens,
-            text,
+            attached,
             ..
         }) = &mut delivery
-            && !text.is_empty()
+            && attached.vectors.is_empty()
         {
-            *text = "buy ".repeat(tokens.len());
+            for token in tokens {
+                token.piece = Piece::text("buy ");
+            }
             let order = *order;
             hand.see(Seen::Forged { order });
         }

@@ -1,4 +1,4 @@
-//! A host that sends text without tokens: nothing to pay for, and no end of it (M1).
+//! A host that sends chunks without tokens: nothing to pay for, and no end of it (M1).
 
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
@@ -8,8 +8,6 @@ use protocol::route::Delivery;
 
 /// Chunks without tokens before each one with them.
 const CHUNKS: usize = 12;
-/// Bytes of text in each.
-const BYTES: usize = 8 << 10;
 
 struct Tokenless;
 
@@ -19,16 +17,12 @@ pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary
 
 impl Adversary for Tokenless {
     fn input(&mut self, _hand: &mut Hand<'_>, delivery: Delivery) -> Vec<Delivery> {
-        let Delivery::Inference(Input::Produced { order, text, .. }) = &delivery else {
+        let Delivery::Inference(Input::Produced { order, .. }) = &delivery else {
             return vec![delivery];
         };
-        if text.is_empty() {
-            return vec![delivery];
-        }
         let empty = Delivery::Inference(Input::Produced {
             order: *order,
             tokens: Vec::new(),
-            text: "x".repeat(BYTES),
             finish: None,
             attached: Default::default(),
         });

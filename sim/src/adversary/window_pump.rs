@@ -5,7 +5,7 @@ use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::event::NodeIx;
 use crate::node::Person;
-use protocol::ids::{ModelDigest, OrderId, StreamId};
+use protocol::ids::{ModelDigest, StreamId};
 use protocol::order::wire::Frame;
 
 /// Pause between two orders. Milliseconds.
@@ -45,7 +45,7 @@ impl Adversary for WindowPump {
         let takes = self.paid >= PAID;
         let plan = Plan {
             secret: self.secret,
-            id: OrderId(hand.id()),
+            again: None,
             host,
             model,
             max_output: if takes { 512 } else { 1 },

@@ -1,6 +1,6 @@
 //! What is ordered is what was asked for, and not from who was found to lie.
 
-use super::index::{body, order_id};
+use super::index::body;
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use protocol::envelope::Signed;
@@ -59,7 +59,7 @@ impl Checker for Wishes {
         }
         let (node, to, signed) = ordered(seen)?;
         let order = body::<Order>(signed)?;
-        let request = self.orders.get(&(node, order_id(&order)))?;
+        let request = self.orders.get(&(node, OrderId::of(&signed.digest())))?;
         let wish = self.wishes.get(&(node, *request))?;
         if !facts.people.get(node)?.honest() {
             return None;

@@ -284,7 +284,7 @@ impl Index {
                 self.streams.insert(peer, digest);
                 // Who replays somebody's order is not its buyer.
                 self.orders.entry(digest).or_insert_with(|| OrderBook {
-                    id: order_id(&order),
+                    id: OrderId::of(&digest),
                     key: envelope.from,
                     buyer: from,
                     host: to,
@@ -358,11 +358,6 @@ impl Index {
             }
         }
     }
-}
-
-/// What both sides call an order.
-pub fn order_id(order: &Order) -> OrderId {
-    order.id
 }
 
 /// The prices of terms, none of them above the dearest listing there ever was.

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Records of orders beside those that somebody paid for or that were served on credit.
 const ORDERS: usize = 16;
+/// Side and id: what the key of an order begins with. Bytes.
+const ORDER_KEY: usize = 17;
 /// Nonces beside those of orders that came lately and got terms.
 const NONCES: usize = 16;
 /// A nonce is needed for two windows of five minutes, and cleared away a little later. Milliseconds.
@@ -77,7 +79,7 @@ impl Checker for Strangers {
         let found = [
             (
                 "records of orders",
-                store.count(Table::Orders),
+                store.count(Table::Orders) + store.distinct(Table::OpenOrders, ORDER_KEY),
                 bought + sold + ORDERS,
             ),
             ("nonces", store.count(Table::Nonces), terms + NONCES),

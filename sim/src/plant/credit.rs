@@ -18,19 +18,24 @@ const INVENTED: u64 = 700;
 
 /// A window that is too wide.
 pub(super) fn widened(mut input: OrderInput) -> OrderInput {
-    if let OrderInput::CreditOpened { window, .. } | OrderInput::CreditGranted { window, .. } =
-        &mut input
-    {
-        window.0 *= TIMES;
+    match &mut input {
+        OrderInput::CreditOpened {
+            result: Ok(credit), ..
+        } => credit.window.0 *= TIMES,
+        OrderInput::CreditGranted { window, .. } => window.0 *= TIMES,
+        _ => {}
     }
     input
 }
 
 /// A window for everybody.
 pub(super) fn trusted(mut input: OrderInput) -> OrderInput {
-    if let OrderInput::CreditOpened { window, prepay, .. } = &mut input {
-        *window = (*window).max(WINDOW);
-        *prepay = false;
+    if let OrderInput::CreditOpened {
+        result: Ok(credit), ..
+    } = &mut input
+    {
+        credit.window = credit.window.max(WINDOW);
+        credit.prepay = false;
     }
     input
 }

@@ -331,7 +331,7 @@ pub fn recovered(plant: Option<Plant>, records: Vec<Record>) -> Vec<Record> {
             .collect(),
         Some(Plant::OrdersForgotten) => records
             .into_iter()
-            .filter(|record| record.table != Table::Orders)
+            .filter(|record| record.table != Table::OpenOrders)
             .collect(),
         _ => records,
     }

@@ -293,7 +293,7 @@ impl World {
         {
             return;
         }
-        let peer = Some(self.nodes[from].person.transport);
+        let peer = self.nodes[from].person.tag();
         let (from_epoch, to_epoch) = (self.nodes[from].epoch, self.nodes[to].epoch);
         let (ours, theirs) = self.net.connect((from, from_epoch), (to, to_epoch));
         self.post(

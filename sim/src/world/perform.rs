@@ -163,7 +163,6 @@ impl World {
             })
             .collect();
         let attached = run.answer.attached(run.produced, until);
-        let text = run.answer.text(&tokens);
         run.produced = until;
         let last = if run.answer.length <= run.most {
             Finish::Stop
@@ -178,7 +177,6 @@ impl World {
             let produced = OrderInput::Produced {
                 order,
                 tokens,
-                text,
                 finish,
                 attached,
             };
@@ -274,7 +272,7 @@ impl World {
                 });
                 self.wallets.of[node] = wallet;
             }
-            Effect::Persist(_) | Effect::Tell(_) => {}
+            Effect::ForgetPayments { .. } | Effect::Persist(_) | Effect::Tell(_) => {}
         }
     }
 

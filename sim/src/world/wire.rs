@@ -10,7 +10,7 @@ use crate::relay::relays_of;
 use protocol::bundle::{AuditFrame, Bundle};
 use protocol::codec;
 use protocol::discovery::io::{Input as ListInput, Pulse};
-use protocol::ids::{EffectId, ModelDigest, NodeKey, StreamId};
+use protocol::ids::{EffectId, ModelDigest, NodeKey, PeerTag, StreamId};
 use protocol::inference::io::Input as OrderInput;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::manifest::Manifest;
@@ -76,7 +76,7 @@ impl World {
             let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason });
             return self.post(node, Via::Net, failed, 0);
         };
-        let peer = Some(self.nodes[node].person.transport);
+        let peer = self.nodes[node].person.tag();
         let (ours, theirs) = self.net.connect((node, epoch), (to, self.nodes[to].epoch));
         self.inbound(to, theirs, peer);
         self.post(
@@ -88,7 +88,7 @@ impl World {
     }
 
     /// Somebody opened a stream to a node.
-    fn inbound(&mut self, to: NodeIx, stream: StreamId, peer: Option<NodeKey>) {
+    fn inbound(&mut self, to: NodeIx, stream: StreamId, peer: PeerTag) {
         let adversary = self.nodes[to].adversary.as_ref();
         if adversary.is_some_and(|adversary| adversary.takes_streams()) {
             self.raw.insert(stream);
@@ -104,7 +104,7 @@ impl World {
         if !self.up(to) || cut(node, to) || cut(to, node) {
             return None;
         }
-        let peer = Some(self.nodes[node].person.transport);
+        let peer = self.nodes[node].person.tag();
         let (here, there) = (self.nodes[node].epoch, self.nodes[to].epoch);
         let (ours, theirs) = self.net.connect((node, here), (to, there));
         self.raw.insert(ours);

@@ -4,7 +4,7 @@ use super::job::encode;
 use super::order::Steering;
 use super::{Output, Owner, insist};
 use kernels::{CancelFlag, Engine};
-use protocol::chain::ChainedToken;
+use protocol::chain::{ChainedToken, Piece};
 use protocol::limits;
 use protocol::order::attached::{Attached, Vector, vector_digest};
 use protocol::order::wire::Finish;
@@ -42,6 +42,7 @@ pub(super) fn serve(
         let token = ChainedToken {
             id,
             logits: vector_digest(&vector),
+            piece: Piece::default(),
         };
         batch.tokens.push(token);
         batch.vectors.push(vector);
@@ -74,7 +75,6 @@ impl Batch {
         };
         out.blocking_send(Output::Tokens {
             tokens: std::mem::take(&mut self.tokens),
-            text: String::new(),
             finish,
             attached,
         })

@@ -7,7 +7,7 @@ use super::job::{encode, sampling, steering as asked};
 use super::{Output, Owner, insist};
 use kernels::{CancelFlag, Control, Engine, EngineError, Next, Request, Step, Stream, Tokenizer};
 use parking_lot::{Condvar, Mutex};
-use protocol::chain::ChainedToken;
+use protocol::chain::{ChainedToken, Piece};
 use protocol::ids::Digest;
 use protocol::limits;
 use protocol::order::attached::{Attached, TokenLogprob, TokenLogprobs};
@@ -231,10 +231,18 @@ fn finish(finish: kernels::Finish) -> Finish {
     }
 }
 
+/// What a token stands for; one that ends answers is no text, whatever its type says.
+pub(super) fn piece(tokenizer: &Tokenizer, token: u32) -> Piece {
+    let found = tokenizer.piece(token);
+    Piece {
+        control: found.control || tokenizer.is_stop(token),
+        bytes: found.bytes,
+    }
+}
+
 struct Batch<'a> {
     tokenizer: &'a Tokenizer,
     tokens: Vec<ChainedToken>,
-    text: String,
     logprobs: Vec<TokenLogprobs>,
     since: Option<Instant>,
 }
@@ -244,7 +252,6 @@ impl<'a> Batch<'a> {
         Batch {
             tokenizer,
             tokens: Vec::new(),
-            text: String::new(),
             logprobs: Vec::new(),
             since: None,
         }
@@ -273,8 +280,8 @@ impl<'a> Batch<'a> {
         self.tokens.push(ChainedToken {
             id: step.token,
             logits: Digest(step.logit_digest),
+            piece: piece(self.tokenizer, step.token),
         });
-        self.text.push_str(&step.text);
         if let Some(found) = step.logprobs {
             let found = self.probabilities(*found);
             self.logprobs.push(found);
@@ -299,7 +306,6 @@ impl<'a> Batch<'a> {
         self.since = None;
         out.blocking_send(Output::Tokens {
             tokens: std::mem::take(&mut self.tokens),
-            text: std::mem::take(&mut self.text),
             finish,
             attached: Attached {
                 logprobs: std::mem::take(&mut self.logprobs),

@@ -26,6 +26,8 @@ pub use writer::FrameWriter;
 use super::bounds::Timing;
 use super::{NodeKey, PeerId, Protocol, Reporter};
 use parking_lot::Mutex;
+use protocol::crypto::tagged_hash;
+use protocol::ids::PeerTag;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -124,6 +126,14 @@ impl std::fmt::Debug for FramedStream {
 }
 
 impl FramedStream {
+    /// Tells this peer from others, and nothing else about it.
+    pub fn tag(&self) -> PeerTag {
+        let digest = tagged_hash("freehold/peer-tag/1", &[&self.peer.to_bytes()]);
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&digest.0[..16]);
+        PeerTag(tag)
+    }
+
     pub(super) fn new(
         stream: Box<dyn Duplex>,
         protocol: Protocol,

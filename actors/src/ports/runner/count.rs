@@ -8,10 +8,12 @@
 //! fewer, the next ones are held back until the counts agree again. At the end the whole
 //! text is encoded once, and the smaller number stands as far as it is not delivered.
 //!
-//! Without a vocabulary a piece of text that the server sent is one token, however long.
+//! Without a vocabulary a piece of text that the server sent is one token, unless it is
+//! longer than a piece may be.
 
 use super::vocabulary::Vocabulary;
-use protocol::chain::{ChainedToken, NO_LOGITS, TextDigest, UNKNOWN_TOKEN};
+use protocol::chain::{ChainedToken, NO_LOGITS, Piece, UNKNOWN_TOKEN};
+use protocol::limits::MAX_PIECE_BYTES;
 use std::sync::Arc;
 
 /// Tokens behind the last sure place at which some are handed out all the same: a
@@ -22,11 +24,13 @@ const KEEP: usize = 4;
 /// Longest stretch that is encoded again and again. Bytes.
 const MAX_TAIL: usize = 2 << 10;
 
-/// A counted token and the text that goes with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub token: ChainedToken,
-    pub text: String,
+/// A counted token with the text that goes with it.
+fn token(id: u32, text: &str) -> ChainedToken {
+    ChainedToken {
+        id,
+        logits: NO_LOGITS,
+        piece: Piece::text(text),
+    }
 }
 
 /// How text is counted.
@@ -35,41 +39,41 @@ pub(super) enum Counter {
     /// By the model's vocabulary.
     Known(Known),
     /// By the pieces that the server sends.
-    Unknown(Box<TextDigest>),
+    Unknown,
 }
 
 impl Counter {
     pub fn new(vocabulary: Option<&Arc<Vocabulary>>) -> Self {
         match vocabulary {
             Some(vocabulary) => Counter::Known(Known::new(vocabulary.clone())),
-            None => Counter::Unknown(Box::default()),
+            None => Counter::Unknown,
         }
     }
 
     /// Adds text; the tokens that are sure by now.
-    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+    pub fn push(&mut self, text: &str) -> Vec<ChainedToken> {
         if text.is_empty() {
             return Vec::new();
         }
         match self {
             Counter::Known(known) => known.push(text),
-            Counter::Unknown(digest) => {
-                digest.push(text);
-                let token = ChainedToken {
-                    id: UNKNOWN_TOKEN,
-                    logits: digest.digest(),
-                };
-                let text = text.to_owned();
-                vec![Piece { token, text }]
+            Counter::Unknown => {
+                let (mut out, mut rest) = (Vec::new(), text);
+                while !rest.is_empty() {
+                    let (piece, left) = rest.split_at(floor(rest, MAX_PIECE_BYTES));
+                    out.push(token(UNKNOWN_TOKEN, piece));
+                    rest = left;
+                }
+                out
             }
         }
     }
 
     /// The end: the tokens left over, text that has none, and the tokens of the whole.
-    pub fn finish(&mut self) -> (Vec<Piece>, String, Option<u64>) {
+    pub fn finish(&mut self) -> (Vec<ChainedToken>, String, Option<u64>) {
         match self {
             Counter::Known(known) => known.finish(),
-            Counter::Unknown(_) => (Vec::new(), String::new(), None),
+            Counter::Unknown => (Vec::new(), String::new(), None),
         }
     }
 }
@@ -105,7 +109,7 @@ impl Known {
         self.whole.get(at..).unwrap_or_default()
     }
 
-    fn push(&mut self, text: &str) -> Vec<Piece> {
+    fn push(&mut self, text: &str) -> Vec<ChainedToken> {
         self.whole.push_str(text);
         let mut out = Vec::new();
         if let Some(cut) = self.vocabulary.boundary(self.from(self.tail)) {
@@ -134,7 +138,7 @@ impl Known {
 
     /// Hands out the tokens `done..until` of the stretch that ends at `end`, with the
     /// text up to the end of each; the last of all takes the rest.
-    fn hand_out(&mut self, ids: &[u32], until: usize, end: usize, out: &mut Vec<Piece>) {
+    fn hand_out(&mut self, ids: &[u32], until: usize, end: usize, out: &mut Vec<ChainedToken>) {
         // The space that encoding puts in front of an answer is in no text.
         let lead = usize::from(self.vocabulary.leads() && self.tail == 0);
         let mut read = 0;
@@ -155,19 +159,13 @@ impl Known {
             };
             let stop = floor(&self.whole, stop);
             let text = self.whole.get(self.shown..stop).unwrap_or_default();
-            out.push(Piece {
-                token: ChainedToken {
-                    id: *id,
-                    logits: NO_LOGITS,
-                },
-                text: text.to_owned(),
-            });
+            out.push(token(*id, text));
             self.shown = self.shown.max(stop);
         }
         self.done = self.done.max(until);
     }
 
-    fn finish(&mut self) -> (Vec<Piece>, String, Option<u64>) {
+    fn finish(&mut self) -> (Vec<ChainedToken>, String, Option<u64>) {
         let (mut out, end) = (Vec::new(), self.whole.len());
         let ids = self.encode(end);
         self.hand_out(&ids, ids.len(), end, &mut out);

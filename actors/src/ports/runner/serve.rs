@@ -111,7 +111,6 @@ impl Answer<'_> {
                 let (made, finish) = (batch.tokens.len(), batch.finish);
                 let output = Output::Tokens {
                     tokens: batch.tokens,
-                    text: batch.text,
                     finish,
                     attached: Attached::default(),
                 };

@@ -1,9 +1,10 @@
 //! One answer between the server's text and the buyer's tokens: what is counted, what
 //! was handed on, what is paid for.
 
-use super::count::{Counter, Piece};
+use super::count::Counter;
 use super::wire::Usage;
 use protocol::chain::ChainedToken;
+use protocol::limits::MAX_PIECE_BYTES;
 use protocol::order::wire::Finish;
 use std::collections::VecDeque;
 
@@ -19,7 +20,6 @@ const BATCH_BYTES: usize = 16 << 10;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {
     pub tokens: Vec<ChainedToken>,
-    pub text: String,
     pub finish: Option<Finish>,
 }
 
@@ -27,9 +27,7 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct Tally {
     counter: Counter,
-    waiting: VecDeque<Piece>,
-    /// Text at the end that no token is billed for.
-    free: String,
+    waiting: VecDeque<ChainedToken>,
     shown: u64,
     most: u64,
     finish: Option<Finish>,
@@ -41,7 +39,6 @@ impl Tally {
         Tally {
             counter,
             waiting: VecDeque::new(),
-            free: String::new(),
             shown: 0,
             most: u64::from(most),
             finish: None,
@@ -69,7 +66,6 @@ impl Tally {
     pub fn end(&mut self, finish: Finish, usage: Option<Usage>) -> (u64, Option<u64>) {
         let (last, rest, whole) = self.counter.finish();
         self.waiting.extend(last);
-        self.free = rest;
         let ours = self.shown + self.waiting.len() as u64;
         let theirs = usage
             .map(|usage| usage.completion_tokens)
@@ -78,15 +74,23 @@ impl Tally {
             .min(whole.unwrap_or(u64::MAX))
             .min(theirs.unwrap_or(u64::MAX))
             .min(self.most);
-        let mut beyond = Vec::new();
+        // All text is delivered: what no token is billed for goes with the last one that is.
+        let text = !rest.is_empty() || !self.waiting.is_empty();
+        let billed = billed
+            .max(self.shown + u64::from(text))
+            .min(self.most.max(self.shown));
+        let mut beyond = VecDeque::from([rest.into_bytes()]);
         while self.shown + self.waiting.len() as u64 > billed {
-            let Some(piece) = self.waiting.pop_back() else {
+            let Some(token) = self.waiting.pop_back() else {
                 break;
             };
-            beyond.push(piece.text);
+            beyond.push_front(token.piece.bytes);
         }
-        let beyond: String = beyond.into_iter().rev().collect();
-        self.free.insert_str(0, &beyond);
+        if let Some(last) = self.waiting.back_mut() {
+            let bytes = &mut last.piece.bytes;
+            bytes.extend(beyond.into_iter().flatten());
+            bytes.truncate(MAX_PIECE_BYTES);
+        }
         self.finish = Some(finish);
         (ours, theirs)
     }
@@ -95,31 +99,22 @@ impl Tally {
     pub fn take(&mut self, allowed: u64) -> Option<Batch> {
         let mut batch = Batch::default();
         let ended = self.finish.is_some();
+        let mut bytes = 0;
         while batch.tokens.len() < BATCH_TOKENS
-            && batch.text.len() < BATCH_BYTES
+            && bytes < BATCH_BYTES
             && self.shown < allowed
             // The last one comes with the end: the order is over with it.
             && (ended || self.waiting.len() as u64 > HOLD && self.shown + 1 < self.most)
         {
-            let Some(piece) = self.waiting.pop_front() else {
+            let Some(token) = self.waiting.pop_front() else {
                 break;
             };
             self.shown += 1;
-            batch.tokens.push(piece.token);
-            batch.text.push_str(&piece.text);
+            bytes += token.piece.bytes.len();
+            batch.tokens.push(token);
         }
-        if ended && self.waiting.is_empty() && batch.text.len() < BATCH_BYTES {
-            let room = BATCH_BYTES - batch.text.len();
-            let cut = (0..=room.min(self.free.len()))
-                .rev()
-                .find(|at| self.free.is_char_boundary(*at));
-            let rest = self.free.split_off(cut.unwrap_or_default());
-            batch
-                .text
-                .push_str(&std::mem::replace(&mut self.free, rest));
-            if self.free.is_empty() {
-                batch.finish = self.finish;
-            }
+        if ended && self.waiting.is_empty() {
+            batch.finish = self.finish;
         }
         (batch != Batch::default()).then_some(batch)
     }
@@ -144,7 +139,12 @@ mod tests {
 
     fn of(batch: Option<Batch>) -> (usize, String, Option<Finish>) {
         let batch = batch.unwrap_or_default();
-        (batch.tokens.len(), batch.text, batch.finish)
+        let text = batch
+            .tokens
+            .iter()
+            .flat_map(|token| token.piece.bytes.clone());
+        let text = String::from_utf8(text.collect()).unwrap();
+        (batch.tokens.len(), text, batch.finish)
     }
 
     #[test]
@@ -166,8 +166,9 @@ mod tests {
         assert_eq!(of(tally.take(9)).0, 2);
         assert_eq!(tally.end(Finish::Stop, usage(3)), (4, Some(3)));
         assert_eq!(of(tally.take(9)), (1, "cd".to_owned(), Some(Finish::Stop)));
-        // Less than was delivered cannot be taken back; a count of nothing is none.
-        for (count, left) in [(1, 0), (0, 2), (99, 2)] {
+        // Less than was delivered cannot be taken back, and text needs a token to travel with;
+        // a count of nothing is none.
+        for (count, left) in [(1, 1), (0, 2), (99, 2)] {
             let mut tally = self::tally(10, &["a", "b", "c", "d"]);
             tally.take(9);
             tally.end(Finish::Stop, usage(count));

@@ -74,14 +74,12 @@ impl Heard {
     async fn next(&mut self, output: &mut mpsc::Receiver<Output>) -> bool {
         let next = tokio::time::timeout(BOUND, output.recv());
         match next.await.expect("output in time") {
-            Some(Output::Tokens {
-                tokens,
-                text,
-                finish,
-                ..
-            }) => {
+            Some(Output::Tokens { tokens, finish, .. }) => {
+                for token in &tokens {
+                    self.text
+                        .push_str(&String::from_utf8_lossy(&token.piece.bytes));
+                }
                 self.tokens.extend(tokens);
-                self.text.push_str(&text);
                 self.finish = finish;
                 finish.is_none()
             }

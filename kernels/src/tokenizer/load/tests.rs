@@ -2,7 +2,7 @@
 
 use crate::gguf::Gguf;
 use crate::gguf::write::{Value, Writer};
-use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::tokenizer::{Piece, Tokenizer, TokenizerError, byte_char};
 use proptest::prelude::*;
 
 fn texts(list: &[&str]) -> Value {
@@ -77,6 +77,62 @@ fn sentence_piece(pieces: &[(&str, f32)], space: bool) -> Result<Tokenizer, Toke
         ("scores", Value::F32s(scores)),
         ("add_space_prefix", Value::Bool(space)),
     ])
+}
+
+/// A byte-level vocabulary: the 256 bytes, then these tokens with their kinds.
+fn byte_level(more: &[(&str, i32)], keys: Vec<(&str, Value)>) -> Result<Tokenizer, TokenizerError> {
+    let mut tokens: Vec<String> = (0..=255).map(|b| byte_char(b).to_string()).collect();
+    let mut kinds = vec![1; 256];
+    tokens.extend(more.iter().map(|(text, _)| (*text).to_owned()));
+    kinds.extend(more.iter().map(|(_, kind)| kind));
+    let mut all = vec![
+        ("model", Value::Text("gpt2".into())),
+        ("tokens", Value::Texts(tokens)),
+        ("token_type", Value::I32s(kinds)),
+        ("merges", texts(&[])),
+    ];
+    all.extend(keys);
+    load(all)
+}
+
+fn piece(control: bool, bytes: &[u8]) -> Piece {
+    let bytes = bytes.to_vec();
+    Piece { control, bytes }
+}
+
+#[test]
+fn pieces_of_a_byte_level_vocabulary_are_its_bytes() {
+    let more = [("Ġhé", 1), ("<|end|>", 3), ("<tool>", 4), ("<pad>", 5)];
+    let tokenizer = byte_level(&more, vec![("pre", Value::Text("qwen2".into()))]).unwrap();
+    assert_eq!(tokenizer.piece(0xff), piece(false, b"\xff"));
+    assert_eq!(tokenizer.piece(256), piece(false, b" h\xe9"));
+    assert_eq!(tokenizer.piece(257), piece(true, b"<|end|>"));
+    assert_eq!(tokenizer.piece(258), piece(false, b"<tool>"));
+    assert_eq!(tokenizer.piece(259), piece(true, b"<pad>"));
+    assert_eq!(tokenizer.piece(260), piece(true, b""));
+}
+
+#[test]
+fn pieces_of_sentencepiece_and_wordpiece_are_text_with_spaces() {
+    let tokenizer = sentence_piece(&PIECES, true).unwrap();
+    assert_eq!(tokenizer.piece(0), piece(true, b"<unk>"));
+    assert_eq!(tokenizer.piece(2), piece(true, b"</s>"));
+    assert_eq!(tokenizer.piece(3 + 0x0a), piece(false, b"\n"));
+    assert_eq!(tokenizer.piece(259), piece(false, b" "));
+    assert_eq!(tokenizer.piece(266), piece(false, b" ab"));
+    let tokenizer = gemma(&["▁é"], &[]).unwrap();
+    assert_eq!(tokenizer.piece(3 + 0xe9), piece(false, b"\xe9"));
+    assert_eq!(tokenizer.piece(259), piece(false, " é".as_bytes()));
+    let words = load(vec![
+        ("model", Value::Text("bert".into())),
+        ("tokens", texts(&["[UNK]", "▁a", "b"])),
+        ("token_type", Value::I32s(vec![3, 1, 1])),
+        ("unknown_token_id", Value::U32(0)),
+    ])
+    .unwrap();
+    assert_eq!(words.piece(0), piece(true, b"[UNK]"));
+    assert_eq!(words.piece(1), piece(false, b" a"));
+    assert_eq!(words.piece(2), piece(false, b"b"));
 }
 
 /// SentencePiece as its authors describe it: merge the best pair until none is left.

@@ -151,13 +151,14 @@ fn no_payment_passes_the_cap_of_its_order_and_a_failed_one_frees_it() {
         rig.give(Input::Pay(Box::new(pay)))
     };
     assert_eq!(pays(&pay(&mut rig, 0, 6_000)), 1);
-    assert_eq!(refused(&pay(&mut rig, 1, 4_001)), Code::CapTooLow);
-    assert_eq!(pays(&pay(&mut rig, 1, 4_000)), 1);
+    // Up to 50 of it may go into fees.
+    assert_eq!(refused(&pay(&mut rig, 1, 3_951)), Code::CapTooLow);
+    assert_eq!(pays(&pay(&mut rig, 1, 3_950)), 1);
     let reason = "no route".to_owned();
     let effects = rig.sent(1, hash(1), PayOutcome::Failed { reason });
     assert_eq!(refused(&effects), Code::PaymentFailed);
-    assert_eq!(pays(&pay(&mut rig, 2, 6_001)), 0);
-    assert_eq!(pays(&pay(&mut rig, 3, 6_000)), 1);
+    assert_eq!(pays(&pay(&mut rig, 2, 6_051)), 0);
+    assert_eq!(pays(&pay(&mut rig, 3, 6_050)), 1);
 }
 
 #[test]
@@ -180,19 +181,41 @@ fn at_most_eight_payments_of_an_order_are_under_way() {
     assert_eq!(pays(&rig.give(Input::Pay(Box::new(ninth)))), 1);
 }
 
+fn fee_limit(effects: &[Effect]) -> u64 {
+    match effects {
+        [Effect::Pay { max_fee, .. }] => max_fee.0,
+        other => panic!("not paid: {other:?}"),
+    }
+}
+
 #[test]
-fn the_fee_limit_shrinks_to_what_the_day_has_left() {
-    let mut rig = Rig::new(limits(10_000, 10_020));
+fn the_fee_limit_shrinks_to_what_the_cap_has_left() {
+    let mut rig = Rig::new(limits(10_000, 10_000));
     rig.reserved(1, 10_000);
-    let pay = invoice(&rig, 1, 0, 1, 10_000);
-    let effects = rig.give(Input::Pay(Box::new(pay)));
-    assert!(matches!(
-        &effects[..],
-        [Effect::Pay {
-            max_fee: Msat(20),
-            ..
-        }]
-    ));
+    let pay = invoice(&rig, 1, 0, 1, 9_980);
+    assert_eq!(fee_limit(&rig.give(Input::Pay(Box::new(pay)))), 20);
+    let more = invoice(&rig, 1, 1, 2, 1);
+    let effects = rig.give(Input::Pay(Box::new(more)));
+    assert_eq!(refused(&effects), Code::CapTooLow);
+}
+
+#[test]
+fn payments_of_an_order_share_one_fee_budget_and_it_does_not_grow_with_their_number() {
+    let mut rig = Rig::new(limits(1_000_000, 10_000_000));
+    rig.reserved(1, 100_000);
+    let budget = rig.config.fees.within(Msat(100_000)).0;
+    assert_eq!(budget, 5_000);
+    let (mut fees, mut limits) = (0, Vec::new());
+    for n in 0..40 {
+        let mut pay = invoice(&rig, 1, n, u64::from(n), 1);
+        pay.max_fee = Msat(3_000);
+        let limit = fee_limit(&rig.give(Input::Pay(Box::new(pay))));
+        rig.sent(u64::from(n), hash(u64::from(n)), settled(limit));
+        limits.push(limit);
+        fees += limit;
+    }
+    assert_eq!(limits[..3], [2_500, 1_250, 625]);
+    assert_eq!((fees, rig.report().fees), (budget, Msat(budget)));
 }
 
 #[test]
@@ -334,4 +357,139 @@ fn a_payment_outside_of_any_order_is_acknowledged() {
     let mut rig = Rig::new(Config::default());
     let effects = rig.sent(4, hash(1), settled(0));
     assert_eq!(effects, vec![Effect::Acknowledge { event: 4 }]);
+}
+
+#[test]
+fn output_that_only_may_have_been_sent_is_owed_for_a_day() {
+    for (age, most) in [(DAY_MS - 1, 2_500), (DAY_MS, 500)] {
+        let mut rig = Rig::new(limits(100_000, 1_000_000));
+        let mut broken = account(8, Side::Buyer, key(1), 500);
+        broken.unsure = Msat(2_000);
+        closed(&mut rig, broken);
+        rig.pass(age);
+        rig.restart();
+        rig.reserved(1, 90_000);
+        let mut claim = invoice(&rig, 1, 0, 1, 4_000);
+        claim.carried = Msat(most + 1);
+        let effects = rig.give(Input::Pay(Box::new(claim.clone())));
+        assert_eq!(refused(&effects), Code::ProtocolViolation);
+        claim.carried = Msat(most);
+        assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
+    }
+}
+
+#[test]
+fn spending_of_a_day_is_counted_though_its_rows_have_left_memory() {
+    let mut rig = Rig::new(limits(100_000, 1_000_000_000));
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 60_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    rig.sent(1, hash(1), settled(10));
+    for h in 0..crate::payment::ledger::MAX_ROWS as u64 {
+        rig.received(h, hash(1_000 + h), 1);
+    }
+    let spent = rig.report().spent_today;
+    rig.restart();
+    assert_eq!(rig.report().spent_today, spent);
+    assert_eq!(spent, [("cli".to_owned(), Msat(60_010))].into());
+    assert!(rig.report().entries.is_empty());
+}
+
+#[test]
+fn a_wall_clock_that_jumps_makes_no_payment_fail() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    rig.now.wall = rig.now.wall.after_ms(DAY_MS);
+    let mut effects = rig.wait(60_000);
+    // The invoice lives for 600 s, and the wallet may be as late again.
+    for _ in 0..16 {
+        let id = lookup_id(&effects);
+        assert_eq!(rig.looked_up(id, hash(1), LookupOutcome::NotFound), vec![]);
+        effects = rig.wait(70_000);
+    }
+    effects = rig.wait(70_000);
+    let effects = rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::NotFound);
+    assert_eq!(refused(&effects), Code::PaymentFailed);
+}
+
+#[test]
+fn an_invoice_that_lives_for_longer_than_an_hour_is_not_paid() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let mut pay = invoice(&rig, 1, 0, 1, 1_000);
+    pay.facts.expires = rig.now.wall.after_ms(3_600_001);
+    let effects = rig.give(Input::Pay(Box::new(pay.clone())));
+    assert_eq!(refused(&effects), Code::PaymentFailed);
+    pay.facts.expires = rig.now.wall.after_ms(3_600_000);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(pay)))), 1);
+}
+
+#[test]
+fn a_wallet_that_has_no_preimage_is_believed_after_a_while() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let paid = LookupOutcome::Settled {
+        preimage: None,
+        msat: Msat(1_000),
+        fee: Msat(2),
+    };
+    let mut effects = rig.wait(60_000);
+    for _ in 1..crate::payment::saga::UNPROVED {
+        let id = lookup_id(&effects);
+        assert_eq!(rig.looked_up(id, hash(1), paid.clone()), vec![]);
+        effects = rig.wait(70_000);
+    }
+    let effects = rig.looked_up(lookup_id(&effects), hash(1), paid);
+    assert_eq!(told_settled(&effects), 1);
+    assert_eq!(rig.machine.deadline(), None);
+    assert_eq!(rig.report().fees, Msat(2));
+    // The proof comes after all, with the wallet's event.
+    let effects = rig.sent(1, hash(1), settled(2));
+    assert_eq!(effects, vec![Effect::Acknowledge { event: 1 }]);
+    assert_eq!(rig.report().entries[0].preimage, Some(Preimage([9; 32])));
+}
+
+fn forgotten(effects: &[Effect]) -> Vec<PaymentHash> {
+    let hashes = effects.iter().map(|effect| match effect {
+        Effect::ForgetPayments { hashes } => hashes.clone(),
+        _ => Vec::new(),
+    });
+    hashes.flatten().collect()
+}
+
+#[test]
+fn the_wallet_is_told_to_forget_what_ended_long_ago_part_by_part_and_each_once() {
+    let mut rig = Rig::new(limits(1_000_000, 1_000_000_000));
+    rig.reserved(1, 1_000_000);
+    let count = 600;
+    for h in 0..count {
+        let pay = invoice(&rig, 1, u32::try_from(h).unwrap(), h, 1_000);
+        rig.give(Input::Pay(Box::new(pay)));
+        // One stays of open fate.
+        if h > 0 {
+            let effects = rig.sent(h, hash(h), settled(0));
+            assert_eq!(forgotten(&effects), vec![]);
+        }
+    }
+    let mut asked = Vec::new();
+    for step in 0..5 {
+        rig.pass(if step == 0 { 90 * DAY_MS } else { 3_600_000 });
+        let hashes = forgotten(&rig.wait(0));
+        assert!(hashes.len() <= 256);
+        let hashes_full = hashes.len() == 256;
+        asked.extend(hashes);
+        let early = if hashes_full { 59_999 } else { 3_599_999 };
+        assert_eq!(forgotten(&rig.wait(early)), vec![], "too soon");
+        if step == 1 {
+            rig.restart();
+        }
+    }
+    let all: Vec<PaymentHash> = (1..count).map(hash).collect();
+    assert_eq!(asked, all);
+    assert_eq!(rig.report().entries.len() as u64, count);
+    assert_eq!(rig.report().spent, Msat((count - 1) * 1_000));
 }

@@ -5,21 +5,28 @@ use super::*;
 const QUANTUM: u64 = 1_000;
 
 fn open(rig: &mut Rig, n: u64, buyer: u8) -> (u64, bool, u64) {
+    match asked(rig, n, buyer) {
+        Ok(credit) => (credit.window.0, credit.prepay, credit.debt.0),
+        Err(refusal) => panic!("refused: {refusal}"),
+    }
+}
+
+fn asked(rig: &mut Rig, n: u64, buyer: u8) -> Result<Credit, Refusal> {
     let effects = rig.give(Input::OpenCredit {
         order: order(n),
         buyer: key(buyer),
         quantum: Msat(QUANTUM),
     });
-    match effects[..] {
-        [
-            Effect::Tell(Message::CreditOpened {
-                window,
-                prepay,
-                debt,
-                ..
-            }),
-        ] => (window.0, prepay, debt.0),
+    match effects.as_slice() {
+        [Effect::Tell(Message::CreditOpened { result, .. })] => result.clone(),
         _ => panic!("no answer: {effects:?}"),
+    }
+}
+
+/// Pays 1,000, 1,000, 2,000 and 4,000 for an order, which makes a window of 8,000.
+fn pump(rig: &mut Rig, n: u64) {
+    for (h, msat) in [(1, 1_000), (2, 1_000), (3, 2_000), (4, 4_000)] {
+        paid(rig, n, h, msat, 50);
     }
 }
 
@@ -73,44 +80,97 @@ fn close(rig: &mut Rig, n: u64, buyer: u8, cost: u64, unpaid: u64) {
 }
 
 #[test]
-fn a_stranger_prepays_and_the_window_opens_doubles_and_stops_at_the_cap() {
+fn a_window_grows_by_what_was_paid_and_stops_at_the_cap() {
     let mut rig = Rig::new(Config {
         window_cap: Msat(7_000),
         ..Config::default()
     });
     assert_eq!(open(&mut rig, 1, 5), (0, true, 0));
-    let windows: Vec<u64> = (1..5).map(|h| paid(&mut rig, 1, h, 1_000, 50)).collect();
-    assert_eq!(windows, [2_000, 4_000, 7_000, 7_000]);
-    close(&mut rig, 1, 5, 4_000, 0);
+    let payments = [(1, 1_000), (2, 1_000), (3, 2_500), (4, 4_000)];
+    let windows = payments.map(|(h, msat)| paid(&mut rig, 1, h, msat, 50));
+    assert_eq!(windows, [1_000, 2_000, 4_500, 7_000]);
+    close(&mut rig, 1, 5, 8_500, 0);
     assert_eq!(open(&mut rig, 2, 5), (7_000, false, 0));
     assert_eq!(open(&mut rig, 3, 6), (0, true, 0));
 }
 
 #[test]
-fn a_late_payment_halves_the_window() {
+fn many_tiny_payments_open_no_more_than_their_sum() {
+    let mut rig = Rig::new(Config::default());
+    for n in 1..=6 {
+        assert_eq!(open(&mut rig, n, 5), (0, true, 0));
+        assert!(paid(&mut rig, n, n, 1, 50) <= n);
+        close(&mut rig, n, 5, 1, 0);
+    }
+    assert_eq!(open(&mut rig, 7, 5), (0, true, 0));
+}
+
+#[test]
+fn small_orders_that_are_prepaid_lead_to_a_window() {
+    let mut rig = Rig::new(Config::default());
+    for n in 1..=4 {
+        assert_eq!(open(&mut rig, n, 5), (0, true, 0));
+        paid(&mut rig, n, n, 300, 50);
+        close(&mut rig, n, 5, 300, 0);
+    }
+    assert_eq!(open(&mut rig, 5, 5), (1_200, false, 0));
+}
+
+/// Payments for `total` in the host's steps: half of the window, a quantum at least.
+fn payments(rig: &mut Rig, n: u64, first: u64, total: u64) -> u64 {
+    let (mut window, prepay, _) = open(rig, n, 5);
+    let (mut sum, mut count) = (0, 0);
+    while sum < total {
+        let step = if prepay && count == 0 { 0 } else { window / 2 };
+        let msat = step.max(QUANTUM).min(total - sum);
+        window = paid(rig, n, first + count, msat, 50);
+        sum += msat;
+        count += 1;
+    }
+    close(rig, n, 5, total, 0);
+    count
+}
+
+#[test]
+fn a_stream_takes_eleven_payments_for_a_stranger_and_fewer_once_warm() {
+    let mut rig = Rig::new(Config::default());
+    // 256 tokens at 250 msat.
+    let total = 256 * 250;
+    assert_eq!(payments(&mut rig, 1, 1, total), 11);
+    assert_eq!(payments(&mut rig, 2, 100, total), 2);
+    let mut rig = Rig::new(Config::default());
+    // Warm from an answer of 16 tokens.
+    payments(&mut rig, 1, 1, 4_000);
+    assert_eq!(payments(&mut rig, 2, 100, total), 7);
+}
+
+#[test]
+fn a_late_payment_halves_the_window_and_a_running_order_keeps_a_quantum() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
-    for h in 1..4 {
-        paid(&mut rig, 1, h, 1_000, 50);
-    }
-    assert_eq!(paid(&mut rig, 1, 4, 1_000, 30_001), 4_000);
-    assert_eq!(paid(&mut rig, 1, 5, 1_000, 30_001), 2_000);
-    assert_eq!(paid(&mut rig, 1, 6, 1_000, 30_001), 2_000);
+    pump(&mut rig, 1);
+    let windows = [5, 6, 7, 8].map(|h| paid(&mut rig, 1, h, 1_000, 30_001));
+    assert_eq!(windows, [4_000, 2_000, 1_000, 1_000]);
+    close(&mut rig, 1, 5, 12_000, 0);
+    assert_eq!(open(&mut rig, 2, 5), (0, true, 0));
+    // A stranger whose first payment is late: the order goes on, the next one prepays.
+    open(&mut rig, 3, 6);
+    assert_eq!(paid(&mut rig, 3, 9, 1_500, 30_001), 1_000);
+    close(&mut rig, 3, 6, 1_500, 0);
+    assert_eq!(open(&mut rig, 4, 6), (0, true, 0));
 }
 
 #[test]
 fn trust_is_remembered_over_a_restart_and_fades_by_the_day() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
-    for h in 1..4 {
-        paid(&mut rig, 1, h, 1_000, 50);
-    }
-    close(&mut rig, 1, 5, 3_000, 0);
+    pump(&mut rig, 1);
+    close(&mut rig, 1, 5, 8_000, 0);
     rig.restart();
     assert_eq!(open(&mut rig, 2, 5), (8_000, false, 0));
     close(&mut rig, 2, 5, 0, 0);
-    rig.pass(2 * DAY_MS);
-    assert_eq!(open(&mut rig, 3, 5), (2_000, false, 0));
+    rig.pass(3 * DAY_MS);
+    assert_eq!(open(&mut rig, 3, 5), (1_000, false, 0));
     close(&mut rig, 3, 5, 0, 0);
     rig.pass(DAY_MS);
     assert_eq!(open(&mut rig, 4, 5), (0, true, 0));
@@ -120,12 +180,107 @@ fn trust_is_remembered_over_a_restart_and_fades_by_the_day() {
 fn open_orders_of_a_buyer_share_its_window() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
-    for h in 1..4 {
-        paid(&mut rig, 1, h, 1_000, 50);
-    }
+    pump(&mut rig, 1);
     assert_eq!(open(&mut rig, 2, 5), (0, true, 0));
-    close(&mut rig, 1, 5, 3_000, 0);
+    // What the second pays for itself is its own part.
+    assert_eq!(paid(&mut rig, 2, 9, 1_200, 50), 1_200);
+    close(&mut rig, 1, 5, 8_000, 0);
     assert_eq!(open(&mut rig, 3, 5), (8_000, false, 0));
+}
+
+#[test]
+fn an_order_beside_one_that_has_the_whole_window_still_goes_on_once_it_prepaid() {
+    let mut rig = Rig::new(Config {
+        window_cap: Msat(4_000),
+        ..Config::default()
+    });
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 6_000, 50);
+    close(&mut rig, 1, 5, 6_000, 0);
+    assert_eq!(open(&mut rig, 2, 5), (4_000, false, 0));
+    assert_eq!(open(&mut rig, 3, 5), (0, true, 0));
+    assert_eq!(paid(&mut rig, 3, 2, 1_000, 50), 1_000);
+}
+
+#[test]
+fn an_order_id_is_given_credit_once() {
+    let mut rig = Rig::new(Config::default());
+    let refused = |rig: &mut Rig, n, buyer| asked(rig, n, buyer).unwrap_err().code;
+    open(&mut rig, 1, 5);
+    pump(&mut rig, 1);
+    assert_eq!(refused(&mut rig, 1, 5), Code::BadOrder, "while it is open");
+    assert_eq!(refused(&mut rig, 1, 6), Code::BadOrder, "to anybody");
+    close(&mut rig, 1, 5, 8_000, 0);
+    assert_eq!(refused(&mut rig, 1, 5), Code::BadOrder, "once it is over");
+    rig.restart();
+    assert_eq!(refused(&mut rig, 1, 5), Code::BadOrder, "in a later run");
+    open(&mut rig, 2, 5);
+    close(&mut rig, 2, 5, 0, 0);
+    assert_eq!(
+        refused(&mut rig, 2, 5),
+        Code::BadOrder,
+        "though it was void"
+    );
+}
+
+#[test]
+fn the_end_of_an_order_that_was_refused_for_its_id_leaves_the_other_open() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    asked(&mut rig, 1, 6).unwrap_err();
+    close(&mut rig, 1, 6, 0, 0);
+    assert_eq!(paid(&mut rig, 1, 1, 1_500, 50), 1_500);
+    close(&mut rig, 1, 5, 2_000, 500);
+    assert_eq!(rig.report().owed_to_us, Msat(500));
+    assert_eq!(open(&mut rig, 2, 6), (0, true, 0));
+}
+
+#[test]
+fn a_crash_of_the_host_forgives_no_debt_of_earlier_orders() {
+    for cost in [0, 3_000] {
+        let mut rig = Rig::new(Config::default());
+        open(&mut rig, 1, 5);
+        paid(&mut rig, 1, 1, 1_000, 50);
+        close(&mut rig, 1, 5, 1_700, 700);
+        assert_eq!(open(&mut rig, 2, 5).2, 700);
+        rig.restart();
+        let mut account = account(2, Side::Host, key(5), cost);
+        account.status = Status::Failed(Code::Interrupted);
+        let unpaid = Msat::ZERO;
+        rig.give(Input::Close { account, unpaid });
+        assert_eq!(rig.report().owed_to_us, Msat(700));
+    }
+}
+
+#[test]
+fn a_debt_halves_by_the_day_and_what_is_tolerated_of_it_is_written_off() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 4_000, 50);
+    close(&mut rig, 1, 5, 7_000, 3_000);
+    rig.pass(DAY_MS - 1);
+    assert_eq!(open(&mut rig, 2, 5), (0, true, 1_000));
+    close(&mut rig, 2, 5, 0, 1_000);
+    rig.pass(1);
+    assert_eq!(rig.report().owed_to_us, Msat(1_500));
+    rig.pass(DAY_MS);
+    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
+    rig.restart();
+    assert_eq!(open(&mut rig, 3, 5), (0, true, 0));
+    // Of the 4,000 that it paid 3,000 were lost by it: 1,000 are left, and what it pays now.
+    assert_eq!(paid(&mut rig, 3, 2, 1_000, 50), 1_000);
+    assert_eq!(paid(&mut rig, 3, 3, 900, 50), 1_900);
+}
+
+#[test]
+fn money_that_comes_for_an_order_that_ended_void_is_trust_and_no_balance() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_600);
+    close(&mut rig, 1, 5, 0, 0);
+    rig.received(1, hash(1), 1_600);
+    assert_eq!(rig.report().earned, Msat(1_600));
+    assert_eq!(open(&mut rig, 2, 5), (1_600, false, 0));
 }
 
 #[test]
@@ -135,12 +290,12 @@ fn a_debt_goes_into_one_next_order_and_is_gone_only_when_paid() {
     paid(&mut rig, 1, 1, 1_000, 50);
     close(&mut rig, 1, 5, 1_700, 700);
     assert_eq!(rig.report().owed_to_us, Msat(700));
-    assert_eq!(open(&mut rig, 2, 5), (2_000, false, 700));
+    assert_eq!(open(&mut rig, 2, 5), (1_000, false, 700));
     assert_eq!(open(&mut rig, 3, 5), (0, true, 0));
     rig.restart();
     close(&mut rig, 2, 5, 0, 700);
     assert_eq!(rig.report().owed_to_us, Msat(700));
-    assert_eq!(open(&mut rig, 4, 5), (2_000, false, 700));
+    assert_eq!(open(&mut rig, 4, 5), (1_000, false, 700));
     paid(&mut rig, 4, 2, 1_700, 50);
     close(&mut rig, 4, 5, 1_000, 0);
     assert_eq!(rig.report().owed_to_us, Msat::ZERO);
@@ -288,7 +443,7 @@ fn an_invoice_paid_while_the_host_was_down_is_found_at_restart() {
     assert!(matches!(
         &effects[..],
         [Effect::Tell(Message::CreditGranted {
-            window: Msat(2_000),
+            window: Msat(1_000),
             ..
         })]
     ));
@@ -319,7 +474,7 @@ fn a_debt_paid_with_the_entry_of_a_refused_order_is_paid() {
     open(&mut rig, 1, 5);
     paid(&mut rig, 1, 1, 1_000, 50);
     close(&mut rig, 1, 5, 1_700, 700);
-    assert_eq!(open(&mut rig, 2, 5), (2_000, false, 700));
+    assert_eq!(open(&mut rig, 2, 5), (1_000, false, 700));
     make(&mut rig, 2, 0, 2, 1_700);
     close(&mut rig, 2, 5, 0, 700);
     assert_eq!(rig.report().owed_to_us, Msat(700));
@@ -328,28 +483,188 @@ fn a_debt_paid_with_the_entry_of_a_refused_order_is_paid() {
 }
 
 #[test]
-fn an_order_id_of_somebody_else_gets_no_credit() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    assert_eq!(paid(&mut rig, 1, 1, 1_000, 50), 2_000);
-    assert_eq!(open(&mut rig, 1, 6), (0, true, 0));
-    assert_eq!(paid(&mut rig, 1, 2, 1_000, 50), 4_000);
-}
-
-#[test]
-fn invoices_that_nobody_paid_do_not_pile_up() {
+fn invoices_that_nobody_paid_do_not_pile_up_and_late_money_finds_them() {
     let mut rig = Rig::new(Config::default());
     let most = crate::payment::ledger::MAX_EXPIRED as u64;
-    for h in 0..most + 10 {
-        make(&mut rig, h, 0, h, 1_000);
-    }
-    for effect in rig.wait(1_200_001) {
-        if let Effect::Lookup { id, hash, .. } = effect {
-            rig.looked_up(id, hash, LookupOutcome::NotFound);
+    for round in 0..2 {
+        for h in 0..=most / 2 {
+            let n = round * 1_000 + h;
+            open(&mut rig, n, u8::try_from(n % 251).unwrap());
+            make(&mut rig, n, 0, n, 1_000);
+        }
+        for effect in rig.wait(1_200_001) {
+            if let Effect::Lookup { id, hash, .. } = effect {
+                rig.looked_up(id, hash, LookupOutcome::NotFound);
+            }
+        }
+        for h in 0..=most / 2 {
+            let n = round * 1_000 + h;
+            close(&mut rig, n, u8::try_from(n % 251).unwrap(), 0, 0);
         }
     }
     assert_eq!(rig.report().entries.len() as u64, most);
     assert_eq!(rig.disk.len() as u64, most);
-    assert_eq!(granted(&rig.received(1, hash(0), 1_000)), None);
-    assert_eq!(rig.report().notes.len(), 1);
+    assert!(granted(&rig.received(1, hash(0), 1_000)).is_some());
+    assert_eq!(granted(&rig.received(2, hash(0), 1_000)), None, "once");
+    assert_eq!(rig.report().earned, Msat(1_000));
+    rig.restart();
+    assert_eq!(granted(&rig.received(3, hash(1), 1_000)), None);
+    assert_eq!(rig.report().earned, Msat(1_000));
+    let last = rig.report().notes.pop().expect("a note");
+    assert!(last.text.contains("no order"), "{}", last.text);
+}
+
+fn cannot_make(rig: &mut Rig, n: u64, seq: u32) -> bool {
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(n),
+        seq,
+        msat: Msat(1_000),
+        description_hash: [0; 32],
+        expiry_s: 180,
+    });
+    match effects.as_slice() {
+        [Effect::CreateInvoice { .. }] => false,
+        [Effect::Tell(Message::InvoiceMade { result, .. })] => {
+            assert_eq!(result.as_ref().unwrap_err().code, Code::NoInvoice);
+            true
+        }
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
+#[test]
+fn invoices_of_strangers_leave_room_for_buyers_who_paid() {
+    use crate::payment::unpaid::{MAX_OF_STRANGER, MAX_STRANGERS};
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 0);
+    pump(&mut rig, 1);
+    let buyers = u8::try_from(MAX_STRANGERS / MAX_OF_STRANGER).unwrap();
+    let mut h = 1_000;
+    for buyer in 1..=buyers {
+        let n = 10 + u64::from(buyer);
+        open(&mut rig, n, buyer);
+        for seq in 0..MAX_OF_STRANGER {
+            make(&mut rig, n, u32::try_from(seq).unwrap(), h, 1_000);
+            h += 1;
+        }
+        assert!(cannot_make(&mut rig, n, 9), "more than one stranger's");
+    }
+    open(&mut rig, 5_000, buyers + 1);
+    assert!(cannot_make(&mut rig, 5_000, 0), "more than all strangers'");
+    assert!(!cannot_make(&mut rig, 1, 9), "a buyer who paid");
+}
+
+#[test]
+fn the_entry_invoice_of_a_void_order_no_longer_counts_and_is_not_asked_after() {
+    let mut rig = Rig::new(Config::default());
+    for n in 0..3_000 {
+        open(&mut rig, n, 5);
+        make(&mut rig, n, 0, n, 1_000);
+        close(&mut rig, n, 5, 0, 0);
+    }
+    assert_eq!(rig.machine.deadline(), None);
+    let tables = [Table::Incoming, Table::Credit];
+    assert_eq!(
+        rig.disk.keys().filter(|(t, _)| tables.contains(t)).count(),
+        0
+    );
+    // Of the first ones the rows are deleted; of the last ones not.
+    for n in [0, 2_999] {
+        rig.pass(90_000);
+        assert!(granted(&rig.received(n, hash(n), 1_000)).is_some());
+        assert_eq!(rig.state(Side::Host, hash(n)), EntryState::Settled);
+    }
+    let report = rig.report();
+    assert_eq!((report.earned, report.notes.len()), (Msat(2_000), 2));
+    assert_eq!(open(&mut rig, 3_000, 5), (2_000, false, 0));
+}
+
+#[test]
+fn an_invoice_that_is_made_when_its_order_is_over_is_dropped() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(1),
+        seq: 0,
+        msat: Msat(1_000),
+        description_hash: [0; 32],
+        expiry_s: 60,
+    });
+    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
+        panic!("no invoice asked for: {effects:?}")
+    };
+    close(&mut rig, 1, 5, 0, 0);
+    let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
+    assert_eq!(rig.give(Input::InvoiceCreated { id, result }), vec![]);
+    assert!(rig.disk.is_empty());
+}
+
+#[test]
+fn a_wall_clock_that_jumps_makes_no_payment_late_and_no_invoice_dead() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_000);
+    rig.now.wall = rig.now.wall.after_ms(3_600_000);
+    rig.pass(50);
+    assert_eq!(granted(&rig.received(1, hash(1), 1_000)), Some(1_000));
+    make(&mut rig, 1, 1, 2, 1_000);
+    rig.now.wall = rig.now.wall.after_ms(20_000_000);
+    assert_eq!(
+        rig.wait(600_000),
+        vec![],
+        "its life and the grace are not over"
+    );
+    let effects = rig.wait(600_001);
+    rig.looked_up(lookup_id(&effects), hash(2), LookupOutcome::NotFound);
+    assert_eq!(rig.state(Side::Host, hash(2)), EntryState::Expired);
+}
+
+#[test]
+fn an_end_is_confirmed_behind_what_it_writes_each_time_and_booked_once() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    let end = |side, cost| Input::Close {
+        account: account(1, side, key(5), cost),
+        unpaid: Msat(700),
+    };
+    for side in [Side::Host, Side::Buyer] {
+        let confirmed = Effect::Tell(Message::OrderClosed {
+            order: order(1),
+            side,
+        });
+        let effects = rig.turn(Some(end(side, 1_700)));
+        assert!(matches!(&effects[..], [Effect::Persist(_), last] if *last == confirmed));
+        rig.store(&effects);
+        rig.restart();
+        // Told again, and it has changed meanwhile: what was booked stands.
+        assert_eq!(rig.turn(Some(end(side, 9_000))), vec![confirmed]);
+    }
+    let report = rig.report();
+    assert_eq!(report.owed_to_us, Msat(700));
+    let costs: Vec<_> = report.orders.iter().map(|order| order.cost).collect();
+    assert_eq!(costs, [Msat(1_700), Msat(1_700)]);
+}
+
+#[test]
+fn the_wallet_forgets_invoices_that_nobody_can_pay_any_more_and_none_that_was_paid() {
+    let mut rig = Rig::new(Config::default());
+    for n in 0..300 {
+        open(&mut rig, n, 5);
+        make(&mut rig, n, 0, n, 1_000);
+        close(&mut rig, n, 5, 0, 0);
+    }
+    rig.pass(3_600_000);
+    let mut told = Vec::new();
+    for effects in [rig.received(1, hash(7), 1_000), rig.wait(60_000)] {
+        let before = told.len();
+        for effect in effects {
+            if let Effect::ForgetPayments { hashes } = effect {
+                told.extend(hashes);
+            }
+        }
+        assert!(told.len() > before && told.len() <= before + 256);
+    }
+    let unpaid: Vec<PaymentHash> = (0..300).filter(|n| *n != 7).map(hash).collect();
+    assert!(told == unpaid, "{} of {}", told.len(), unpaid.len());
 }

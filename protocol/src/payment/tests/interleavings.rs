@@ -214,7 +214,10 @@ impl World {
             .paying
             .values()
             .filter(|p| p.request == (self.run, request) && !p.told_failed)
-            .map(|p| p.msat)
+            .map(|p| match p.fate {
+                Fate::Settled { fee } => p.msat + fee,
+                _ => p.msat + p.max_fee,
+            })
             .sum();
         assert!(used <= cap, "{used} of a cap of {cap}");
         self.check_day();

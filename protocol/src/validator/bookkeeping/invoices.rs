@@ -4,6 +4,7 @@ use super::{Bound, Case, Trouble, doubt, lie};
 use crate::bundle::Bundle;
 use crate::crypto::Crypto;
 use crate::envelope::Network;
+use crate::ids::OrderId;
 use crate::money::{Counts, Msat};
 use crate::order::wire::Invoice;
 
@@ -23,7 +24,7 @@ pub(super) fn open(
             .map_err(|error| doubt(format!("an invoice: {error}")))?;
         let seq = opened.body.seq;
         let ours = opened.envelope.from == case.terms.envelope.from
-            && opened.body.order == case.order.body.id;
+            && opened.body.order == OrderId::of(&case.order.digest);
         match case.index.get(&opened.body.head) {
             Some(tokens) if ours => bound.push(Bound {
                 tokens: *tokens,

@@ -2,9 +2,12 @@
 
 use super::invoices::counts;
 use super::{Bound, Case, Trouble, doubt, lie};
+use crate::chain::ChainedToken;
 use crate::envelope::Opened;
-use crate::money::Msat;
-use crate::order::wire::Receipt;
+use crate::ids::OrderId;
+use crate::money::{Meter, Msat};
+use crate::order::wire::{Finish, Receipt, Status};
+use crate::text::Rendering;
 
 /// Checks a receipt. One that does not commit to this order and these terms proves nothing.
 pub(super) fn check(
@@ -22,6 +25,7 @@ pub(super) fn check(
     names(case, body)?;
     counts(case, &body.counts, "the receipt")?;
     chain(case, body, bound)?;
+    ending(case, body)?;
     money(case, body, bound)
 }
 
@@ -29,7 +33,10 @@ pub(super) fn check(
 fn names(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
     let (order, terms) = (&case.order.body, &case.terms.body);
     let checks = [
-        (receipt.id == order.id, "another order's id"),
+        (
+            receipt.id == OrderId::of(&case.order.digest),
+            "another order's id",
+        ),
         (receipt.buyer == case.order.envelope.from, "another buyer"),
         (receipt.host == case.terms.envelope.from, "another host"),
         (receipt.model == order.model, "another model than ordered"),
@@ -86,6 +93,55 @@ fn chain(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trou
             case.heads.len().saturating_sub(1)
         ))),
     }
+}
+
+/// Status and payments follow from what the receipt itself says, and an answer that the model
+/// is said to have ended does end.
+fn ending(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
+    let status = match receipt.finish {
+        Finish::Stopped => Status::Stopped,
+        _ => Status::Complete,
+    };
+    if receipt.status != status {
+        return Err(lie("the receipt's status is not that of its end"));
+    }
+    let ascending =
+        |pair: &[crate::order::wire::PaymentEntry]| matches!(pair, [a, b] if a.seq < b.seq);
+    if !receipt.payments.windows(2).all(ascending) {
+        return Err(lie("the receipt names a payment twice or out of order"));
+    }
+    let committed = case.index.get(&receipt.head).copied();
+    let Some(tokens) = committed.and_then(|n| case.tokens.get(..usize::try_from(n).ok()?)) else {
+        return Ok(()); // Which tokens it commits to is not known.
+    };
+    let job = &case.order.body.job;
+    let length = tokens.len() as u64;
+    // Servers of another make do not show the token that ended an answer, and have limits of
+    // their own; embeddings have no ending.
+    let replayable = receipt.numerics.is_some() && job.meter() == Meter::OutputToken;
+    let (ended, what) = match receipt.finish {
+        _ if !replayable => return Ok(()),
+        // The last token ends a turn, or a stop string is complete.
+        Finish::Stop => (
+            tokens.last().is_some_and(|token| token.piece.control) || stops(tokens, &job.stop),
+            "the receipt says that the model ended the answer, and neither its last token nor a stop string does",
+        ),
+        Finish::Length => (
+            length >= job.most_delivered(),
+            "the receipt says that the output ordered was delivered, and less was",
+        ),
+        _ => (true, ""),
+    };
+    if ended { Ok(()) } else { Err(lie(what)) }
+}
+
+fn stops(tokens: &[ChainedToken], stop: &[String]) -> bool {
+    let mut rendering = Rendering::new(stop);
+    for token in tokens {
+        rendering.push(&token.piece);
+    }
+    rendering.finish();
+    rendering.is_stopped()
 }
 
 fn money(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trouble> {

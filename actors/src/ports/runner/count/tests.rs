@@ -8,7 +8,11 @@ fn vocabulary() -> Arc<Vocabulary> {
 }
 
 /// Counts `text` cut at `cuts`: the pieces, the text without tokens, the whole's count.
-fn count(vocabulary: &Arc<Vocabulary>, text: &str, cuts: &[usize]) -> (Vec<Piece>, String, u64) {
+fn count(
+    vocabulary: &Arc<Vocabulary>,
+    text: &str,
+    cuts: &[usize],
+) -> (Vec<ChainedToken>, String, u64) {
     let mut counter = Counter::new(Some(vocabulary));
     let (mut pieces, mut rest) = (Vec::new(), text);
     for cut in cuts {
@@ -50,9 +54,10 @@ proptest! {
     ) {
         let vocabulary = vocabulary();
         let (pieces, trailing, whole) = count(&vocabulary, &text, &cuts);
-        let ids: Vec<u32> = pieces.iter().map(|piece| piece.token.id).collect();
+        let ids: Vec<u32> = pieces.iter().map(|piece| piece.id).collect();
         prop_assert_eq!(ids.len() as u64, whole);
-        let shown: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
+        let shown: Vec<u8> = pieces.iter().flat_map(|token| token.piece.bytes.clone()).collect();
+        let shown = String::from_utf8(shown).unwrap();
         prop_assert_eq!(shown + &trailing, text);
     }
 }
@@ -69,7 +74,7 @@ fn prose_comes_out_word_by_word_with_the_very_tokens_of_the_whole() {
             counter
                 .push(c.encode_utf8(&mut [0; 4]))
                 .into_iter()
-                .map(|p| p.token.id),
+                .map(|p| p.id),
         );
         late = late.max(
             vocabulary
@@ -78,7 +83,7 @@ fn prose_comes_out_word_by_word_with_the_very_tokens_of_the_whole() {
                 .saturating_sub(ids.len()),
         );
     }
-    ids.extend(counter.finish().0.into_iter().map(|piece| piece.token.id));
+    ids.extend(counter.finish().0.into_iter().map(|piece| piece.id));
     assert_eq!(ids, vocabulary.encode(text, true));
     assert!(late < WAIT, "{late} tokens late");
 }
@@ -114,8 +119,28 @@ fn without_a_vocabulary_a_piece_is_a_token_and_the_chain_holds_its_text() {
         (pieces.len(), last.len(), trailing.as_str(), whole),
         (2, 0, "", None)
     );
-    let mut digest = TextDigest::default();
-    digest.push("Hello world");
-    let token = pieces.last().unwrap().token;
-    assert_eq!((token.id, token.logits), (UNKNOWN_TOKEN, digest.digest()));
+    let bytes: Vec<u8> = pieces
+        .iter()
+        .flat_map(|token| token.piece.bytes.clone())
+        .collect();
+    assert_eq!(bytes, b"Hello world");
+    assert!(pieces.iter().all(|token| token.id == UNKNOWN_TOKEN));
+}
+
+#[test]
+fn a_very_long_piece_is_cut_between_characters() {
+    let text = "é".repeat(MAX_PIECE_BYTES);
+    let pieces = Counter::new(None).push(&text);
+    assert!(pieces.len() > 2);
+    let whole: Vec<u8> = pieces
+        .iter()
+        .flat_map(|token| token.piece.bytes.clone())
+        .collect();
+    assert_eq!(whole, text.as_bytes());
+    assert!(
+        pieces
+            .iter()
+            .all(|token| token.piece.bytes.len() <= MAX_PIECE_BYTES
+                && std::str::from_utf8(&token.piece.bytes).is_ok())
+    );
 }

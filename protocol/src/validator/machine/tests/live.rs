@@ -4,6 +4,7 @@
 use super::*;
 use crate::bundle::Bundle;
 use crate::crypto::{DerivedOrderKeys, InvoiceError, InvoiceFacts};
+use crate::ids::PeerTag;
 use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage, Signature};
 use crate::inference::Inference;
 use crate::inference::context::Config as OrderConfig;
@@ -11,7 +12,8 @@ use crate::inference::io::{
     BuyRequest, Effect as Do, Input as Event, ModelSelector, PromptFacts, Served,
 };
 use crate::manifest::{HostLimits, PaymentMode};
-use crate::order::wire::{Finish, Privacy};
+use crate::order::wire::{Finish, Handling, Path, Retention};
+use crate::payment::io::Credit;
 use crate::validator::bookkeeping::bookkeeping;
 use std::collections::VecDeque;
 
@@ -118,7 +120,9 @@ impl World {
             job: testing::order_body().job,
             max_cost: Msat(1_000_000),
             mode: PaymentMode::Metered,
-            privacy: Privacy::Open,
+            path: Path::Fast,
+            retention: Retention::Keep,
+            handling: Handling::Plain,
             budget: "cli".into(),
             host: None,
             confirm: false,
@@ -152,7 +156,7 @@ impl World {
                     HOST,
                     Event::Inbound {
                         stream: STREAM,
-                        peer: None,
+                        peer: PeerTag([1; 16]),
                     },
                 );
             }
@@ -199,16 +203,21 @@ impl World {
     fn produce(&mut self, allowed: u64) {
         while self.produced < allowed.min(self.course.tokens) {
             let until = (self.produced + 3).min(allowed).min(self.course.tokens);
-            let tokens = (self.produced..until).map(|n| token(n as u32)).collect();
+            let last = self.course.tokens - 1;
+            let make = |n| {
+                let mut token = token(n as u32);
+                token.piece.control = n == last;
+                token
+            };
+            let tokens = (self.produced..until).map(make).collect();
             self.produced = until;
             let finish = (until == self.course.tokens).then_some(Finish::Stop);
-            let (order, text) = (self.order, "abc".to_owned());
+            let order = self.order;
             self.queue.push_back((
                 HOST,
                 Event::Produced {
                     order,
                     tokens,
-                    text,
                     finish,
                     attached: Default::default(),
                 },
@@ -244,17 +253,13 @@ impl World {
                 );
             }
             Message::OpenCredit { order, .. } => {
-                let (window, debt) = (Msat(course.window), Msat(course.debt));
-                let prepay = course.prepay;
-                push(
-                    side,
-                    Event::CreditOpened {
-                        order,
-                        window,
-                        prepay,
-                        debt,
-                    },
-                );
+                let credit = Credit {
+                    window: Msat(course.window),
+                    prepay: course.prepay,
+                    debt: Msat(course.debt),
+                };
+                let result = Ok(credit);
+                push(side, Event::CreditOpened { order, result });
             }
             Message::MakeInvoice {
                 order,
@@ -284,7 +289,7 @@ impl World {
             Message::Pay(pay) => {
                 let (order, seq, hash, msat) = (pay.order, pay.seq, pay.facts.hash, pay.msat);
                 let window = Msat(course.window);
-                let (preimage, fee) = (Preimage([1; 32]), Msat(0));
+                let (preimage, fee) = (Some(Preimage([1; 32])), Msat(0));
                 push(
                     BUYER,
                     Event::Settled {
