@@ -10,6 +10,8 @@
 
 mod digest;
 mod error;
+#[cfg(unix)]
+mod guard;
 mod read;
 mod source;
 mod split;
@@ -19,7 +21,7 @@ pub mod write;
 
 pub(crate) use digest::Digester;
 pub use error::GgufError;
-pub use source::Source;
+pub use source::{Mapping, Source};
 pub use types::TensorType;
 pub use value::{Array, Value};
 
@@ -156,6 +158,17 @@ impl Gguf {
     /// where it is mapped: it has been read, and is read again from the file if ever.
     pub fn release(&self, part: &[u8]) {
         self.parts.iter().any(|source| source.release(part));
+    }
+
+    /// Whether a mapped file is no longer what was mapped: what was read from it meanwhile
+    /// must not be used.
+    pub fn is_changed(&self) -> bool {
+        self.parts.iter().any(Source::is_changed)
+    }
+
+    /// Whether the bytes are those of mapped files.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.parts.iter().any(|s| matches!(s, Source::Map(_)))
     }
 
     /// The model's digest: BLAKE3 of the file; of a split model, BLAKE3 over the

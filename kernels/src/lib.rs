@@ -26,8 +26,9 @@ pub mod train;
 
 pub use cpu::{CpuFeatures, SimdLevel, cpu_features, memory};
 pub use model::{
-    ChatMessage, Cheat, DeviceChoice, LoadError, Model, ModelInfo, NUMERICS, OpenOptions,
-    Placement, TemplateError, render_template,
+    ChatMessage, Cheat, ChildRenderer, DeviceChoice, LoadError, Model, ModelInfo, NUMERICS,
+    OpenOptions, Placement, RenderRequest, Renderer, TemplateError, render_template, serve_renders,
+    set_renderer,
 };
 pub use runtime::{
     CancelFlag, Control, Engine, EngineError, EngineOptions, Finish, Generation, Load, Logprob,

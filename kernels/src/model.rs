@@ -5,6 +5,7 @@
 //! `runtime::Generation`.
 
 mod arch;
+mod backing;
 mod error;
 mod forward;
 pub(crate) mod graph;
@@ -13,7 +14,10 @@ mod packing;
 mod template;
 
 pub use error::LoadError;
-pub use template::{ChatMessage, TemplateError, render_template};
+pub use template::{
+    ChatMessage, ChildRenderer, RenderRequest, Renderer, TemplateError, render_template,
+    serve_renders, set_renderer,
+};
 
 pub(crate) use forward::{Row, Scratch};
 pub(crate) use graph::{Graph, Head, Pooling};
@@ -24,11 +28,11 @@ use crate::gguf::Gguf;
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// The numerics of every model this crate runs today: NUMERICS.md. Two engines
 /// that name the same numerics give the same bits.
-pub const NUMERICS: &str = "freehold/exact/2";
+pub const NUMERICS: &str = "freehold/exact/3";
 
 /// How to open a model.
 #[derive(Clone, Debug, Default)]
@@ -117,7 +121,7 @@ pub struct ModelInfo {
 pub struct Model(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    pub file: Arc<Gguf>,
+    pub backing: Arc<backing::Backing>,
     pub graph: Graph,
     pub tokenizer: Tokenizer,
     pub template: Option<String>,
@@ -128,7 +132,6 @@ pub(crate) struct Inner {
     pub fallback: Option<CudaError>,
     /// What goes on after loading.
     packing: Option<packing::Packing>,
-    digest: OnceLock<[u8; 32]>,
 }
 
 impl std::fmt::Debug for Model {
@@ -140,8 +143,9 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Map and load a GGUF file, or a split model by its first part. The files must not
-    /// change while it is open.
+    /// Map and load a GGUF file, or a split model by its first part. Who writes to the files
+    /// while something is still read from them makes this model useless, and harms nothing
+    /// else; after [`Self::settle`] nothing is read from them, unless memory was short.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, LoadError> {
         Self::open_on(path, options, &Placement::default())
     }
@@ -181,13 +185,11 @@ impl Model {
     /// large file that was not read through for loading, the first call does it, at some
     /// gigabytes a second; what else computes waits meanwhile.
     pub fn digest(&self) -> [u8; 32] {
-        let inner = &*self.0;
-        let all = || inner.file.digester().finish(&inner.pool);
-        *inner.digest.get_or_init(all)
+        self.0.backing.digest(&self.0.pool)
     }
 
-    /// Wait until the weights lie as the kernels read them fastest, or packing has given
-    /// up for lack of memory. A large file's may still be packed in the background after
+    /// Wait until the weights lie as the kernels read them fastest and the file is no longer
+    /// needed, or packing has given up for lack of memory. A large file's may still be packed in the background after
     /// loading; answers need not wait for it.
     pub fn settle(&self) {
         if let Some(packing) = &self.0.packing {

@@ -11,7 +11,7 @@
 //! same, the caller sleeps after a while instead of spinning: its core, then idle, is
 //! where the system puts the worker.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -62,6 +62,26 @@ unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` is to a `Sync` closure and is dead between jobs.
 unsafe impl Send for Shared {}
 
+thread_local! {
+    /// The pool whose chunk this thread runs.
+    static RUNS: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
+}
+
+/// This thread runs chunks of a pool until this is dropped.
+struct Running(*const Shared);
+
+impl Running {
+    fn new(shared: &Shared) -> Self {
+        Self(RUNS.replace(shared))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNS.set(self.0);
+    }
+}
+
 /// The pool. Dropping it stops and joins the workers.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
@@ -107,11 +127,16 @@ impl Pool {
     }
 
     /// Call `run(i)` once for every `i < chunks`, on all threads, and return when
-    /// all have returned. Must not be called from inside `run`.
+    /// all have returned.
+    ///
+    /// # Panics
+    /// When called from inside `run`, which would wait for itself for ever.
     pub fn run(&self, chunks: usize, run: Chunk<'_>) {
         if self.workers.is_empty() || chunks <= 1 {
             return (0..chunks).for_each(run);
         }
+        let nested = std::ptr::eq(RUNS.get(), &*self.shared);
+        assert!(!nested, "a job of a pool starts another of the same pool");
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
         // SAFETY: lifetime: the erased borrow is used only until `close` returns,
@@ -199,6 +224,7 @@ impl<T> SendPtr<T> {
 
 /// Run chunks until none is left or, after a chunk, `more` says no; whether none is left.
 fn claim(shared: &Shared, chunks: usize, run: Chunk<'_>, more: impl Fn() -> bool) -> bool {
+    let _running = Running::new(shared);
     loop {
         let i = shared.cursor.fetch_add(1, SeqCst);
         if i >= chunks {
@@ -371,6 +397,17 @@ mod tests {
             }
         });
         assert_eq!(total.load(SeqCst), 4 * 200 * 16);
+    }
+
+    #[test]
+    fn a_job_inside_a_job_of_the_same_pool_is_a_panic_and_not_a_deadlock() {
+        let (pool, other) = (Pool::new(2), Pool::new(2));
+        let nested = |inner: &Pool| {
+            catch_unwind(AssertUnwindSafe(|| pool.run(4, &|_| inner.run(4, &|_| {}))))
+        };
+        assert!(nested(&pool).is_err());
+        assert!(nested(&other).is_ok());
+        pool.run(4, &|_| {});
     }
 
     #[test]

@@ -136,6 +136,16 @@ pub enum EngineError {
     /// Stopped by its [`CancelFlag`] or [`Control`].
     #[error("cancelled")]
     Cancelled,
+    /// The engine broke off a step of this answer.
+    #[error(
+        "the engine failed while it computed this answer: try again, and report it where it happens again"
+    )]
+    Fault,
+    /// Somebody wrote to the model's file while it was read.
+    #[error(
+        "the model's file changed under the running node: start it again, and put new files beside old ones instead of over them"
+    )]
+    FileChanged,
     /// The model computed something that is not a number.
     #[error(
         "the model's values at position {position} are not finite: the model file is damaged or not usable"

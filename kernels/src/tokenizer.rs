@@ -13,6 +13,7 @@ mod bytes;
 mod classes;
 mod deepseek;
 mod grammar;
+mod json_schema;
 mod load;
 mod pre;
 mod prefixes;

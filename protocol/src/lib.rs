@@ -12,7 +12,6 @@ pub mod discovery;
 pub mod envelope;
 pub mod ids;
 pub mod inference;
-mod lenient;
 pub mod limits;
 pub mod machine;
 pub mod mandate;

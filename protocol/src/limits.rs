@@ -69,7 +69,7 @@ pub const ENVELOPE_WINDOW_MS: u64 = 300_000;
 pub const MAX_NONCES: usize = 100_000;
 /// Payments of one order that may be in flight at once. LDK allows 50 HTLCs a channel; six streams share it.
 pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;
-/// Most listings remembered. At 48 KiB each this bounds memory; the least recently seen goes first.
+/// Most listings remembered. At 48 KiB each this bounds memory; `discovery::listings` says which goes first.
 pub const MAX_LISTINGS: usize = 4_096;
 /// Most candidates considered for one order.
 pub const MAX_CANDIDATES: usize = 32;

@@ -10,7 +10,8 @@ use crate::ids::{Digest, LightningId, ModelDigest, NodeKey};
 use crate::limits;
 use crate::money::{Meter, Msat, Prices};
 use crate::time::WallTime;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Kind of the listing event (addressable, NIP-01).
 pub const LISTING_KIND: u16 = 38_717;
@@ -112,19 +113,21 @@ pub struct Manifest {
     pub lightning: LightningId,
     /// Signature of the Lightning node key over [`lightning_statement`], as the wallet makes it (zbase32 text).
     pub lightning_proof: String,
-    /// Roles enabled.
-    #[serde(deserialize_with = "crate::lenient::list")]
+    /// Roles enabled; one that this release does not know is left out on reading.
+    #[serde(deserialize_with = "known")]
     pub roles: Vec<Role>,
     /// Software and version.
     pub software: String,
     /// Coarse hardware bands, such as `cpu:avx2` or `ram:16-32`.
     pub bands: Vec<String>,
-    /// Models on offer.
+    /// Models on offer; an offer in terms that this release does not know, such as another
+    /// meter, is left out on reading: it could not be bought.
+    #[serde(deserialize_with = "known")]
     pub models: Vec<ModelOffer>,
     /// Limits per order.
     pub limits: HostLimits,
-    /// Accepted payment modes.
-    #[serde(deserialize_with = "crate::lenient::list")]
+    /// Accepted payment modes; an unknown one is left out on reading.
+    #[serde(deserialize_with = "known")]
     pub payment_modes: Vec<PaymentMode>,
     /// Least invoice; also the size of one step of payment.
     pub quantum: Msat,
@@ -136,6 +139,27 @@ pub struct Manifest {
     pub expires: WallTime,
     /// Extension records.
     pub extensions: Vec<Extension>,
+}
+
+/// Reads a list of a listing without the entries that this release does not know: a host that
+/// learns something new stays visible to older nodes. Only where the format says what it
+/// holds, as JSON does; the binary form on disk is always of our own making.
+fn known<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Entry<T> {
+        Known(T),
+        Unknown(IgnoredAny),
+    }
+    if !from.is_human_readable() {
+        return Vec::deserialize(from);
+    }
+    let entries: Vec<Entry<T>> = Vec::deserialize(from)?;
+    let known = entries.into_iter().filter_map(|entry| match entry {
+        Entry::Known(entry) => Some(entry),
+        Entry::Unknown(_) => None,
+    });
+    Ok(known.collect())
 }
 
 crate::envelope::bodies!(Manifest);

@@ -80,7 +80,7 @@ pub struct Price {
 /// The prices of one model at one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Prices(#[serde(deserialize_with = "crate::lenient::list")] pub Vec<Price>);
+pub struct Prices(pub Vec<Price>);
 
 impl Prices {
     /// Prices for a chat model, msat per million tokens.

@@ -15,7 +15,8 @@ pub enum OffenceKind {
     UnexpectedFrame,
     /// A signature that does not verify, or a wrong signer.
     BadSignature,
-    /// An envelope seen before, too old, or meant for somebody else.
+    /// An envelope seen before, too old, or meant for somebody else. Its signer is the
+    /// victim of whoever sent it again, so it is booked against nobody.
     Replay,
     /// Token counts or totals that disagree with what was delivered.
     WrongCount,
@@ -25,10 +26,6 @@ pub enum OffenceKind {
     WrongReceipt,
     /// Terms above what the listing says.
     PriceAboveListing,
-    /// Terms other than the listing, before they were accepted: it may have changed meanwhile.
-    TermsNotAsListed,
-    /// Something that was good for too short a time, by the clock of the one who got it.
-    Stale,
     /// An order accepted and then not served.
     NotServed,
     /// Output delivered and then not paid for.
@@ -37,10 +34,18 @@ pub enum OffenceKind {
     GhostListing,
     /// An answer that a replay did not reproduce.
     WrongAnswer,
+    /// Terms with another tokenizer, template or numerics than the listing. A listing
+    /// that a relay held back looks the same.
+    TermsNotAsListed,
+    /// Terms or an invoice too near to their end. Clocks that differ look the same.
+    Stale,
 }
 
 impl OffenceKind {
     /// Returns whether it proves bad faith, as against a fault anybody can have.
+    ///
+    /// Only what a host signed after the order was accepted may be reported as one of
+    /// these: before that a relay, a clock or an update can be the cause.
     pub fn is_objective(&self) -> bool {
         matches!(
             self,

@@ -170,6 +170,8 @@ pub enum Message {
         tier: bundle::Tier,
         /// What it found.
         finding: bundle::Finding,
+        /// Who checked.
+        witness: reputation::io::Witness,
     },
 }
 
@@ -335,12 +337,14 @@ pub fn deliver(message: Message) -> Delivery {
             order,
             tier,
             finding,
+            witness,
         } => Delivery::Reputation(R::Judged {
             host,
             model,
             order,
             tier,
             finding,
+            witness,
         }),
     }
 }

@@ -144,7 +144,8 @@ async fn ask(
 
 /// Takes an inbound audit stream.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
-    let peer = stream.node;
+    // Strangers have no node key: what they get for nothing is counted by connection identity.
+    let peer = stream.tag();
     let (id, mut reader) = streams.adopt(stream);
     if let Arrival::Frame(bytes) = next(&mut reader).await
         && let Ok(frame) = codec::decode::<AuditFrame>(&bytes, MAX_AUDIT_FRAME_BYTES)

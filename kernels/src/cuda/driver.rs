@@ -241,16 +241,5 @@ pub(super) fn failed(operation: &'static str, error: DriverError) -> CudaError {
         |_| format!("{:?}", error.0),
         |n| n.to_string_lossy().into_owned(),
     );
-    let cause = match name.as_str() {
-        "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" => {
-            format!("{name}: the driver is older than CUDA 12.1; update it")
-        }
-        "CUDA_ERROR_OUT_OF_MEMORY" => {
-            format!(
-                "{name}: something else took memory meanwhile; close other programs, or allow the model less"
-            )
-        }
-        _ => name,
-    };
-    CudaError::Driver { operation, cause }
+    CudaError::of_driver(operation, &name)
 }

@@ -11,7 +11,7 @@ use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Bytes that the device says it has.
@@ -26,6 +26,8 @@ pub(crate) struct Emulated {
     /// How often it was asked.
     prepared: AtomicUsize,
     read: AtomicUsize,
+    /// Refuses everything, as a device does after an error that lasts.
+    lost: AtomicBool,
 }
 
 type LaunchFn = unsafe extern "C" fn(
@@ -60,7 +62,23 @@ impl Emulated {
             refuses,
             prepared: AtomicUsize::new(0),
             read: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
         })
+    }
+
+    /// From now on every copy and launch fails.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    fn works(&self, operation: &'static str) -> Result<(), CudaError> {
+        match self.lost.load(Ordering::Relaxed) {
+            true => Err(CudaError::of_driver(
+                operation,
+                "CUDA_ERROR_ILLEGAL_ADDRESS",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// How often lists of launches were to be prepared.
@@ -105,12 +123,14 @@ impl Backend for Emulated {
     }
 
     unsafe fn write(&self, address: u64, from: &[u8]) -> Result<(), CudaError> {
+        self.works("copying to the device")?;
         // SAFETY: within one allocation, by the caller's promise; bytes need no alignment.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len()) };
         Ok(())
     }
 
     unsafe fn read(&self, address: u64, to: &mut [u8]) -> Result<(), CudaError> {
+        self.works("copying from the device")?;
         self.read.fetch_add(to.len(), Ordering::Relaxed);
         // SAFETY: as for `write`.
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), to.len()) };
@@ -118,6 +138,7 @@ impl Backend for Emulated {
     }
 
     unsafe fn launch(&self, launch: &Launch, args: &[Arg]) -> Result<(), CudaError> {
+        self.works("launching a kernel")?;
         // SAFETY: the caller's promise.
         unsafe { run(self.order, launch, args) }
     }

@@ -73,6 +73,17 @@ pub enum CudaError {
         /// Number of pages.
         pages: usize,
     },
+    /// An error after which the driver refuses everything: nothing runs on this device any
+    /// more until the process starts again.
+    #[error(
+        "the GPU is lost ({operation}: {cause}): start the node again; if it comes back, look for hardware faults in the system's log"
+    )]
+    Lost {
+        /// What was asked of it when this was noticed.
+        operation: &'static str,
+        /// Its answer.
+        cause: String,
+    },
     /// The driver refused or failed.
     #[error("{operation} failed on the GPU: {cause}")]
     Driver {
@@ -81,4 +92,64 @@ pub enum CudaError {
         /// Its answer.
         cause: String,
     },
+}
+
+impl CudaError {
+    /// Whether nothing runs on the device any more.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+
+    /// What the driver answered to `operation`, by the error's name.
+    pub(super) fn of_driver(operation: &'static str, name: &str) -> Self {
+        let hint = match name {
+            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" => {
+                ": the driver is older than CUDA 12.1; update it"
+            }
+            "CUDA_ERROR_OUT_OF_MEMORY" => {
+                ": something else took memory meanwhile; close other programs, or allow the model less"
+            }
+            _ => "",
+        };
+        let cause = format!("{name}{hint}");
+        match STICKY.contains(&name) {
+            true => Self::Lost { operation, cause },
+            false => Self::Driver { operation, cause },
+        }
+    }
+}
+
+/// Errors that leave the context "in an inconsistent state" (CUDA driver API, `CUresult`):
+/// every later call gives the same one.
+const STICKY: [&str; 16] = [
+    "CUDA_ERROR_DEINITIALIZED",
+    "CUDA_ERROR_ECC_UNCORRECTABLE",
+    "CUDA_ERROR_NVLINK_UNCORRECTABLE",
+    "CUDA_ERROR_ILLEGAL_ADDRESS",
+    "CUDA_ERROR_LAUNCH_TIMEOUT",
+    "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+    "CUDA_ERROR_ASSERT",
+    "CUDA_ERROR_HARDWARE_STACK_ERROR",
+    "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+    "CUDA_ERROR_MISALIGNED_ADDRESS",
+    "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+    "CUDA_ERROR_INVALID_PC",
+    "CUDA_ERROR_LAUNCH_FAILED",
+    "CUDA_ERROR_EXTERNAL_DEVICE",
+    "CUDA_ERROR_CONTAINED",
+    "CUDA_ERROR_UNKNOWN",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_every_later_call_repeats_are_told_from_those_that_pass() {
+        let of = |name| CudaError::of_driver("waiting for kernels", name);
+        assert!(of("CUDA_ERROR_ILLEGAL_ADDRESS").is_lost());
+        assert!(of("CUDA_ERROR_ECC_UNCORRECTABLE").is_lost());
+        assert!(!of("CUDA_ERROR_OUT_OF_MEMORY").is_lost());
+        assert!(!of("CUDA_ERROR_INVALID_VALUE").is_lost());
+    }
 }

@@ -8,8 +8,8 @@ mod sample;
 use super::backend::{Backend, Buffer, Launch};
 use super::emulated::Emulated;
 use super::{CudaError, DeviceCache, DeviceModel, Driver};
-use crate::gguf::TensorType;
 use crate::gguf::write::Encoding;
+use crate::gguf::{Gguf, TensorType};
 use crate::model::{DeviceChoice, LoadError, Model, OpenOptions, Placement, Row, Scratch, zoo};
 use crate::runtime::Cache;
 use crate::synthetic::{Shape, qwen3};
@@ -41,8 +41,12 @@ fn cpu(bytes: Vec<u8>) -> Model {
     Model::from_bytes(bytes, &options).unwrap()
 }
 
+fn file(model: &Model) -> Arc<Gguf> {
+    model.0.backing.file().unwrap()
+}
+
 fn upload(model: &Model, device: &Arc<dyn Backend>) -> DeviceModel {
-    DeviceModel::upload(device, &model.0.file, &model.0.graph, Some(128 << 20)).unwrap()
+    DeviceModel::upload(device, &file(model), &model.0.graph, Some(128 << 20)).unwrap()
 }
 
 /// The rows of a batch, given the tokens of each sequence so far.
@@ -169,7 +173,7 @@ fn what_no_kernel_computes_is_refused_by_name() {
     let device = Emulated::device(0);
     let refused = |kind| {
         let model = cpu(zoo::write(kind, Encoding::Q8_0, 3));
-        let there = DeviceModel::upload(&device, &model.0.file, &model.0.graph, None);
+        let there = DeviceModel::upload(&device, &file(&model), &model.0.graph, None);
         there.err().map(|e| e.to_string()).unwrap_or_default()
     };
     assert!(refused("bert").starts_with("embedding models do not run"));
@@ -242,7 +246,7 @@ fn pages_are_lent_within_the_budget_and_come_back() {
     let model = cpu(qwen3(&Shape::tiny(), TensorType::Q8_0, 1));
     let device = Emulated::device(0);
     let graph = &model.0.graph;
-    let tight = |bytes| DeviceModel::upload(&device, &model.0.file, graph, Some(bytes));
+    let tight = |bytes| DeviceModel::upload(&device, &file(&model), graph, Some(bytes));
     let page = graph.page_len() as u64 * 2;
     assert!(matches!(tight(page), Err(CudaError::Memory { .. })));
     let there = tight(300_000).unwrap();

@@ -153,6 +153,14 @@ pub enum GgufError {
         /// The most.
         max: u64,
     },
+    /// More tensors than any model has.
+    #[error("the model has {count} tensors; at most {max} are allowed")]
+    Tensors {
+        /// Number of tensors.
+        count: u64,
+        /// The most.
+        max: u64,
+    },
     /// The first part was renamed, so that the others cannot be found.
     #[error(
         "{path} is the first part of a split model: its name must end in {ending:?}, as it did"

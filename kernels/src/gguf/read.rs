@@ -13,6 +13,9 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DIMS: u32 = 4;
 /// Smallest metadata entry: key length 8, type 4, value 1.
 const MIN_ENTRY: u64 = 13;
+/// Most tensors of a model, all parts together: ten times the largest known. An entry
+/// of 32 bytes takes some 400 in memory.
+pub(super) const MAX_TENSORS: u64 = 200_000;
 /// Smallest tensor entry: name length 8, dims count 4, one dim 8, type 4, offset 8.
 const MIN_TENSOR: u64 = 32;
 
@@ -40,6 +43,7 @@ pub(super) fn directory(file: &[u8]) -> Result<Directory, GgufError> {
     let entry_count = r.u64("the metadata count")?;
     r.fits("the metadata count", entry_count, MIN_ENTRY)?;
     r.fits("the tensor count", tensor_count, MIN_TENSOR)?;
+    check_tensors(tensor_count)?;
 
     let mut metadata = BTreeMap::new();
     for _ in 0..entry_count {
@@ -58,6 +62,17 @@ pub(super) fn directory(file: &[u8]) -> Result<Directory, GgufError> {
         metadata,
         tensors,
     })
+}
+
+/// Refuse more tensors than any model has.
+pub(super) fn check_tensors(count: u64) -> Result<(), GgufError> {
+    match count <= MAX_TENSORS {
+        true => Ok(()),
+        false => Err(GgufError::Tensors {
+            count,
+            max: MAX_TENSORS,
+        }),
+    }
 }
 
 fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64, GgufError> {

@@ -1,17 +1,70 @@
 //! Where a file's bytes live: a read-only mapping, or memory.
 
 use super::GgufError;
+#[cfg(unix)]
+use super::guard::Guard;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The bytes of a model file.
 #[derive(Debug)]
 pub enum Source {
     /// A read-only mapping of a file.
-    Map(memmap2::Mmap),
+    Map(Mapping),
     /// Bytes in memory.
     Memory(Arc<[u8]>),
+}
+
+/// A mapped file that says when it is no longer what was mapped.
+#[derive(Debug)]
+pub struct Mapping {
+    /// Dropped before the mapping that it watches.
+    #[cfg(unix)]
+    guard: Guard,
+    map: memmap2::Mmap,
+    /// Open for as long as it is mapped: who renames or removes the path changes
+    /// nothing here.
+    file: File,
+    stamp: Stamp,
+}
+
+/// What changes when somebody writes to a file.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(file: &File) -> std::io::Result<Stamp> {
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), metadata.modified().ok()))
+}
+
+impl Mapping {
+    fn new(file: File) -> std::io::Result<Self> {
+        let stamp = stamp(&file)?;
+        // SAFETY: lifetime: the mapping owns itself. Bounds and alignment: memmap2 maps
+        // exactly the file's length and is read as bytes only. Nobody can keep others from
+        // writing to the file: where it shrinks, `guard` puts zeros in its place, and
+        // whoever reads asks `is_changed` before it believes what it read.
+        let map = unsafe { memmap2::Mmap::map(&file) }?;
+        Ok(Self {
+            #[cfg(unix)]
+            guard: Guard::new(&map)
+                .ok_or_else(|| std::io::Error::other("too many model files are mapped"))?,
+            map,
+            file,
+            stamp,
+        })
+    }
+
+    /// Whether somebody wrote to the file since it was mapped. What was read before this
+    /// is asked is only good if the answer is no.
+    fn is_changed(&self) -> bool {
+        #[cfg(unix)]
+        if self.guard.is_lost() {
+            return true;
+        }
+        stamp(&self.file).map_or(true, |now| now != self.stamp)
+    }
 }
 
 impl Source {
@@ -25,20 +78,22 @@ impl Source {
         if file.metadata().map_err(io)?.len() == 0 {
             return Ok(Self::Memory(Arc::from([])));
         }
-        // SAFETY: lifetime: the mapping owns itself and outlives the file handle.
-        // Bounds and alignment: memmap2 maps exactly the file's length and is read
-        // as bytes only. The one promise that the system cannot keep for us is that
-        // nobody truncates or rewrites the file while it is mapped; model files are
-        // written once and renamed into place, and the documentation says so.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Ok(Self::Map(map))
+        Mapping::new(file).map(Self::Map).map_err(io)
     }
 
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
-            Self::Map(map) => map,
+            Self::Map(mapping) => &mapping.map,
             Self::Memory(bytes) => bytes,
+        }
+    }
+
+    /// Whether a mapped file is no longer what was mapped.
+    pub fn is_changed(&self) -> bool {
+        match self {
+            Self::Map(mapping) => mapping.is_changed(),
+            Self::Memory(_) => false,
         }
     }
 
@@ -48,13 +103,15 @@ impl Source {
     pub fn release(&self, part: &[u8]) -> bool {
         let offset = self.offset(part);
         #[cfg(unix)]
-        if let (Self::Map(map), Some(offset)) = (self, offset) {
+        if let (Self::Map(mapping), Some(offset)) = (self, offset) {
             // SAFETY: lifetime and bounds: the range lies in this mapping. Its pages are
             // private, read-only and never written, so the same bytes come back at the
-            // next read, on the promise that `map` makes about the file.
+            // next read, or the file has changed, which `is_changed` says.
             let advised = unsafe {
                 let advice = memmap2::UncheckedAdvice::DontNeed;
-                map.unchecked_advise_range(advice, offset, part.len())
+                mapping
+                    .map
+                    .unchecked_advise_range(advice, offset, part.len())
             };
             // Refused, the pages stay: no harm.
             let _ = advised;

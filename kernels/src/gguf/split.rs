@@ -81,6 +81,7 @@ pub(super) fn join(
             count: whole.split.count,
         });
     }
+    read::check_tensors((whole.tensors.len() + directory.tensors.len()) as u64)?;
     for mut tensor in directory.tensors {
         tensor.part = no as usize;
         whole.tensors.push(tensor);

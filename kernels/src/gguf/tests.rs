@@ -42,6 +42,17 @@ fn huge_counts_are_refused_before_anything_is_allocated() {
 }
 
 #[test]
+fn a_directory_of_too_many_tensors_is_refused_before_it_is_read() {
+    let mut bytes = sample();
+    bytes[8..16].copy_from_slice(&(read::MAX_TENSORS + 1).to_le_bytes());
+    bytes.resize(32 * (read::MAX_TENSORS as usize + 2), 0);
+    assert!(matches!(
+        Gguf::from_bytes(bytes),
+        Err(GgufError::Tensors { .. })
+    ));
+}
+
+#[test]
 fn foreign_files_are_refused_by_name() {
     assert!(matches!(
         Gguf::from_bytes(*b"PK\x03\x04"),

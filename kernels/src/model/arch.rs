@@ -5,6 +5,7 @@
 //! by name.
 
 mod bert;
+mod gemma2;
 mod gemma3;
 mod gpt_oss;
 mod llama;
@@ -25,7 +26,7 @@ use crate::ops::rope::{Pairs, Rope, RopeSpec, Scaling, Yarn};
 
 /// The names in `general.architecture` that [`build`] knows, for error texts.
 pub(super) const KNOWN: &str =
-    "llama, qwen2, qwen3, qwen3moe, mistral3, phi3, gemma3, gpt-oss and bert are";
+    "llama, qwen2, qwen3, qwen3moe, mistral3, phi3, gemma2, gemma3, gpt-oss and bert are";
 
 /// Read a model's graph.
 pub(super) fn build(l: &Loader<'_>) -> Result<Graph, LoadError> {
@@ -36,6 +37,7 @@ pub(super) fn build(l: &Loader<'_>) -> Result<Graph, LoadError> {
         "qwen3moe" => qwen3moe::build(l),
         "mistral3" => mistral3::build(l),
         "phi3" => phi3::build(l),
+        "gemma2" => gemma2::build(l),
         "gemma3" => gemma3::build(l),
         "gpt-oss" => gpt_oss::build(l),
         "bert" => bert::build(l),
@@ -119,6 +121,7 @@ impl Sizes {
             vocab,
             embedding: Embedding {
                 tensor: "token_embd.weight".to_owned(),
+                rows: None,
                 scale: None,
                 learned: None,
             },

@@ -66,6 +66,9 @@ pub enum LoadError {
         /// Its name.
         name: String,
     },
+    /// Somebody wrote to the file.
+    #[error("the file changed while it was loaded: load it again when it is complete")]
+    Changed,
     /// The vocabulary and the embedding disagree.
     #[error("the vocabulary has {tokens} tokens but the embedding has {rows} rows")]
     Vocabulary {

@@ -201,7 +201,7 @@ impl Inner {
     /// One token's embedding.
     pub(crate) fn embed_token(&self, row: &Row, out: &mut [f32]) {
         let embedding = &self.graph.embedding;
-        self.token_row(&embedding.tensor, row.token as usize, out);
+        self.token_row(row.token as usize, out);
         if let Some(scale) = embedding.scale {
             norm::scale(self.simd, out, scale);
         }
@@ -217,19 +217,17 @@ impl Inner {
         }
     }
 
-    /// A row of the embedding: where the output's weights are the same tensor, from
-    /// these, so that the file need not come back into memory; otherwise from the file.
-    fn token_row(&self, name: &str, row: usize, out: &mut [f32]) {
-        if let Head::Logits { output, .. } = &self.graph.head
-            && output.source.tensor == name
-            && output.row(row, out)
-        {
-            return;
-        }
-        if let Some(tensor) = self.file.tensor(name) {
-            let len = tensor.len / self.graph.vocab;
-            let bytes = &self.file.bytes(tensor)[row * len..(row + 1) * len];
-            dequant::row(tensor.ty, bytes, out);
+    /// A row of the embedding: its own, or where the output's weights are the same tensor,
+    /// from these.
+    fn token_row(&self, row: usize, out: &mut [f32]) {
+        match (&self.graph.embedding.rows, &self.graph.head) {
+            (Some((ty, bytes)), _) => {
+                let len = bytes.len() / self.graph.vocab;
+                dequant::row(*ty, &bytes[row * len..(row + 1) * len], out);
+            }
+            (None, Head::Logits { output, .. }) => output.row(row, out),
+            // Never made so: `Graph::keep_embedding`.
+            (None, Head::Pooled(_)) => out.fill(f32::NAN),
         }
     }
 

@@ -6,6 +6,7 @@
 //! layer's own. No arithmetic here: the operations are `ops`, their order is
 //! `forward`.
 
+use crate::gguf::{Gguf, TensorType};
 use crate::ops::attention::TILE;
 use crate::ops::math::ln64;
 use crate::ops::norm::Activation;
@@ -31,8 +32,11 @@ pub(crate) struct Graph {
 
 /// How tokens become the residual stream.
 pub(crate) struct Embedding {
-    /// Name of the tensor whose rows are read from the file.
+    /// Name of the tensor with a row for every token.
     pub tensor: String,
+    /// Its rows as the file has them; none where the output's weights are the same tensor
+    /// and can be read row by row.
+    pub rows: Option<(TensorType, Vec<u8>)>,
     /// Every element is multiplied by this.
     pub scale: Option<f32>,
     /// Learned positions and a norm, as encoders have them.
@@ -214,6 +218,20 @@ impl Graph {
     }
 
     /// Let the packed matrices go: a device has its own.
+    /// Keep the embedding in memory, unless the output has it: the file may go then.
+    pub fn keep_embedding(&mut self, file: &Gguf) {
+        let name = &self.embedding.tensor;
+        let shared = match &self.head {
+            Head::Logits { output, .. } => output.source.tensor == *name && output.has_rows(),
+            Head::Pooled(_) => false,
+        };
+        if let (Some(tensor), false) = (file.tensor(name), shared) {
+            let bytes = file.bytes(tensor);
+            self.embedding.rows = Some((tensor.ty, bytes.to_vec()));
+            file.release(bytes);
+        }
+    }
+
     pub fn forget_weights(&mut self) {
         for layer in &mut self.layers {
             let a = &mut layer.attention;

@@ -5,6 +5,7 @@
 //! demand, and all of them lie in the file, no hyperparameter can make us allocate
 //! more than a small multiple of the file.
 
+use super::backing::Backing;
 use super::graph::{Head, Linear, Norm};
 use super::packing::Packing;
 use super::{
@@ -21,7 +22,7 @@ use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
 use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Bytes of a file from which it is worth a thread to pack some of it after loading.
 const LARGE: usize = 64 << 20;
@@ -110,14 +111,25 @@ pub(super) fn load_how(
     if device.is_some() {
         graph.forget_weights();
     }
+    graph.keep_embedding(&file);
     let later = loader.later.map(Mutex::into_inner);
     let rows = later.map_or_else(Vec::new, |rows| {
         rows.unwrap_or_else(PoisonError::into_inner)
     });
     loader.arena.finish();
-    let packing = (!rows.is_empty()).then(|| Packing::start(rows));
+    let backing = Arc::new(Backing::new(file, digest));
+    if backing.is_changed() {
+        return Err(LoadError::Changed);
+    }
+    let packing = match rows.is_empty() {
+        true => {
+            backing.let_go();
+            None
+        }
+        false => Some(Packing::start(rows, backing.clone())),
+    };
     Ok(Model(Arc::new(Inner {
-        file,
+        backing,
         graph,
         tokenizer,
         template,
@@ -127,7 +139,6 @@ pub(super) fn load_how(
         device,
         fallback,
         packing,
-        digest: digest.map_or_else(OnceLock::new, OnceLock::from),
     })))
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn logits(file: &Gguf, tokens: &[u32]) -> Array2<f64> {
         None => "token_embd.weight",
     };
     let logits = x.dot(&o.matrix(output).t());
-    match o.float("final_logit_softcapping", 0.0) {
+    match o.float("final_logit_softcapping", o.usual(30.0)) {
         0.0 => logits,
         cap => logits.mapv(|l| cap * (l / cap).tanh()),
     }
@@ -101,12 +101,17 @@ impl<'a> Oracle<'a> {
         })
     }
 
+    /// What all models of `gemma2` have, where a file of that kind does not say.
+    fn usual(&self, value: f64) -> f64 {
+        if self.arch == "gemma2" { value } else { 0.0 }
+    }
+
     /// The residual stream after the last layer.
     fn stream(&self, tokens: &[u32]) -> Array2<f64> {
         let ids: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
         let mut x = self.matrix("token_embd.weight").select(Axis(0), &ids);
         match self.arch.as_str() {
-            "gemma3" => x *= (x.ncols() as f64).sqrt(),
+            "gemma2" | "gemma3" => x *= (x.ncols() as f64).sqrt(),
             "bert" => {
                 x += &self.matrix("token_types.weight").row(0);
                 let positions = self.matrix("position_embd.weight");
@@ -131,7 +136,7 @@ impl<'a> Oracle<'a> {
                 let y = self.linear(&inner, &name("ffn_down"));
                 self.layer_norm(&(x + y), &name("layer_output_norm"))
             }
-            "gemma3" => {
+            "gemma2" | "gemma3" => {
                 let y = self.attention(i, &self.rms(x, &norm("attn_norm")));
                 let x = x + &self.rms(&y, &norm("post_attention_norm"));
                 let h = self.rms(&x, &norm("ffn_norm"));
@@ -171,7 +176,7 @@ impl<'a> Oracle<'a> {
         match (self.file.get(&key), self.arch.as_str()) {
             (Some(Value::Array(Array::Bool(pattern))), _) => pattern[i],
             (_, "gemma3") => i % 6 != 5,
-            (_, "gpt-oss") => i.is_multiple_of(2),
+            (_, "gpt-oss" | "gemma2") => i.is_multiple_of(2),
             _ => false,
         }
     }
@@ -211,7 +216,10 @@ impl<'a> Oracle<'a> {
         for p in 0..n {
             let heat = 1.0 + temperature * ((p / every) as f64 + 1.0).ln();
             let (end, window) = match self.is_windowed(i) {
-                true => (p + 1, self.int("attention.sliding_window", 0)),
+                true => (
+                    p + 1,
+                    self.int("attention.sliding_window", self.usual(4096.0) as usize),
+                ),
                 false if self.arch == "bert" => (n, n),
                 false => (p + 1, n),
             };
@@ -220,7 +228,7 @@ impl<'a> Oracle<'a> {
                 let keys = k.slice(s![..end, kv..kv + dim]).to_owned();
                 let values = v.slice(s![..end, kv..kv + dim]).to_owned();
                 let at = s![p, head * dim..(head + 1) * dim];
-                let cap = self.float("attn_logit_softcapping", 0.0);
+                let cap = self.float("attn_logit_softcapping", self.usual(50.0));
                 let softmax = Softmax {
                     scale: heat / (dim as f64).sqrt(),
                     first: (p + 1).saturating_sub(window),

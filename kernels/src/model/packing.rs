@@ -4,10 +4,12 @@
 //! come first: they are right before and after, only somewhat faster after. It holds
 //! no model alive.
 
+use super::backing::Backing;
 use crate::cpu::memory;
 use crate::gguf::Span;
 use crate::ops::buffer::Arena;
 use crate::ops::q8::rows::{Keep, Rows};
+use crate::pool::Pool;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -46,8 +48,9 @@ impl Drop for Telling {
 }
 
 impl Packing {
-    /// Pack these in order, those of them that still exist when their turn comes.
-    pub fn start(rows: Vec<Weak<Rows>>) -> Self {
+    /// Pack these in order, those of them that still exist when their turn comes; then
+    /// nothing is read from the file any more, and it is let go.
+    pub fn start(rows: Vec<Weak<Rows>>, backing: Arc<Backing>) -> Self {
         let end = Arc::new(End::default());
         let telling = Telling(end.clone());
         let work = move || {
@@ -69,6 +72,10 @@ impl Packing {
             }
             arena.finish();
             telling.0.complete.store(complete, Release);
+            if complete {
+                backing.digest(&Pool::new(1));
+                backing.let_go();
+            }
         };
         let thread = std::thread::Builder::new().name("packing".to_owned());
         if let Err(error) = thread.spawn(work) {

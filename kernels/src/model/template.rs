@@ -1,13 +1,26 @@
-//! Chat templates: the Jinja that model files carry, in a bounded sandbox.
+//! Chat templates: the Jinja that model files carry.
 //!
-//! Templates come from untrusted files: work is bounded by fuel, output by length,
-//! and nothing of the system is reachable. The date is given by the caller, so
-//! that a prompt is a function of its inputs.
+//! Templates come from untrusted files. Instructions are bounded by fuel, output by
+//! length, and nothing of the system is reachable; but one instruction can ask for any
+//! amount of memory, or nest a value so deep that dropping it overflows the stack, and
+//! nothing in the language stops it. A node therefore renders in child processes with
+//! limits ([`ChildRenderer`], `child`), where a fault ends one request. Without
+//! [`set_renderer`] templates render in this process: for tools and tests, which choose
+//! their files. The date is given by the caller, so that a prompt is a function of its
+//! inputs.
+
+mod child;
+mod pool;
+
+pub use child::serve_renders;
+pub use pool::ChildRenderer;
 
 use crate::tokenizer::Tokenizer;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::sync::OnceLock;
 
 /// Instructions a template may execute: real templates with long conversations
 /// need some tens of thousands.
@@ -18,7 +31,7 @@ const MAX_OUTPUT: usize = 32 << 20;
 const MAX_SOURCE: usize = 1 << 20;
 
 /// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
     /// `system`, `user` or `assistant` (templates may know others).
     pub role: String,
@@ -26,13 +39,45 @@ pub struct ChatMessage {
     pub content: String,
 }
 
+/// Everything that a prompt depends on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RenderRequest<'a> {
+    /// The template's text.
+    pub source: Cow<'a, str>,
+    /// Name of the BOS token.
+    pub bos: Cow<'a, str>,
+    /// Name of the EOS token.
+    pub eos: Cow<'a, str>,
+    /// The conversation.
+    pub messages: Cow<'a, [ChatMessage]>,
+    /// `YYYY-MM-DD`.
+    pub date: Cow<'a, str>,
+}
+
+/// Where templates are rendered.
+pub trait Renderer: Send + Sync {
+    /// Returns the prompt's text. Blocks.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn render(&self, request: &RenderRequest<'_>) -> Result<String, TemplateError>;
+}
+
+static RENDERER: OnceLock<Box<dyn Renderer>> = OnceLock::new();
+
+/// Renders every template of this process with `renderer` from now on, of files and of
+/// vocabularies alike. False where another one was set before: that one stays.
+pub fn set_renderer(renderer: Box<dyn Renderer>) -> bool {
+    RENDERER.set(renderer).is_ok()
+}
+
 /// Why no prompt could be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum TemplateError {
     /// The model file has no template.
     #[error("the model file has no chat template; send a plain prompt")]
     Missing,
-    /// The template refused, is broken, or ran too long.
+    /// The template refused, or is broken.
     #[error("the model's chat template failed: {reason}")]
     Failed {
         /// What the template engine says.
@@ -42,7 +87,7 @@ pub enum TemplateError {
     #[error("the chat template's {what} is {bytes} bytes long; at most {limit} are allowed")]
     TooLong {
         /// Source or result.
-        what: &'static str,
+        what: String,
         /// Length (at least).
         bytes: usize,
         /// The limit.
@@ -54,6 +99,23 @@ pub enum TemplateError {
         /// As given.
         date: String,
     },
+    /// The template met a limit of memory, time or depth. Another machine, or another
+    /// release, may render it: nothing follows from it about who did.
+    #[error("the model's chat template met a limit: {reason}")]
+    Limit {
+        /// Which one.
+        reason: String,
+    },
+    /// Every renderer is taken.
+    #[error("too many chat templates are being rendered: try again in a moment")]
+    Busy,
+}
+
+impl TemplateError {
+    /// Whether a limit was met, so that the same request may succeed elsewhere or later.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, Self::Limit { .. } | Self::TooLong { .. } | Self::Busy)
+    }
 }
 
 pub(super) fn render(
@@ -72,8 +134,29 @@ pub(super) fn render(
 }
 
 /// The prompt that a template makes of a conversation, for a vocabulary whose BOS and
-/// EOS tokens have these names. `date` is `YYYY-MM-DD`.
+/// EOS tokens have these names. `date` is `YYYY-MM-DD`. Renders where [`set_renderer`]
+/// says.
 pub fn render_template(
+    source: &str,
+    bos: &str,
+    eos: &str,
+    messages: &[ChatMessage],
+    date: &str,
+) -> Result<String, TemplateError> {
+    let Some(renderer) = RENDERER.get() else {
+        return render_here(source, bos, eos, messages, date);
+    };
+    renderer.render(&RenderRequest {
+        source: source.into(),
+        bos: bos.into(),
+        eos: eos.into(),
+        messages: messages.into(),
+        date: date.into(),
+    })
+}
+
+/// [`render_template`] in this process.
+fn render_here(
     source: &str,
     bos: &str,
     eos: &str,
@@ -83,7 +166,7 @@ pub fn render_template(
     if source.len() > MAX_SOURCE {
         let (bytes, limit) = (source.len(), MAX_SOURCE);
         return Err(TemplateError::TooLong {
-            what: "source",
+            what: "source".to_owned(),
             bytes,
             limit,
         });
@@ -92,8 +175,12 @@ pub fn render_template(
     let date = Date::parse(date).ok_or_else(|| TemplateError::Date {
         date: date.to_owned(),
     })?;
-    let failed = |e: Error| TemplateError::Failed {
-        reason: format!("{e:#}"),
+    let failed = |e: Error| {
+        let reason = format!("{e:#}");
+        match e.kind() {
+            ErrorKind::OutOfFuel => TemplateError::Limit { reason },
+            _ => TemplateError::Failed { reason },
+        }
     };
     let mut env = Environment::new();
     env.set_trim_blocks(true);
@@ -134,7 +221,7 @@ pub fn render_template(
     if out.0.len() >= MAX_OUTPUT {
         let (bytes, limit) = (out.0.len(), MAX_OUTPUT);
         return Err(TemplateError::TooLong {
-            what: "result",
+            what: "result".to_owned(),
             bytes,
             limit,
         });
@@ -151,7 +238,8 @@ fn without_generation_marks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else {
+        // The tag's own sign may not be a part of its end: `{%}` is no tag.
+        let Some(len) = rest[start + 2..].find("%}").map(|at| at + 2) else {
             break;
         };
         let tag = &rest[start..start + len + 2];
@@ -439,14 +527,17 @@ mod tests {
     #[test]
     fn a_hostile_template_is_stopped() {
         let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{{ a }}{% endfor %}{% endfor %}";
-        assert!(matches!(run(endless), Err(TemplateError::Failed { .. })));
+        assert!(matches!(run(endless), Err(TemplateError::Limit { .. })));
         let huge = "{% set x = 'a' * 1000000 %}{% for a in range(1000) %}{{ x }}{% endfor %}";
         let result = run(huge);
         assert!(result.is_err(), "{} bytes", result.map_or(0, |s| s.len()));
-        assert!(matches!(
-            run("{% for %}"),
-            Err(TemplateError::Failed { .. })
-        ));
+        for broken in ["{% for %}", "{%}", "{%", "{%-%}"] {
+            let result = run(broken);
+            assert!(
+                matches!(result, Err(TemplateError::Failed { .. })),
+                "{broken}: {result:?}"
+            );
+        }
         assert!(matches!(
             run(&" ".repeat(MAX_SOURCE + 1)),
             Err(TemplateError::TooLong { .. })

@@ -209,3 +209,97 @@ fn models_and_sequences_may_move_between_threads() {
     shared::<crate::CancelFlag>();
     sent::<crate::Generation>();
 }
+
+/// A file of a name of its own with these bytes.
+#[cfg(unix)]
+fn on_disk(name: &str, bytes: &[u8]) -> std::path::PathBuf {
+    let name = format!("freehold-{}-{name}.gguf", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[cfg(unix)]
+fn map(path: &Path, later: bool) -> Model {
+    let options = OpenOptions {
+        threads: 2,
+        ..OpenOptions::default()
+    };
+    let file = Gguf::open(path).unwrap();
+    loader::load_how(file, &options, &Placement::default(), later).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_overwritten_or_truncated_after_loading_changes_nothing() {
+    // Types whose rows the output gives, and one whose embedding is kept apart.
+    for ty in [TensorType::Q8_0, TensorType::F16, TensorType::F32] {
+        let bytes = qwen3(&Shape::tiny(), ty, 3);
+        let path = on_disk(&format!("after-{ty}"), &bytes);
+        let expected = load(bytes.clone())
+            .unwrap()
+            .logits(&[1, 2, 3], false)
+            .unwrap();
+        for later in [false, true] {
+            std::fs::write(&path, &bytes).unwrap();
+            let model = map(&path, later && ty == TensorType::Q8_0);
+            model.settle();
+            assert!(model.0.backing.file().is_none(), "nothing is mapped");
+            let digest: [u8; 32] = blake3::hash(&bytes).into();
+            assert_eq!(model.digest(), digest);
+            std::fs::File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_len(100)
+                .unwrap();
+            let found = model.logits(&[1, 2, 3], false).unwrap();
+            assert_eq!(found, expected, "{ty}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_changes_while_it_is_read_fails_batches_and_kills_nobody() {
+    use crate::runtime::EngineError;
+    use std::io::{Seek, SeekFrom, Write};
+    let bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 3);
+    let path = on_disk("while", &bytes);
+    let mapped = || {
+        std::fs::write(&path, &bytes).unwrap();
+        let mut model = map(&path, false);
+        // As where memory is too short to pack: everything still comes from the file.
+        let file = Arc::new(Gguf::open(&path).unwrap());
+        let backing = backing::Backing::new(file.clone(), None);
+        let inner = Arc::get_mut(&mut model.0).unwrap();
+        inner.backing = Arc::new(backing);
+        assert!(model.logits(&[1, 2, 3], false).is_ok());
+        (model, file)
+    };
+    let open = || std::fs::File::options().write(true).open(&path).unwrap();
+    let gone = Some(EngineError::FileChanged);
+    // Shorter: the bytes that are gone read as zeros, and nobody takes them for weights.
+    let (model, file) = mapped();
+    open().set_len(100).unwrap();
+    let last = file.file().len() - 1;
+    assert_eq!(file.file()[last], 0);
+    assert_eq!(model.logits(&[1, 2, 3], false).err(), gone);
+    // Of the same length, and other bytes.
+    let (model, _file) = mapped();
+    let mut writer = open();
+    writer.seek(SeekFrom::End(-40)).unwrap();
+    writer.write_all(&[1; 40]).unwrap();
+    // The clock of the file system may not have moved since the file was written.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    writer.set_modified(later).unwrap();
+    assert_eq!(model.logits(&[1, 2, 3], false).err(), gone);
+    // Another file under its name, or none: what is mapped stays what it was.
+    let (model, _file) = mapped();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"something else").unwrap();
+    assert!(model.logits(&[1, 2, 3], false).is_ok());
+    std::fs::remove_file(&path).unwrap();
+    assert!(model.logits(&[1, 2, 3], false).is_ok());
+}

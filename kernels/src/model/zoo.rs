@@ -4,7 +4,7 @@
 use crate::gguf::write::{Encoding, Value, Writer};
 
 /// Every kind that [`write`] knows: an architecture, or one of its variants.
-pub(crate) const DECODERS: [&str; 11] = [
+pub(crate) const DECODERS: [&str; 13] = [
     "llama",
     "llama-factors",
     "llama-mixture",
@@ -13,6 +13,8 @@ pub(crate) const DECODERS: [&str; 11] = [
     "qwen3moe",
     "mistral3",
     "phi3",
+    "gemma2",
+    "gemma2-bare",
     "gemma3",
     "gemma3-capped",
     "gpt-oss",
@@ -132,6 +134,7 @@ pub(crate) fn write(kind: &str, encoding: Encoding, seed: u64) -> Vec<u8> {
         "qwen3moe" => "qwen3moe",
         "mistral3" => "mistral3",
         "phi3" => "phi3",
+        "gemma2" | "gemma2-bare" => "gemma2",
         "gemma3" | "gemma3-capped" => "gemma3",
         "gpt-oss" => "gpt-oss",
         "bert" => "bert",
@@ -236,6 +239,11 @@ fn keys(z: &mut Zoo, kind: &str, s: &Shape) {
                 z.w.key(key, Value::Bools(pattern.to_vec()));
             }
         }
+        "gemma2" => {
+            z.u32("attention.sliding_window", WINDOW);
+            z.f32("attn_logit_softcapping", 2.0);
+            z.f32("final_logit_softcapping", 3.0);
+        }
         "gpt-oss" => {
             yarn(z, 32.0, 64);
             z.u32("attention.sliding_window", WINDOW);
@@ -264,7 +272,7 @@ fn tensors(z: &mut Zoo, kind: &str, s: &Shape) {
     } else {
         z.norm("output_norm", e);
     }
-    if !matches!(kind, "bert" | "qwen3" | "gemma3" | "llama") {
+    if !matches!(kind, "bert" | "qwen3" | "gemma2" | "gemma3" | "llama") {
         z.matrix("output", &[e, s.vocab]);
     }
     if kind == "llama-factors" {
@@ -303,7 +311,7 @@ fn tensors(z: &mut Zoo, kind: &str, s: &Shape) {
                 z.random(&sinks, &[s.heads], 1.0, 2.0, Encoding::F32);
                 z.norm(&name("post_attention_norm"), e);
             }
-            "gemma3" | "gemma3-capped" => {
+            "gemma2" | "gemma2-bare" | "gemma3" | "gemma3-capped" => {
                 z.norm(&name("post_attention_norm"), e);
                 z.norm(&name("ffn_norm"), e);
                 z.norm(&name("post_ffw_norm"), e);

@@ -3,7 +3,7 @@
 //! Each output is computed by one thread in the order of NUMERICS.md, so neither
 //! threads nor batch can change it.
 
-use super::q8::rows::{self, Rows};
+use super::q8::rows::{self, Keep, Rows, State};
 use super::scaled::Widen;
 use super::weights::{Matrix, Packed};
 use super::{float, k, q4, q8};
@@ -123,9 +123,9 @@ impl Plan<'_> {
         let (k, from, to) = (self.matrix.k, groups.start, groups.end);
         match &self.matrix.data {
             Packed::Q8(w) => self.q8(simd, self.part(groups, w), input),
-            Packed::Rows(rows) => match rows.packed() {
-                Some(w) => self.q8(simd, self.part(groups, w), input),
-                None => self.rows(simd, groups, rows, input),
+            Packed::Rows(rows) => match rows.state() {
+                State::Packed(w) => self.q8(simd, self.part(groups, w), input),
+                State::Stored(kept) => self.rows(simd, groups, (rows, &*kept), input),
             },
             Packed::Q4(w) => self.small_blocks(simd, self.part(groups, w), input, q4::tile),
             Packed::Q4Min(w) => self.small_blocks(simd, self.part(groups, w), input, q4::tile),
@@ -171,7 +171,13 @@ impl Plan<'_> {
     }
 
     /// Q8_0 that is not packed yet.
-    fn rows(&self, simd: Simd, groups: Range<usize>, rows: &Rows, input: &Input) {
+    fn rows(
+        &self,
+        simd: Simd,
+        groups: Range<usize>,
+        (rows, kept): (&Rows, &dyn Keep),
+        input: &Input,
+    ) {
         let Range { start, end } = groups;
         let whole = self.matrix.rows / q8::ROWS;
         let middle = match input.q8.only() {
@@ -179,7 +185,7 @@ impl Plan<'_> {
                 let middle = end.min(whole).max(start);
                 for group in start..middle {
                     let mut out = [[0.0; q8::ROWS]];
-                    rows::one(simd, rows.groups(group..group + 1), tile, &mut out[0]);
+                    rows::one(simd, rows.groups(kept, group..group + 1), tile, &mut out[0]);
                     self.store(group, 0, &out);
                 }
                 middle
@@ -187,7 +193,7 @@ impl Plan<'_> {
             _ => start,
         };
         if middle < end {
-            rows.with_packed(middle..end, |blocks| {
+            rows.with_packed(kept, middle..end, |blocks| {
                 let groups = middle..end;
                 self.q8(simd, Part { groups, blocks }, input);
             });

@@ -1,9 +1,11 @@
 //! Weight matrices, repacked from the file's layout into the kernels'.
 
 use super::buffer::{Arena, Buffer, Zero};
+use super::dequant;
+use super::half::widen_one;
 use super::k;
 use super::q4;
-use super::q8::rows::{self, Keep, Rows};
+use super::q8::rows::{self, Keep, Rows, State};
 use super::q8::{self, BLOCK, Block, ROWS};
 use super::scaled;
 use crate::gguf::TensorType;
@@ -223,19 +225,41 @@ impl Matrix {
         })
     }
 
-    /// One row as `dequant::row` reads it from the file; false where that takes the file.
-    pub fn row(&self, row: usize, out: &mut [f32]) -> bool {
-        let packed = match &self.data {
-            Packed::Q8(packed) => Some(&packed[..]),
-            Packed::Rows(rows) => rows.packed(),
-            _ => None,
-        };
-        let blocks = self.k / BLOCK;
-        if let Some(packed) = packed {
-            let group = &packed[row / ROWS * blocks..][..blocks];
-            q8::row(group, row % ROWS, out);
+    /// Whether [`Self::row`] gives rows.
+    pub fn has_rows(&self) -> bool {
+        match &self.data {
+            Packed::Q8(_) | Packed::Rows(_) | Packed::F16(_) | Packed::Bf16(_) => true,
+            // What is left of a matrix that was forgotten has no element.
+            Packed::F32(w) => !w.is_empty(),
+            _ => false,
         }
-        packed.is_some()
+    }
+
+    /// One row as `dequant::row` reads it from the file; NaN where there are none.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let (group, lane, k) = (row / ROWS, row % ROWS, self.k);
+        let q8 = |packed: &[Block], out: &mut [f32]| {
+            let blocks = k / BLOCK;
+            q8::row(&packed[group * blocks..][..blocks], lane, out);
+        };
+        match &self.data {
+            Packed::Q8(packed) => q8(packed, out),
+            Packed::Rows(rows) => match rows.state() {
+                State::Packed(packed) => q8(packed, out),
+                State::Stored(kept) => {
+                    let raw = &kept.bytes().as_chunks().0[row * (k / BLOCK)..][..k / BLOCK];
+                    let raw: &[rows::Raw] = raw;
+                    dequant::row(TensorType::Q8_0, raw.as_flattened(), out);
+                }
+            },
+            Packed::F16(w) => lanes(&w[group * k..][..k], lane, out, widen_one),
+            Packed::Bf16(w) => lanes(&w[group * k..][..k], lane, out, |x| {
+                f32::from_bits(u32::from(x) << 16)
+            }),
+            Packed::F32(w) if w.is_empty() => out.fill(f32::NAN),
+            Packed::F32(w) => lanes(&w[group * k..][..k], lane, out, |x| x),
+            _ => out.fill(f32::NAN),
+        }
     }
 
     /// Let the packed rows go; nothing can be computed with it afterwards.
@@ -265,6 +289,13 @@ impl Matrix {
             Packed::F16(_) | Packed::Bf16(_) => self.k * ROWS * 2,
             Packed::F32(_) => self.k * ROWS * 4,
         }
+    }
+}
+
+/// One row of a group of interleaved rows.
+fn lanes<T: Copy>(group: &[[T; ROWS]], lane: usize, out: &mut [f32], widen: impl Fn(T) -> f32) {
+    for (out, rows) in out.iter_mut().zip(group) {
+        *out = widen(rows[lane]);
     }
 }
 

@@ -8,7 +8,8 @@
 //! often it is paused, and whether its prompt was found in the prefix cache.
 //!
 //! Invariants: pages never exceed the budget; jobs never exceed streams plus queue;
-//! every accepted job ends exactly once, even where the thread dies.
+//! every accepted job ends exactly once, even where the thread dies. A panic in a step
+//! fails the jobs of that step; a device that is lost ends the engine.
 
 mod batch;
 mod job;
@@ -65,6 +66,17 @@ impl Default for EngineOptions {
     }
 }
 
+impl EngineOptions {
+    /// Bytes for the keys and values of this model.
+    fn memory(&self, model: &Model) -> u64 {
+        match (self.cache_bytes, &model.0.device) {
+            (0, Some(_)) => u64::MAX,
+            (0, None) => memory("MemTotal").map_or(DEFAULT_CACHE, |bytes| bytes / 4),
+            (bytes, _) => bytes,
+        }
+    }
+}
+
 /// An answer to make.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -113,6 +125,9 @@ pub struct Load {
 pub(super) struct Hub {
     inbox: Mutex<Inbox>,
     arrived: Condvar,
+    /// Steps from now on that panic.
+    #[cfg(test)]
+    faults: std::sync::atomic::AtomicUsize,
 }
 
 #[derive(Default)]
@@ -120,6 +135,8 @@ struct Inbox {
     jobs: VecDeque<Job>,
     woken: bool,
     stopped: bool,
+    /// Why the thread ended by itself.
+    broken: Option<EngineError>,
     load: Load,
     /// Mean time that a job took, milliseconds.
     job_ms: u64,
@@ -161,12 +178,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Start the thread.
     pub fn new(model: &Model, options: EngineOptions) -> std::io::Result<Self> {
-        let bytes = match (options.cache_bytes, &model.0.device) {
-            (0, Some(_)) => u64::MAX,
-            (0, None) => memory("MemTotal").map_or(DEFAULT_CACHE, |bytes| bytes / 4),
-            (bytes, _) => bytes,
-        };
-        let arena = Arena::of(model, bytes);
+        let arena = Arena::of(model, options.memory(model));
         let hub = Arc::new(Hub::default());
         lock(&hub.inbox).load.capacity = arena.capacity();
         let prefix = Arc::new(Mutex::new(Prefix::default()));
@@ -193,6 +205,19 @@ impl Engine {
     /// What it has to do now.
     pub fn load(&self) -> Load {
         lock(&self.hub.inbox).load
+    }
+
+    /// Why this engine takes nothing any more, where it ended by itself: its device is
+    /// lost, or several steps failed one after the other.
+    pub fn broken(&self) -> Option<EngineError> {
+        lock(&self.hub.inbox).broken.clone()
+    }
+
+    /// Let the next `steps` steps panic.
+    #[cfg(test)]
+    fn plant_faults(&self, steps: usize) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.hub.faults.store(steps, Relaxed);
     }
 
     /// Ask for an answer. Refuses at once what can never run, and with a time to try
@@ -313,7 +338,25 @@ impl Engine {
         }
     }
 
-    /// Whether that many tokens fit into the whole budget.
+    /// Most tokens of one sequence, prompt and answer, that the memory for keys and values
+    /// holds: a longer one is refused ([`EngineError::Memory`]), so nothing should promise it.
+    pub fn most_tokens(&self) -> usize {
+        (self.arena.capacity() * PAGE).saturating_sub(1)
+    }
+
+    /// [`Self::most_tokens`] of an engine of a model that has not been started.
+    pub fn most_tokens_of(model: &Model, options: &EngineOptions) -> usize {
+        (Arena::of(model, options.memory(model)).capacity() * PAGE).saturating_sub(1)
+    }
+
+    /// Whether that many tokens fit into the whole budget: prompt and most output.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] where they do not.
+    pub fn check_fits(&self, tokens: usize) -> Result<(), EngineError> {
+        self.fits(tokens)
+    }
+
     fn fits(&self, tokens: usize) -> Result<(), EngineError> {
         let needed = schedule::pages(tokens + 1);
         match needed <= self.arena.capacity() {
@@ -329,7 +372,7 @@ impl Engine {
     fn send(&self, job: Job) -> Result<(), EngineError> {
         let mut inbox = lock(&self.hub.inbox);
         if inbox.stopped {
-            return Err(EngineError::Stopped);
+            return Err(inbox.broken.clone().unwrap_or(EngineError::Stopped));
         }
         if inbox.load.jobs >= self.options.streams + self.options.queue {
             let waiting = (inbox.load.jobs / self.options.streams.max(1)) as u64;

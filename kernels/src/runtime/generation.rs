@@ -134,6 +134,9 @@ pub(super) struct Computation {
 impl Computation {
     /// Compute `tokens` up to `to`, in one batch.
     pub fn compute(&mut self, model: &Inner, tokens: &[u32], to: usize) -> Result<(), EngineError> {
+        if model.backing.is_changed() {
+            return Err(EngineError::FileChanged);
+        }
         self.cache.reserve(&model.graph, to);
         let rows: Vec<Row> = (self.computed..to)
             .map(|i| Row {
@@ -143,6 +146,9 @@ impl Computation {
             })
             .collect();
         model.forward(&rows, &mut [&mut self.cache], &mut self.scratch);
+        if model.backing.is_changed() {
+            return Err(EngineError::FileChanged);
+        }
         if let Some(failure) = self.scratch.failure.take() {
             return Err(failure.into());
         }
@@ -182,6 +188,9 @@ impl Computation {
         );
         if let Some(failure) = self.scratch.failure.take() {
             return Err(failure.into());
+        }
+        if model.backing.is_changed() {
+            return Err(EngineError::FileChanged);
         }
         let logits = &self.scratch.logits;
         match logits.iter().position(|l| !l.is_finite()) {

@@ -12,6 +12,9 @@
 //!   came first; nobody overtakes a sequence that waits for memory.
 //! - Where memory runs out, paused sequences give theirs up first, then the youngest.
 //!   The oldest that can go on never does, so it ends; the others compute theirs again.
+//! - Nobody loses pages in a loop. A sequence that waits takes those of a paused one only
+//!   when its pause has cost as much as computing it again will. One that lost its pages
+//!   comes back only when everything that it and those that run may still need is free.
 
 use std::collections::BTreeMap;
 
@@ -59,6 +62,12 @@ pub(crate) struct View {
     pub admitted: bool,
     /// Waits for credit, or for its reader.
     pub paused: bool,
+    /// Has been paused long enough to lose its pages to one that waits for a place.
+    pub yields: bool,
+    /// Lost its pages before.
+    pub evicted: bool,
+    /// Positions that it may ever need.
+    pub most: usize,
     /// The step it last had rows in.
     pub turn: u64,
 }
@@ -72,9 +81,10 @@ impl View {
         self.known.saturating_sub(self.computed)
     }
 
-    /// Pages it lacks to compute everything and one token more.
-    fn growth(&self) -> usize {
-        pages(self.known + 1).saturating_sub(self.pages)
+    /// Pages it lacks to compute everything and one token more, or to its very end.
+    fn growth(&self, to_end: bool) -> usize {
+        let end = if to_end { self.most } else { 0 };
+        pages(end.max(self.known + 1)).saturating_sub(self.pages)
     }
 }
 
@@ -121,11 +131,13 @@ pub(crate) fn admit(state: &State) -> Option<Admission> {
         let held = running.get(&view.owner).copied().unwrap_or(0);
         (held, view.arrival)
     })?;
-    let promised: usize = views.iter().filter(|v| v.runs()).map(View::growth).sum();
-    let needed = promised + pages(views[admit].known + 1);
+    let to_end = views[admit].evicted;
+    let growth = |view: &View| view.growth(to_end || view.evicted);
+    let promised: usize = views.iter().filter(|v| v.runs()).map(growth).sum();
+    let needed = promised + growth(&views[admit]);
     let mut free = state.free;
     let mut preempt = Vec::new();
-    let mut paused = by_age(views, |view| view.admitted && view.paused);
+    let mut paused = by_age(views, |view| view.admitted && view.paused && view.yields);
     let most: usize = paused.iter().map(|index| views[*index].pages).sum();
     if free + most < needed {
         return None;

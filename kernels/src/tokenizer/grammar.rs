@@ -6,20 +6,29 @@
 //! replay with the same grammar allows the same tokens. Called by `runtime`, where
 //! its tests are, too.
 
-use super::{TokenKind, Tokenizer};
+use super::{TokenKind, Tokenizer, json_schema};
 use llguidance::api::TopLevelGrammar;
 use llguidance::panic_utils::catch_unwind;
 use llguidance::toktrie::{
     ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie,
 };
 use llguidance::{Matcher, ParserFactory};
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Longest grammar or schema: the largest published schemas fit.
 const MAX_BYTES: usize = 256 << 10;
-/// Deepest nesting of brackets: compilers of grammars recurse.
-const MAX_DEPTH: usize = 64;
+/// Deepest nesting of schemas, groups and brackets: compilers of grammars recurse.
+pub(super) const MAX_DEPTH: usize = 64;
+/// States of a grammar's lexer, 1 to 2 kB each: 40 MB for one answer. Part of the
+/// numerics, as the next one is: where a limit is met, only the end is allowed.
+const MAX_LEXER_STATES: usize = 20_000;
+/// Work of the lexer for one mask: about 4 ms.
+const STEP_LEXER_FUEL: u64 = 50_000;
+/// Compiled grammars kept for the next answer with the same one: an order is checked
+/// before it is paid, and compiled again when it runs.
+const KEPT: usize = 16;
 /// Most lines of a grammar that may define something: definitions can be nested in
 /// each other, and the grammar of a programming language has a few hundred.
 const MAX_DEFINITIONS: usize = 512;
@@ -59,11 +68,6 @@ impl Grammar {
                 text.len()
             )));
         }
-        if depth(text) > MAX_DEPTH {
-            return Err(bad(format!(
-                "its brackets are nested more than {MAX_DEPTH} deep"
-            )));
-        }
         let defines = |line: &&str| line.contains(':');
         if matches!(self, Self::Lark(_)) && text.lines().filter(defines).count() > MAX_DEFINITIONS {
             return Err(bad(format!(
@@ -71,12 +75,51 @@ impl Grammar {
             )));
         }
         Ok(match self {
-            Self::Json | Self::JsonSchema(_) => TopLevelGrammar::from_json_schema(
-                serde_json::from_str(text).map_err(|e| bad(format!("it is not JSON ({e})")))?,
-            ),
-            Self::Regex(_) => TopLevelGrammar::from_regex(text),
+            Self::Json | Self::JsonSchema(_) => {
+                TopLevelGrammar::from_json_schema(json_schema::prepare(text).map_err(bad)?)
+            }
+            Self::Regex(_) => {
+                check_expression(text).map_err(bad)?;
+                TopLevelGrammar::from_regex(text)
+            }
+            Self::Lark(_) if depth(text) > MAX_DEPTH => return Err(bad(too_deep())),
             Self::Lark(_) => TopLevelGrammar::from_lark(text.to_owned()),
         })
+    }
+
+    /// Names the grammar among all that compile.
+    fn key(&self) -> [u8; 32] {
+        let (kind, text) = match self {
+            Self::Json => (0, ""),
+            Self::JsonSchema(text) => (1, text.as_str()),
+            Self::Regex(text) => (2, text.as_str()),
+            Self::Lark(text) => (3, text.as_str()),
+        };
+        let mut hash = blake3::Hasher::new();
+        hash.update(&[kind]);
+        hash.update(text.as_bytes());
+        hash.finalize().into()
+    }
+}
+
+fn too_deep() -> String {
+    format!("its brackets are nested more than {MAX_DEPTH} deep")
+}
+
+/// Refuses an expression that is nested too deep, or looks around. Whatever else may be
+/// wrong with it is for the compiler to say.
+pub(super) fn check_expression(text: &str) -> Result<(), String> {
+    use regex_syntax::ast::ErrorKind;
+    let mut parser = regex_syntax::ast::parse::ParserBuilder::new()
+        .nest_limit(MAX_DEPTH as u32)
+        .build();
+    match parser.parse(text).map_err(|e| e.kind().clone()) {
+        Ok(_) => Ok(()),
+        Err(ErrorKind::NestLimitExceeded(_)) => Err(too_deep()),
+        Err(error @ ErrorKind::UnsupportedLookAround) => Err(format!("{text:?}: {error}")),
+        // Another dialect may have more to it than was parsed.
+        Err(_) if depth(text) > MAX_DEPTH => Err(too_deep()),
+        Err(_) => Ok(()),
     }
 }
 
@@ -84,7 +127,7 @@ fn bad(reason: String) -> GrammarError {
     GrammarError { reason }
 }
 
-/// Most brackets open at once, quoted ones included.
+/// Most brackets open at once, quoted and escaped ones included.
 fn depth(text: &str) -> usize {
     let (mut open, mut most) = (0usize, 0);
     for byte in text.bytes() {
@@ -98,8 +141,12 @@ fn depth(text: &str) -> usize {
     most
 }
 
-/// A vocabulary as the grammar's crate wants it: made once a model.
-pub(super) struct Grammars(ParserFactory);
+/// A vocabulary as the grammar's crate wants it: made once a model. With the grammars
+/// that were compiled last, none of which has seen a token.
+pub(super) struct Grammars {
+    factory: ParserFactory,
+    compiled: Mutex<VecDeque<([u8; 32], Matcher)>>,
+}
 
 impl std::fmt::Debug for Grammars {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -121,10 +168,47 @@ impl Grammars {
             let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
             let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[])?;
             factory.quiet();
-            factory.limits_mut().verbose_errors = false;
-            Ok(Self(factory))
+            let limits = factory.limits_mut();
+            limits.verbose_errors = false;
+            limits.max_lexer_states = MAX_LEXER_STATES;
+            limits.step_lexer_fuel = STEP_LEXER_FUEL;
+            Ok(Self {
+                factory,
+                compiled: Mutex::default(),
+            })
         }));
-        made.map_err(|e| bad(first_line(&e.to_string())))
+        made.map_err(|e| bad(reason(&e.to_string())))
+    }
+
+    /// A grammar at its beginning.
+    fn start(&self, grammar: &Grammar) -> Result<Matcher, GrammarError> {
+        let key = grammar.key();
+        if let Some(matcher) = self.kept(&key) {
+            return Ok(matcher);
+        }
+        let grammar = grammar.compile()?;
+        let compile = || {
+            let parser = catch_unwind(AssertUnwindSafe(|| self.factory.create_parser(grammar)));
+            Matcher::new(parser)
+        };
+        let matcher = on_a_large_stack(compile)?;
+        if let Some(error) = matcher.get_error() {
+            return Err(bad(reason(&error)));
+        }
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.truncate(KEPT - 1);
+        compiled.push_front((key, matcher.deep_clone()));
+        Ok(matcher)
+    }
+
+    fn kept(&self, key: &[u8; 32]) -> Option<Matcher> {
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = compiled.iter().position(|(kept, _)| kept == key)?;
+        let found = compiled.remove(at)?;
+        // A copy shares nothing with it, or an answer's limits would depend on others.
+        let matcher = found.1.deep_clone();
+        compiled.push_front(found);
+        Some(matcher)
     }
 }
 
@@ -147,20 +231,10 @@ pub(crate) struct Constraint {
 
 impl Constraint {
     pub fn new(tokenizer: &Tokenizer, grammar: &Grammar) -> Result<Self, GrammarError> {
-        let grammar = grammar.compile()?;
-        let factory = &tokenizer.grammars()?.0;
-        let compile = || {
-            let parser = catch_unwind(AssertUnwindSafe(|| factory.create_parser(grammar)));
-            Matcher::new(parser)
-        };
-        let matcher = on_a_large_stack(compile)?;
-        match matcher.get_error() {
-            Some(error) => Err(bad(first_line(&error))),
-            None => Ok(Self {
-                matcher,
-                stops: tokenizer.stops().to_vec(),
-            }),
-        }
+        Ok(Self {
+            matcher: tokenizer.grammars()?.start(grammar)?,
+            stops: tokenizer.stops().to_vec(),
+        })
     }
 
     /// Set the logits of all tokens that may not come next to minus infinity. Where
@@ -202,6 +276,13 @@ fn on_a_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Gramm
     })
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// What an account of an error comes to: its first line, and the last one where the first
+/// only announces it.
+fn reason(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default().trim_end();
+    let last = text.lines().rfind(|line| !line.trim().is_empty());
+    match last.filter(|last| first.ends_with(':') && *last != first) {
+        Some(last) => format!("{first} {}", last.trim()),
+        None => first.to_owned(),
+    }
 }

@@ -19,6 +19,9 @@ const MAX_TOKENS: usize = 1 << 22;
 /// written in two bytes each). Bounds what one comparison can cost.
 const MAX_TOKEN_BYTES: usize = 2048;
 
+/// What the pre-tokeniser of a byte-level vocabulary is called where nobody looked.
+const DEFAULT_PRE: &str = "default";
+
 /// The lists of a vocabulary, checked against each other.
 struct Lists<'a> {
     tokens: &'a [String],
@@ -60,7 +63,15 @@ fn algorithm<'a>(
         "bert" => return Ok((Algorithm::Wpm(pieces::wpm(file, lists)?), &[])),
         "gemma4" => Pre::Gemma4,
         "gpt2" => {
-            let name = file.str("tokenizer.ggml.pre")?;
+            let name = match file.get("tokenizer.ggml.pre") {
+                Some(_) => file.str("tokenizer.ggml.pre")?,
+                None => DEFAULT_PRE,
+            };
+            if name == DEFAULT_PRE {
+                tracing::warn!(
+                    "the file does not name its pre-tokeniser: the default is used, as in llama.cpp, and may cut text otherwise than the model learned it; a current converter names it"
+                );
+            }
             Pre::from_name(name).ok_or_else(|| TokenizerError::Pre {
                 pre: name.to_owned(),
             })?
@@ -92,7 +103,15 @@ impl<'a> Lists<'a> {
                 max: MAX_TOKEN_BYTES,
             });
         }
-        let kinds = kinds(file, tokens.len())?;
+        let mut kinds = kinds(file, tokens.len())?;
+        for (text, kind) in tokens.iter().zip(&mut kinds) {
+            if matches!(kind, TokenKind::Normal | TokenKind::UserDefined)
+                && flags::ends_a_turn(text)
+            {
+                tracing::warn!(%text, "the file says that this token is text; it ends a turn");
+                *kind = TokenKind::Control;
+            }
+        }
         Ok(Self { tokens, kinds })
     }
 

@@ -39,6 +39,9 @@ pub enum Pre {
     Starcoder,
     /// Punctuation, GPT-2's, then digits in threes.
     Falcon,
+    /// Punctuation, GPT-2's, numbers, then digits in threes: llama.cpp's where a file
+    /// does not say.
+    Default,
     /// DeepSeek's first.
     DeepseekLlm,
     /// DeepSeek Coder's.
@@ -54,7 +57,7 @@ pub enum Pre {
 }
 
 /// Every name in files that we claim, with what it means.
-const NAMES: [(&str, Pre); 61] = [
+const NAMES: [(&str, Pre); 62] = [
     ("gpt-2", Pre::Gpt2),
     ("phi-2", Pre::Gpt2),
     ("jina-es", Pre::Gpt2),
@@ -102,6 +105,7 @@ const NAMES: [(&str, Pre); 61] = [
     ("minerva-7b", Pre::Starcoder),
     ("mellum2", Pre::Starcoder),
     ("falcon", Pre::Falcon),
+    ("default", Pre::Default),
     ("deepseek-llm", Pre::DeepseekLlm),
     ("deepseek-coder", Pre::DeepseekCoder),
     ("deepseek-v3", Pre::DeepseekV3),
@@ -150,6 +154,12 @@ impl Pre {
             Self::Qwen35 => &[scan::qwen35],
             Self::Starcoder => &[scan::digit, scan::gpt2],
             Self::Falcon => &[scan::falcon_signs, scan::gpt2, scan::ascii_digits_3],
+            Self::Default => &[
+                scan::default_signs,
+                scan::gpt2,
+                scan::numbers,
+                scan::ascii_digits_3,
+            ],
             Self::DeepseekLlm => &deepseek::LLM,
             Self::DeepseekCoder => &deepseek::CODER,
             Self::DeepseekV3 => &deepseek::V3,

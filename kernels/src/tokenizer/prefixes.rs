@@ -1,7 +1,11 @@
 //! The longest of many strings that a text begins with.
 //!
-//! A sorted list narrowed byte by byte: a search costs the length of the match
-//! times the logarithm of the list, whatever the strings are.
+//! A sorted list narrowed byte by byte: a search costs the length of the match, at
+//! most [`LONGEST`], times the logarithm of the list, whatever the strings are.
+
+/// Longest string that is found, in bytes: several times the longest special token or
+/// word known. A list of ever longer strings would make each byte of a text cost more.
+pub(super) const LONGEST: usize = 256;
 
 /// Strings with something attached to each.
 #[derive(Debug)]
@@ -13,9 +17,11 @@ pub(super) struct Prefixes<T> {
 }
 
 impl<T> Prefixes<T> {
-    /// Of equal strings the first given counts.
+    /// Of equal strings the first given counts; those above [`LONGEST`] are left out.
     pub fn new(strings: impl Iterator<Item = (Box<[u8]>, T)>) -> Self {
-        let mut entries: Vec<_> = strings.filter(|(s, _)| !s.is_empty()).collect();
+        let mut entries: Vec<_> = strings
+            .filter(|(s, _)| (1..=LONGEST).contains(&s.len()))
+            .collect();
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         entries.dedup_by(|later, earlier| later.0 == earlier.0);
         let first = (0..=256)
@@ -53,6 +59,16 @@ impl<T> Prefixes<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_string_above_the_longest_is_never_looked_for() {
+        let long = |len: usize| vec![b'a'; len];
+        let strings = [1, LONGEST, LONGEST + 1].map(|len| (long(len).into(), len));
+        let prefixes = Prefixes::new(strings.into_iter());
+        let text = long(2 * LONGEST);
+        let found = prefixes.longest(&text, |_| true);
+        assert_eq!(found, Some((LONGEST, &LONGEST)));
+    }
 
     proptest! {
         #[test]

@@ -126,6 +126,18 @@ pub(super) fn falcon_signs(text: &str) -> Cut {
     })
 }
 
+/// `[\p{P}\$\+<=>\^~\|]+`
+pub(super) fn default_signs(text: &str) -> Cut {
+    many(text, |c| {
+        kind(c) == Kind::Punctuation || (c.is_ascii() && c != '`' && kind(c) == Kind::Symbol)
+    })
+}
+
+/// `\p{N}+`
+pub(super) fn numbers(text: &str) -> Cut {
+    many(text, |c| kind(c) == Kind::Number)
+}
+
 /// `[^\n]+|[\n]+`
 pub(super) fn lines(text: &str) -> Cut {
     let newline = text.starts_with('\n');

@@ -44,9 +44,17 @@ pub struct Scratch {
     b: Vec<f32>,
 }
 
-/// SIMD level of the inner loop. All levels give the same bits.
+/// SIMD level of the inner loop, which this processor certainly has: only
+/// [`Level::available`] makes one. All levels give the same bits.
+///
+/// ```compile_fail
+/// let unproven = kernels::train::gemm::Level::Avx512;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub struct Level(Lanes);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lanes {
     /// Plain loops.
     Portable,
     /// 256-bit vectors.
@@ -56,16 +64,19 @@ pub enum Level {
 }
 
 impl Level {
+    /// Plain loops, which every machine has.
+    pub const PORTABLE: Self = Self(Lanes::Portable);
+
     /// The levels of this machine, the plain one first.
     pub fn available() -> Vec<Self> {
-        let mut levels = vec![Self::Portable];
+        let mut levels = vec![Self::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") {
-                levels.push(Self::Avx2);
+                levels.push(Self(Lanes::Avx2));
             }
             if is_x86_feature_detected!("avx512f") {
-                levels.push(Self::Avx512);
+                levels.push(Self(Lanes::Avx512));
             }
         }
         levels
@@ -73,15 +84,15 @@ impl Level {
 
     /// The best level of this machine.
     pub fn detect() -> Self {
-        Self::available().pop().unwrap_or(Self::Portable)
+        Self::available().pop().unwrap_or(Self::PORTABLE)
     }
 
     /// Rows and columns of C that one inner loop holds in registers.
     const fn tile(self) -> (usize, usize) {
-        match self {
-            Self::Portable => (4, 8),
-            Self::Avx2 => (6, 16),
-            Self::Avx512 => (8, 32),
+        match self.0 {
+            Lanes::Portable => (4, 8),
+            Lanes::Avx2 => (6, 16),
+            Lanes::Avx512 => (8, 32),
         }
     }
 }
@@ -163,14 +174,14 @@ fn pack(out: &mut Vec<f32>, v: View<'_>, k: usize, n: usize, width: usize) {
 fn inner(level: Level, k: usize, a: &[f32], b: &[f32], tile: &mut [f32; 256]) {
     let (mr, nr) = level.tile();
     assert!(a.len() >= k * mr && b.len() >= k * nr);
-    match level {
-        // SAFETY: the level says that the CPU has the feature (see `Level::detect`; tests ask
-        // the same question), and the assertion above gives the bounds of both panels.
+    match level.0 {
+        // SAFETY: a level exists only where the CPU has the feature (`Level::available`), and
+        // the assertion above gives the bounds of both panels.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { inner_avx512(k, a.as_ptr(), b.as_ptr(), tile) },
+        Lanes::Avx512 => unsafe { inner_avx512(k, a.as_ptr(), b.as_ptr(), tile) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { inner_avx2(k, a.as_ptr(), b.as_ptr(), tile) },
+        Lanes::Avx2 => unsafe { inner_avx2(k, a.as_ptr(), b.as_ptr(), tile) },
         _ => inner_portable(k, mr, nr, a, b, tile),
     }
 }

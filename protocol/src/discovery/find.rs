@@ -1,45 +1,66 @@
 //! Who could serve a query: matching, and ranking by score.
 //!
-//! Not scoring: Reputation scores what is matched here. Pure functions over the
-//! book of listings; the machine keeps the tickets in between.
+//! Not scoring: Reputation scores what is matched here, all of it, before anything is cut.
+//! Functions over the book of listings; the machine keeps the tickets in between.
 
 use super::io::{HostRow, Query};
 use super::listings::{Listing, Listings};
 use crate::ids::{Digest, ModelDigest, NodeKey};
 use crate::inference::io::{Candidate, ModelSelector};
 use crate::limits;
-use crate::manifest::{ModelOffer, Role};
+use crate::manifest::{Manifest, ModelOffer, Role};
 use crate::money::{Meter, Prices};
-use crate::reputation::ScoreCard;
 use crate::reputation::io::Subject;
+use crate::reputation::{ScoreCard, Standing};
 use crate::time::{Now, WallTime};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A byte count is an upper bound of a token count; a token has rarely more than this many bytes.
 /// Hosts are left out only where even the shortest prompt would not fit.
 const MOST_BYTES_PER_TOKEN: u64 = 8;
 /// A cool-down that ends within this time puts a host last; a longer one leaves it out. Milliseconds.
 const LONG_COOLDOWN_MS: u64 = 600_000;
+/// Places among the candidates for hosts that served this node, however many others there are.
+const SERVED_SHARE: usize = limits::MAX_CANDIDATES / 2;
 /// Tokens of prompt and of answer for which `List` compares prices.
 const LISTED_TOKENS: u64 = 1_000;
 
-/// A match, before it is scored.
+/// An offer that fits, before it is scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
-    /// What Inference gets, with an empty score.
-    pub candidate: Candidate,
+    manifest: Arc<Manifest>,
+    /// Where the offer stands in the manifest; `None`: it lists the model nowhere.
+    offer: Option<usize>,
+    model: ModelDigest,
     /// Cost of the order at most, for ranking.
-    pub ceiling_msat: u64,
+    ceiling_msat: u64,
     /// Its last pulse said that slots and queue are full.
-    pub full: bool,
+    full: bool,
 }
 
 impl Match {
     /// What Reputation is asked.
     pub fn subject(&self) -> Subject {
         Subject {
-            host: self.candidate.host,
-            model: self.candidate.offer.digest,
+            host: self.manifest.node,
+            model: self.model,
             expected_cost_msat: self.ceiling_msat,
+        }
+    }
+
+    fn candidate(&self, score: ScoreCard) -> Candidate {
+        let manifest = &self.manifest;
+        let offer = self.offer.and_then(|at| manifest.models.get(at)).cloned();
+        Candidate {
+            host: manifest.node,
+            lightning: manifest.lightning,
+            offer: offer.unwrap_or_else(|| checks_only(&self.model)),
+            quantum: manifest.quantum,
+            addresses: manifest.addresses.clone(),
+            score,
         }
     }
 }
@@ -51,105 +72,220 @@ pub fn blank(host: NodeKey, model: ModelDigest) -> ScoreCard {
         model,
         total_ppm: 0,
         terms: Vec::new(),
+        standing: Standing::Unknown,
         cooldown: None,
     }
 }
 
-/// Every (host, model) that could serve `query`, cheapest first, at most [`limits::MAX_CANDIDATES`].
+/// Every host that could serve `query`, with its cheapest offer that fits. One place for a
+/// host, however many models it lists.
 pub fn matches(listings: &Listings, query: &Query, own: &NodeKey, now: Now) -> Vec<Match> {
-    let mut found: Vec<Match> = listings
+    listings
         .alive(now.wall)
         .filter(|listing| listing.manifest.node != *own)
         .filter(|listing| listing.manifest.roles.contains(&query.role))
         .filter(|listing| query.host.is_none_or(|host| host == listing.manifest.node))
-        .flat_map(|listing| listing.manifest.models.iter().map(move |m| (listing, m)))
-        .filter(|(listing, offer)| wanted(offer, &query.model) && fits(listing, offer, query))
-        .map(|(listing, offer)| Match {
-            ceiling_msat: ceiling(offer, query),
-            full: is_full(listings, listing, offer, now),
-            candidate: candidate(listing, offer),
+        .filter_map(|listing| {
+            let offers = listing.manifest.models.iter().enumerate();
+            let fitting = offers
+                .filter(|(_, offer)| wanted(offer, &query.model) && fits(listing, offer, query));
+            let (at, offer) = fitting.min_by_key(|(at, offer)| (ceiling(offer, query), *at))?;
+            Some(Match {
+                offer: Some(at),
+                model: offer.digest,
+                ceiling_msat: ceiling(offer, query),
+                full: is_full(listings, listing, offer, now),
+                manifest: listing.manifest.clone(),
+            })
         })
-        .collect();
-    found.sort_by_key(|one| (one.full, one.ceiling_msat, rank_key(&one.candidate)));
-    found.truncate(limits::MAX_CANDIDATES);
-    found
+        .collect()
 }
 
-/// Nodes that check answers: those that have the model themselves first, never this node.
-pub fn validators(
-    listings: &Listings,
-    model: &ModelDigest,
-    own: &NodeKey,
-    now: Now,
-) -> Vec<Candidate> {
-    let mut found: Vec<(bool, Candidate)> = listings
+/// Every node that checks answers, but this one.
+pub fn validators(listings: &Listings, model: &ModelDigest, own: &NodeKey, now: Now) -> Vec<Match> {
+    listings
         .alive(now.wall)
         .filter(|listing| listing.manifest.node != *own)
         .filter(|listing| listing.manifest.roles.contains(&Role::Validator))
-        .map(|listing| match listing.manifest.offer(model) {
-            Some(offer) => (false, candidate(listing, offer)),
-            None => (true, candidate(listing, &checks_only(model))),
+        .map(|listing| Match {
+            offer: listing
+                .manifest
+                .models
+                .iter()
+                .position(|offer| offer.digest == *model),
+            model: *model,
+            ceiling_msat: 0,
+            full: false,
+            manifest: listing.manifest.clone(),
         })
-        .collect();
-    found.sort_by_key(|(lacks, one)| (*lacks, rank_key(one)));
-    found.truncate(limits::MAX_CANDIDATES);
-    found.into_iter().map(|(_, candidate)| candidate).collect()
+        .collect()
 }
 
-/// Puts the scored matches in order: best first, cooled-down and full ones last.
-///
-/// A long cool-down (a host that was caught) leaves it out, unless it was asked for by key.
-pub fn ranked(
+/// A match with its card and a number drawn for it.
+struct Scored {
+    one: Match,
+    card: ScoreCard,
+    rest_ms: u64,
+    draw: u64,
+}
+
+impl Scored {
+    fn served(&self) -> bool {
+        self.card.standing == Standing::Served
+    }
+
+    /// Best first: full and cooled-down hosts last, before them those that only ever failed;
+    /// then by score, price, and the number drawn.
+    fn rank(&self) -> (u8, u32, u64, u64) {
+        let class = match self.card.standing {
+            _ if self.rest_ms > 0 || self.one.full => 2,
+            Standing::Failed => 1,
+            Standing::Served | Standing::Unknown => 0,
+        };
+        let missing = u32::MAX - self.card.total_ppm;
+        (class, missing, self.one.ceiling_msat, self.draw)
+    }
+
+    fn candidate(self) -> Candidate {
+        self.one.candidate(self.card)
+    }
+}
+
+/// Joins matches and cards. A long cool-down (a host that was caught) leaves a host out,
+/// unless it was asked for by key.
+fn scored(
     found: Vec<Match>,
-    mut cards: Vec<ScoreCard>,
+    cards: Vec<ScoreCard>,
     pinned: bool,
     now: WallTime,
-) -> Vec<Candidate> {
-    let mut scored: Vec<(bool, Candidate)> = found
+    rng: &mut ChaCha8Rng,
+) -> Vec<Scored> {
+    let mut cards: BTreeMap<(NodeKey, ModelDigest), ScoreCard> = cards
+        .into_iter()
+        .map(|card| ((card.host, card.model), card))
+        .collect();
+    found
         .into_iter()
         .map(|one| {
-            let mut candidate = one.candidate;
-            let (host, model) = (candidate.host, candidate.offer.digest);
-            let card = cards
-                .iter()
-                .position(|card| card.host == host && card.model == model);
-            if let Some(at) = card {
-                candidate.score = cards.swap_remove(at);
+            let (host, model) = (one.manifest.node, one.model);
+            let card = cards.remove(&(host, model));
+            let card = card.unwrap_or_else(|| blank(host, model));
+            Scored {
+                rest_ms: cooldown_ms(&card, now),
+                draw: rng.r#gen(),
+                card,
+                one,
             }
-            let rest_ms = cooldown_ms(&candidate.score, now);
-            (rest_ms, one.full, candidate)
         })
-        .filter(|(rest_ms, ..)| pinned || *rest_ms <= LONG_COOLDOWN_MS)
-        .map(|(rest_ms, full, candidate)| (rest_ms > 0 || full, candidate))
-        .collect();
-    // Stable, and the matches came cheapest first: equal scores keep the order of price, then key.
-    scored.sort_by_key(|(last, one)| (*last, u32::MAX - one.score.total_ppm));
-    scored.into_iter().map(|(_, candidate)| candidate).collect()
+        .filter(|one| pinned || one.rest_ms <= LONG_COOLDOWN_MS)
+        .collect()
 }
 
-/// Rows of the operator's table with what Reputation must be asked for each.
+/// Chooses at most [`limits::MAX_CANDIDATES`] of the scored matches, best first.
+///
+/// Hosts that served this node have [`SERVED_SHARE`] places of their own. Of the others'
+/// places half go to the best, and half are drawn: whoever lists most and cheapest does
+/// not fill them all.
+pub fn ranked(
+    found: Vec<Match>,
+    cards: Vec<ScoreCard>,
+    pinned: bool,
+    now: WallTime,
+    rng: &mut ChaCha8Rng,
+) -> Vec<Candidate> {
+    let mut all = scored(found, cards, pinned, now, rng);
+    all.sort_by_key(Scored::rank);
+    let (mut chosen, mut others): (Vec<Scored>, Vec<Scored>) =
+        all.into_iter().partition(Scored::served);
+    let free = limits::MAX_CANDIDATES.saturating_sub(others.len());
+    chosen.truncate(free.max(SERVED_SHARE));
+    let places = limits::MAX_CANDIDATES.saturating_sub(chosen.len());
+    if others.len() > places {
+        let mut drawn = others.split_off(places.div_ceil(2));
+        drawn.sort_by_key(|one| one.draw);
+        drawn.truncate(places / 2);
+        others.extend(drawn);
+    }
+    chosen.extend(others);
+    chosen.sort_by_key(Scored::rank);
+    chosen.into_iter().map(Scored::candidate).collect()
+}
+
+/// Chooses at most [`limits::MAX_CANDIDATES`] validators: those that have the model first,
+/// then those that served this node, the rest by lot. A key that was chosen for its
+/// place in the book gains nothing.
+pub fn drawn(
+    found: Vec<Match>,
+    cards: Vec<ScoreCard>,
+    now: WallTime,
+    rng: &mut ChaCha8Rng,
+) -> Vec<Candidate> {
+    let mut all = scored(found, cards, false, now, rng);
+    all.sort_by_key(|one| (one.one.offer.is_none(), !one.served(), one.draw));
+    all.truncate(limits::MAX_CANDIDATES);
+    all.into_iter().map(Scored::candidate).collect()
+}
+
+/// Rows of the operator's table with what Reputation must be asked for each, by host, at
+/// most [`limits::MAX_LISTINGS`]. All models of hosts that served this node, in half of the
+/// rows at most; of the others the first of each, then the second of each, and so on.
 pub fn rows(listings: &Listings, now: Now) -> Vec<(HostRow, Subject)> {
+    let all = |listing: &Listing| listing.manifest.models.len();
+    let (served, others): (Vec<&Listing>, Vec<&Listing>) = listings
+        .alive(now.wall)
+        .partition(|listing| listings.has_served(&listing.manifest.node));
+    let mut chosen: Vec<(&Listing, usize)> = served
+        .into_iter()
+        .flat_map(|listing| (0..all(listing)).map(move |at| (listing, at)))
+        .take(limits::MAX_LISTINGS / 2)
+        .collect();
+    let most = others.iter().map(|listing| all(listing)).max().unwrap_or(0);
+    let in_turn = (0..most).flat_map(|at| others.iter().map(move |listing| (*listing, at)));
+    let free = limits::MAX_LISTINGS - chosen.len();
+    chosen.extend(
+        in_turn
+            .filter(|(listing, at)| *at < all(listing))
+            .take(free),
+    );
+    chosen.sort_by_key(|(listing, at)| (listing.manifest.node, *at));
+    chosen
+        .into_iter()
+        .filter_map(|(listing, at)| {
+            let offer = listing.manifest.models.get(at)?;
+            Some(row(listings, listing, offer, now))
+        })
+        .collect()
+}
+
+fn row(listings: &Listings, listing: &Listing, offer: &ModelOffer, now: Now) -> (HostRow, Subject) {
+    let host = listing.manifest.node;
+    let row = HostRow {
+        manifest: listing.manifest.clone(),
+        model: offer.digest,
+        relays: listing.relays.clone(),
+        seen: listing.seen,
+        pulse: listings.pulse(&host, &offer.digest, now.tick).cloned(),
+        score: blank(host, offer.digest),
+    };
+    let subject = Subject {
+        host,
+        model: offer.digest,
+        expected_cost_msat: listed_cost(offer),
+    };
+    (row, subject)
+}
+
+/// What Reputation is asked to learn which hosts served this node: one question for a host.
+pub fn acquaintances(listings: &Listings, now: Now) -> Vec<Subject> {
     listings
         .alive(now.wall)
-        .flat_map(|listing| listing.manifest.models.iter().map(move |m| (listing, m)))
-        .map(|(listing, offer)| {
-            let host = listing.manifest.node;
-            let row = HostRow {
-                manifest: listing.manifest.as_ref().clone(),
-                model: offer.digest,
-                relays: listing.relays.clone(),
-                seen: listing.seen,
-                pulse: listings.pulse(&host, &offer.digest, now.tick).cloned(),
-                score: blank(host, offer.digest),
-            };
-            let subject = Subject {
-                host,
-                model: offer.digest,
-                expected_cost_msat: listed_cost(offer),
-            };
-            (row, subject)
+        .filter_map(|listing| {
+            Some(Subject {
+                host: listing.manifest.node,
+                model: listing.manifest.models.first()?.digest,
+                expected_cost_msat: 0,
+            })
         })
-        .take(limits::MAX_LISTINGS)
         .collect()
 }
 
@@ -160,10 +296,6 @@ fn listed_cost(offer: &ModelOffer) -> u64 {
         false => (Meter::OutputToken, LISTED_TOKENS),
     };
     most_cost(offer, LISTED_TOKENS, meter, units)
-}
-
-fn rank_key(candidate: &Candidate) -> (NodeKey, ModelDigest) {
-    (candidate.host, candidate.offer.digest)
 }
 
 fn cooldown_ms(card: &ScoreCard, now: WallTime) -> u64 {
@@ -213,18 +345,6 @@ fn is_full(listings: &Listings, listing: &Listing, offer: &ModelOffer, now: Now)
         .is_some_and(|pulse| {
             pulse.running >= pulse.slots && pulse.queued >= listing.manifest.limits.queued_orders
         })
-}
-
-fn candidate(listing: &Listing, offer: &ModelOffer) -> Candidate {
-    let manifest = &listing.manifest;
-    Candidate {
-        host: manifest.node,
-        lightning: manifest.lightning,
-        offer: offer.clone(),
-        quantum: manifest.quantum,
-        addresses: manifest.addresses.clone(),
-        score: blank(manifest.node, offer.digest),
-    }
 }
 
 /// Stands for the offer of a validator that does not sell the model; it may have it all the same.

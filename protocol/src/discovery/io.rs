@@ -49,8 +49,9 @@ pub struct Query {
 /// One listed (host, model), for an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRow {
-    /// The manifest.
-    pub manifest: Manifest,
+    /// The manifest; one for all rows of a host.
+    #[serde(with = "super::listings::shared")]
+    pub manifest: Arc<Manifest>,
     /// Model of this row.
     pub model: ModelDigest,
     /// Relays that served the listing.

@@ -2,6 +2,9 @@
 //!
 //! Not ranking: see `find`. The newest listing of an author wins; a listing that
 //! expired is dead whatever a relay serves.
+//!
+//! A full book gives up what the fullest relay brought, so that one relay cannot fill it
+//! alone, and hosts that served this node last.
 
 use super::io::Pulse;
 use crate::codec;
@@ -13,7 +16,7 @@ use crate::machine::{Record, Table};
 use crate::manifest::{Manifest, lightning_statement};
 use crate::time::{Now, Tick, WallTime};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A pulse older than this says nothing any more. Milliseconds. Three missed reports.
@@ -22,6 +25,11 @@ pub const PULSE_LIFE_MS: u64 = 3 * limits::PULSE_MIN_MS;
 const PULSE_GAP_MS: u64 = limits::PULSE_MIN_MS / 2;
 /// Longest stored listing. Bytes. The manifest and the names of its relays.
 const MAX_RECORD_BYTES: usize = 2 * limits::MAX_MANIFEST_BYTES;
+/// Most pulses remembered, those included that only bar their own repetition.
+const MAX_PULSES: usize = 2 * limits::MAX_LISTINGS;
+/// Most hosts that are kept for their service to this node. A quarter of the book, so that
+/// a new host always finds a place.
+const MAX_SERVED: usize = limits::MAX_LISTINGS / 4;
 
 /// A verified listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +48,7 @@ pub struct Listing {
 }
 
 /// A shared manifest is stored like an owned one.
-mod shared {
+pub(super) mod shared {
     use super::{Arc, Deserialize, Manifest, Serialize};
     use serde::{Deserializer, Serializer};
 
@@ -60,7 +68,11 @@ pub struct Listings {
     known: BTreeMap<NodeKey, Listing>,
     /// Deletions, so that another relay cannot bring a deleted listing back.
     deleted: BTreeMap<NodeKey, WallTime>,
+    /// The last pulse of each model at each host, kept for as long as its envelope's time
+    /// would be accepted: a pulse counts only if it is newer.
     pulses: BTreeMap<(NodeKey, ModelDigest), (Tick, Pulse)>,
+    /// Hosts that served this node, as Reputation last said.
+    served: BTreeSet<NodeKey>,
 }
 
 impl Listings {
@@ -71,7 +83,27 @@ impl Listings {
             known: BTreeMap::new(),
             deleted: BTreeMap::new(),
             pulses: BTreeMap::new(),
+            served: BTreeSet::new(),
         }
+    }
+
+    /// Notes whether a host served this node.
+    pub fn note_served(&mut self, host: NodeKey, served: bool) {
+        if !served {
+            self.served.remove(&host);
+        } else if self.served.len() < MAX_SERVED {
+            self.served.insert(host);
+        }
+    }
+
+    /// Returns whether the host is known to have served this node.
+    pub fn has_served(&self, host: &NodeKey) -> bool {
+        self.served.contains(host)
+    }
+
+    /// Returns whether more than half of the places are taken.
+    pub fn is_crowded(&self) -> bool {
+        self.known.len() > self.max / 2
     }
 
     /// Takes back a stored record, unless it expired.
@@ -98,15 +130,11 @@ impl Listings {
         found: Listing,
     ) -> Vec<Record> {
         let author = found.manifest.node;
-        let known = self.known.get_mut(&author);
-        if let Some(known) = known
+        if let Some(known) = self.known.get(&author)
             && known.created >= found.created
         {
             if known.created == found.created && known.manifest == found.manifest {
-                known.seen = now;
-                if add_relay(&mut known.relays, relay) {
-                    return vec![record(&author, Some(known))];
-                }
+                return self.seen_again(&author, relay, now);
             }
             return Vec::new();
         }
@@ -124,6 +152,17 @@ impl Listings {
             records.extend(self.evict(&author));
         }
         records
+    }
+
+    fn seen_again(&mut self, author: &NodeKey, relay: &str, now: WallTime) -> Vec<Record> {
+        let Some(known) = self.known.get_mut(author) else {
+            return Vec::new();
+        };
+        known.seen = now;
+        match add_relay(&mut known.relays, relay) {
+            true => vec![record(author, Some(known))],
+            false => Vec::new(),
+        }
     }
 
     fn acceptable(
@@ -160,19 +199,38 @@ impl Listings {
             )
     }
 
+    /// Each listing is on the account of the least used of its relays. The fullest account
+    /// gives up what was seen longest ago; hosts that served this node go last.
     fn evict(&mut self, but: &NodeKey) -> Option<Record> {
+        let mut use_of: BTreeMap<&str, usize> = BTreeMap::new();
+        for relay in self.known.values().flat_map(|listing| &listing.relays) {
+            *use_of.entry(relay).or_default() += 1;
+        }
+        let account = |listing: &'_ Listing| {
+            let relays = listing.relays.iter().map(String::as_str);
+            let least = relays.min_by_key(|relay| (use_of.get(relay).copied(), *relay));
+            least.and_then(|least| use_of.get_key_value(least).map(|(relay, _)| *relay))
+        };
+        let mut load: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+        for listing in self.known.values() {
+            *load.entry(account(listing)).or_default() += 1;
+        }
+        let fullest = load.iter().max_by_key(|(_, count)| **count);
+        let fullest = fullest.and_then(|(relay, _)| *relay);
         let oldest = self
             .known
             .iter()
             .filter(|(author, _)| *author != but)
-            .min_by_key(|(author, listing)| (listing.seen, **author))
+            .min_by_key(|(author, listing)| {
+                let elsewhere = account(listing) != fullest;
+                (self.has_served(author), elsewhere, listing.seen, **author)
+            })
             .map(|(author, _)| *author)?;
         Some(self.remove(&oldest))
     }
 
     fn remove(&mut self, author: &NodeKey) -> Record {
         self.known.remove(author);
-        self.pulses.retain(|(host, _), _| host != author);
         record(author, None)
     }
 
@@ -197,7 +255,8 @@ impl Listings {
     }
 
     /// A pulse arrived. It counts only from the host itself, on a model that it
-    /// lists, newer than the last and not too soon after it.
+    /// lists, with a later time than the last and not too soon after it. So one that
+    /// somebody sends again says nothing, even after the last was too old to be used.
     pub fn pulsed(&mut self, from: Option<NodeKey>, pulse: Pulse, now: Now) {
         let off_ms = now
             .wall
@@ -216,7 +275,9 @@ impl Listings {
         {
             return;
         }
-        self.pulses.insert(key, (now.tick, pulse));
+        if self.pulses.len() < MAX_PULSES || self.pulses.contains_key(&key) {
+            self.pulses.insert(key, (now.tick, pulse));
+        }
     }
 
     /// The latest pulse of a model at a host, unless it is too old to mean anything.
@@ -233,8 +294,10 @@ impl Listings {
             .filter(|(_, listing)| listing.expires <= now.wall)
             .map(|(author, _)| *author)
             .collect();
-        self.pulses
-            .retain(|_, (at, _)| now.tick.ms_since(*at) < PULSE_LIFE_MS);
+        self.pulses.retain(|_, (at, pulse)| {
+            now.tick.ms_since(*at) < PULSE_LIFE_MS
+                || now.wall.ms_since(pulse.time) <= limits::ENVELOPE_WINDOW_MS
+        });
         // A listing lives at most two lifetimes, so an older deletion protects from nothing.
         self.deleted
             .retain(|_, at| now.wall.ms_since(*at) < 2 * limits::LISTING_TTL_MS);
@@ -255,7 +318,7 @@ impl Listings {
 
     /// Returns whether there is nothing to sweep.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.deleted.is_empty()
+        self.known.is_empty() && self.deleted.is_empty() && self.pulses.is_empty()
     }
 }
 

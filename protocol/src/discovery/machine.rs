@@ -13,7 +13,10 @@
 //! - Every `Find`, `FindValidators` and `List` is answered exactly once, with or
 //!   without scores.
 //! - This node is never its own candidate.
-//! - Listings, tickets, topics, relays and pulses are bounded.
+//! - Nothing is cut before it is scored, and no number of listings takes the places of
+//!   hosts that served this node (see [`super::find::ranked`]).
+//! - Listings, tickets, topics, relays and pulses are bounded. Tickets are this node's own
+//!   questions: no stranger opens one.
 //!
 //! # Crash recovery
 //! Listings come back from [`Table::Listings`](crate::machine::Table); tickets
@@ -29,8 +32,8 @@ use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record};
 use crate::manifest::Manifest;
-use crate::reputation::ScoreCard;
 use crate::reputation::io::Subject;
+use crate::reputation::{ScoreCard, Standing};
 use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
 use rand::SeedableRng;
@@ -39,6 +42,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How often expired listings are swept out. Milliseconds. They are never used meanwhile.
 const SWEEP_MS: u64 = 60_000;
+/// Candidates of an answer whose models' topics are followed. As many as an order may dial, and one.
+const FOLLOWED_CANDIDATES: usize = 4;
 
 /// What the operator may set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,10 +75,16 @@ enum Ticket {
         found: Vec<Match>,
         pinned: bool,
     },
+    Validators {
+        id: EffectId,
+        found: Vec<Match>,
+    },
     List {
         id: EffectId,
         rows: Vec<HostRow>,
     },
+    /// Nobody waits for it: the book learns who served this node.
+    Learn,
 }
 
 /// Listings in, ranked candidates out.
@@ -88,6 +99,8 @@ pub struct Discovery {
     topics: BTreeSet<ModelDigest>,
     own: Option<Own>,
     sweep: Tick,
+    /// Reputation was asked since the start who served this node.
+    learned: bool,
 }
 
 impl Discovery {
@@ -104,6 +117,7 @@ impl Discovery {
             topics: BTreeSet::new(),
             own: None,
             sweep: Tick(0),
+            learned: false,
         }
     }
 
@@ -130,9 +144,6 @@ impl Discovery {
 
     fn find(&mut self, now: Now, request: RequestId, query: &Query, out: &mut Outbox<Effect>) {
         let found = find::matches(&self.listings, query, &self.key, now);
-        for one in &found {
-            self.follow(one.candidate.offer.digest, out);
-        }
         let subjects: Vec<Subject> = found.iter().map(Match::subject).collect();
         let ticket = Ticket::Find {
             request,
@@ -150,7 +161,7 @@ impl Discovery {
     /// Puts a question to Reputation, unless there is nobody to ask about.
     fn ask(&mut self, now: Now, ticket: Ticket, subjects: Vec<Subject>, out: &mut Outbox<Effect>) {
         if subjects.is_empty() || self.tickets.len() >= limits::MAX_TICKETS {
-            return answer(ticket, Vec::new(), now.wall, out);
+            return self.answer(ticket, Vec::new(), now.wall, out);
         }
         let id = self.ids.fresh();
         let until = now.tick.after_ms(self.config.ticket_ms);
@@ -161,9 +172,63 @@ impl Discovery {
         }));
     }
 
-    fn follow(&mut self, model: ModelDigest, out: &mut Outbox<Effect>) {
-        if self.topics.len() < limits::MAX_TOPICS && self.topics.insert(model) {
+    /// Follows a model's topic. Models of hosts that never served this node take half of the
+    /// topics at most: anybody can list models.
+    fn follow(&mut self, model: ModelDigest, familiar: bool, out: &mut Outbox<Effect>) {
+        let most = match familiar {
+            true => limits::MAX_TOPICS,
+            false => limits::MAX_TOPICS / 2,
+        };
+        if self.topics.len() < most && self.topics.insert(model) {
             out.push(Effect::Follow(model));
+        }
+    }
+
+    /// Asks who of the listed hosts served this node: at the start, and while the book is
+    /// so full that it may have to give up listings.
+    fn learn(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        if !self.learned || self.listings.is_crowded() {
+            let subjects = find::acquaintances(&self.listings, now);
+            self.learned |= !subjects.is_empty();
+            self.ask(now, Ticket::Learn, subjects, out);
+        }
+    }
+
+    fn answer(
+        &mut self,
+        ticket: Ticket,
+        cards: Vec<ScoreCard>,
+        now: WallTime,
+        out: &mut Outbox<Effect>,
+    ) {
+        for card in &cards {
+            let served = card.standing == Standing::Served;
+            if served || matches!(ticket, Ticket::Learn) {
+                self.listings.note_served(card.host, served);
+            }
+        }
+        match ticket {
+            Ticket::Find {
+                request,
+                found,
+                pinned,
+            } => {
+                let hosts = find::ranked(found, cards, pinned, now, &mut self.rng);
+                for one in hosts.iter().take(FOLLOWED_CANDIDATES) {
+                    let familiar = one.score.standing == Standing::Served;
+                    self.follow(one.offer.digest, familiar, out);
+                }
+                out.push(Effect::Tell(Message::CandidatesFound { request, hosts }));
+            }
+            Ticket::Validators { id, found } => {
+                let hosts = find::drawn(found, cards, now, &mut self.rng);
+                out.push(Effect::Tell(Message::ValidatorsFound { id, hosts }));
+            }
+            Ticket::List { id, rows } => {
+                let hosts = with_scores(rows, cards);
+                out.push(Effect::Reply { id, hosts });
+            }
+            Ticket::Learn => {}
         }
     }
 
@@ -185,7 +250,7 @@ impl Discovery {
             return;
         }
         for model in &manifest.models {
-            self.follow(model.digest, out);
+            self.follow(model.digest, true, out);
         }
         let before = self.own.take();
         self.own = Some(Own::new(manifest, before, now, &mut self.ids, out));
@@ -217,34 +282,20 @@ fn persist(records: Vec<Record>, out: &mut Outbox<Effect>) {
     }
 }
 
-fn answer(ticket: Ticket, cards: Vec<ScoreCard>, now: WallTime, out: &mut Outbox<Effect>) {
-    match ticket {
-        Ticket::Find {
-            request,
-            found,
-            pinned,
-        } => {
-            let hosts = find::ranked(found, cards, pinned, now);
-            out.push(Effect::Tell(Message::CandidatesFound { request, hosts }));
-        }
-        Ticket::List { id, rows } => {
-            // The cards come in the order of the rows; a card of another row is not shown.
-            let mut cards = cards.into_iter();
-            let hosts = rows
-                .into_iter()
-                .map(|mut row| {
-                    if let Some(card) = cards.next()
-                        && card.host == row.manifest.node
-                        && card.model == row.model
-                    {
-                        row.score = card;
-                    }
-                    row
-                })
-                .collect();
-            out.push(Effect::Reply { id, hosts });
-        }
-    }
+/// The cards come in the order of the rows; a card of another row is not shown.
+fn with_scores(rows: Vec<HostRow>, cards: Vec<ScoreCard>) -> Vec<HostRow> {
+    let mut cards = cards.into_iter();
+    rows.into_iter()
+        .map(|mut row| {
+            if let Some(card) = cards.next()
+                && card.host == row.manifest.node
+                && card.model == row.model
+            {
+                row.score = card;
+            }
+            row
+        })
+        .collect()
 }
 
 impl Machine for Discovery {
@@ -285,12 +336,13 @@ impl Machine for Discovery {
             }
             Input::Find { request, query } => self.find(now, request, &query, out),
             Input::FindValidators { id, model } => {
-                let hosts = find::validators(&self.listings, &model, &self.key, now);
-                out.push(Effect::Tell(Message::ValidatorsFound { id, hosts }));
+                let found = find::validators(&self.listings, &model, &self.key, now);
+                let subjects = found.iter().map(Match::subject).collect();
+                self.ask(now, Ticket::Validators { id, found }, subjects, out);
             }
             Input::Scores { ticket, cards } => {
                 if let Some((_, ticket)) = self.tickets.remove(&ticket) {
-                    answer(ticket, cards, now.wall, out);
+                    self.answer(ticket, cards, now.wall, out);
                 }
             }
             Input::Announce(manifest) => self.announce(now, *manifest, out),
@@ -326,11 +378,12 @@ impl Machine for Discovery {
             .collect();
         for id in due {
             if let Some((_, ticket)) = self.tickets.remove(&id) {
-                answer(ticket, Vec::new(), now.wall, out);
+                self.answer(ticket, Vec::new(), now.wall, out);
             }
         }
         if !self.listings.is_empty() && self.sweep <= now.tick {
             persist(self.listings.sweep(now), out);
+            self.learn(now, out);
             self.sweep = now.tick.after_ms(SWEEP_MS);
         }
         if let Some(own) = &mut self.own {

@@ -126,6 +126,8 @@ struct Deal {
     receipt: Option<Signed>,
     countersigned: Option<Signed>,
     price_kept: bool,
+    /// Why the host did not take the order.
+    refused: Option<Code>,
 }
 
 /// One purchase.
@@ -366,6 +368,7 @@ impl BuyerOrder {
             receipt: None,
             countersigned: None,
             price_kept: true,
+            refused: None,
         });
     }
 
@@ -423,6 +426,9 @@ impl BuyerOrder {
     /// nothing in its mouth.
     fn refused(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
         if refusal.code.is_from_hosts() {
+            if let (State::Ordered, Some(deal)) = (self.state, self.deal.as_mut()) {
+                deal.refused = Some(refusal.code);
+            }
             return self.give_up(refusal, ctx);
         }
         let detail = format!(
@@ -1180,7 +1186,7 @@ impl BuyerOrder {
             ctx.close(stream);
         }
         let failure = match status {
-            Status::Failed(code) => Some(code),
+            Status::Failed(code) if deal.refused.is_none() => Some(code),
             _ => None,
         };
         if failure.is_none_or(Code::is_hosts_fault) {
@@ -1189,6 +1195,7 @@ impl BuyerOrder {
                 host: deal.candidate.host,
                 model: deal.candidate.offer.digest,
                 failure,
+                refused: deal.refused,
                 first_token_ms: deal.first_token_ms,
                 tokens: deal.counts.delivered(),
                 stream_ms: deal.stream_ms,

@@ -87,7 +87,8 @@ impl Book {
         history
     }
 
-    /// Enters a history; returns what to persist, evictions included.
+    /// Enters a history; returns what to persist, evictions included. Hosts that served
+    /// this node are forgotten last.
     pub fn set_model(
         &mut self,
         host: NodeKey,
@@ -101,7 +102,7 @@ impl Book {
                 .models
                 .iter()
                 .filter(|(key, _)| **key != (host, model))
-                .min_by_key(|(key, history)| (history.at, **key))
+                .min_by_key(|(key, history)| (history.served(), history.at, **key))
                 .map(|(key, _)| *key);
             if let Some(key) = oldest {
                 self.models.remove(&key);
@@ -111,7 +112,8 @@ impl Book {
         records
     }
 
-    /// Enters a host's history; convictions are forgotten last.
+    /// Enters a host's history. Convictions over orders of this node are forgotten last,
+    /// those over bundles of strangers first: anybody can make hosts that contradict themselves.
     pub fn set_host(&mut self, host: NodeKey, history: HostHistory) -> Vec<Record> {
         let mut records = vec![record(host.0.to_vec(), Some(&history))];
         self.hosts.insert(host, history);
@@ -120,7 +122,7 @@ impl Book {
                 .hosts
                 .iter()
                 .filter(|(key, _)| **key != host)
-                .min_by_key(|(key, history)| (history.convicted.is_some(), history.at, **key))
+                .min_by_key(|(key, history)| (history.weight(), history.at, **key))
                 .map(|(key, _)| *key);
             if let Some(key) = oldest {
                 self.hosts.remove(&key);
@@ -128,6 +130,17 @@ impl Book {
             }
         }
         records
+    }
+
+    /// Returns whether a host served this node within the last weeks, whatever the model.
+    pub fn served(&self, host: NodeKey, now: WallTime, half_life_ms: u64) -> bool {
+        let first = (host, ModelDigest([0; 32]));
+        let last = (host, ModelDigest([u8::MAX; 32]));
+        self.models.range(first..=last).any(|(_, history)| {
+            let mut history = history.clone();
+            history.decay(now, half_life_ms);
+            history.served()
+        })
     }
 
     /// Returns whether a host-level history is kept.

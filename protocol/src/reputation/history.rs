@@ -6,19 +6,28 @@
 use super::decay;
 use super::io::Outcome;
 use crate::bundle::Tier;
+use crate::ids::NodeKey;
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 
 /// One event, in the unit of the counts.
 pub const EVENT: u64 = 1_000_000;
-/// What a bookkeeping check weighs next to a replay: it shows only that the sums are right.
-const BOOKKEEPING_WEIGHT: u64 = EVENT / 10;
 /// Failures in a row before a host is left alone for a while.
 const FAILURES_BEFORE_COOLDOWN: u32 = 3;
 /// The first cool-down. Milliseconds. Long enough for a restart of the other side.
 const COOLDOWN_MS: u64 = 30_000;
+/// The first cool-down after refusals. Milliseconds. A queue of short orders moves on in this time.
+const REFUSED_COOLDOWN_MS: u64 = 5_000;
 /// Growth stops here: two minutes, so that a repaired host is soon tried again.
 const MAX_COOLDOWN_FACTOR: u64 = 4;
+/// How long one validator's word is remembered. Milliseconds. Seven days: another one that
+/// is asked about the same host in this time may confirm it.
+pub const HINT_LIFE_MS: u64 = 7 * 86_400_000;
+/// Most hints kept for a host. Two that agree are enough.
+const MAX_HINTS: usize = 4;
+/// Successes, decayed, from which a host counts as one that served this node: what a
+/// single order leaves after four half-lives.
+const SERVED_MIN: u64 = EVENT / 16;
 
 /// Failures in a row, and the cool-down that they led to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +41,19 @@ pub struct Streak {
 impl Streak {
     /// Counts a failure.
     pub fn fail(&mut self, now: WallTime) {
+        self.count(now, COOLDOWN_MS);
+    }
+
+    /// Counts a refusal: a cool-down of its own, far shorter than after failures.
+    pub fn refuse(&mut self, now: WallTime) {
+        self.count(now, REFUSED_COOLDOWN_MS);
+    }
+
+    fn count(&mut self, now: WallTime, cooldown_ms: u64) {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= FAILURES_BEFORE_COOLDOWN {
             let factor = u64::from(self.failures - (FAILURES_BEFORE_COOLDOWN - 1));
-            self.until = now.after_ms(COOLDOWN_MS * factor.min(MAX_COOLDOWN_FACTOR));
+            self.until = now.after_ms(cooldown_ms * factor.min(MAX_COOLDOWN_FACTOR));
         }
     }
 
@@ -45,11 +63,12 @@ impl Streak {
     }
 
     /// The cool-down that holds at `now`, with its reason.
-    pub fn cooldown(&self, now: WallTime) -> Option<(WallTime, String)> {
+    /// `what` names what was counted.
+    pub fn cooldown(&self, what: &str, now: WallTime) -> Option<(WallTime, String)> {
         (self.until > now).then(|| {
             let seconds = self.until.ms_since(now).div_ceil(1_000);
             let why = format!(
-                "{} failures in a row; tried again in {seconds} s",
+                "{} {what} in a row; tried again in {seconds} s",
                 self.failures
             );
             (self.until, why)
@@ -72,10 +91,14 @@ pub struct History {
     pub first: (u64, u64),
     /// Tokens after the first, and their summed milliseconds times [`EVENT`].
     pub stream: (u64, u64),
-    /// Checks passed; a replay counts whole, bookkeeping a tenth.
+    /// Replays passed. Sums that add up show nothing about the answer and do not count.
     pub verified: u64,
     /// Failures in a row.
     pub streak: Streak,
+    /// Orders that the host refused.
+    pub refused: u64,
+    /// Refusals in a row.
+    pub refusals: Streak,
 }
 
 impl History {
@@ -95,6 +118,7 @@ impl History {
             &mut self.stream.0,
             &mut self.stream.1,
             &mut self.verified,
+            &mut self.refused,
         ] {
             *value = decay::after(*value, steps);
         }
@@ -102,6 +126,12 @@ impl History {
 
     /// Takes in how an order went.
     pub fn record(&mut self, outcome: &Outcome, now: WallTime) {
+        let refused = outcome.refused.is_some() || outcome.refused_by_price();
+        if refused {
+            self.refused = self.refused.saturating_add(EVENT);
+            self.refusals.refuse(now);
+            return;
+        }
         if !outcome.price_kept {
             self.overcharged = self.overcharged.saturating_add(EVENT);
         }
@@ -115,6 +145,7 @@ impl History {
             None => {
                 self.succeeded = self.succeeded.saturating_add(EVENT);
                 self.streak.clear();
+                self.refusals.clear();
             }
         }
         if let Some(ms) = outcome.first_token_ms {
@@ -125,13 +156,18 @@ impl History {
         }
     }
 
-    /// Takes in a check that the host passed.
-    pub fn verify(&mut self, tier: Tier) {
-        let weight = match tier {
-            Tier::Bookkeeping => BOOKKEEPING_WEIGHT,
-            Tier::ExactReplay => EVENT,
-        };
-        self.verified = self.verified.saturating_add(weight);
+    /// Takes in a check that the host passed; returns whether it counts.
+    pub fn verify(&mut self, tier: Tier) -> bool {
+        if tier < Tier::ExactReplay {
+            return false;
+        }
+        self.verified = self.verified.saturating_add(EVENT);
+        true
+    }
+
+    /// Returns whether the host served this node within the last weeks.
+    pub fn served(&self) -> bool {
+        self.succeeded >= SERVED_MIN
     }
 
     /// Mean milliseconds to the first token.
@@ -157,16 +193,59 @@ fn add(mean: &mut (u64, u64), count: u64, sum_ms: u64) {
 pub struct HostHistory {
     /// Until when decay is accounted for.
     pub at: WallTime,
-    /// Faults that name no model: unreachable, malformed, not served.
+    /// Faults that name no model: unreachable, accepted and not served.
     pub faults: u64,
     /// Failures in a row.
     pub streak: Streak,
-    /// Proved of bad faith: when, until when it is not used, and of what.
-    pub convicted: Option<(WallTime, WallTime, String)>,
+    /// Proved of bad faith.
+    pub convicted: Option<Conviction>,
+    /// What single validators say against it, newest last, one entry for each of them.
+    pub hints: Vec<Hint>,
+}
+
+/// Bad faith that was proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conviction {
+    /// The host is not used before.
+    pub until: WallTime,
+    /// Of what.
+    pub what: String,
+    /// The evidence is of an order of this node, not a bundle that a stranger brought.
+    pub own_order: bool,
+}
+
+/// One validator's word against a host, on an order of this node. It moves the score
+/// and excludes nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// Who says it.
+    pub by: NodeKey,
+    /// When it was said.
+    pub at: WallTime,
+    /// What is said.
+    pub what: String,
 }
 
 impl HostHistory {
-    /// Decays to `now`; a conviction ends when its time is over.
+    /// How dear the history is when the book is full: the lightest goes first.
+    pub(super) fn weight(&self) -> u8 {
+        match &self.convicted {
+            Some(convicted) if convicted.own_order => 2,
+            Some(_) => 0,
+            None => 1,
+        }
+    }
+
+    /// Takes in what `hint.by` says; a later word of the same validator replaces its earlier one.
+    pub fn hint(&mut self, hint: Hint) {
+        self.hints.retain(|known| known.by != hint.by);
+        if self.hints.len() >= MAX_HINTS {
+            self.hints.remove(0);
+        }
+        self.hints.push(hint);
+    }
+
+    /// Decays to `now`; a conviction ends when its time is over, a hint after [`HINT_LIFE_MS`].
     pub fn decay(&mut self, now: WallTime, half_life_ms: u64) {
         let (steps, spent_ms) = decay::steps_in(now.ms_since(self.at), half_life_ms);
         if steps > 0 {
@@ -176,9 +255,11 @@ impl HostHistory {
         if self
             .convicted
             .as_ref()
-            .is_some_and(|(_, until, _)| *until <= now)
+            .is_some_and(|convicted| convicted.until <= now)
         {
             self.convicted = None;
         }
+        self.hints
+            .retain(|hint| now.ms_since(hint.at) < HINT_LIFE_MS);
     }
 }

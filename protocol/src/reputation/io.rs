@@ -18,8 +18,11 @@ pub struct Outcome {
     pub host: NodeKey,
     /// The model.
     pub model: ModelDigest,
-    /// `None`: it went well.
+    /// `None`: it went well, or was refused.
     pub failure: Option<Code>,
+    /// The host itself said no, with this code. Counts apart from failures; `failure` is
+    /// then not read.
+    pub refused: Option<Code>,
     /// From order to first token.
     pub first_token_ms: Option<u64>,
     /// Tokens delivered.
@@ -28,6 +31,31 @@ pub struct Outcome {
     pub stream_ms: u64,
     /// The host charged no more than it listed.
     pub price_kept: bool,
+}
+
+impl Outcome {
+    /// Terms above the listing before anything was delivered: nothing was charged, and the
+    /// listing may be an old one that a relay kept. The same to the buyer as a refusal.
+    pub fn refused_by_price(&self) -> bool {
+        !self.price_kept && self.failure.is_some() && self.tokens == 0
+    }
+
+    /// Returns whether it shows that the host, and so the network, was reached.
+    pub fn shows_contact(&self) -> bool {
+        let silent = matches!(self.failure, Some(Code::Disconnected | Code::Timeout));
+        self.refused.is_some() || self.first_token_ms.is_some() || !silent
+    }
+}
+
+/// Who checked, and whose order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Witness {
+    /// This node, an order of its own.
+    Own,
+    /// This node, a bundle that somebody else brought.
+    Stranger,
+    /// Another validator, an order of this node.
+    Other(NodeKey),
 }
 
 /// One (host, model) to be scored, with what its listing says.
@@ -55,6 +83,7 @@ pub enum Input {
         order: OrderId,
         tier: Tier,
         finding: Finding,
+        witness: Witness,
     },
     /// From Discovery: score these, compared with each other.
     ScoresWanted {

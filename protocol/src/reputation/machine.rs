@@ -1,28 +1,36 @@
 //! The reputation machine.
 //!
 //! # States
-//! None beyond the book: every input is answered at once.
+//! The book, and dials that nobody answered while this node may have been cut off itself
+//! (see [`super::reach`]). Every input is answered at once.
 //!
 //! # Inputs and effects
 //! See [`super::io`]. An outcome, an offence or a verdict changes the book, which
 //! is persisted; a question is answered with score cards.
 //!
 //! # Invariants
-//! - Only what this node saw itself counts.
-//! - The book is bounded; a conviction is the last thing to be forgotten.
+//! - Only what this node saw itself counts. Another validator's word is a hint, until
+//!   a second, independent one agrees (see [`Reputation::hinted`]).
+//! - Only hosts are in the book: what a buyer's key, a relay or whoever repeats others'
+//!   messages can cause is booked against nobody.
+//! - The book is bounded; a conviction over an order of this node is the last thing to
+//!   be forgotten.
 //! - Weights of a card sum to 1,000,000.
 //!
 //! # Crash recovery
 //! The book is rebuilt from [`Table::History`](crate::machine::Table).
 
 use super::book::Book;
-use super::io::{Effect, Input, Outcome, Subject};
+use super::history::{Conviction, EVENT, Hint, HostHistory};
+use super::io::{Effect, Input, Outcome, Subject, Witness};
+use super::reach::Reach;
 use super::score::{self, Known, Weights};
 use crate::bundle::{Finding, Tier};
 use crate::ids::{ModelDigest, NodeKey};
 use crate::limits;
 use crate::machine::{Machine, Outbox, Record};
 use crate::offence::{Offence, OffenceKind};
+use crate::refusal::Code;
 use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
 
@@ -55,13 +63,17 @@ impl Default for Config {
 pub struct Reputation {
     config: Config,
     book: Book,
+    reach: Reach,
 }
 
 impl Reputation {
     /// Starts with an empty book.
     pub fn new(config: Config) -> Self {
-        let book = Book::new(config.max_histories);
-        Reputation { config, book }
+        Reputation {
+            book: Book::new(config.max_histories),
+            reach: Reach::default(),
+            config,
+        }
     }
 
     /// Starts from stored records.
@@ -78,63 +90,152 @@ impl Reputation {
         self.book.len()
     }
 
-    fn happened(&mut self, now: WallTime, outcome: &Outcome, out: &mut Outbox<Effect>) {
+    fn happened(&mut self, now: Now, outcome: &Outcome, out: &mut Outbox<Effect>) {
+        // The dial that nobody answered is told by its offence.
+        if outcome.failure == Some(Code::Disconnected) && self.reach.is_dial(&outcome.order) {
+            return;
+        }
         let (host, model) = (outcome.host, outcome.model);
-        let mut history = self.book.model(host, model, now, self.config.half_life_ms);
-        history.record(outcome, now);
-        let mut records = self.book.set_model(host, model, history);
-        if outcome.failure.is_none() && self.book.knows_host(&host) {
-            let mut known = self.book.host(host, now, self.config.half_life_ms);
+        let half_life_ms = self.config.half_life_ms;
+        let mut records = Vec::new();
+        if outcome.shows_contact() {
+            for silent in self.reach.reached(host, now.tick) {
+                records.extend(self.fault(now.wall, silent));
+            }
+        }
+        let mut history = self.book.model(host, model, now.wall, half_life_ms);
+        history.record(outcome, now.wall);
+        records.extend(self.book.set_model(host, model, history));
+        let went_well = outcome.failure.is_none() && outcome.refused.is_none();
+        if went_well && self.book.knows_host(&host) {
+            let mut known = self.book.host(host, now.wall, half_life_ms);
             known.streak.clear();
             records.extend(self.book.set_host(host, known));
         }
         out.push(Effect::Persist(records));
     }
 
-    fn offended(&mut self, now: WallTime, offence: Offence, out: &mut Outbox<Effect>) {
+    fn offended(&mut self, now: Now, offence: Offence, out: &mut Outbox<Effect>) {
         if offence.kind.is_objective() {
             let what = short(&format!("{} ({})", sentence(&offence.kind), offence.detail));
-            return self.convict(now, offence.by, what, out);
+            return self.convict(now.wall, offence.by, what, true, out);
         }
-        if !is_hosts_fault(&offence.kind) {
-            return;
+        match offence.kind {
+            OffenceKind::GhostListing => {
+                if !self.reach.silent(offence.by, offence.order, now) {
+                    return;
+                }
+            }
+            OffenceKind::NotServed => {}
+            // Frames and signatures: the order that they end is booked, and only there it is
+            // certain that the peer is a host. Terms and clocks: a relay or this machine may
+            // be the cause. Replays: the signer is the victim. Unpaid: a buyer's.
+            _ => return,
         }
-        let mut known = self.book.host(offence.by, now, self.config.half_life_ms);
-        known.faults = known.faults.saturating_add(super::history::EVENT);
+        out.push(Effect::Persist(self.fault(now.wall, offence.by)));
+    }
+
+    /// Books a fault that names no model.
+    fn fault(&mut self, now: WallTime, host: NodeKey) -> Vec<Record> {
+        let mut known = self.book.host(host, now, self.config.half_life_ms);
+        known.faults = known.faults.saturating_add(EVENT);
         known.streak.fail(now);
-        out.push(Effect::Persist(self.book.set_host(offence.by, known)));
+        self.book.set_host(host, known)
     }
 
     fn judged(
         &mut self,
         now: WallTime,
-        host: NodeKey,
-        model: ModelDigest,
+        (host, model): (NodeKey, ModelDigest),
         tier: Tier,
         finding: &Finding,
+        witness: Witness,
         out: &mut Outbox<Effect>,
     ) {
-        match finding {
+        let what = match finding {
             Finding::Honest => {
                 let mut history = self.book.model(host, model, now, self.config.half_life_ms);
-                history.verify(tier);
-                out.push(Effect::Persist(self.book.set_model(host, model, history)));
+                // Praise by others is worth nothing: it costs a host a second key.
+                if witness == Witness::Own && history.verify(tier) {
+                    out.push(Effect::Persist(self.book.set_model(host, model, history)));
+                }
+                return;
             }
-            Finding::FalseAccount { detail } => {
-                self.convict(now, host, short(&format!("false account ({detail})")), out);
-            }
+            Finding::FalseAccount { detail } => format!("false account ({detail})"),
             Finding::WrongAnswer { position, detail } => {
-                let what = short(&format!("wrong answer at token {position} ({detail})"));
-                self.convict(now, host, what, out);
+                format!("wrong answer at token {position} ({detail})")
             }
-            Finding::Inconclusive { .. } => {}
+            Finding::Inconclusive { .. } => return,
+        };
+        let what = short(&what);
+        match witness {
+            Witness::Own => self.convict(now, host, what, true, out),
+            Witness::Stranger => self.convict(now, host, what, false, out),
+            Witness::Other(by) => self.hinted(now, host, Hint { by, at: now, what }, out),
         }
     }
 
-    fn convict(&mut self, now: WallTime, host: NodeKey, what: String, out: &mut Outbox<Effect>) {
-        let mut known = self.book.host(host, now, self.config.half_life_ms);
-        known.convicted = Some((now, now.after_ms(self.config.conviction_ms), what));
+    /// Takes in another validator's word. It convicts once a second one says so too, under
+    /// another key, and one of the two has served this node within the last weeks.
+    ///
+    /// That bounds what free keys can do: any number of validators that this node never
+    /// dealt with convict nobody. It does not bound a host that served well and then lies
+    /// as a validator together with a key of its own.
+    pub(super) fn hinted(
+        &mut self,
+        now: WallTime,
+        host: NodeKey,
+        hint: Hint,
+        out: &mut Outbox<Effect>,
+    ) {
+        if hint.by == host {
+            return;
+        }
+        let half_life_ms = self.config.half_life_ms;
+        let mut known = self.book.host(host, now, half_life_ms);
+        let what = hint.what.clone();
+        known.hint(hint);
+        let familiar = |hint: &Hint| self.book.served(hint.by, now, half_life_ms);
+        let agreed = known.hints.len() >= 2 && known.hints.iter().any(familiar);
         out.push(Effect::Persist(self.book.set_host(host, known)));
+        if agreed {
+            self.convict(
+                now,
+                host,
+                short(&format!("by two validators, {what}")),
+                true,
+                out,
+            );
+        }
+    }
+
+    /// A conviction over an order of this node is not replaced by a stranger's bundle.
+    fn convict(
+        &mut self,
+        now: WallTime,
+        host: NodeKey,
+        what: String,
+        own_order: bool,
+        out: &mut Outbox<Effect>,
+    ) {
+        let mut known = self.book.host(host, now, self.config.half_life_ms);
+        let before = known.convicted.as_ref();
+        known.convicted = Some(Conviction {
+            until: now.after_ms(self.config.conviction_ms),
+            what,
+            own_order: own_order || before.is_some_and(|before| before.own_order),
+        });
+        out.push(Effect::Persist(self.book.set_host(host, known)));
+    }
+
+    /// What is known of a host, with the unanswered dials that may yet be entered.
+    fn suspected(&self, now: WallTime, host: NodeKey) -> HostHistory {
+        let mut known = self.book.host(host, now, self.config.half_life_ms);
+        for at in self.reach.pending(host) {
+            known.faults = known.faults.saturating_add(EVENT);
+            known.streak.fail(at);
+        }
+        known
     }
 
     fn cards(&self, now: WallTime, subjects: Vec<Subject>) -> Vec<super::ScoreCard> {
@@ -145,7 +246,8 @@ impl Reputation {
                 history: self
                     .book
                     .model(subject.host, subject.model, now, half_life_ms),
-                host: self.book.host(subject.host, now, half_life_ms),
+                host: self.suspected(now, subject.host),
+                served: self.book.served(subject.host, now, half_life_ms),
                 subject,
             })
             .collect();
@@ -159,15 +261,16 @@ impl Machine for Reputation {
 
     fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
         match input {
-            Input::Happened(outcome) => self.happened(now.wall, &outcome, out),
-            Input::Offended(offence) => self.offended(now.wall, offence, out),
+            Input::Happened(outcome) => self.happened(now, &outcome, out),
+            Input::Offended(offence) => self.offended(now, offence, out),
             Input::Judged {
                 host,
                 model,
                 order: _,
                 tier,
                 finding,
-            } => self.judged(now.wall, host, model, tier, &finding, out),
+                witness,
+            } => self.judged(now.wall, (host, model), tier, &finding, witness, out),
             Input::ScoresWanted { ticket, subjects } => {
                 let cards = self.cards(now.wall, subjects);
                 out.push(Effect::Tell(Message::ScoresGiven { ticket, cards }));
@@ -180,11 +283,6 @@ impl Machine for Reputation {
     fn deadline(&self) -> Option<Tick> {
         None
     }
-}
-
-/// A buyer's offences say nothing about it as a host.
-fn is_hosts_fault(kind: &OffenceKind) -> bool {
-    !matches!(kind, OffenceKind::NotPaid | OffenceKind::Replay)
 }
 
 fn sentence(kind: &OffenceKind) -> &'static str {

@@ -1,10 +1,12 @@
-//! Scores: five terms in one unit, with visible weights and a sentence each.
+//! Scores: six terms in one unit, with visible weights and a sentence each.
 //!
-//! Not history: that is the input. Every term is normalised among the hosts that
-//! were asked about, so that no term drowns another by its unit.
+//! Not history: that is the input. Every term is normalised, so that no term drowns
+//! another by its unit. Prices are measured against the median of the hosts that served
+//! this node, since anybody can list any price: a listing that costs nothing scores no
+//! higher than one at half of that median.
 
 use super::history::{EVENT, History, HostHistory};
-use super::{ScoreCard, ScoreTerm};
+use super::{ScoreCard, ScoreTerm, Standing};
 use crate::money::Msat;
 use crate::reputation::io::Subject;
 use crate::time::WallTime;
@@ -25,6 +27,8 @@ pub struct Weights {
     pub speed: u32,
     /// Orders served.
     pub reliability: u32,
+    /// Orders taken rather than refused.
+    pub acceptance: u32,
     /// Checks passed.
     pub verified: u32,
     /// Bond; capped here, since it must not rescue a bad host.
@@ -35,9 +39,10 @@ impl Default for Weights {
     /// Price and reliability first; speed and checks next; a bond last.
     fn default() -> Self {
         Weights {
-            price: 300_000,
+            price: 250_000,
             speed: 200_000,
-            reliability: 300_000,
+            reliability: 250_000,
+            acceptance: 100_000,
             verified: 150_000,
             stake: 50_000,
         }
@@ -52,9 +57,28 @@ pub struct Known {
     pub history: History,
     /// Of the host.
     pub host: HostHistory,
+    /// The host served this node within the last weeks, whatever the model.
+    pub served: bool,
 }
 
 impl Known {
+    fn standing(&self) -> Standing {
+        let history = &self.history;
+        let bad = history
+            .failed
+            .saturating_add(history.refused)
+            .saturating_add(self.host.faults);
+        if self.host.convicted.is_some() {
+            Standing::Failed
+        } else if self.served {
+            Standing::Served
+        } else if bad >= EVENT / 2 {
+            Standing::Failed
+        } else {
+            Standing::Unknown
+        }
+    }
+
     fn typical_us(&self) -> Option<u64> {
         let first = self.history.first_token_ms()?.saturating_mul(1_000);
         let rest = self.history.token_us().unwrap_or(0);
@@ -64,15 +88,16 @@ impl Known {
 
 /// Scores `known` against each other, in their order.
 pub fn cards(known: &[Known], weights: &Weights, now: WallTime) -> Vec<ScoreCard> {
-    let cheapest = known.iter().map(|one| one.subject.expected_cost_msat).min();
+    let usual = usual_cost(known);
     let fastest = known.iter().filter_map(Known::typical_us).min();
     known
         .iter()
         .map(|one| {
             let terms = vec![
-                price(one, cheapest.unwrap_or(0), weights.price),
+                price(one, usual, weights.price),
                 speed(one, fastest.unwrap_or(0), weights.speed),
                 reliability(one, weights.reliability),
+                acceptance(one, weights.acceptance),
                 verified(one, weights.verified),
                 term("stake", 0, weights.stake, "no bond is declared".to_owned()),
             ];
@@ -81,6 +106,7 @@ pub fn cards(known: &[Known], weights: &Weights, now: WallTime) -> Vec<ScoreCard
                 model: one.subject.model,
                 total_ppm: total(&terms),
                 terms,
+                standing: one.standing(),
                 cooldown: cooldown(one, now),
             }
         })
@@ -111,14 +137,29 @@ fn ratio(best: u64, this: u64) -> u32 {
     u32::try_from(best * u128::from(BEST_PPM) / this).unwrap_or(BEST_PPM)
 }
 
-fn price(one: &Known, cheapest: u64, weight: u32) -> ScoreTerm {
-    let cost = one.subject.expected_cost_msat;
-    let why = if cost == cheapest {
-        format!("at most {}, the cheapest on offer", Msat(cost))
-    } else {
-        format!("at most {}; the cheapest is {}", Msat(cost), Msat(cheapest))
+/// The median cost at the hosts that served this node, or at all where none did.
+fn usual_cost(known: &[Known]) -> u64 {
+    let costs = |all: bool| {
+        let wanted = known
+            .iter()
+            .filter(|one| all || one.standing() == Standing::Served);
+        let mut costs: Vec<u64> = wanted.map(|one| one.subject.expected_cost_msat).collect();
+        costs.sort_unstable();
+        costs.get(costs.len().saturating_sub(1) / 2).copied()
     };
-    term("price", ratio(cheapest, cost), weight, why)
+    costs(false).or_else(|| costs(true)).unwrap_or(0)
+}
+
+/// `1.5 * usual / (usual + cost)`: a million at half of the usual cost and below, three
+/// quarters of it at the usual cost, a half at twice the usual cost.
+fn price(one: &Known, usual: u64, weight: u32) -> ScoreTerm {
+    let cost = one.subject.expected_cost_msat;
+    let why = format!("at most {}; usual is {}", Msat(cost), Msat(usual));
+    let usual = u128::from(usual.max(1));
+    let cost = u128::from(cost).max(usual.div_ceil(2));
+    let value = 3 * usual * u128::from(BEST_PPM) / (2 * (usual + cost));
+    let value = u32::try_from(value).unwrap_or(BEST_PPM);
+    term("price", value.min(BEST_PPM), weight, why)
 }
 
 fn speed(one: &Known, fastest: u64, weight: u32) -> ScoreTerm {
@@ -171,28 +212,41 @@ fn reliability(one: &Known, weight: u32) -> ScoreTerm {
     )
 }
 
+fn acceptance(one: &Known, weight: u32) -> ScoreTerm {
+    let (good, refused) = (one.history.succeeded, one.history.refused);
+    let all = u128::from(good) + u128::from(refused) + u128::from(EVENT);
+    let value = (u128::from(good) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
+    let why = match refused {
+        0 => "refused no order".to_owned(),
+        _ => format!("refused {} recent orders", events(refused)),
+    };
+    let value = u32::try_from(value).unwrap_or(BEST_PPM);
+    term("acceptance", value, weight, why)
+}
+
 fn verified(one: &Known, weight: u32) -> ScoreTerm {
-    if let Some((_, _, what)) = &one.host.convicted {
-        return term("verified", 0, weight, format!("caught: {what}"));
+    if let Some(convicted) = &one.host.convicted {
+        let why = format!("caught: {}", convicted.what);
+        return term("verified", 0, weight, why);
     }
     let checks = one.history.verified;
     // Three checks that nobody made are assumed to be open: one replay moves a quarter to two fifths.
     let all = u128::from(checks) + u128::from(4 * EVENT);
     let value = (u128::from(checks) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
-    let why = if checks == 0 {
-        "never checked".to_owned()
+    let mut why = if checks == 0 {
+        "never replayed".to_owned()
     } else {
-        format!(
-            "passed {} replays' worth of checks, failed none",
-            events(checks)
-        )
+        format!("passed {} replays, failed none", events(checks))
     };
-    term(
-        "verified",
-        u32::try_from(value).unwrap_or(BEST_PPM),
-        weight,
-        why,
-    )
+    let value = u32::try_from(value).unwrap_or(BEST_PPM);
+    let hints = &one.host.hints;
+    if let Some(last) = hints.last() {
+        why = format!(
+            "{why}; unconfirmed word of another validator: {}",
+            last.what
+        );
+    }
+    term("verified", value >> hints.len().min(31), weight, why)
 }
 
 /// Shows a decayed count: whole where it is whole, else with one decimal.
@@ -206,12 +260,14 @@ fn events(count: u64) -> String {
 }
 
 fn cooldown(one: &Known, now: WallTime) -> Option<(WallTime, String)> {
-    if let Some((_, until, what)) = &one.host.convicted
-        && *until > now
+    if let Some(convicted) = &one.host.convicted
+        && convicted.until > now
     {
-        return Some((*until, format!("caught: {what}")));
+        return Some((convicted.until, format!("caught: {}", convicted.what)));
     }
-    let own = one.history.streak.cooldown(now);
-    let host = one.host.streak.cooldown(now);
-    own.into_iter().chain(host).max_by_key(|(until, _)| *until)
+    let own = one.history.streak.cooldown("failures", now);
+    let host = one.host.streak.cooldown("failures", now);
+    let refused = one.history.refusals.cooldown("refusals", now);
+    let all = own.into_iter().chain(host).chain(refused);
+    all.max_by_key(|(until, _)| *until)
 }

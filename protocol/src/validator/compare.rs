@@ -56,9 +56,8 @@ fn difference(facts: &Facts, replay: &Replay) -> Option<Finding> {
         .zip(&replay.expected)
         .position(|(signed, expected)| signed != expected)?;
     let (signed, expected) = (facts.tokens.get(differs)?, replay.expected.get(differs)?);
-    // What was expected stays here: a check is no way to have an answer computed for free.
     let detail = if signed.id != expected.id {
-        format!("token {} is not the one that the model chooses", signed.id)
+        format!("token {} instead of {}", signed.id, expected.id)
     } else if signed.logits != expected.logits {
         format!("token {} was drawn from other logits", signed.id)
     } else {

@@ -1,8 +1,9 @@
 //! The validator machine.
 //!
 //! # States of a job
-//! `Replaying → [Seeking → Asking →] done`, each with a deadline. Bookkeeping
-//! takes no state: it is done at once.
+//! `Replaying → [Seeking → Asking → [Asking →]] done`, each with a deadline. Bookkeeping
+//! takes no state: it is done at once. A second validator is asked where the first one
+//! convicts and this node has no replay of its own.
 //!
 //! # Inputs and effects
 //! See [`super::io`].
@@ -15,7 +16,9 @@
 //! - A prompt leaves this machine only where the user asked for the check, or
 //!   [`Config::share_sampled`] says so.
 //! - Jobs are bounded; strangers get at most half of them, one peer at most
-//!   [`MAX_PER_PEER`].
+//!   [`MAX_PER_PEER`], and none while a replay of ours is due. What they ask for is counted
+//!   before any of it is done: checks and signatures in an hour, per peer and in all.
+//! - A stranger learns where an answer differs from a replay, not what the replay gives.
 //!
 //! # Crash recovery
 //! Verdicts are durable before they are shown or sent. A job under way is lost
@@ -24,16 +27,19 @@
 
 use super::bookkeeping::{Facts, Label, label};
 use super::io::{Effect, Input};
-use super::store::Store;
+use super::store::{Store, Whose};
 use crate::bundle::{Bundle, Finding, Tier, Verdict};
 use crate::crypto::Crypto;
 use crate::envelope::Network;
+use crate::ids::PeerTag;
 use crate::ids::{EffectId, NodeKey, StreamId};
-use crate::inference::io::Evidence;
+use crate::inference::io::{Candidate, Evidence};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record};
+use crate::reputation::io::Witness;
 use crate::route::Message;
 use crate::time::{Now, Tick};
+use quota::Quota;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
@@ -41,6 +47,7 @@ use std::collections::BTreeMap;
 mod check;
 mod opinion;
 mod publish;
+mod quota;
 mod serve;
 
 /// Most checks that one peer may have waiting.
@@ -67,6 +74,14 @@ pub struct Config {
     pub ask_ms: u64,
     /// Most verdicts kept.
     pub max_verdicts: usize,
+    /// Checks that one stranger gets for nothing in an hour.
+    pub free_checks_per_peer: u32,
+    /// Checks that all strangers together get for nothing in an hour. A replay each at worst.
+    pub free_checks: u32,
+    /// Signatures verified for one stranger in an hour. A bundle has as many as invoices, and four.
+    pub free_signatures_per_peer: u32,
+    /// Signatures verified for all strangers together in an hour. Some 50 us each: a few seconds.
+    pub free_signatures: u32,
 }
 
 impl Config {
@@ -81,6 +96,10 @@ impl Config {
             replay_ms: 600_000,
             ask_ms: 900_000,
             max_verdicts: limits::MAX_VERDICTS,
+            free_checks_per_peer: 12,
+            free_checks: 240,
+            free_signatures_per_peer: 8_192,
+            free_signatures: 65_536,
         }
     }
 }
@@ -91,10 +110,7 @@ enum Origin {
     /// We bought it. `audit`: the user asked for the check.
     Own { audit: bool },
     /// A peer asks.
-    Audit {
-        stream: StreamId,
-        peer: Option<NodeKey>,
-    },
+    Audit { stream: StreamId, peer: PeerTag },
     /// The operator asks.
     Judge { id: EffectId },
 }
@@ -110,9 +126,22 @@ enum Stage {
     },
     /// Another validator works on it.
     Asking {
-        own: Box<Verdict>,
         validator: NodeKey,
+        question: Box<Question>,
     },
+}
+
+/// What is put to other validators.
+#[derive(Debug)]
+struct Question {
+    /// What we found ourselves.
+    own: Verdict,
+    /// Numerics that the host claims.
+    numerics: Option<String>,
+    /// Who may still be asked.
+    hosts: Vec<Candidate>,
+    /// One validator convicted already; this asks for a second word.
+    confirms: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +161,8 @@ pub struct Validator {
     ids: EffectIds,
     jobs: BTreeMap<EffectId, Job>,
     store: Store,
+    checks: Quota,
+    signatures: Quota,
 }
 
 /// What a check came to.
@@ -158,6 +189,8 @@ impl Validator {
     pub fn new(config: Config, crypto: Box<dyn Crypto>, seed: [u8; 32]) -> Self {
         Validator {
             store: Store::new(config.max_verdicts),
+            checks: Quota::new(config.free_checks_per_peer, config.free_checks),
+            signatures: Quota::new(config.free_signatures_per_peer, config.free_signatures),
             config,
             crypto,
             rng: ChaCha8Rng::from_seed(seed),
@@ -215,6 +248,7 @@ impl Validator {
             Some(Stage::Seeking { .. }) => self.validators(now, id, Vec::new(), out),
             Some(Stage::Asking { .. }) => {
                 self.answered(
+                    now,
                     id,
                     Err("the validator did not answer in time".to_owned()),
                     out,
@@ -225,13 +259,14 @@ impl Validator {
     }
 }
 
-fn judged(verdict: &Verdict, out: &mut Outbox<Effect>) {
+fn judged(verdict: &Verdict, witness: Witness, out: &mut Outbox<Effect>) {
     out.push(Effect::Tell(Message::Judged {
         host: verdict.host,
         model: verdict.model,
         order: verdict.id,
         tier: verdict.tier,
         finding: verdict.finding.clone(),
+        witness,
     }));
 }
 
@@ -257,7 +292,7 @@ impl Machine for Validator {
             Input::StreamClosed { stream } => self.closed(stream),
             Input::Replayed { id, result } => self.replayed(now, id, result, out),
             Input::Validators { id, hosts } => self.validators(now, id, hosts, out),
-            Input::Answered { id, result } => self.answered(id, result, out),
+            Input::Answered { id, result } => self.answered(now, id, result, out),
             Input::Judge { id, bundle } => {
                 self.begin(now, Origin::Judge { id }, bundle, true, out);
             }

@@ -10,35 +10,38 @@ use crate::envelope::{Network, Signed};
 use crate::ids::NodeKey;
 use crate::inference::io::Candidate;
 use crate::limits;
+use crate::reputation::Standing;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 /// Chooses at random among the validators that can best repeat the work: the same
-/// numerics before the same model before the rest. Never the judged host.
+/// numerics before the same model before the rest, and among equals those that served this
+/// node. Never the judged host. Returns the place in `hosts`.
 pub fn choose(
-    hosts: Vec<Candidate>,
+    hosts: &[Candidate],
     label: &Label,
     numerics: Option<&String>,
     own: &NodeKey,
     rng: &mut ChaCha8Rng,
-) -> Option<Candidate> {
+) -> Option<usize> {
     let class = |one: &Candidate| {
         let has_model = one.offer.context > 0 && one.offer.digest == label.model;
         let same = numerics.is_some() && one.offer.numerics.as_ref() == numerics;
-        match (has_model, same) {
+        let ability = match (has_model, same) {
             (true, true) => 0,
             (true, false) => 1,
             (false, _) => 2,
-        }
+        };
+        (ability, one.score.standing != Standing::Served)
     };
-    let able: Vec<Candidate> = hosts
-        .into_iter()
-        .filter(|one| one.host != label.host && one.host != *own)
+    let able = |one: &Candidate| one.host != label.host && one.host != *own;
+    let best = hosts.iter().filter(|one| able(one)).map(class).min()?;
+    let places: Vec<usize> = (0..)
+        .zip(hosts)
+        .filter(|(_, one)| able(one) && class(one) == best)
+        .map(|(at, _)| at)
         .collect();
-    let best = able.iter().map(class).min()?;
-    let mut best: Vec<Candidate> = able.into_iter().filter(|one| class(one) == best).collect();
-    let at = rng.gen_range(0..best.len());
-    Some(best.swap_remove(at))
+    places.get(rng.gen_range(0..places.len())).copied()
 }
 
 /// Opens a verdict that came back.
@@ -79,12 +82,12 @@ pub fn open(
     Ok(verdict)
 }
 
-/// Whether another validator's verdict may move our own reputation: where our own
-/// check says the same, or did not go as far.
+/// Whether another validator's verdict is told to Reputation, as one word against the
+/// host: where it convicts by a replay and our own check went no further than the books.
+/// What we found ourselves needs nobody's word, and praise is worth none.
 pub fn counts(own: &Verdict, theirs: &Verdict) -> bool {
-    let agree = own.finding.convicts() == theirs.finding.convicts();
-    let went_further = own.tier == Tier::Bookkeeping
+    own.tier == Tier::Bookkeeping
+        && !own.finding.convicts()
         && theirs.tier == Tier::ExactReplay
-        && !own.finding.convicts();
-    agree || went_further
+        && theirs.finding.convicts()
 }

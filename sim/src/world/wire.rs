@@ -373,7 +373,7 @@ impl World {
             return;
         };
         if self.is_run(server, epoch) {
-            let peer = Some(self.nodes[asker].person.transport);
+            let peer = self.nodes[asker].person.tag();
             let input = CheckInput::AuditAsked {
                 stream,
                 peer,

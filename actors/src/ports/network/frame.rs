@@ -128,7 +128,7 @@ impl std::fmt::Debug for FramedStream {
 impl FramedStream {
     /// Tells this peer from others, and nothing else about it.
     pub fn tag(&self) -> PeerTag {
-        let digest = tagged_hash("freehold/peer-tag/1", &[&self.peer.to_bytes()]);
+        let digest = tagged_hash("freehold/peer-tag/1", &[self.peer.to_bytes().as_slice()]);
         let mut tag = [0; 16];
         tag.copy_from_slice(&digest.0[..16]);
         PeerTag(tag)

@@ -2,16 +2,19 @@
 
 use super::*;
 use crate::runtime::{
-    CancelFlag, Engine, EngineOptions, Generation, Request, Sampling, Steering, Step, replay,
+    CancelFlag, Engine, EngineError, EngineOptions, Generation, Request, Sampling, Steering, Step,
+    replay,
 };
 
 /// The model on a device.
 pub(super) fn on(device: &Arc<dyn Backend>, bytes: Vec<u8>) -> Model {
     let mut model = cpu(bytes);
     let there = upload(&model, device);
+    let file = file(&model);
     let inner = Arc::get_mut(&mut model.0).unwrap();
     inner.device = Some(there);
     inner.graph.forget_weights();
+    inner.graph.keep_embedding(&file);
     model
 }
 
@@ -144,5 +147,23 @@ fn a_failing_device_gives_an_error_and_never_an_answer() {
         Generation::new(&there, &r.prompt, r.sampling, r.seed, r.max_output, &r.stop).unwrap();
     let failed = generation.prefill(&CancelFlag::new()).unwrap_err();
     let expected = CudaError::Pages { pages: kept.len() };
-    assert_eq!(failed, crate::runtime::EngineError::Device(expected));
+    assert_eq!(failed, EngineError::Device(expected));
+}
+
+#[test]
+fn a_lost_device_ends_every_answer_and_the_engine_takes_no_more() {
+    let device = Emulated::refusing(0, false);
+    let bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 5);
+    let there = on(&(device.clone() as Arc<dyn Backend>), bytes);
+    let engine = Engine::new(&there, EngineOptions::default()).unwrap();
+    let answer = || {
+        let stream = engine.submit(request(20, 1))?;
+        stream.collect::<Result<Vec<Step>, EngineError>>()
+    };
+    assert!(answer().is_ok() && engine.broken().is_none());
+    device.lose();
+    let lost = |result| matches!(result, Err(EngineError::Device(e)) if e.is_lost());
+    assert!(lost(answer()));
+    assert!(lost(answer()), "the next one is refused with the reason");
+    assert!(matches!(engine.broken(), Some(EngineError::Device(_))));
 }

@@ -49,6 +49,7 @@ pub(super) fn build(l: &Loader<'_>) -> Result<Graph, LoadError> {
         vocab,
         embedding: Embedding {
             tensor: "token_embd.weight".to_owned(),
+            rows: None,
             scale: None,
             learned: Some(Learned {
                 kind,

@@ -14,7 +14,7 @@ use crate::ops::weights::{PackError, Stored, endless, interleave, pack_q8, put_q
 use crate::pool::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A block in the file: scale (f16), then 32 codes.
 pub(crate) type Raw = [u8; 34];
@@ -29,10 +29,19 @@ pub(crate) trait Keep: Send + Sync {
 
 /// Rows that are packed later.
 pub(crate) struct Rows {
-    kept: Box<dyn Keep>,
+    /// Gone when the rows are packed: the file may go with it.
+    kept: Mutex<Option<Arc<dyn Keep>>>,
+    len: usize,
     /// Blocks of a row.
     blocks: usize,
     packed: OnceLock<Buffer<Block>>,
+}
+
+/// How rows can be read now.
+pub(crate) enum State<'a> {
+    Packed(&'a [Block]),
+    /// The file's bytes, for as long as this is held.
+    Stored(Arc<dyn Keep>),
 }
 
 thread_local! {
@@ -44,7 +53,8 @@ impl Rows {
     /// Rows of `blocks` blocks with finite scales.
     pub fn new(kept: Box<dyn Keep>, blocks: usize) -> Self {
         Self {
-            kept,
+            len: kept.bytes().len(),
+            kept: Mutex::new(Some(Arc::from(kept))),
             blocks,
             packed: OnceLock::new(),
         }
@@ -55,39 +65,62 @@ impl Rows {
         self.packed.get().map(|packed| &packed[..])
     }
 
-    /// Bytes that packed rows take.
-    pub fn bytes(&self) -> u64 {
-        self.kept.bytes().len() as u64
+    /// How the rows can be read now.
+    pub fn state(&self) -> State<'_> {
+        let kept = || {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.clone()
+        };
+        match (self.packed(), kept()) {
+            (Some(packed), _) => State::Packed(packed),
+            (None, Some(kept)) => State::Stored(kept),
+            // Packed between the two looks.
+            (None, None) => State::Packed(self.packed().unwrap_or(&[])),
+        }
     }
 
-    /// Pack on this thread.
+    /// Bytes that packed rows take.
+    pub fn bytes(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Pack on this thread, and let the stored rows go.
     pub fn pack(&self, arena: &Arena) -> Result<(), PackError> {
-        let bytes = self.kept.bytes();
+        let State::Stored(kept) = self.state() else {
+            return Ok(());
+        };
+        let bytes = kept.bytes();
         let stored = Stored {
             bytes,
             arena,
             begin: &|_| {},
-            done: &|part| self.kept.release(part),
+            done: &|part| kept.release(part),
         };
         let rows = bytes.len() / (self.blocks * size_of::<Raw>());
         let packed = pack_q8(&Pool::new(1), stored, self.blocks, rows.div_ceil(ROWS))?;
         let _ = self.packed.set(packed);
         // With what readers have brought back in.
-        self.kept.release(bytes);
+        kept.release(bytes);
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
 
     /// The rows of groups of sixteen; fewer in the last one of a matrix.
-    pub fn groups(&self, groups: Range<usize>) -> &[Raw] {
-        let all = self.kept.bytes().as_chunks().0;
+    pub fn groups<'a>(&self, kept: &'a dyn Keep, groups: Range<usize>) -> &'a [Raw] {
+        let all = kept.bytes().as_chunks().0;
         let each = ROWS * self.blocks;
         &all[groups.start * each..all.len().min(groups.end * each)]
     }
 
     /// Call `compute` with these groups, packed into the thread's scratch.
-    pub fn with_packed(&self, groups: Range<usize>, compute: impl FnOnce(&[Block])) {
+    pub fn with_packed(
+        &self,
+        kept: &dyn Keep,
+        groups: Range<usize>,
+        compute: impl FnOnce(&[Block]),
+    ) {
         CHUNK.with_borrow_mut(|chunk| {
-            let raw = self.groups(groups.clone());
+            let raw = self.groups(kept, groups.clone());
             chunk.resize(groups.len() * self.blocks, Block::ZERO);
             // Rows that the last group of a matrix does not have.
             chunk[raw.len() / ROWS / self.blocks * self.blocks..].fill(Block::ZERO);

@@ -56,6 +56,13 @@ impl Batch {
         rows: &[(usize, usize)],
         prefix: &Mutex<Prefix>,
     ) -> Vec<(usize, Made)> {
+        let changed = || {
+            let failed = |(job, _): &(usize, usize)| (*job, Made::Failed(EngineError::FileChanged));
+            rows.iter().map(failed).collect()
+        };
+        if model.0.backing.is_changed() {
+            return changed();
+        }
         let slices = self.forward(model, jobs, rows);
         let failure = self.scratch.failure.take();
         let mut made = Vec::new();
@@ -87,7 +94,11 @@ impl Batch {
         for group in wants.chunks(LOGIT_ROWS) {
             self.choose(model, jobs, group, &mut made);
         }
-        made
+        // Nothing of a step counts whose weights may not have been the model's.
+        match model.0.backing.is_changed() {
+            true => changed(),
+            false => made,
+        }
     }
 
     fn forward(&mut self, model: &Model, jobs: &mut [Job], rows: &[(usize, usize)]) -> Vec<Slice> {

@@ -11,7 +11,11 @@ use super::super::{Cache, CancelFlag, EngineError, Replayed, Sampling, Step};
 use crate::cuda::{Found, Rule};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Longest pause for which a sequence keeps the pages that another one waits for,
+/// whatever it would cost to compute them again: a payment that takes longer has failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Where the result of a job that has one goes.
 pub(super) type Done<T> = SyncSender<Result<T, EngineError>>;
@@ -104,6 +108,12 @@ pub(super) struct Job {
     lookup: Option<Lookup>,
     /// Gave its pages up: until it has credit it does not compute them again.
     preempted: bool,
+    /// Has ever given its pages up.
+    evicted: bool,
+    /// What its rows have cost since it has its pages.
+    cost: Duration,
+    /// Of the last row that it computed.
+    last: Instant,
     /// Had a place before: tokens found later are its own.
     counted: bool,
 }
@@ -123,6 +133,9 @@ impl Job {
             guess: Vec::new(),
             lookup: None,
             preempted: false,
+            evicted: false,
+            cost: Duration::ZERO,
+            last: Instant::now(),
             counted: false,
         }
     }
@@ -153,6 +166,21 @@ impl Job {
         }
     }
 
+    /// Positions that it may ever need.
+    pub fn most(&self) -> usize {
+        let left = match &self.task {
+            Task::Answer(answer, _) => answer.left(),
+            Task::Recheck(..) | Task::Embed(..) => 0,
+        };
+        self.tokens().len() + left + 1
+    }
+
+    /// Whether it could go on, had it a place.
+    pub fn waits(&self) -> bool {
+        let view = self.view(false);
+        !view.admitted && !view.paused
+    }
+
     /// Whether one more token may be made and would find room.
     fn may_speak(&self) -> bool {
         match &self.task {
@@ -181,8 +209,17 @@ impl Job {
             private: if count_private { self.private() } else { 0 },
             admitted: self.admitted,
             paused: !speaks && (self.computed >= known || self.preempted),
+            yields: self.last.elapsed() >= self.cost.min(LONGEST_PAUSE),
+            evicted: self.evicted,
+            most: self.most(),
             turn: self.turn,
         }
+    }
+
+    /// Count its part of the time that a step took.
+    pub fn spent(&mut self, time: Duration) {
+        self.cost += time;
+        self.last = Instant::now();
     }
 
     /// Guess what follows the token that is computed next, at most `most` tokens, as far as
@@ -266,6 +303,8 @@ impl Job {
         self.computed = 0;
         self.admitted = false;
         self.preempted = true;
+        self.evicted = true;
+        self.cost = Duration::ZERO;
     }
 
     /// Count its pages as used now, as one chain.

@@ -547,3 +547,83 @@ fn hundreds_of_short_answers_of_the_pocket_model_are_those_of_each_alone() {
     });
     assert_eq!(engine.load().jobs, 0);
 }
+
+#[test]
+fn a_panic_in_a_step_fails_its_answers_and_the_engine_goes_on() {
+    let engine = engine(100, 4, 4);
+    let request = simple(20, 5);
+    let expected = alone(&request);
+    for _ in 0..3 {
+        engine.plant_faults(2);
+        for _ in 0..2 {
+            let failed = all(engine.submit(request.clone()).unwrap());
+            assert_eq!(failed, Err(EngineError::Fault));
+        }
+        let steps = all(engine.submit(request.clone()).unwrap()).unwrap();
+        assert_eq!(steps, expected);
+    }
+    assert_eq!(engine.load().jobs, 0);
+    assert_eq!(engine.broken(), None);
+}
+
+#[test]
+fn three_panics_in_a_row_end_the_engine_with_a_reason() {
+    let engine = engine(100, 4, 4);
+    engine.plant_faults(3);
+    let mut last = None;
+    for _ in 0..3 {
+        last = Some(all(engine.submit(simple(20, 5)).unwrap()));
+    }
+    assert_eq!(last, Some(Err(EngineError::Fault)));
+    // The thread may still be on its way out when the answer's end is read.
+    while engine.broken().is_none() {
+        std::thread::yield_now();
+    }
+    let refused = engine.submit(simple(20, 5));
+    assert_eq!(refused.err(), Some(EngineError::Fault));
+}
+
+#[test]
+fn what_the_memory_holds_is_told_before_anything_is_promised() {
+    let engine = engine(4, 2, 2);
+    let most = engine.most_tokens();
+    let options = EngineOptions {
+        cache_bytes: room(4),
+        ..EngineOptions::default()
+    };
+    assert_eq!(
+        (most, Engine::most_tokens_of(&MODEL, &options)),
+        (4 * PAGE - 1, most)
+    );
+    assert_eq!(engine.check_fits(most), Ok(()));
+    assert!(matches!(
+        engine.check_fits(most + 1),
+        Err(EngineError::Memory { .. })
+    ));
+    let (prompt, output) = (most as u32 - 3, 3);
+    assert!(all(engine.submit(simple(prompt, output)).unwrap()).is_ok());
+    assert!(engine.submit(simple(prompt, output + 1)).is_err());
+}
+
+#[test]
+fn prompts_that_do_not_fit_together_are_computed_one_after_the_other() {
+    // Six times 200 tokens where 250 fit, read one by one with pauses.
+    let engine = engine(4, 6, 6);
+    let requests: Vec<Request> = (0..6u32)
+        .map(|i| {
+            let mut request = simple(200, 20);
+            request.prompt[0] = i;
+            (request.owner, request.scope) = (u64::from(i), [i as u8; 32]);
+            request
+        })
+        .collect();
+    let streams: Vec<Stream> = requests.iter().map(|r| insist(&engine, r)).collect();
+    std::thread::scope(|scope| {
+        for (stream, request) in streams.into_iter().zip(&requests) {
+            scope.spawn(move || assert_eq!(all(stream).unwrap(), alone(request)));
+        }
+    });
+    let rows = engine.load().rows;
+    let alone = 6 * (200 + 19);
+    assert!(rows <= alone + 220, "{rows} rows for {alone}");
+}

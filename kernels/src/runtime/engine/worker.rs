@@ -8,8 +8,9 @@ use super::batch::{Batch, Made};
 use super::job::{End, Job, Task};
 use super::{EngineOptions, Hub, Inbox, lock};
 use crate::model::Model;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Prompt rows of a step beside running streams: enough for a prompt to keep most of
 /// its speed, few enough that a step stays a fraction of a second on two cores.
@@ -19,12 +20,17 @@ const BESIDE: usize = 32;
 /// device beside the engine.
 const STARVED: Duration = Duration::from_millis(20);
 
+/// Steps in a row that may panic before the engine ends: what fails whatever the jobs
+/// are does not get better.
+const MOST_FAULTS: usize = 3;
+
 /// What a turn came to.
-#[derive(Clone, Copy)]
 enum Progress {
     Made,
     Nothing,
-    /// Pages that should be there are not.
+    /// No step can succeed any more.
+    Broken(EngineError),
+    /// Pages that should be there are not, or not yet.
     Starved,
 }
 
@@ -47,6 +53,8 @@ pub(super) struct Worker {
     beside: usize,
     /// Tokens guessed, and how many of them were right.
     guesses: (u64, u64),
+    /// Steps in a row that panicked.
+    faults: usize,
 }
 
 /// Tokens that a step computes beside one in little more time. None where rows choose
@@ -98,23 +106,40 @@ impl Worker {
             lookup: options.lookup,
             beside: beside(model),
             guesses: (0, 0),
+            faults: 0,
         }
     }
 
-    /// Until the engine is dropped.
+    /// Until the engine is dropped, or nothing can be computed any more.
     pub fn run(mut self) {
         let _closing = Closing(self.hub.clone());
         let mut progress = Progress::Made;
-        while self.receive(progress) {
+        while self.receive(&progress) {
             self.clear();
             self.admit();
             progress = self.step();
+            if let Progress::Broken(error) = &progress {
+                return self.give_up(error);
+            }
         }
+    }
+
+    /// End everything, and say why to whoever asks from now on.
+    fn give_up(&mut self, error: &EngineError) {
+        tracing::error!(%error, model = self.model.info().name, "the engine has ended");
+        {
+            let mut inbox = lock(&self.hub.inbox);
+            inbox.broken = Some(error.clone());
+            inbox.stopped = true;
+            self.jobs.extend(inbox.jobs.drain(..));
+        }
+        let failed = |index| (index, End::Failed(error.clone()));
+        self.end((0..self.jobs.len()).map(failed).collect());
     }
 
     /// Take what arrived; wait for something where there was nothing to do. False
     /// where the engine stops.
-    fn receive(&mut self, progress: Progress) -> bool {
+    fn receive(&mut self, progress: &Progress) -> bool {
         let hub = self.hub.clone();
         let mut inbox = lock(&hub.inbox);
         inbox.load.running = self.jobs.iter().filter(|job| job.admitted).count();
@@ -123,7 +148,7 @@ impl Worker {
         (inbox.load.guessed, inbox.load.guessed_right) = self.guesses;
         let quiet = |inbox: &mut Inbox| !inbox.woken && !inbox.stopped && inbox.jobs.is_empty();
         inbox = match progress {
-            Progress::Made => inbox,
+            Progress::Made | Progress::Broken(_) => inbox,
             Progress::Nothing => {
                 let woken = hub.arrived.wait_while(inbox, quiet);
                 woken.unwrap_or_else(PoisonError::into_inner)
@@ -172,9 +197,8 @@ impl Worker {
     /// What the schedule sees. Who holds which page is counted only where memory may
     /// not do for everybody.
     fn state(&self) -> State {
-        let lacking = |job: &Job| {
-            schedule::pages(job.tokens().len() + 1).saturating_sub(job.cache.pages().len())
-        };
+        let lacking =
+            |job: &Job| schedule::pages(job.most()).saturating_sub(job.cache.pages().len());
         let free = self.arena.free();
         let tight = free < self.jobs.iter().map(lacking).sum();
         State {
@@ -199,6 +223,8 @@ impl Worker {
         rows.retain(|(index, count)| self.provide(*index, *count));
         if rows.is_empty() {
             return match (planned, plan.preempt.len()) {
+                // A pause may become long enough for one that waits for its pages.
+                (0, 0) if self.jobs.iter().any(Job::waits) => Progress::Starved,
                 (0, 0) => Progress::Nothing,
                 (0, _) => Progress::Made,
                 _ => Progress::Starved,
@@ -210,8 +236,21 @@ impl Worker {
             self.rows += *count as u64;
         }
         self.guess(&mut rows);
+        let begun = Instant::now();
+        let Some(made) = self.compute(&rows) else {
+            return self.fault(&rows);
+        };
+        self.faults = 0;
+        let all: usize = rows.iter().map(|(_, count)| count).sum();
+        let each = begun.elapsed() / all as u32;
+        for (index, count) in &rows {
+            self.jobs[*index].spent(each * *count as u32);
+        }
+        let lost = made.iter().find_map(|(_, made)| match made {
+            Made::Failed(EngineError::Device(error)) if error.is_lost() => Some(error.clone()),
+            _ => None,
+        });
         let jobs = &mut self.jobs;
-        let made = self.batch.compute(&self.model, jobs, &rows, &self.prefix);
         for job in jobs.iter_mut().filter(|job| !job.guess.is_empty()) {
             let (guessed, right) = job.judge_guess(&mut lock(&self.prefix));
             self.guesses.0 += guessed as u64;
@@ -222,7 +261,45 @@ impl Worker {
             .filter_map(|(index, made)| self.deliver(index, made))
             .collect();
         self.end(ended);
-        Progress::Made
+        lost.map_or(Progress::Made, |error| Progress::Broken(error.into()))
+    }
+
+    /// What the rows come to; none where computing them panicked.
+    fn compute(&mut self, rows: &[(usize, usize)]) -> Option<Vec<(usize, Made)>> {
+        let compute = || {
+            #[cfg(test)]
+            self.planted();
+            self.batch
+                .compute(&self.model, &mut self.jobs, rows, &self.prefix)
+        };
+        // Whatever this leaves half done belongs to the jobs of the step, which end, or to
+        // the batch, which is made anew.
+        catch_unwind(AssertUnwindSafe(compute)).ok()
+    }
+
+    /// Fail the jobs of a step that panicked.
+    fn fault(&mut self, rows: &[(usize, usize)]) -> Progress {
+        tracing::error!(
+            jobs = rows.len(),
+            "a step of the engine panicked; its answers fail"
+        );
+        self.batch = Batch::default();
+        let failed = |(index, _): &(usize, usize)| (*index, End::Failed(EngineError::Fault));
+        self.end(rows.iter().map(failed).collect());
+        self.faults += 1;
+        match self.faults < MOST_FAULTS {
+            true => Progress::Made,
+            false => Progress::Broken(EngineError::Fault),
+        }
+    }
+
+    /// Panic, if a test wants it.
+    #[cfg(test)]
+    fn planted(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let fewer = |n: usize| n.checked_sub(1);
+        let planted = self.hub.faults.fetch_update(Relaxed, Relaxed, fewer);
+        assert!(planted.is_err(), "planted");
     }
 
     /// Add guesses to the rows of a step that has little to do.

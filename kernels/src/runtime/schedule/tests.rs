@@ -21,6 +21,9 @@ fn view(arrival: u64, owner: u64, known: usize) -> View {
         private: 0,
         admitted: false,
         paused: false,
+        yields: true,
+        evicted: false,
+        most: known + 1,
         turn: 0,
     }
 }
@@ -120,6 +123,32 @@ fn background_work_waits_its_turns_and_gets_it() {
     assert!(slices[1] >= 10 && slices[0] >= 3 * slices[1], "{slices:?}");
 }
 
+#[test]
+fn a_short_pause_costs_nobody_his_pages() {
+    let mut paused = running(0, 1, 640, 640);
+    (paused.paused, paused.yields) = (true, false);
+    let mut views = vec![paused, view(1, 2, 600)];
+    assert_eq!(admit(&state(views.clone(), 1)), None);
+    views[0].yields = true;
+    assert_eq!(admit(&state(views, 1)).unwrap().preempt, [0]);
+}
+
+#[test]
+fn who_lost_its_pages_comes_back_when_all_that_is_needed_is_free() {
+    // It has 600 tokens to compute again and may make 400 more; the other one 200 more.
+    let mut back = view(1, 2, 600);
+    (back.evicted, back.most) = (true, 1000);
+    let mut other = running(0, 1, 64, 64);
+    other.most = 264;
+    let needed = pages(1000) + pages(264) - pages(64);
+    let views = vec![other, back];
+    assert_eq!(admit(&state(views.clone(), needed - 1)), None);
+    assert_eq!(admit(&state(views.clone(), needed)).unwrap().admit, Some(1));
+    // One that never lost any begins with what it has to compute.
+    let fresh = vec![views[0].clone(), view(1, 2, 600)];
+    assert_eq!(admit(&state(fresh, pages(601) + 1)).unwrap().admit, Some(1));
+}
+
 /// One sequence of the made-up engine.
 #[derive(Clone, Debug)]
 struct Wish {
@@ -153,6 +182,9 @@ struct Alive {
     made: usize,
     resumes: u64,
     preempted: bool,
+    /// Since when it has nothing to do, and how often it lost its pages.
+    idle: u64,
+    lost: u64,
 }
 
 /// Runs the schedule over the wishes with `capacity` pages and checks every step;
@@ -167,12 +199,15 @@ fn run(wishes: &[Wish], capacity: usize) -> u64 {
         for (arrival, wish) in wishes.iter().enumerate().filter(|(_, w)| w.arrives == now) {
             let mut view = view(arrival as u64, wish.owner, wish.prompt);
             (view.background, view.turn) = (wish.background, now);
+            view.most = wish.prompt + wish.output + 1;
             alive.push(Alive {
                 view,
                 wish: wish.clone(),
                 made: 0,
                 resumes: 0,
                 preempted: false,
+                idle: now,
+                lost: 0,
             });
         }
         for job in &mut alive {
@@ -181,6 +216,7 @@ fn run(wishes: &[Wish], capacity: usize) -> u64 {
             job.view.known = if speaks { all } else { all - 1 };
             let nothing = job.view.computed >= job.view.known;
             job.view.paused = !speaks && (nothing || job.preempted);
+            job.view.yields = now - job.idle >= 3;
         }
         let look = |alive: &[Alive]| {
             let used: usize = alive.iter().map(|job| job.view.pages).sum();
@@ -193,7 +229,10 @@ fn run(wishes: &[Wish], capacity: usize) -> u64 {
         let preempt = |job: &mut Alive| {
             (job.view.pages, job.view.private, job.view.computed) = (0, 0, 0);
             job.view.admitted = false;
-            job.preempted = true;
+            (job.preempted, job.view.evicted) = (true, true);
+            job.lost += 1;
+            // Once to those that ran before it came; then only to long pauses.
+            assert!(job.lost <= 2 + job.wish.output as u64, "evicted in a loop");
         };
         while let Some(admission) = admit(&look(&alive)) {
             admission
@@ -215,7 +254,7 @@ fn run(wishes: &[Wish], capacity: usize) -> u64 {
         for (index, count) in step.rows {
             let job = &mut alive[index];
             assert!(job.view.runs() && count <= job.view.wanted());
-            job.view.turn = now;
+            (job.view.turn, job.idle) = (now, now);
             job.view.computed += count;
             job.view.pages = pages(job.view.computed).max(job.view.pages);
             job.view.private = job.view.pages;

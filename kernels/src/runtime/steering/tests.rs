@@ -118,6 +118,148 @@ fn bad_and_boundless_grammars_are_refused() {
     }
 }
 
+/// Whether a grammar is taken, and what is said where it is not.
+fn taken(grammar: Grammar) -> Result<(), String> {
+    let started = steering(grammar).start(&TOKENIZER);
+    started.map(|_| ()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn white_space_in_json_is_bounded() {
+    let schema = r#"{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "null"}},
+        "required": ["a", "b"], "additionalProperties": false}"#;
+    let space: Vec<u32> = [" ", "\n", "\t"]
+        .iter()
+        .flat_map(|text| TOKENIZER.encode(text, false))
+        .collect();
+    for grammar in [Grammar::Json, Grammar::JsonSchema(schema.to_owned())] {
+        let mut constraint = Constraint::new(&TOKENIZER, &grammar).unwrap();
+        // A model that writes white space wherever it may.
+        let (mut run, mut longest) = (0, 0);
+        for _ in 0..200 {
+            let mut logits = vec![0.0; TOKENIZER.len()];
+            constraint.mask(&mut logits);
+            let allowed = |id: &u32| logits[*id as usize] == 0.0;
+            let blank = space.iter().copied().find(allowed);
+            run = if blank.is_some() { run + 1 } else { 0 };
+            longest = longest.max(run);
+            let any = (0..logits.len() as u32).find(allowed);
+            let token = blank.or(any).unwrap();
+            constraint.accept(token);
+            // Inside a name anything may follow.
+            if grammar == Grammar::Json && TOKENIZER.bytes(token).contains(&b'"') {
+                break;
+            }
+        }
+        assert!((1..=36).contains(&longest), "{grammar:?} {longest}");
+    }
+    // As people and models write it.
+    for text in [
+        "{\"a\": 1, \"b\": null}",
+        "{\n  \"a\": 1,\r\n\t\"b\":null\n}",
+        "{\"a\":1,\"b\":null}",
+    ] {
+        let grammar = Grammar::JsonSchema(schema.to_owned());
+        let mut constraint = Constraint::new(&TOKENIZER, &grammar).unwrap();
+        for token in TOKENIZER.encode(text, false) {
+            let mut logits = vec![0.0; TOKENIZER.len()];
+            constraint.mask(&mut logits);
+            assert_eq!(logits[token as usize], 0.0, "{text:?}");
+            constraint.accept(token);
+        }
+    }
+}
+
+#[test]
+fn brackets_in_the_strings_of_a_schema_are_not_nesting() {
+    let fields = |pattern: &str| {
+        let field = |i: usize| format!(r#""f{i}": {{"type": "string", "pattern": {pattern:?}}}"#);
+        let fields: Vec<String> = (0..40).map(field).collect();
+        Grammar::JsonSchema(format!(
+            r#"{{"type": "object", "properties": {{{}}}}}"#,
+            fields.join(", ")
+        ))
+    };
+    assert_eq!(taken(fields(r"^[^\[\(]{0,3}$")), Ok(()));
+    let text = "0 (if case ".repeat(70);
+    let described = format!(r#"{{"type": "string", "description": "{text}"}}"#);
+    assert_eq!(taken(Grammar::JsonSchema(described)), Ok(()));
+    let deep = format!("{}a{}", "(".repeat(70), ")".repeat(70));
+    for grammar in [
+        fields(&deep),
+        Grammar::Regex(deep),
+        Grammar::JsonSchema(format!(
+            "{}{{}}{}",
+            r#"{"items":"#.repeat(70),
+            "}".repeat(70)
+        )),
+    ] {
+        let error = taken(grammar).unwrap_err();
+        assert!(error.contains("nested more than 64 deep"), "{error}");
+    }
+}
+
+#[test]
+fn formats_are_annotations_and_lookaheads_are_refused_by_name() {
+    for format in [
+        "password",
+        "binary",
+        "path",
+        "uri-reference",
+        "regex",
+        "uuid",
+    ] {
+        let schema = format!(r#"{{"type": "string", "format": "{format}"}}"#);
+        assert_eq!(taken(Grammar::JsonSchema(schema)), Ok(()), "{format}");
+    }
+    for grammar in [
+        Grammar::JsonSchema(r#"{"type": "string", "pattern": "(?=a)b"}"#.to_owned()),
+        Grammar::Regex("(?=a)b".to_owned()),
+    ] {
+        let error = taken(grammar).unwrap_err();
+        assert!(error.contains("look-around"), "{error}");
+    }
+    let error = taken(Grammar::Regex("a{3,1}".to_owned())).unwrap_err();
+    assert!(!error.contains(":;"), "{error}");
+}
+
+#[test]
+fn a_grammar_from_the_cache_is_at_its_beginning() {
+    for seed in 0..3 {
+        // The first draw of a seed may compile, the second finds what the first left.
+        let grammar = Grammar::Regex(format!("(ab|cd){{2}}[0-9]{{3}}x{seed}"));
+        let drawn = draw(&grammar, seed, 50);
+        assert!(drawn.1);
+        assert_eq!(draw(&grammar, seed, 50), drawn);
+    }
+}
+
+#[test]
+fn a_grammar_that_needs_many_states_ends_the_answer_at_the_limit() {
+    // The 18th letter from the end is an a: two to the power of 18 states.
+    let grammar = Grammar::Regex("[ab]*a[ab]{18}".to_owned());
+    if let Ok(mut constraint) = Constraint::new(&TOKENIZER, &grammar) {
+        let letters = [
+            TOKENIZER.encode("a", false)[0],
+            TOKENIZER.encode("b", false)[0],
+        ];
+        let mut bits = 0x9e37_79b9_7f4a_7c15u64;
+        let mut ended = false;
+        for _ in 0..100_000 {
+            let mut logits = vec![0.0; TOKENIZER.len()];
+            constraint.mask(&mut logits);
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let letter = letters[(bits >> 63) as usize];
+            if logits[letter as usize] != 0.0 {
+                ended = true;
+                break;
+            }
+            constraint.accept(letter);
+        }
+        assert!(ended, "the states have a limit");
+    }
+}
+
 #[test]
 fn long_chains_of_definitions_are_followed_or_refused() {
     let chain = |n: usize| {

@@ -5,7 +5,7 @@ use crate::gguf::{Gguf, GgufError, Value};
 use crate::tokenizer::{Algorithm, TokenKind, TokenizerError};
 
 /// Control tokens that end a turn in the families we run, whatever the file says
-/// in `eos_token_id`.
+/// in `eos_token_id`, and of whatever type it says that they are.
 const TURN_ENDS: [&str; 16] = [
     "<|im_end|>",
     "<|endoftext|>",
@@ -24,6 +24,12 @@ const TURN_ENDS: [&str; 16] = [
     "[EOS]",
     "<｜end▁of▁sentence｜>",
 ];
+
+/// Whether a token of this text ends a turn: then it is a control token, as in llama.cpp,
+/// also where a converter wrote down another type, which would make it text.
+pub(super) fn ends_a_turn(text: &str) -> bool {
+    TURN_ENDS.contains(&text)
+}
 
 pub(super) struct Flags {
     pub bos: Option<u32>,
@@ -97,7 +103,7 @@ pub(super) fn flag(file: &Gguf, key: &str, usual: bool) -> Result<bool, GgufErro
 /// Tokens that end an answer: those the file names and those known by their text.
 fn stops(lists: &Lists<'_>, named: [Option<u32>; 3]) -> Vec<u32> {
     let known = |(id, text, kind): (u32, &'_ str, TokenKind)| {
-        (kind == TokenKind::Control && TURN_ENDS.contains(&text)).then(|| (id, text.to_owned()))
+        (kind == TokenKind::Control && ends_a_turn(text)).then(|| (id, text.to_owned()))
     };
     let known: Vec<(u32, String)> = lists.iter().filter_map(known).collect();
     // Where messages have parts (gpt-oss, Solar), `<|end|>` ends a part only.

@@ -135,6 +135,39 @@ fn pieces_of_sentencepiece_and_wordpiece_are_text_with_spaces() {
     assert_eq!(words.piece(2), piece(false, b"b"));
 }
 
+#[test]
+fn an_end_of_turn_of_the_wrong_type_ends_the_turn_and_is_no_text() {
+    for kind in [1, 3, 4] {
+        let more = [("<|im_end|>", kind), ("<|end", kind), ("<eos>", 3)];
+        let keys = vec![
+            ("pre", Value::Text("qwen2".into())),
+            ("eos_token_id", Value::U32(258)),
+        ];
+        let tokenizer = byte_level(&more, keys).unwrap();
+        assert_eq!(tokenizer.stops(), [256, 258], "type {kind}");
+        assert_eq!(tokenizer.piece(256), piece(true, b"<|im_end|>"));
+        assert_eq!(tokenizer.encode("<|im_end|>", true), [256]);
+        assert_eq!(tokenizer.encode("<|im_end|>", false).len(), 10);
+        assert_eq!(tokenizer.stream().push(&tokenizer, 256), "");
+        // Only what is known to end turns.
+        assert_eq!(tokenizer.piece(257).control, kind == 3);
+    }
+}
+
+#[test]
+fn a_byte_level_vocabulary_without_a_pre_tokeniser_loads_with_the_default_one() {
+    let named = byte_level(&[], vec![("pre", Value::Text("default".into()))]).unwrap();
+    let missing = byte_level(&[], Vec::new()).unwrap();
+    assert_eq!((named.name(), missing.name()), ("default", "default"));
+    assert_eq!(named.digest(), missing.digest());
+    let text = "it's 12345 `x`\n\n y";
+    assert_eq!(
+        missing.decode(&missing.encode(text, false)),
+        text.as_bytes()
+    );
+    assert!(byte_level(&[], vec![("pre", Value::U32(1))]).is_err());
+}
+
 /// SentencePiece as its authors describe it: merge the best pair until none is left.
 fn slow_pieces(pieces: &[(&str, f32)], text: &str) -> Vec<String> {
     let mut symbols: Vec<String> = text.chars().map(String::from).collect();
@@ -220,7 +253,7 @@ fn what_is_not_claimed_is_refused_by_name() {
         load(keys).unwrap_err().to_string()
     };
     assert!(with("t5", "").contains("\"t5\""));
-    assert!(with("gpt2", "default").contains("\"default\""));
+    assert!(with("gpt2", "superbpe").contains("\"superbpe\""));
     assert!(with("gpt2", "qwen2").contains("byte 0x21"));
     assert!(with("llama", "").contains("1 tokens but 0 scores"));
     let long = vec![

@@ -25,6 +25,7 @@ fn expressions(pre: Pre) -> Vec<String> {
         Pre::Qwen35 => &[QWEN35],
         Pre::Starcoder => &[r"\p{N}", GPT2],
         Pre::Falcon => &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
+        Pre::Default => &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
         Pre::DeepseekLlm => &[r"[\r\n]", &cased, signs, r"\s+$", CJK, r"\p{N}+"],
         Pre::DeepseekCoder => &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK, r"\p{N}"],
         Pre::DeepseekV3 => &[r"\p{N}{1,3}", "[一-龥\u{3040}-ゟ゠-ヿ]+", V3],
@@ -35,7 +36,7 @@ fn expressions(pre: Pre) -> Vec<String> {
     list.iter().map(|s| (*s).to_owned()).collect()
 }
 
-const ALL: [Pre; 14] = [
+const ALL: [Pre; 15] = [
     Pre::Gpt2,
     Pre::LlamaBpe,
     Pre::Dbrx,
@@ -44,6 +45,7 @@ const ALL: [Pre; 14] = [
     Pre::Qwen35,
     Pre::Starcoder,
     Pre::Falcon,
+    Pre::Default,
     Pre::DeepseekLlm,
     Pre::DeepseekCoder,
     Pre::DeepseekV3,
@@ -132,7 +134,7 @@ fn every_name_is_found_and_no_name_is_there_twice() {
         assert!(NAMES[..i].iter().all(|(n, _)| n != name), "{name}");
         assert_eq!(Pre::from_name(pre.name()), Some(*pre));
     }
-    assert_eq!(Pre::from_name("default"), None);
+    assert_eq!(Pre::from_name("superbpe"), None);
 }
 
 proptest! {

@@ -82,7 +82,7 @@ fn every_simd_level_gives_the_bits_of_the_plain_loops() {
         grad.push(loss);
         grad.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
     };
-    let plain = run(Level::Portable);
+    let plain = run(Level::PORTABLE);
     for level in Level::available() {
         assert!(run(level) == plain, "{level:?}");
     }

@@ -7,7 +7,9 @@ use crate::ids::{Digest, LightningId, Signature};
 use crate::inference::io::{Candidate, ModelSelector};
 use crate::manifest::{HostLimits, ModelOffer, PaymentMode, Role, lightning_statement};
 use crate::money::{Msat, Prices};
+use crate::reputation::Standing;
 
+mod flood;
 mod listing;
 mod own;
 
@@ -106,8 +108,12 @@ fn wake(machine: &mut Discovery, now: Now) -> Vec<Effect> {
 }
 
 fn seen(machine: &mut Discovery, now: Now, manifest: Manifest) -> Vec<Effect> {
+    seen_at(machine, now, "ws://one", manifest)
+}
+
+fn seen_at(machine: &mut Discovery, now: Now, relay: &str, manifest: Manifest) -> Vec<Effect> {
     let input = Input::ListingSeen {
-        relay: "ws://one".into(),
+        relay: relay.into(),
         author: manifest.node,
         created: manifest.created,
         expires: manifest.expires,
@@ -148,6 +154,35 @@ fn wanted(effects: &[Effect]) -> Option<(EffectId, Vec<Subject>)> {
         }
         _ => None,
     })
+}
+
+/// A key for each of many hosts.
+fn many(n: u16) -> NodeKey {
+    let mut key = [0; 32];
+    key[..2].copy_from_slice(&n.to_be_bytes());
+    NodeKey(key)
+}
+
+/// Answers the question to Reputation: `served` hosts score well, the others nothing.
+fn scored(
+    machine: &mut Discovery,
+    now: Now,
+    effects: &[Effect],
+    served: &[NodeKey],
+) -> Vec<Effect> {
+    let (ticket, subjects) = wanted(effects).unwrap();
+    let cards = subjects
+        .iter()
+        .map(|one| {
+            let mut card = find::blank(one.host, one.model);
+            if served.contains(&one.host) {
+                card.standing = Standing::Served;
+                card.total_ppm = 600_000;
+            }
+            card
+        })
+        .collect();
+    feed(machine, now, Input::Scores { ticket, cards })
 }
 
 /// Finds with scores that all say the same, so that price decides.

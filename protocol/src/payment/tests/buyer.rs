@@ -41,14 +41,14 @@ fn a_debt_is_paid_only_where_the_books_know_one_and_once() {
     let mut claim = invoice(&rig, 1, 0, 1, 2_000);
     claim.carried = Msat(1_000);
     let refused_claim = rig.give(Input::Pay(Box::new(claim.clone())));
-    assert_eq!(refused(&refused_claim), Code::ProtocolViolation);
+    assert_eq!(refused(&refused_claim), Code::DebtDisputed);
     assert_eq!(pays(&refused_claim), 0);
     // An order that cost 1,500 and was not paid; another that was paid ahead of its cost.
     closed(&mut rig, account(8, Side::Buyer, key(1), 1_500));
     closed(&mut rig, account(9, Side::Buyer, key(2), 9_000));
     claim.carried = Msat(1_501);
     let effects = rig.give(Input::Pay(Box::new(claim.clone())));
-    assert_eq!(refused(&effects), Code::ProtocolViolation);
+    assert_eq!(refused(&effects), Code::DebtDisputed);
     claim.carried = Msat(1_500);
     assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
     // The same debt in a second order at once.
@@ -56,7 +56,7 @@ fn a_debt_is_paid_only_where_the_books_know_one_and_once() {
     let mut again = invoice(&rig, 2, 0, 2, 2_000);
     again.carried = Msat(1);
     let effects = rig.give(Input::Pay(Box::new(again)));
-    assert_eq!(refused(&effects), Code::ProtocolViolation);
+    assert_eq!(refused(&effects), Code::DebtDisputed);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_debt_that_was_taken_up_and_paid_is_gone() {
     claim = invoice(&rig, 2, 0, 2, 900);
     claim.carried = Msat(501);
     let effects = rig.give(Input::Pay(Box::new(claim.clone())));
-    assert_eq!(refused(&effects), Code::ProtocolViolation);
+    assert_eq!(refused(&effects), Code::DebtDisputed);
     claim.carried = Msat(500);
     assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
 }
@@ -372,7 +372,7 @@ fn output_that_only_may_have_been_sent_is_owed_for_a_day() {
         let mut claim = invoice(&rig, 1, 0, 1, 4_000);
         claim.carried = Msat(most + 1);
         let effects = rig.give(Input::Pay(Box::new(claim.clone())));
-        assert_eq!(refused(&effects), Code::ProtocolViolation);
+        assert_eq!(refused(&effects), Code::DebtDisputed);
         claim.carried = Msat(most);
         assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ids::{EffectId, OrderId};
 use crate::refusal::Code;
-use crate::reputation::ScoreCard;
+use crate::reputation::{ScoreCard, Standing};
 use proptest::prelude::*;
 
 const DAY_MS: u64 = 86_400_000;
@@ -25,6 +25,7 @@ fn outcome(host: u8, failure: Option<Code>) -> Input {
         host: key(host),
         model: ModelDigest([5; 32]),
         failure,
+        refused: None,
         first_token_ms: failure.is_none().then_some(200),
         tokens: 101,
         stream_ms: 2_000 * u64::from(host),
@@ -48,6 +49,7 @@ fn judged(host: u8, finding: Finding) -> Input {
         order: OrderId([1; 16]),
         tier: Tier::ExactReplay,
         finding,
+        witness: Witness::Own,
     }
 }
 
@@ -87,7 +89,8 @@ fn a_stranger_stands_at_a_half_and_its_weights_sum_to_one() {
     let mut machine = Reputation::new(Config::default());
     let card = scores(&mut machine, at(0), &[(1, 100)]).remove(0);
     assert_eq!(value(&card, "reliability"), 500_000);
-    assert_eq!(value(&card, "price"), 1_000_000);
+    assert_eq!(value(&card, "price"), 750_000);
+    assert_eq!(value(&card, "acceptance"), 1_000_000);
     assert_eq!(
         card.terms.iter().map(|term| term.weight_ppm).sum::<u32>(),
         1_000_000
@@ -103,8 +106,8 @@ fn the_cheaper_and_the_faster_host_score_higher_in_the_same_unit() {
         feed(&mut machine, at(0), outcome(host, None));
     }
     let cards = scores(&mut machine, at(1), &[(1, 400), (2, 100)]);
-    assert_eq!(value(&cards[0], "price"), 250_000);
-    assert_eq!(value(&cards[1], "price"), 1_000_000);
+    assert_eq!(value(&cards[0], "price"), 300_000);
+    assert_eq!(value(&cards[1], "price"), 750_000);
     assert_eq!(value(&cards[0], "speed"), 1_000_000);
     assert!(value(&cards[1], "speed") < 600_000);
     let why = &cards[0].terms[1].why;
@@ -158,6 +161,7 @@ fn a_busy_host_and_a_buyer_who_cancels_are_nobodys_fault() {
 #[test]
 fn unreachable_hosts_cool_down_whatever_the_model() {
     let mut machine = Reputation::new(Config::default());
+    feed(&mut machine, at(0), outcome(2, None));
     for n in 0..3 {
         feed(&mut machine, at(n), offence(1, OffenceKind::GhostListing));
     }
@@ -245,6 +249,281 @@ fn the_book_is_bounded_and_convictions_go_last() {
     );
 }
 
+#[test]
+fn what_a_third_party_can_cause_is_booked_against_nobody() {
+    let mut machine = Reputation::new(Config::default());
+    for kind in [
+        OffenceKind::MalformedFrame,
+        OffenceKind::UnexpectedFrame,
+        OffenceKind::BadSignature,
+        OffenceKind::Replay,
+        OffenceKind::TermsNotAsListed,
+        OffenceKind::Stale,
+        OffenceKind::PriceAboveListing,
+        OffenceKind::NotPaid,
+    ] {
+        assert!(!kind.is_objective());
+        for n in 0..5 {
+            let effects = feed(&mut machine, at(n), offence(1, kind.clone()));
+            assert!(effects.is_empty(), "{kind:?}");
+        }
+    }
+    assert_eq!(machine.histories(), (0, 0));
+}
+
+#[test]
+fn refusals_are_a_term_of_their_own_with_a_short_rest_and_no_failure() {
+    let mut machine = Reputation::new(Config::default());
+    let mut rests = Vec::new();
+    for n in 0..7 {
+        let Input::Happened(mut refused) = outcome(1, None) else {
+            unreachable!()
+        };
+        refused.refused = Some(Code::UnknownModel);
+        feed(&mut machine, at(n), Input::Happened(refused));
+        let card = scores(&mut machine, at(n), &[(1, 100)]).remove(0);
+        let rest = card.cooldown.clone();
+        rests.push(rest.map_or(0, |(until, _)| until.ms_since(at(n).wall)));
+        assert_eq!(value(&card, "reliability"), 500_000);
+        assert_eq!(
+            u64::from(value(&card, "acceptance")),
+            1_000_000 / (n + 2),
+            "after {n}"
+        );
+        assert_eq!(card.standing, Standing::Failed);
+    }
+    assert_eq!(rests, [0, 0, 5_000, 10_000, 15_000, 20_000, 20_000]);
+    feed(&mut machine, at(9), outcome(1, None));
+    let card = scores(&mut machine, at(9), &[(1, 100)]).remove(0);
+    assert!(card.cooldown.is_none() && card.standing == Standing::Served);
+    assert_eq!(card.terms[3].why, "refused 7 recent orders");
+}
+
+#[test]
+fn terms_above_an_old_listing_are_a_refusal_and_not_an_overcharge() {
+    let mut machine = Reputation::new(Config::default());
+    let Input::Happened(mut dearer) = outcome(1, Some(Code::ProtocolViolation)) else {
+        unreachable!()
+    };
+    dearer.price_kept = false;
+    dearer.tokens = 0;
+    feed(&mut machine, at(0), Input::Happened(dearer.clone()));
+    let card = scores(&mut machine, at(1), &[(1, 100)]).remove(0);
+    assert_eq!(value(&card, "reliability"), 500_000);
+    assert_eq!(value(&card, "acceptance"), 500_000);
+    dearer.tokens = 5;
+    feed(&mut machine, at(2), Input::Happened(dearer));
+    let card = scores(&mut machine, at(3), &[(1, 100)]).remove(0);
+    assert!(card.terms[2].why.contains("charged more than listed"));
+}
+
+#[test]
+fn a_node_without_a_network_blames_no_host() {
+    let mut machine = Reputation::new(Config::default());
+    for n in 0..20 {
+        let host = 1 + (n % 4) as u8;
+        feed(
+            &mut machine,
+            at(n * 30_000),
+            offence(host, OffenceKind::GhostListing),
+        );
+    }
+    assert_eq!(machine.histories(), (0, 0));
+    let hosts: Vec<(u8, u64)> = (1..6).map(|host| (host, 100)).collect();
+    let cards = scores(&mut machine, at(599_000), &hosts);
+    assert!(
+        cards[..4]
+            .iter()
+            .all(|card| card.standing == Standing::Failed)
+    );
+    assert_eq!(cards[4].standing, Standing::Unknown, "is dialled first now");
+    // Its own order with the same host proves nothing about the network.
+    feed(&mut machine, at(600_000), outcome(1, None));
+    feed(
+        &mut machine,
+        at(600_001),
+        offence(1, OffenceKind::GhostListing),
+    );
+    assert_eq!(machine.histories(), (1, 1), "the dials of the last minute");
+    assert!(!machine.book.knows_host(&key(1)));
+    let cards = scores(&mut machine, at(600_002), &hosts);
+    let forgiven = cards
+        .iter()
+        .filter(|card| card.standing == Standing::Unknown);
+    assert_eq!(forgiven.count(), 3, "2, 3 and 5");
+}
+
+#[test]
+fn an_unanswered_dial_counts_once_when_another_host_answers_within_a_minute() {
+    let mut machine = Reputation::new(Config::default());
+    for n in 0..3 {
+        let order = OrderId([n as u8; 16]);
+        let Input::Offended(mut ghost) = offence(1, OffenceKind::GhostListing) else {
+            unreachable!()
+        };
+        ghost.order = Some(order);
+        feed(&mut machine, at(n), Input::Offended(ghost));
+        let Input::Happened(mut dead) = outcome(1, Some(Code::Disconnected)) else {
+            unreachable!()
+        };
+        (dead.order, dead.tokens) = (order, 0);
+        feed(&mut machine, at(n), Input::Happened(dead));
+    }
+    assert_eq!(machine.histories(), (0, 0), "not known yet");
+    let Input::Happened(mut alive) = outcome(2, None) else {
+        unreachable!()
+    };
+    alive.order = OrderId([77; 16]);
+    feed(&mut machine, at(59_000), Input::Happened(alive.clone()));
+    feed(&mut machine, at(59_001), Input::Happened(alive));
+    let card = scores(&mut machine, at(59_002), &[(1, 100)]).remove(0);
+    assert_eq!(card.terms[2].why, "served 0 of 3 recent orders");
+    assert!(card.cooldown.unwrap().1.contains("3 failures in a row"));
+}
+
+#[test]
+fn a_listing_at_no_price_does_not_outrank_a_host_that_serves_well() {
+    for price in [0, 1, 499] {
+        let mut machine = Reputation::new(Config::default());
+        for n in 0..4 {
+            feed(&mut machine, at(n), outcome(1, None));
+        }
+        let hosts: Vec<(u8, u64)> = (50..150)
+            .map(|host| (host, price))
+            .chain([(1, 1_000)])
+            .collect();
+        let cards = scores(&mut machine, at(5), &hosts);
+        let good = cards.last().unwrap();
+        assert_eq!(
+            value(good, "price"),
+            750_000,
+            "measured against those that served"
+        );
+        assert!(
+            cards[..100]
+                .iter()
+                .all(|card| card.total_ppm < good.total_ppm)
+        );
+        assert_eq!(value(&cards[0], "price"), 1_000_000);
+    }
+}
+
+#[test]
+fn sums_that_add_up_verify_nothing_and_neither_does_praise_by_others() {
+    let mut machine = Reputation::new(Config::default());
+    let cases = [
+        (Tier::Bookkeeping, Witness::Own),
+        (Tier::ExactReplay, Witness::Other(key(8))),
+        (Tier::ExactReplay, Witness::Stranger),
+    ];
+    for (at_tier, by) in cases {
+        let Input::Judged {
+            host,
+            model,
+            order,
+            finding,
+            ..
+        } = judged(1, Finding::Honest)
+        else {
+            unreachable!()
+        };
+        let input = Input::Judged {
+            host,
+            model,
+            order,
+            tier: at_tier,
+            finding,
+            witness: by,
+        };
+        assert!(
+            feed(&mut machine, at(0), input).is_empty(),
+            "{at_tier:?} {by:?}"
+        );
+    }
+}
+
+/// What `by` says of `host`.
+fn says(by: u8, host: u8) -> Input {
+    Input::Judged {
+        host: key(host),
+        model: ModelDigest([5; 32]),
+        order: OrderId([1; 16]),
+        tier: Tier::ExactReplay,
+        finding: Finding::WrongAnswer {
+            position: 1,
+            detail: "differs".into(),
+        },
+        witness: Witness::Other(key(by)),
+    }
+}
+
+#[test]
+fn any_number_of_unknown_validators_convict_nobody() {
+    let mut machine = Reputation::new(Config::default());
+    for by in 10..40 {
+        feed(&mut machine, at(u64::from(by)), says(by, 1));
+    }
+    feed(&mut machine, at(50), says(1, 1));
+    let cards = scores(&mut machine, at(60), &[(1, 100), (2, 100)]);
+    assert!(cards[0].cooldown.is_none());
+    assert!(value(&cards[0], "verified") < value(&cards[1], "verified"));
+    assert!(cards[0].terms[4].why.contains("unconfirmed"));
+    let later = scores(&mut machine, at(8 * DAY_MS), &[(1, 100)]).remove(0);
+    assert_eq!(value(&later, "verified"), 250_000, "a hint is forgotten");
+}
+
+#[test]
+fn two_validators_convict_where_one_of_them_served_this_node() {
+    let mut machine = Reputation::new(Config::default());
+    feed(&mut machine, at(0), outcome(8, None));
+    for n in 1..4 {
+        feed(&mut machine, at(n), says(8, 1));
+        assert!(
+            scores(&mut machine, at(n), &[(1, 100)])[0]
+                .cooldown
+                .is_none(),
+            "one voice"
+        );
+    }
+    feed(&mut machine, at(5), says(9, 1));
+    let card = scores(&mut machine, at(6), &[(1, 100)]).remove(0);
+    assert!(card.cooldown.unwrap().1.contains("two validators"));
+}
+
+#[test]
+fn strangers_convictions_flush_no_conviction_of_our_own() {
+    let config = Config {
+        max_histories: 8,
+        ..Config::default()
+    };
+    let mut machine = Reputation::new(config);
+    feed(&mut machine, at(0), offence(1, OffenceKind::WrongReceipt));
+    feed(&mut machine, at(0), offence(2, OffenceKind::NotServed));
+    for host in 10..200 {
+        let Input::Judged {
+            model, order, tier, ..
+        } = says(1, host)
+        else {
+            unreachable!()
+        };
+        let finding = Finding::FalseAccount {
+            detail: "sums".into(),
+        };
+        let (host, witness) = (key(host), Witness::Stranger);
+        let input = Input::Judged {
+            host,
+            model,
+            order,
+            tier,
+            finding,
+            witness,
+        };
+        feed(&mut machine, at(DAY_MS), input);
+    }
+    assert_eq!(machine.histories().1, 8);
+    assert!(machine.book.knows_host(&key(1)) && machine.book.knows_host(&key(2)));
+}
+
 proptest! {
     #[test]
     fn every_term_and_total_stays_within_its_unit(
@@ -258,6 +537,7 @@ proptest! {
                 host: key(host),
                 model: ModelDigest([5; 32]),
                 failure: (!ok).then_some(Code::EngineFailed),
+                refused: None,
                 first_token_ms: Some(ms),
                 tokens,
                 stream_ms: ms,

@@ -8,6 +8,7 @@ use crate::ids::OrderId;
 use crate::money::{Meter, Msat};
 use crate::order::wire::{Finish, Receipt, Status};
 use crate::text::Rendering;
+use std::collections::BTreeSet;
 
 /// Checks a receipt. One that does not commit to this order and these terms proves nothing.
 pub(super) fn check(
@@ -95,7 +96,7 @@ fn chain(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trou
     }
 }
 
-/// Status and payments follow from what the receipt itself says, and an answer that the model
+/// The status follows from what the receipt itself says, and an answer that the model
 /// is said to have ended does end.
 fn ending(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
     let status = match receipt.finish {
@@ -104,11 +105,6 @@ fn ending(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
     };
     if receipt.status != status {
         return Err(lie("the receipt's status is not that of its end"));
-    }
-    let ascending =
-        |pair: &[crate::order::wire::PaymentEntry]| matches!(pair, [a, b] if a.seq < b.seq);
-    if !receipt.payments.windows(2).all(ascending) {
-        return Err(lie("the receipt names a payment twice or out of order"));
     }
     let committed = case.index.get(&receipt.head).copied();
     let Some(tokens) = committed.and_then(|n| case.tokens.get(..usize::try_from(n).ok()?)) else {
@@ -144,6 +140,37 @@ fn stops(tokens: &[ChainedToken], stop: &[String]) -> bool {
     rendering.is_stopped()
 }
 
+/// The list of payments is unambiguous: ascending numbers, one hash each, and no less for
+/// the entry than the terms ask.
+fn entries(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
+    let payments = &receipt.payments;
+    let mut hashes = BTreeSet::new();
+    let unordered = payments
+        .windows(2)
+        .find(|pair| matches!(pair, [a, b] if a.seq >= b.seq));
+    if let Some([_, again]) = unordered {
+        return Err(lie(format!(
+            "the receipt books payment {} twice or out of order",
+            again.seq
+        )));
+    }
+    if let Some(again) = payments.iter().find(|one| !hashes.insert(one.hash)) {
+        return Err(lie(format!(
+            "the receipt books one payment under two numbers, the second is {}",
+            again.seq
+        )));
+    }
+    let entry = case.terms.body.entry.as_ref();
+    let first = payments.first().filter(|first| first.seq == 0);
+    match (entry, first) {
+        (Some(entry), Some(first)) if first.msat < entry.msat => Err(lie(format!(
+            "the receipt books {} for the entry, which asked for {}",
+            first.msat, entry.msat
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn money(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trouble> {
     let cost = receipt
         .prices
@@ -155,6 +182,7 @@ fn money(case: &Case<'_>, receipt: &Receipt, bound: &[Bound]) -> Result<(), Trou
             receipt.cost
         )));
     }
+    entries(case, receipt)?;
     let paid = receipt
         .payments
         .iter()

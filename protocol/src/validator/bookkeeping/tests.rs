@@ -143,6 +143,35 @@ fn wrong_sums_are_false() {
 }
 
 #[test]
+fn a_payment_that_is_booked_twice_is_false() {
+    let lies: [fn(&mut Receipt); 4] = [
+        |r| {
+            r.payments.push(r.payments[2]);
+            r.debt = Msat(0);
+        },
+        |r| r.payments.swap(1, 2),
+        |r| r.payments[2].hash = r.payments[1].hash,
+        |r| r.payments[0].msat = Msat(1_000),
+    ];
+    for (n, receipt) in lies.into_iter().enumerate() {
+        let script = Script {
+            receipt,
+            ..Script::default()
+        };
+        assert_false(&format!("lie {n}"), script);
+    }
+    // One that the buyer's wallet knows and the host does not yet is left out.
+    let late = Script {
+        receipt: |r| {
+            r.payments.remove(1);
+            r.debt = Msat(1_300);
+        },
+        ..Script::default()
+    };
+    assert!(run(&late).is_ok());
+}
+
+#[test]
 fn other_things_than_agreed_are_false() {
     let lies: [fn(&mut Receipt); 6] = [
         |r| r.model = ModelDigest([1; 32]),

@@ -42,7 +42,7 @@ impl Validator {
             self.conclude(now, origin, bundle, label, (outcome, numerics), out);
         } else {
             let verdict = self.verdict(now.wall, &label, outcome);
-            self.publish(origin, &verdict, now.wall, out);
+            self.publish(origin, verdict, now.wall, out);
         }
     }
 
@@ -123,7 +123,7 @@ impl Validator {
         out: &mut Outbox<Effect>,
     ) {
         let verdict = self.verdict(now.wall, &label, outcome);
-        self.publish(origin, &verdict, now.wall, out);
+        self.publish(origin, verdict.clone(), now.wall, out);
         let Origin::Own { audit } = origin else {
             return;
         };

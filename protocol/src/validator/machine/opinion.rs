@@ -1,11 +1,17 @@
 //! The second opinion: whom Discovery names, whom we ask, what comes back.
+//!
+//! Where another validator convicts and our own check did not go as far, one more is
+//! asked, of another Lightning node: Reputation convicts on two words, never on one.
 
-use super::{Job, Stage, Validator, judged, report};
+use super::{Job, Origin, Question, Stage, Validator, Whose, judged, report};
+use crate::bundle::Bundle;
 use crate::envelope::Signed;
 use crate::ids::EffectId;
 use crate::inference::io::Candidate;
 use crate::machine::Outbox;
+use crate::reputation::io::Witness;
 use crate::time::Now;
+use crate::validator::bookkeeping::Label;
 use crate::validator::io::Effect;
 use crate::validator::second;
 
@@ -21,35 +27,67 @@ impl Validator {
         if !self.jobs.get(&id).is_some_and(seeking) {
             return;
         }
-        let Some(mut job) = self.jobs.remove(&id) else {
+        let Some(job) = self.jobs.remove(&id) else {
             return;
         };
         let Stage::Seeking { own, numerics } = job.stage else {
             return;
         };
-        let key = self.crypto.key();
-        let chosen = second::choose(hosts, &job.label, numerics.as_ref(), &key, &mut self.rng);
-        let Some(chosen) = chosen else {
-            let why = "no other validator is listed: `freehold hosts` shows who is";
-            return report(&job.label, Err(why.to_owned()), out);
+        let question = Question {
+            own: *own,
+            numerics,
+            hosts,
+            confirms: false,
         };
+        if !self.put(now, (job.origin, job.bundle, job.label), question, out) {
+            let why = "no other validator is listed: `freehold hosts` shows who is";
+            report(&job.label, Err(why.to_owned()), out);
+        }
+    }
+
+    /// Asks the best of the validators that may still be asked; returns whether there was one.
+    fn put(
+        &mut self,
+        now: Now,
+        (origin, bundle, label): (Origin, Box<Bundle>, Label),
+        mut question: Question,
+        out: &mut Outbox<Effect>,
+    ) -> bool {
+        let key = self.crypto.key();
+        let numerics = question.numerics.as_ref();
+        let at = second::choose(&question.hosts, &label, numerics, &key, &mut self.rng);
+        let Some(at) = at else {
+            return false;
+        };
+        let chosen = question.hosts.swap_remove(at);
+        // Two keys that are paid at one Lightning node are one party.
+        question
+            .hosts
+            .retain(|one| one.host != chosen.host && one.lightning != chosen.lightning);
         let id = self.ids.fresh();
         out.push(Effect::AskValidator {
             id,
             host: chosen.host,
             addresses: chosen.addresses,
-            bundle: job.bundle.clone(),
+            bundle: bundle.clone(),
         });
-        job.until = now.tick.after_ms(self.config.ask_ms);
-        job.stage = Stage::Asking {
-            own,
-            validator: chosen.host,
+        let job = Job {
+            origin,
+            bundle,
+            label,
+            stage: Stage::Asking {
+                validator: chosen.host,
+                question: Box::new(question),
+            },
+            until: now.tick.after_ms(self.config.ask_ms),
         };
         self.jobs.insert(id, job);
+        true
     }
 
     pub(super) fn answered(
         &mut self,
+        now: Now,
         id: EffectId,
         result: Result<Signed, String>,
         out: &mut Outbox<Effect>,
@@ -61,7 +99,11 @@ impl Validator {
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
-        let Stage::Asking { own, validator } = job.stage else {
+        let Stage::Asking {
+            validator,
+            mut question,
+        } = job.stage
+        else {
             return;
         };
         let (crypto, network) = (self.crypto.as_ref(), self.config.network);
@@ -71,10 +113,16 @@ impl Validator {
             Ok(theirs) => theirs,
             Err(why) => return report(&job.label, Err(why), out),
         };
-        out.push(Effect::Persist(self.store.keep(&theirs)));
-        if second::counts(&own, &theirs) {
-            judged(&theirs, out);
+        out.push(Effect::Persist(self.store.keep(Whose::Ours, &theirs)));
+        let counts = second::counts(&question.own, &theirs);
+        if counts {
+            judged(&theirs, Witness::Other(validator), out);
         }
         report(&job.label, Ok(Box::new(theirs)), out);
+        if counts && !question.confirms {
+            question.confirms = true;
+            // Nobody else to ask is no error: the first word was reported.
+            self.put(now, (job.origin, job.bundle, job.label), *question, out);
+        }
     }
 }

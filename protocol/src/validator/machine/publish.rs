@@ -1,9 +1,10 @@
 //! Our verdict: made, kept, and told to whoever asked.
 
-use super::{Origin, Outcome, Validator, judged};
-use crate::bundle::{AuditFrame, Verdict};
+use super::{Origin, Outcome, Validator, Whose, judged};
+use crate::bundle::{AuditFrame, Finding, Tier, Verdict};
 use crate::envelope::Signed;
 use crate::machine::Outbox;
+use crate::reputation::io::Witness;
 use crate::time::WallTime;
 use crate::validator::bookkeeping::Label;
 use crate::validator::io::Effect;
@@ -30,27 +31,33 @@ impl Validator {
     pub(super) fn publish(
         &mut self,
         origin: Origin,
-        verdict: &Verdict,
+        verdict: Verdict,
         now: WallTime,
         out: &mut Outbox<Effect>,
     ) {
-        out.push(Effect::Persist(self.store.keep(verdict)));
         match origin {
             Origin::Own { .. } => {
-                judged(verdict, out);
+                out.push(Effect::Persist(self.store.keep(Whose::Ours, &verdict)));
+                judged(&verdict, Witness::Own, out);
                 out.push(Effect::Report {
                     order: verdict.id,
-                    result: Ok(Box::new(verdict.clone())),
+                    result: Ok(Box::new(verdict)),
                 });
             }
             Origin::Judge { id } => {
-                self.convict_only(verdict, out);
-                let verdict = Box::new(verdict.clone());
+                out.push(Effect::Persist(self.store.keep(Whose::Ours, &verdict)));
+                self.convict_only(&verdict, out);
+                let verdict = Box::new(verdict);
                 out.push(Effect::Reply { id, verdict });
             }
             Origin::Audit { stream, .. } => {
-                self.convict_only(verdict, out);
-                let signed = self.seal(now, verdict);
+                let verdict = for_strangers(verdict);
+                // Doubt about a stranger's bundle is of use to nobody: it costs no write.
+                if !matches!(verdict.finding, Finding::Inconclusive { .. }) {
+                    out.push(Effect::Persist(self.store.keep(Whose::Strangers, &verdict)));
+                }
+                self.convict_only(&verdict, out);
+                let signed = self.seal(now, &verdict);
                 let frame = Box::new(AuditFrame::Verdict(signed));
                 out.push(Effect::Answer { stream, frame });
             }
@@ -60,7 +67,7 @@ impl Validator {
     /// Others' bundles may be sent by the host itself: they prove guilt, never merit.
     pub(super) fn convict_only(&self, verdict: &Verdict, out: &mut Outbox<Effect>) {
         if verdict.finding.convicts() && verdict.host != self.crypto.key() {
-            judged(verdict, out);
+            judged(verdict, Witness::Stranger, out);
         }
     }
 
@@ -70,4 +77,22 @@ impl Validator {
         let crypto = self.crypto.as_ref();
         Signed::seal(crypto, self.config.network, None, now, nonce, verdict)
     }
+}
+
+/// A verdict without what the replay gave instead: whoever brings a bundle of its own
+/// making would read one token of any answer from it, for nothing.
+fn for_strangers(verdict: Verdict) -> Verdict {
+    let finding = match verdict.finding {
+        Finding::WrongAnswer { position, .. } => Finding::WrongAnswer {
+            position,
+            detail: "a replay gives something else here".to_owned(),
+        },
+        Finding::Inconclusive { .. } if verdict.tier == Tier::ExactReplay => {
+            Finding::Inconclusive {
+                detail: "the replay decides nothing: other numerics, or it ended early".to_owned(),
+            }
+        }
+        other => other,
+    };
+    Verdict { finding, ..verdict }
 }

@@ -1,8 +1,9 @@
 //! The serving side of `/freehold/audit/1`: who is let in, and who is told to wait.
 
-use super::{MAX_PER_PEER, Origin, Validator};
-use crate::bundle::AuditFrame;
-use crate::ids::{NodeKey, StreamId};
+use super::{MAX_PER_PEER, Origin, Stage, Validator};
+use crate::bundle::{AuditFrame, Bundle};
+use crate::ids::PeerTag;
+use crate::ids::StreamId;
 use crate::limits;
 use crate::machine::Outbox;
 use crate::refusal::{Code, Refusal};
@@ -19,7 +20,7 @@ impl Validator {
         &mut self,
         now: Now,
         stream: StreamId,
-        peer: Option<NodeKey>,
+        peer: PeerTag,
         frame: AuditFrame,
         out: &mut Outbox<Effect>,
     ) {
@@ -34,6 +35,9 @@ impl Validator {
             self.closed(stream);
             return refuse(stream, refusal, out);
         }
+        if let Err(refusal) = self.count(now, peer, &bundle) {
+            return refuse(stream, refusal, out);
+        }
         if label(&bundle).host == self.crypto.key() {
             let refusal = Refusal::new(Code::NoHost, "this node does not judge its own answers");
             return refuse(stream, refusal, out);
@@ -41,18 +45,36 @@ impl Validator {
         self.begin(now, Origin::Audit { stream, peer }, bundle, true, out);
     }
 
-    fn admit(&self, stream: StreamId, peer: Option<NodeKey>) -> Result<(), Refusal> {
+    /// Takes the check from the quotas, before any of it is done: a bundle that fails costs
+    /// as much as one that passes.
+    fn count(&mut self, now: Now, peer: PeerTag, bundle: &Bundle) -> Result<(), Refusal> {
+        let signatures = signatures_in(bundle);
+        let wait_ms = self.checks.wait_ms(&peer, 1, now.tick);
+        let wait_ms = wait_ms.max(self.signatures.wait_ms(&peer, signatures, now.tick));
+        if wait_ms > 0 {
+            let why = "this node's free checks are used up for now";
+            let mut busy = Refusal::new(Code::Busy, why);
+            busy.retry_after_ms = Some(wait_ms);
+            return Err(busy);
+        }
+        self.checks.take(peer, 1, now.tick);
+        self.signatures.take(peer, signatures, now.tick);
+        Ok(())
+    }
+
+    fn admit(&self, stream: StreamId, peer: PeerTag) -> Result<(), Refusal> {
         if !self.config.serve {
             let why = "this node does not check answers for others";
             return Err(Refusal::new(Code::NoHost, why));
         }
-        let (mut strangers, mut same_peer) = (0, 0);
+        let (mut strangers, mut same_peer, mut ours) = (0, 0, false);
         for job in self.jobs.values() {
             let Origin::Audit {
                 stream: busy,
                 peer: theirs,
             } = job.origin
             else {
+                ours |= matches!(job.stage, Stage::Replaying(_));
                 continue;
             };
             if busy == stream {
@@ -64,7 +86,8 @@ impl Validator {
         }
         let full = strangers >= limits::MAX_PENDING_AUDITS / 2
             || self.jobs.len() >= limits::MAX_PENDING_AUDITS
-            || same_peer >= MAX_PER_PEER;
+            || same_peer >= MAX_PER_PEER
+            || ours;
         if full {
             let mut busy = Refusal::new(Code::Busy, "too many checks are waiting here");
             busy.retry_after_ms = Some(RETRY_MS);
@@ -79,6 +102,12 @@ impl Validator {
             |_, job| !matches!(job.origin, Origin::Audit { stream: gone, .. } if gone == stream),
         );
     }
+}
+
+/// Order, terms and what follows them.
+fn signatures_in(bundle: &Bundle) -> u64 {
+    let ends = usize::from(bundle.receipt.is_some()) + usize::from(bundle.countersigned.is_some());
+    (2 + bundle.invoices.len() + ends) as u64
 }
 
 fn refuse(stream: StreamId, refusal: Refusal, out: &mut Outbox<Effect>) {

@@ -325,11 +325,11 @@ fn verdicts_are_bounded_and_come_back_after_a_restart() {
     assert_eq!(machine.verdicts(), 1);
     let mut store = Store::new(1);
     let verdict = reports(&effects).remove(0).unwrap();
-    store.keep(&verdict);
+    store.keep(Whose::Ours, &verdict);
     let next = Verdict {
         id: crate::ids::OrderId([1; 16]),
         ..verdict
     };
-    assert!(store.keep(&next)[1].value.is_none());
+    assert!(store.keep(Whose::Ours, &next)[1].value.is_none());
     assert_eq!(store.len(), 1);
 }

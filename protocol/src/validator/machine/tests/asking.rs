@@ -29,6 +29,7 @@ fn candidate(node: NodeKey, numerics: Option<&str>) -> Candidate {
             model,
             total_ppm: 0,
             terms: Vec::new(),
+            standing: Default::default(),
             cooldown: None,
         },
     }
@@ -109,6 +110,70 @@ fn what_we_cannot_replay_another_validator_decides() {
         other().key()
     );
     assert_eq!(machine.verdicts(), 2);
+}
+
+/// The candidates that [`ask`] leaves, and one more on its own Lightning node.
+fn more() -> Secp {
+    Secp::from_secret(&[6; 32]).unwrap()
+}
+
+#[test]
+fn one_word_against_a_host_asks_for_a_second_from_another_lightning_node() {
+    let mut machine = machine(cannot_replay());
+    let effects = feed(&mut machine, at(0), ended(&Script::default(), true));
+    let own = reports(&effects).remove(0).unwrap();
+    let id = wanted(&effects).unwrap();
+    let mut apart = candidate(more().key(), None);
+    apart.lightning = LightningId([3; 33]);
+    let hosts = vec![
+        candidate(other().key(), Some(NUMERICS)),
+        // Ranks before `apart`, and is paid where `other` is.
+        candidate(NodeKey([9; 32]), Some("fh2")),
+        apart,
+    ];
+    let effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
+    let (id, first) = asked(&effects).unwrap();
+    assert_eq!(first, other().key());
+    let effects = answer(&mut machine, id, &other(), &their(&own, wrong()));
+    let (id, second) = asked(&effects).unwrap();
+    assert_eq!(second, more().key());
+    let theirs = Verdict {
+        validator: more().key(),
+        ..their(&own, wrong())
+    };
+    let effects = answer(&mut machine, id, &more(), &theirs);
+    let by = |effect: &Effect| match effect {
+        Effect::Tell(Message::Judged { witness, .. }) => Some(*witness),
+        _ => None,
+    };
+    let words: Vec<Witness> = effects.iter().filter_map(by).collect();
+    assert_eq!(words, [Witness::Other(more().key())]);
+    assert!(asked(&effects).is_none(), "two are enough");
+    assert_eq!(machine.pending(), 0);
+}
+
+#[test]
+fn praise_by_another_validator_is_shown_and_told_to_nobody() {
+    let mut machine = machine(cannot_replay());
+    let (id, own) = ask(&mut machine);
+    let effects = answer(&mut machine, id, &other(), &their(&own, Finding::Honest));
+    assert!(judgements(&effects).is_empty());
+    assert!(reports(&effects)[0].is_ok() && asked(&effects).is_none());
+}
+
+#[test]
+fn a_validator_that_served_us_is_asked_before_its_equals() {
+    for seed in 0..20 {
+        let mut machine = Validator::new(cannot_replay(), Box::new(validator()), [seed; 32]);
+        let effects = feed(&mut machine, at(0), ended(&Script::default(), true));
+        let id = wanted(&effects).unwrap();
+        let mut hosts: Vec<Candidate> = (20..30)
+            .map(|n| candidate(NodeKey([n; 32]), Some(NUMERICS)))
+            .collect();
+        hosts[7].score.standing = crate::reputation::Standing::Served;
+        let effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
+        assert_eq!(asked(&effects).unwrap().1, NodeKey([27; 32]));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn check(stream: u64, peer: u8) -> Input {
 fn check_bundle(stream: u64, peer: u8, script: &Script) -> Input {
     Input::AuditAsked {
         stream: StreamId(stream),
-        peer: Some(NodeKey([peer; 32])),
+        peer: PeerTag([peer; 16]),
         frame: Box::new(AuditFrame::Check(Box::new(testing::bundle(script)))),
     }
 }
@@ -83,7 +83,7 @@ fn nonsense_is_inconclusive_not_a_panic() {
     let frame = Box::new(AuditFrame::Check(Box::new(bundle)));
     let input = Input::AuditAsked {
         stream: StreamId(1),
-        peer: None,
+        peer: PeerTag([9; 16]),
         frame,
     };
     let effects = feed(&mut machine, at(0), input);
@@ -112,6 +112,127 @@ fn one_peer_cannot_take_every_place_and_all_strangers_not_the_last_half() {
     assert_eq!(ask(&mut machine, 99), Some(Code::Busy));
     let own = feed(&mut machine, at(0), ended(&Script::default(), true));
     assert!(replay_id(&own).is_some(), "our own orders still have room");
+}
+
+#[test]
+fn a_verdict_tells_a_stranger_no_token_that_the_replay_gave() {
+    for numerics in [Some(NUMERICS.to_owned()), None] {
+        let mut machine = machine(config());
+        let effects = feed(&mut machine, at(0), check(1, 8));
+        let mut replay = honest_replay();
+        replay.expected[4].id = 987_654;
+        replay.numerics = numerics.clone();
+        let id = replay_id(&effects).unwrap();
+        let effects = feed(&mut machine, at(1), replayed(id, replay.clone()));
+        let told = serde_json::to_string(&verdict(&effects)).unwrap();
+        assert!(!told.contains("987654") && !told.contains("1004"), "{told}");
+        for (tier, finding) in judgements(&effects) {
+            assert!(!format!("{tier:?} {finding:?}").contains("987654"));
+        }
+        // The buyer of the answer is told in full.
+        let effects = feed(&mut machine, at(2), ended(&Script::default(), true));
+        let id = replay_id(&effects).unwrap();
+        let effects = feed(&mut machine, at(3), replayed(id, replay));
+        let own = serde_json::to_string(reports(&effects)[0].as_ref().unwrap()).unwrap();
+        assert!(own.contains("987654"), "{own}");
+    }
+}
+
+#[test]
+fn bundles_that_fail_are_counted_like_those_that_pass_and_write_nothing() {
+    let mut machine = machine(Config {
+        free_checks_per_peer: 5,
+        ..config()
+    });
+    let nonsense = |stream, peer| {
+        let mut bundle = testing::bundle(&Script::default());
+        bundle.terms.bytes.clear();
+        Input::AuditAsked {
+            stream: StreamId(stream),
+            peer: PeerTag([peer; 16]),
+            frame: Box::new(AuditFrame::Check(Box::new(bundle))),
+        }
+    };
+    for n in 0..5 {
+        let effects = feed(&mut machine, at(n), nonsense(n, 1));
+        assert!(
+            matches!(effects[..], [Effect::Answer { .. }]),
+            "{effects:?}"
+        );
+        assert_eq!(refusal(&effects), None);
+    }
+    let effects = feed(&mut machine, at(6), nonsense(6, 1));
+    let [AuditFrame::Refusal(refused)] = &answers(&effects)[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(refused.code, Code::Busy);
+    assert!(refused.retry_after_ms.is_some_and(|ms| ms <= 3_600_000 / 5));
+    assert_eq!(refusal(&feed(&mut machine, at(7), nonsense(7, 2))), None);
+    assert_eq!(machine.verdicts(), 0);
+    assert_eq!(
+        refusal(&feed(&mut machine, at(3_700_000), nonsense(8, 1))),
+        None
+    );
+}
+
+#[test]
+fn signatures_of_strangers_bundles_are_bounded_per_peer_and_in_all() {
+    let mut machine = machine(Config {
+        free_signatures_per_peer: 2_000,
+        free_signatures: 5_000,
+        ..config()
+    });
+    let mut bundle = testing::bundle(&Script::default());
+    bundle.invoices = vec![bundle.invoices[0].clone(); 1_000];
+    let mut ask = |stream: u64, peer: u8| {
+        let input = Input::AuditAsked {
+            stream: StreamId(stream),
+            peer: PeerTag([peer; 16]),
+            frame: Box::new(AuditFrame::Check(Box::new(bundle.clone()))),
+        };
+        refusal(&feed(&mut machine, at(0), input))
+    };
+    assert_eq!((ask(1, 1), ask(2, 1)), (None, Some(Code::Busy)));
+    let served = (2..20).filter(|peer| ask(10 + u64::from(*peer), *peer).is_none());
+    assert_eq!(served.count(), 3);
+}
+
+#[test]
+fn strangers_wait_while_a_replay_of_ours_is_due() {
+    let mut machine = machine(config());
+    let effects = feed(&mut machine, at(0), ended(&Script::default(), true));
+    let id = replay_id(&effects).unwrap();
+    assert_eq!(
+        refusal(&feed(&mut machine, at(1), check(1, 8))),
+        Some(Code::Busy)
+    );
+    feed(&mut machine, at(2), replayed(id, honest_replay()));
+    assert_eq!(refusal(&feed(&mut machine, at(3), check(2, 8))), None);
+}
+
+#[test]
+fn strangers_verdicts_replace_and_outlive_none_of_ours() {
+    let mut store = Store::new(8);
+    let mut machine = machine(config());
+    let effects = feed(&mut machine, at(0), ended(&Script::default(), false));
+    let ours = reports(&effects).remove(0).unwrap();
+    let key = |records: &[crate::machine::Record]| records[0].key.clone();
+    let kept = key(&store.keep(Whose::Ours, &ours));
+    // The same order, named by a stranger's bundle.
+    assert_ne!(key(&store.keep(Whose::Strangers, &ours)), kept);
+    for n in 0..100 {
+        let theirs = Verdict {
+            id: crate::ids::OrderId([n; 16]),
+            finding: Finding::FalseAccount {
+                detail: "sums".into(),
+            },
+            time: at(1_000 + u64::from(n)).wall,
+            ..ours.clone()
+        };
+        let gone = store.keep(Whose::Strangers, &theirs);
+        assert!(gone.iter().skip(1).all(|record| record.key != kept));
+        assert!(store.len() <= 5, "half of the places, and ours");
+    }
 }
 
 #[test]
@@ -153,7 +274,7 @@ fn who_does_not_serve_or_is_asked_twice_or_about_itself_refuses() {
     let reply = AuditFrame::Refusal(crate::refusal::Refusal::new(Code::Busy, "x"));
     let input = Input::AuditAsked {
         stream: StreamId(5),
-        peer: None,
+        peer: PeerTag([9; 16]),
         frame: Box::new(reply),
     };
     let effects = feed(&mut machine(config()), at(0), input);
