@@ -76,7 +76,7 @@ pub trait Adversary {
 }
 
 macro_rules! strategies {
-    ($($name:ident $module:ident $kind:ident $text:literal $checker:literal $what:literal)*) => {
+    ($($name:ident $module:ident $kind:ident $state:ident $text:literal $checker:literal $what:literal)*) => {
         /// A well-formed attack.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Strategy {
@@ -86,7 +86,7 @@ macro_rules! strategies {
         /// Every strategy.
         pub const ALL: &[Label] = &[$(Label {
             strategy: Strategy::$name, name: $text, checker: $checker, what: $what,
-            kind: Kind::$kind,
+            kind: Kind::$kind, state: State::$state,
         }),*];
 
         impl Strategy {
@@ -125,27 +125,38 @@ pub struct Label {
     pub what: &'static str,
     /// What it needs to be.
     pub kind: Kind,
+    /// Whether it succeeds.
+    pub state: State,
+}
+
+/// Whether an attack succeeds today.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// No checker trips: it is drawn by lot with the others.
+    Held,
+    /// It trips its checker in some seeds; `sim/README.md` says why. Not drawn by lot.
+    Open,
 }
 
 strategies! {
-    SameId same_id Buyer "same-id" "loss-bounded" "sends a signed order again, for its credit"
-    WindowPump window_pump Buyer "window-pump" "loss-bounded" "pays many tiny orders, then takes a large one unpaid, with fresh keys"
-    Deadbeat deadbeat Buyer "deadbeat" "loss-bounded" "pays one order, uses the window that it opened, and leaves"
-    SlotSquatter slot_squatter Buyer "slot-squatter" "all-served" "orders, takes the terms, and neither pays nor leaves"
-    NonceFlood nonce_flood Buyer "nonce-flood" "strangers-bounded" "sends signed orders for nothing, with fresh keys"
-    FreeAudits free_audits Buyer "free-audits" "strangers-bounded" "has bundles of its own making judged, without end"
-    InvoiceSplitter invoice_splitter Host "invoice-splitter" "cost-capped" "asks for payment token by token, and earns at routing"
-    TextForger text_forger Host "text-forger" "fair-verdicts" "shows other text than its tokens say"
-    InputInflator input_inflator Host "input-inflator" "input-true" "counts three times the prompt"
-    Truncator truncator Host "truncator" "fair-verdicts" "ends answers early and says that the model did"
-    EntryThief entry_thief Host "entry-thief" "theft-bounded" "takes the entry payment and serves nothing"
-    Tokenless tokenless Host "tokenless" "text-bounded" "sends chunks without tokens, without end"
-    Refuser refuser Host "refuser" "all-served" "is cheap and refuses every order, with every code in turn"
-    BusySybil busy_sybil Other "busy-sybil" "all-served" "lists fresh keys that are cheap and always full"
-    ListingFloodFree listing_flood Other "listing-flood-0" "all-served" "lists fresh keys without number at price 0"
-    ListingFloodCheap listing_flood Other "listing-flood-1" "all-served" "lists fresh keys without number at price 1"
-    ListingChanger listing_changer Honest "listing-changer" "fair-blame" "is honest, and changes prices, numerics and wallet"
-    LyingValidator lying_validator Host "lying-validator" "fair-verdicts" "convicts honest hosts that others ask it about"
+    SameId same_id Buyer Held "same-id" "loss-bounded" "sends a signed order again, for its credit"
+    WindowPump window_pump Buyer Held "window-pump" "loss-bounded" "pays many tiny orders, then takes a large one unpaid, with fresh keys"
+    Deadbeat deadbeat Buyer Held "deadbeat" "loss-bounded" "pays one order, uses the window that it opened, and leaves"
+    SlotSquatter slot_squatter Buyer Held "slot-squatter" "all-served" "orders, takes the terms, and neither pays nor leaves"
+    NonceFlood nonce_flood Buyer Held "nonce-flood" "strangers-bounded" "sends signed orders for nothing, with fresh keys"
+    FreeAudits free_audits Buyer Held "free-audits" "strangers-bounded" "has bundles of its own making judged, without end"
+    InvoiceSplitter invoice_splitter Host Open "invoice-splitter" "cost-capped" "asks for payment token by token, and earns at routing"
+    TextForger text_forger Host Held "text-forger" "fair-verdicts" "shows other text than its tokens say"
+    InputInflator input_inflator Host Open "input-inflator" "input-true" "counts three times the prompt"
+    Truncator truncator Host Held "truncator" "fair-verdicts" "ends answers early and says that the model did"
+    EntryThief entry_thief Host Held "entry-thief" "theft-bounded" "takes the entry payment and serves nothing"
+    Tokenless tokenless Host Held "tokenless" "text-bounded" "sends chunks without tokens, without end"
+    Refuser refuser Host Held "refuser" "all-served" "is cheap and refuses every order, with every code in turn"
+    BusySybil busy_sybil Other Held "busy-sybil" "all-served" "lists fresh keys that are cheap and always full"
+    ListingFloodFree listing_flood Other Held "listing-flood-0" "all-served" "lists fresh keys without number at price 0"
+    ListingFloodCheap listing_flood Other Held "listing-flood-1" "all-served" "lists fresh keys without number at price 1"
+    ListingChanger listing_changer Honest Open "listing-changer" "fair-blame" "is honest, and changes prices, numerics and wallet"
+    LyingValidator lying_validator Host Open "lying-validator" "customers-kept" "convicts honest hosts that others ask it about"
 }
 
 impl Strategy {
@@ -191,7 +202,9 @@ impl Choice {
             Choice::Only(strategy) => vec![strategy],
             Choice::ByLot if dice.chance(500_000) => Vec::new(),
             Choice::ByLot => (0..1 + dice.below(AT_ONCE))
-                .map(|_| ALL[dice.below(ALL.len())].strategy)
+                .map(|_| &ALL[dice.below(ALL.len())])
+                .filter(|label| label.state == State::Held)
+                .map(|label| label.strategy)
                 .collect(),
         }
     }

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use sim::adversary::{self, Choice, Strategy};
+use sim::adversary::{self, Choice, State, Strategy};
 use sim::plant::{self, Plant};
 use sim::run::{self, SeedReport};
 use sim::world::{Options, Tally};
@@ -90,7 +90,12 @@ fn run(args: Args) -> anyhow::Result<bool> {
     }
     if args.adversary == "list" {
         for label in adversary::ALL {
-            println!("{:18} {:18} {}", label.name, label.checker, label.what);
+            let state = match label.state {
+                State::Held => "held",
+                State::Open => "open",
+            };
+            let (name, checker, what) = (label.name, label.checker, label.what);
+            println!("{name:18} {checker:18} {state:5} {what}");
         }
         return Ok(true);
     }

@@ -18,7 +18,7 @@ use protocol::inference::context::Config as Orders;
 use protocol::inference::io::Served;
 use protocol::machine::{Machine, Outbox, Record, Table};
 use protocol::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
-use protocol::money::Msat;
+use protocol::money::{Meter, Msat, Prices};
 use protocol::route::{Actor, Delivery};
 use protocol::time::{Now, Tick, WallTime};
 use protocol::{discovery, inference, payment, reputation, validator};
@@ -246,6 +246,16 @@ impl Person {
         }
     }
 
+    /// What one unit of output costs at most, rounded up. Msat.
+    pub fn unit(&self) -> u64 {
+        let models = self.served.iter().map(|model| &model.offer.prices);
+        let dearest = |prices: &Prices| {
+            let unit = prices.of(Meter::OutputToken).max(prices.of(Meter::Item));
+            unit.div_ceil(1_000_000)
+        };
+        models.map(dearest).max().unwrap_or(1).max(1)
+    }
+
     /// Sells answers.
     pub fn sells(&self) -> bool {
         !self.served.is_empty()
@@ -386,6 +396,8 @@ impl Node {
             skew_ms: skew - i64::try_from(plan.skew_ms).unwrap_or(0),
             drift_ppm: drift - i64::try_from(profile.drift_ppm).unwrap_or(0),
         };
+        // Less than one unit of output is no step of payment.
+        person.quantum = person.quantum.max(person.unit());
         let adversary = strategy.map(|strategy| strategy.begin(dice, &mut person));
         Node {
             person,

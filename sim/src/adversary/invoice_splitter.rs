@@ -15,7 +15,7 @@ const BASE_FEE: u64 = 2_900;
 struct InvoiceSplitter;
 
 pub(super) fn begin(_: Strategy, _: &mut Dice, person: &mut Person) -> impl Adversary + use<> {
-    person.quantum = 1;
+    person.quantum = person.unit();
     person.base_fee = BASE_FEE;
     InvoiceSplitter
 }

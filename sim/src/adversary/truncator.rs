@@ -16,8 +16,15 @@ pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary
 
 impl Adversary for Truncator {
     fn input(&mut self, hand: &mut Hand<'_>, mut delivery: Delivery) -> Vec<Delivery> {
-        if let Delivery::Inference(Input::Produced { order, finish, .. }) = &mut delivery
+        // Of embeddings a buyer sees that some are missing.
+        if let Delivery::Inference(Input::Produced {
+            order,
+            finish,
+            attached,
+            ..
+        }) = &mut delivery
             && finish.is_none()
+            && attached.vectors.is_empty()
             && hand
                 .running(order)
                 .is_some_and(|run| run.produced < run.answer.length)

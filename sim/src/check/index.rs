@@ -50,6 +50,8 @@ pub struct OrderBook {
     pub sent: u64,
     /// Chunks that left the host.
     pub chunks: u64,
+    /// When the last of them did. World time in milliseconds.
+    pub last_ms: u64,
     /// Output units that reached the buyer.
     pub delivered: u64,
     /// Paid, as the wallets have it. Msat.
@@ -98,6 +100,9 @@ impl KeyBook {
 
 /// A payment's way from the wallet into a host's books takes no longer, where nothing is down. Milliseconds.
 const BOOKED_MS: u64 = 60_000;
+
+/// An order that stands still unpaid ends within this time. Milliseconds.
+const UNDER_WAY_MS: u64 = 90_000;
 
 /// All orders.
 #[derive(Debug, Default)]
@@ -222,7 +227,7 @@ impl Index {
                 ..
             } => {
                 if let Frame::Chunk(chunk) = frame.as_ref() {
-                    self.sent(*stream, chunk.tokens.len() as u64);
+                    self.sent(now_ms, *stream, chunk.tokens.len() as u64);
                 }
             }
             Seen::Sent { stream, frame, .. } => self.invoices(*stream, frame),
@@ -242,6 +247,7 @@ impl Index {
                     key.last_ms = now_ms;
                 }
             }
+            Seen::Crashed { node } => self.forgive(now_ms, *node),
             Seen::PayFailed { hash, .. } => {
                 self.failed.insert(*hash);
             }
@@ -249,7 +255,19 @@ impl Index {
         }
     }
 
-    fn sent(&mut self, stream: StreamId, units: u64) {
+    /// A host that crashes under an order forgives what it left unpaid: the buyer cannot know.
+    fn forgive(&mut self, now_ms: u64, host: NodeIx) {
+        let recent = |book: &OrderBook| book.last_ms + UNDER_WAY_MS > now_ms;
+        for book in self.orders.values() {
+            if book.host == host && book.chunks > 0 && !book.agreed && recent(book) {
+                let unpaid = book.cost(book.sent).saturating_sub(book.settled);
+                let key = self.keys.entry((host, book.key)).or_default();
+                key.value = key.value.saturating_sub(unpaid);
+            }
+        }
+    }
+
+    fn sent(&mut self, now_ms: u64, stream: StreamId, units: u64) {
         let order = self.streams.get(&stream);
         let Some(book) = order.and_then(|order| self.orders.get_mut(order)) else {
             return;
@@ -261,6 +279,7 @@ impl Index {
         };
         book.sent += units;
         book.chunks += 1;
+        book.last_ms = now_ms;
         let more = book.cost(book.sent).saturating_sub(before);
         self.keys.entry((book.host, book.key)).or_default().value += more;
     }
@@ -299,6 +318,7 @@ impl Index {
                     agreed: false,
                     sent: 0,
                     chunks: 0,
+                    last_ms: 0,
                     delivered: 0,
                     settled: 0,
                     fees: 0,
