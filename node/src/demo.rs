@@ -60,6 +60,25 @@ pub struct DemoArgs {
 pub enum CheatKind {
     /// One weight of the model has the wrong sign.
     Weight,
+    /// The buyer is shown other words than the model chose.
+    Text,
+}
+
+impl CheatKind {
+    /// The word of the command line.
+    const fn word(self) -> &'static str {
+        match self {
+            CheatKind::Weight => "weight",
+            CheatKind::Text => "text",
+        }
+    }
+
+    const fn deed(self) -> &'static str {
+        match self {
+            CheatKind::Weight => "altered one weight",
+            CheatKind::Text => "showed other words than the model chose",
+        }
+    }
 }
 
 /// One payment of the demonstration.
@@ -126,7 +145,7 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
     };
     say("setting the stage: a private chain, a relay, three nodes");
     let options = MemberOptions {
-        cheat: args.cheat.map(|CheatKind::Weight| "weight".to_owned()),
+        cheat: args.cheat.map(|cheat| cheat.word().to_owned()),
         ..MemberOptions::default()
     };
     let stage = Stage::start(&dir, &plans(3), &options, &mut |line| say(line)).await?;
@@ -137,7 +156,7 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
             if args.json {
                 println!("{}", serde_json::to_string(&report)?);
             } else {
-                conclude(&report, args.cheat.is_some());
+                conclude(&report, args.cheat);
             }
             if args.keep {
                 keep(&stage).await?;
@@ -384,7 +403,7 @@ async fn wait_for_verdict(
         .context("no verdict came in time")?
 }
 
-fn conclude(report: &DemoReport, cheat: bool) {
+fn conclude(report: &DemoReport, cheat: Option<CheatKind>) {
     let receipt = &report.receipt;
     println!("\nreceipt");
     println!("  order      {}", receipt.id);
@@ -414,8 +433,8 @@ fn conclude(report: &DemoReport, cheat: bool) {
     }
     println!("  routing fees {} msat", report.routing_fees_msat);
     match (cheat, report.convicted) {
-        (true, true) => println!("\nThe host altered one weight, and was convicted."),
-        (false, false) => {
+        (Some(cheat), true) => println!("\nThe host {}, and was convicted.", cheat.deed()),
+        (None, false) => {
             println!("\nPaid by the token, from wallet to wallet; checked by recomputation.")
         }
         _ => println!("\nThis is not how it had to end."),

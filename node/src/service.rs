@@ -32,6 +32,8 @@ pub struct StartOptions {
     pub ephemeral: bool,
     /// Damage the models on purpose (regtest alone): for demonstrations of audits.
     pub cheat: Option<Cheat>,
+    /// Show buyers other words than the model chose (regtest alone).
+    pub other_words: bool,
 }
 
 /// A node that runs in this process.
@@ -61,7 +63,7 @@ pub async fn start(
 ) -> anyhow::Result<Running> {
     let mut config = folder.config()?;
     anyhow::ensure!(
-        options.cheat.is_none() || config.network == Network::Regtest,
+        options.cheat.is_none() && !options.other_words || config.network == Network::Regtest,
         "cheating is for demonstrations on regtest alone; this node is on {}",
         config.network.name()
     );
@@ -74,6 +76,7 @@ pub async fn start(
 
     let compute = Compute::new()
         .with_pace(pace(config.host.pace))
+        .with_other_words(options.other_words)
         .with_engines(engines(&config.host));
     let (served, rows) = load_models(&config, folder, &compute, options, say).await?;
     let storage = Storage::open(&folder.db_path())?;

@@ -54,6 +54,7 @@ impl Session {
         let options = StartOptions {
             ephemeral: true,
             cheat: None,
+            other_words: false,
         };
         match service::start(folder, options, &mut say).await {
             Ok(running) => {

@@ -25,12 +25,15 @@
 
 pub mod context;
 pub mod io;
+#[cfg(test)]
+mod tests;
 
 use crate::crypto::{Crypto, OrderKeys};
 use crate::envelope::EnvelopeError;
 use crate::ids::{Digest, ModelDigest, OrderId, PeerTag, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
+use crate::manifest::PaymentMode;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::buyer::BuyerOrder;
@@ -627,7 +630,7 @@ impl Parts<'_> {
                 );
             }
         };
-        let offer = match self.admit(&opened.body, &opened.digest, stream) {
+        let offer = match self.admit(&opened.body, &opened.digest, stream, &ctx.config.modes) {
             Ok(offer) => offer,
             Err(refusal) => return self.refuse(stream, refusal, ctx),
         };
@@ -703,6 +706,7 @@ impl Parts<'_> {
         order: &Order,
         digest: &Digest,
         stream: StreamId,
+        modes: &[PaymentMode],
     ) -> Result<crate::manifest::ModelOffer, Refusal> {
         match self.admission {
             Admission::Open => {}
@@ -742,11 +746,9 @@ impl Parts<'_> {
             .served
             .get(&order.model)
             .ok_or_else(|| Refusal::new(Code::UnknownModel, "this model is not served here"))?;
-        if order.mode != crate::manifest::PaymentMode::Metered {
-            return Err(Refusal::new(
-                Code::ModeUnsupported,
-                "this host is paid while tokens stream",
-            ));
+        if !modes.contains(&order.mode) {
+            let text = format!("this host offers the payment modes {modes:?} alone");
+            return Err(Refusal::new(Code::ModeUnsupported, text.to_lowercase()));
         }
         if order.job.most_delivered() == 0 || order.job.max_output > served.limits.output_tokens {
             let message = format!(

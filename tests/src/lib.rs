@@ -19,7 +19,7 @@ use protocol::ids::{Digest, ModelDigest, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector, Served};
 use protocol::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use protocol::money::{Msat, Prices};
-use protocol::order::wire::{Handling, Path, Retention};
+use protocol::order::wire::{self, Handling, Retention};
 use protocol::work::{ChatMessage, Job, Sampling, Work};
 use protocol::{discovery, inference, payment, reputation, validator};
 use slow::SlowWallet;
@@ -52,6 +52,8 @@ pub struct Plan {
     pub roles: Vec<Role>,
     /// A damaged model.
     pub cheat: Option<Cheat>,
+    /// Show buyers other words than the model chose.
+    pub other_words: bool,
     /// Pause between tokens.
     pub pace: Option<Duration>,
     /// Msat per million output tokens.
@@ -74,6 +76,7 @@ impl Plan {
         Plan {
             roles: roles.to_vec(),
             cheat: None,
+            other_words: false,
             pace: None,
             output_price: 250_000_000,
             payment: payment::Config::default(),
@@ -139,7 +142,9 @@ impl Stage {
         let wallet: Arc<dyn Wallet> =
             Arc::new(LdkWallet::start(settings, self.runtime.clone()).await?);
         let wallet = SlowWallet::around(wallet, plan.payment_delay);
-        let compute = Compute::new().with_pace(plan.pace);
+        let compute = Compute::new()
+            .with_pace(plan.pace)
+            .with_other_words(plan.other_words);
         let mut serve = Vec::new();
         if let Some(bytes) = &plan.model {
             let options = OpenOptions {
@@ -326,7 +331,7 @@ pub fn question(text: &str, max_output: u32) -> BuyRequest {
         },
         max_cost: Msat(200_000),
         mode: PaymentMode::Metered,
-        path: Path::Fast,
+        path: wire::Path::Fast,
         retention: Retention::Keep,
         handling: Handling::Plain,
         budget: "test".to_owned(),

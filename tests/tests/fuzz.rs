@@ -16,7 +16,7 @@ use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::mandate::{Mandate, Revocation};
 use protocol::manifest::Manifest;
 use protocol::order::wire::{Countersigned, Frame, Invoice, Order, Paid, Receipt, Terms};
-use protocol::quote::{Quote, QuoteFrame, QuoteRequest};
+use protocol::quote::{HostQuote, QuoteFrame, QuoteRequest, RouterOffer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::{Duration, Instant};
@@ -55,7 +55,8 @@ fn wire(bytes: &[u8]) {
         Bundle,
         AuditFrame,
         QuoteRequest,
-        Quote,
+        HostQuote,
+        RouterOffer,
         QuoteFrame,
         Mandate,
         Revocation,

@@ -60,7 +60,7 @@ async fn recomputed(verdicts: &mut broadcast::Receiver<VerdictNote>) -> Result<V
         .context("no verdict in time")?
 }
 
-async fn run(cheat: Option<Cheat>) -> Result<(Answer, Verdict)> {
+async fn run(cheat: impl FnOnce(&mut Plan)) -> Result<(Answer, Verdict)> {
     let _ = tracing_subscriber::fmt()
         .with_env_filter("warn,actors=debug")
         .with_test_writer()
@@ -71,7 +71,7 @@ async fn run(cheat: Option<Cheat>) -> Result<(Answer, Verdict)> {
         .node(&dir.path().join("buyer"), &Plan::new(&[Role::Client]))
         .await?;
     let mut plan = Plan::new(&[Role::Client, Role::Host]);
-    plan.cheat = cheat;
+    cheat(&mut plan);
     plan.pace = Some(Duration::from_millis(5));
     let host = stage.node(&dir.path().join("host"), &plan).await?;
     let validator = stage
@@ -116,7 +116,7 @@ async fn run(cheat: Option<Cheat>) -> Result<(Answer, Verdict)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_answer_is_paid_while_it_streams_and_a_validator_finds_it_honest() -> Result<()> {
-    let (answer, verdict) = run(None).await?;
+    let (answer, verdict) = run(|_| {}).await?;
     let receipt = &answer.receipt;
     assert_eq!(receipt.status, Status::Complete);
     assert!(
@@ -143,11 +143,22 @@ async fn an_answer_is_paid_while_it_streams_and_a_validator_finds_it_honest() ->
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_host_that_alters_one_weight_is_convicted() -> Result<()> {
-    let (_, verdict) = run(Some(Cheat::AlterWeight)).await?;
+    let (_, verdict) = run(|plan| plan.cheat = Some(Cheat::AlterWeight)).await?;
     assert!(
         matches!(verdict.finding, Finding::WrongAnswer { .. }),
         "{:?}",
         verdict.finding
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_host_that_shows_other_words_is_convicted_by_them() -> Result<()> {
+    let (answer, verdict) = run(|plan| plan.other_words = true).await?;
+    assert_eq!(answer.text, answer.text.to_ascii_uppercase());
+    let Finding::WrongAnswer { detail, .. } = &verdict.finding else {
+        anyhow::bail!("{:?}", verdict.finding);
+    };
+    assert!(detail.contains("text"), "{detail}");
     Ok(())
 }

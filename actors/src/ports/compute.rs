@@ -66,6 +66,7 @@ pub struct Compute {
     jobs: Arc<Mutex<BTreeMap<OrderId, Arc<Steering>>>>,
     options: EngineOptions,
     pace: Option<Duration>,
+    other_words: bool,
     runners: Runners,
 }
 
@@ -78,6 +79,13 @@ impl Compute {
     /// Spaces tokens at least `per_token` apart: for measurements and demonstrations.
     pub fn with_pace(mut self, per_token: Option<Duration>) -> Self {
         self.pace = per_token;
+        self
+    }
+
+    /// Shows other words than those that the tokens stand for: for demonstrations of how
+    /// that is found out.
+    pub fn with_other_words(mut self, cheat: bool) -> Self {
+        self.other_words = cheat;
         self
     }
 
@@ -224,7 +232,13 @@ impl Compute {
         let run = move || {
             let result = compute.engine(&model).and_then(|engine| match job.work {
                 Work::Embed { .. } => embed::serve(&engine, owner, &job, &steering, &out),
-                _ => order::serve(&engine, owner, &job, &steering, compute.pace, &out),
+                _ => {
+                    let manner = order::Manner {
+                        pace: compute.pace,
+                        other_words: compute.other_words,
+                    };
+                    order::serve(&engine, owner, &job, &steering, manner, &out)
+                }
             });
             if let Err(reason) = result
                 && !steering.is_cancelled()

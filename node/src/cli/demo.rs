@@ -7,7 +7,7 @@ use std::process::ExitCode;
 /// Arguments of `freehold demo`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  freehold demo\n  freehold demo --cheat weight\n  freehold demo --keep\n  freehold demo --json"
+    after_help = "Examples:\n  freehold demo\n  freehold demo --cheat weight\n  freehold demo --cheat text\n  freehold demo --keep\n  freehold demo --json"
 )]
 pub struct Args {
     #[command(flatten)]

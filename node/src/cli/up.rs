@@ -31,6 +31,8 @@ pub struct Args {
 enum CheatKind {
     /// One weight has the wrong sign.
     Weight,
+    /// Buyers are shown other words than the model chose.
+    Text,
 }
 
 /// Runs it.
@@ -44,7 +46,11 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let mut say = |what: &str, result: &str| eprintln!("  {what:<9} {result}");
     let options = StartOptions {
         ephemeral: false,
-        cheat: args.cheat.map(|CheatKind::Weight| Cheat::AlterWeight),
+        cheat: match args.cheat {
+            Some(CheatKind::Weight) => Some(Cheat::AlterWeight),
+            _ => None,
+        },
+        other_words: matches!(args.cheat, Some(CheatKind::Text)),
     };
     let starting = service::start(&folder, options, &mut say);
     let running = tokio::select! {

@@ -13,6 +13,7 @@ use protocol::inference::io::{BuyRequest, ModelSelector};
 use protocol::manifest::{ModelOffer, PaymentMode, Role};
 use protocol::money::Msat;
 use protocol::order::wire::{Handling, Path, Retention};
+use protocol::payment::Fees;
 use protocol::work::{Job, Work};
 
 /// Output tokens where the client names no number: a page of text.
@@ -50,17 +51,19 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
             "shorten the request, or lower max_tokens",
         )
     })?;
-    let max_cost = order
+    // What a client asks for lowers the operator's cap, and never raises it.
+    let most = app
+        .gateway
         .max_cost
-        .or(app.gateway.max_cost.map(|cap| cap.0))
-        .unwrap_or_else(|| {
-            let rows = offers
-                .iter()
-                .filter_map(|row| Some((offer(row)?, row.manifest.quantum)));
-            estimate(&job, rows)
-                .unwrap_or(app.per_order)
-                .min(app.per_order)
-        });
+        .map_or(app.per_order, |cap| cap.0.min(app.per_order));
+    let wanted = order.max_cost.unwrap_or_else(|| {
+        let rows = offers
+            .iter()
+            .filter_map(|row| Some((offer(row)?, row.manifest.quantum)));
+        // The cap holds the routing fees as well.
+        estimate(&job, rows).map_or(most, |cost| Fees::default().cap_for(cost))
+    });
+    let max_cost = wanted.min(most);
     Ok(BuyRequest {
         request: RequestId(0),
         model: order.model,
@@ -148,6 +151,8 @@ pub fn job<'a>(order: &BuyOrder, offers: impl Iterator<Item = &'a ModelOffer>) -
         stop: order.stop.clone(),
         date: calendar::today(),
         steering: order.steering.clone(),
+        prefix: Vec::new(),
+        extensions: Vec::new(),
     }
 }
 

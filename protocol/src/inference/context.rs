@@ -5,10 +5,12 @@ use crate::crypto::{Crypto, OrderKeys};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{EffectId, NodeKey, OrderId, RequestId, StreamId};
 use crate::machine::{EffectIds, Outbox, Record};
+use crate::manifest::PaymentMode;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::record::{Closing, Journal, Keep, OrderRecord, Retained};
 use crate::order::wire::Frame;
+use crate::payment::Fees;
 use crate::route::Message;
 use crate::time::Now;
 use rand::RngCore;
@@ -23,6 +25,8 @@ pub struct Config {
     pub quantum: Msat,
     /// Host: a remainder below this is carried as debt, because some wallets cannot pay it.
     pub min_invoice: Msat,
+    /// Host: payment modes offered.
+    pub modes: Vec<PaymentMode>,
     /// Host: how long terms stand, and how long a buyer may take to accept them. Milliseconds.
     pub terms_ttl_ms: u64,
     /// Host: expiry of the entry invoice. Seconds.
@@ -57,6 +61,9 @@ pub struct Config {
     pub max_fee_ppm: u64,
     /// Buyer: routing fee accepted per payment in any case.
     pub max_fee_floor: Msat,
+    /// Buyer: how much of a cap is kept for routing fees; hosts are told the rest. The same
+    /// as [`crate::payment::Config::fees`].
+    pub fees: Fees,
 }
 
 impl Config {
@@ -66,6 +73,7 @@ impl Config {
             network,
             quantum: Msat(1_000),
             min_invoice: Msat(1),
+            modes: vec![PaymentMode::Metered],
             terms_ttl_ms: 60_000,
             entry_expiry_s: 60,
             // Wallets behind NWC answer as late as 72 s; a retry on the way takes as long.
@@ -87,6 +95,7 @@ impl Config {
             },
             max_fee_ppm: 10_000,
             max_fee_floor: Msat(3_000),
+            fees: Fees::default(),
         }
     }
 

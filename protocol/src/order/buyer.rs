@@ -33,7 +33,7 @@ use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{BuyRequest, BuyerEvent, Candidate, Effect, Evidence};
 use crate::limits;
-use crate::manifest::Role;
+use crate::manifest::{PaymentMode, Role};
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
@@ -96,6 +96,8 @@ struct Bill {
 #[derive(Debug)]
 struct Deal {
     id: OrderId,
+    /// Most that the host may ask for: the cap without what is kept for routing fees.
+    max_cost: Msat,
     candidate: Candidate,
     stream: Option<StreamId>,
     signed: Signed,
@@ -312,7 +314,8 @@ impl BuyerOrder {
         let order = Order {
             model: candidate.offer.digest,
             job: self.request.job.clone(),
-            max_cost: self.request.max_cost,
+            // What is kept for routing fees is not the host's.
+            max_cost: ctx.config.fees.cost_within(self.request.max_cost),
             mode: self.request.mode,
             payment_grain: ctx.config.payment_grain,
             path: self.request.path,
@@ -342,6 +345,7 @@ impl BuyerOrder {
         self.deadline = ctx.now.tick.after_ms(ctx.config.dial_timeout_ms);
         self.deal = Some(Deal {
             id,
+            max_cost: order.max_cost,
             candidate,
             stream: None,
             chain: TokenChain::new(&signed.digest(), &Digest([0; 32])),
@@ -648,7 +652,14 @@ impl BuyerOrder {
             terms.prices.cost_or_max(&counts).saturating_sub(input)
         };
         // One step of output, or one token where that is dearer; never more than all of it.
-        let step = terms.quantum.max(with(1)).min(with(job.most_delivered()));
+        let all = with(job.most_delivered());
+        let step = match self.request.mode {
+            PaymentMode::Metered => terms.quantum.max(with(1)).min(all),
+            PaymentMode::Before => all,
+            PaymentMode::After => {
+                return Err("an entry payment where the order is paid at its end".to_owned());
+            }
+        };
         // Rounded up to what this wallet can pay.
         let rounding = ctx.config.payment_grain.saturating_sub(Msat(1));
         let most = input
@@ -661,10 +672,11 @@ impl BuyerOrder {
                 entry.msat
             ));
         }
-        if entry.msat > self.request.max_cost {
+        let cap = self.deal.as_ref().map_or(Msat::ZERO, |deal| deal.max_cost);
+        if entry.msat > cap {
             return Err(format!(
-                "an entry payment of {} above the cap of {}",
-                entry.msat, self.request.max_cost
+                "an entry payment of {} above the cap of {cap}",
+                entry.msat
             ));
         }
         let facts = self.check_bolt11(&entry.bolt11, entry.msat, 0, &terms.input, ctx)?;
@@ -868,7 +880,16 @@ impl BuyerOrder {
             return Err("an invoice whose chain head is not that of what was delivered".to_owned());
         }
         // The last one is the exact remainder; a smaller step would buy the host more fees.
-        if invoice.msat < terms.quantum && deal.finish.is_none() {
+        // Where a window is just one step, output stands less than one unit short of it.
+        let unit = terms
+            .prices
+            .cost_or_max(&terms.input.with_delivered(self.request.job.meter(), 1));
+        let unit = unit.saturating_sub(terms.prices.cost_or_max(&terms.input));
+        let rounding = unit.saturating_add(ctx.config.payment_grain);
+        if self.request.mode != PaymentMode::Metered && deal.finish.is_none() {
+            return Err("an invoice before the end of the output".to_owned());
+        }
+        if invoice.msat.saturating_add(rounding) <= terms.quantum && deal.finish.is_none() {
             return Err(format!(
                 "an invoice of {} where the step agreed upon is {}",
                 invoice.msat, terms.quantum
@@ -884,10 +905,10 @@ impl BuyerOrder {
         if invoice.invoiced > due {
             return Err(format!("{} invoiced where {due} is due", invoice.invoiced));
         }
-        if invoice.invoiced > self.request.max_cost {
+        if invoice.invoiced > deal.max_cost {
             return Err(format!(
                 "{} invoiced, the cap is {}",
-                invoice.invoiced, self.request.max_cost
+                invoice.invoiced, deal.max_cost
             ));
         }
         if deal.bills.values().filter(|bill| !bill.settled).count()

@@ -7,6 +7,13 @@
 //! `Counting → Crediting → [MakingEntry →] Offered → Queued → Running → Settling
 //! → AwaitingCountersign → Over`
 //!
+//! # Payment modes
+//! | mode | before prefill | while tokens stream | at the end |
+//! |---|---|---|---|
+//! | `metered` | an unknown buyer pays the input and one step of output | steps | the remainder |
+//! | `before` | the cost of everything ordered, or the cap | nothing | nothing; what was not used is not refunded |
+//! | `after` | nothing: only where the window covers the whole order | nothing | one invoice |
+//!
 //! # Invariants
 //! - Delivered and unpaid output never exceeds the credit window: the engine's
 //!   allowance is derived from `paid + window` and nothing else.
@@ -29,7 +36,7 @@ use crate::ids::{Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, PromptFacts};
 use crate::limits;
-use crate::manifest::ModelOffer;
+use crate::manifest::{ModelOffer, PaymentMode};
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
@@ -297,7 +304,7 @@ impl HostOrder {
         ctx.tell(Message::OpenCredit {
             order: self.id(),
             buyer: self.buyer(),
-            quantum: ctx.config.quantum,
+            quantum: self.least_window(ctx),
         });
     }
 
@@ -322,34 +329,40 @@ impl HostOrder {
         self.starts_within_ms = starts_within_ms;
         self.window = window;
         self.carried = debt;
-        // Less than a step of credit carries no stream: whoever has less prepays.
-        let prepay = prepay || window.saturating_sub(debt) < self.step(ctx);
-        self.known = !prepay;
         let most = self.order.body.job.most_delivered();
         let ceiling = self.counts.with_delivered(self.meter(), most);
         let input = self.offer.prices.cost_or_max(&self.counts);
         let most = self.offer.prices.cost_or_max(&ceiling);
-        let unit = self.counts.with_delivered(self.meter(), 1);
-        let unit = self.offer.prices.cost_or_max(&unit).saturating_sub(input);
+        let step = self.least_window(ctx);
+        // Less than a step of credit carries no stream, unless it covers the whole order:
+        // whoever has less prepays.
+        let free = window.saturating_sub(debt);
+        let mode = self.order.body.mode;
+        if mode == PaymentMode::After && (prepay || free < most) {
+            let text = format!(
+                "the order may cost {most}, and this host gives this buyer credit for {free}"
+            );
+            return self.refuse(Refusal::new(Code::ModeUnsupported, text), ctx);
+        }
+        let prepay = prepay || free < step.min(most) || mode == PaymentMode::Before;
+        self.known = !prepay;
         // At least one token: an order that can never begin takes no money.
-        let step = self.step(ctx).max(unit);
-        let output = most.saturating_sub(input).min(step);
+        let output = match mode {
+            PaymentMode::Before => most.saturating_sub(input),
+            _ => most.saturating_sub(input).min(step),
+        };
         let entry = self.rounded_up(input.saturating_add(output).saturating_add(debt));
+        let entry = match mode {
+            // The cap ends the output where it does not reach for all of it.
+            PaymentMode::Before => entry.min(self.rounded_down(self.order.body.max_cost)),
+            _ => entry,
+        };
         if entry > self.order.body.max_cost {
             let message = format!(
-                "the entry payment is {entry}, the order's cap is {}",
+                "the entry payment is {entry}, the order's cap is {} without routing fees",
                 self.order.body.max_cost
             );
             return self.refuse(Refusal::new(Code::CapTooLow, message), ctx);
-        }
-        // Nothing is invoiced before it was delivered, so credit must reach for the next token.
-        // The entry payment opens a step of it.
-        let reach = window.max(self.step(ctx));
-        if unit > reach && self.order.body.job.most_delivered() > 1 {
-            let text = format!(
-                "one token costs {unit}, this host gives credit for {reach}: its quantum is too small"
-            );
-            return self.refuse(Refusal::new(Code::HostMisconfigured, text), ctx);
         }
         let can_begin = self.affordable(window.saturating_sub(debt)) > 0;
         if entry == Msat::ZERO || (!prepay && can_begin) {
@@ -363,6 +376,19 @@ impl HostOrder {
     /// One step of payment: the listing's, in amounts that the buyer's wallet can pay.
     fn step(&self, ctx: &Ctx<'_>) -> Msat {
         self.rounded_up(ctx.config.quantum)
+    }
+
+    /// What one unit of output costs.
+    fn unit(&self) -> Msat {
+        let prices = &self.offer.prices;
+        let counts = self.counts.with_delivered(self.meter(), 0);
+        let one = prices.cost_or_max(&counts.with_delivered(self.meter(), 1));
+        one.saturating_sub(prices.cost_or_max(&counts))
+    }
+
+    /// The least window that carries a stream: a step, or one unit where that is dearer.
+    fn least_window(&self, ctx: &Ctx<'_>) -> Msat {
+        self.step(ctx).max(self.unit())
     }
 
     fn grain(&self) -> u64 {
@@ -634,13 +660,16 @@ impl HostOrder {
     }
 
     fn invoice_if_due(&mut self, ctx: &mut Ctx<'_>) {
+        if self.order.body.mode == PaymentMode::After {
+            return;
+        }
         let half = Msat(self.window.0 / 2);
         let least = self.step(ctx);
         let open = self.rounded_down(self.due().saturating_sub(self.invoiced));
-        // Where output stands still until something is paid, whatever is open is invoiced, as
-        // long as it is a step: the buyer takes no smaller one before the end.
+        // Where output stands still until something is paid, whatever is open is invoiced. It may
+        // be less than a unit short of a step.
         let stands = self.counts.delivered() >= self.allowed && self.outstanding() == 0;
-        let due = open >= half.max(least) || (stands && open >= least);
+        let due = open >= half.max(least) || (stands && open > Msat::ZERO);
         if due && self.outstanding() < limits::MAX_PAYMENTS_IN_FLIGHT {
             self.invoice(open, ctx);
         }
@@ -680,7 +709,7 @@ impl HostOrder {
         issued.settled = true;
         self.paid = self.paid.saturating_add(msat);
         // At least a step of what this very order paid, so that its stream can go on.
-        self.window = window.max(self.step(ctx).min(self.paid));
+        self.window = window.max(self.least_window(ctx).min(self.paid));
         if !self.journal.is_open() {
             self.persist(ctx);
         }

@@ -154,13 +154,22 @@ impl Steering {
     }
 }
 
+/// How an answer is handed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Least time between two tokens.
+    pub pace: Option<Duration>,
+    /// Show other words than the tokens stand for.
+    pub other_words: bool,
+}
+
 /// Runs a job to its end. Blocks.
 pub(super) fn serve(
     engine: &Engine,
     owner: Owner,
     job: &Job,
     steering: &Steering,
-    pace: Option<Duration>,
+    manner: Manner,
     out: &mpsc::Sender<Output>,
 ) -> Result<(), String> {
     let request = Request {
@@ -178,8 +187,9 @@ pub(super) fn serve(
         None => Ok(()),
         Some(Err(error)) => Err(error.to_string()),
         Some(Ok(stream)) => {
-            let batch = Batch::new(engine.model().tokenizer());
-            hand_on(stream, batch, steering, pace, out)
+            let mut batch = Batch::new(engine.model().tokenizer());
+            batch.other_words = manner.other_words;
+            hand_on(stream, batch, steering, manner.pace, out)
         }
     }
 }
@@ -245,6 +255,7 @@ struct Batch<'a> {
     tokens: Vec<ChainedToken>,
     logprobs: Vec<TokenLogprobs>,
     since: Option<Instant>,
+    other_words: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -254,6 +265,7 @@ impl<'a> Batch<'a> {
             tokens: Vec::new(),
             logprobs: Vec::new(),
             since: None,
+            other_words: false,
         }
     }
 
@@ -277,10 +289,14 @@ impl<'a> Batch<'a> {
     }
 
     fn push(&mut self, step: Step) {
+        let mut piece = piece(self.tokenizer, step.token);
+        if self.other_words && !piece.control {
+            piece.bytes.make_ascii_uppercase();
+        }
         self.tokens.push(ChainedToken {
             id: step.token,
             logits: Digest(step.logit_digest),
-            piece: piece(self.tokenizer, step.token),
+            piece,
         });
         if let Some(found) = step.logprobs {
             let found = self.probabilities(*found);

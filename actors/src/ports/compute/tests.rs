@@ -37,6 +37,8 @@ fn job(question: &str, seed: u64) -> Job {
         stop: Vec::new(),
         date: "2026-11-20".to_owned(),
         steering: Default::default(),
+        prefix: Vec::new(),
+        extensions: Vec::new(),
     }
 }
 
@@ -112,13 +114,12 @@ fn a_steered_order_replays_and_has_the_form_and_the_probabilities_asked_for() {
     let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
     while let Some(Output::Tokens {
         tokens: more,
-        text: piece,
         attached,
         ..
     }) = output.blocking_recv()
     {
+        text.push_str(&protocol::text::render(&more, &[]));
         tokens.extend(more);
-        text.push_str(&piece);
         logprobs.extend(attached.logprobs);
     }
     assert!(
@@ -194,7 +195,7 @@ fn embeddings_come_in_their_order_as_they_are_paid_and_replay() {
             (index, vector_digest(vector))
         );
     }
-    let tokens: Vec<ChainedToken> = heard.iter().map(|(token, _)| *token).collect();
+    let tokens: Vec<ChainedToken> = heard.iter().map(|(token, _)| token.clone()).collect();
     let replay = compute.replay(&model, &job, &[0; 16], &tokens).unwrap();
     assert_eq!(replay.expected, tokens);
     let wrong = compute.count(&model, &self::job("a chat", 1), &[0; 16]);
@@ -211,4 +212,17 @@ fn a_cancelled_order_ends_without_a_word() {
     let unknown = ModelDigest([9; 32]);
     let mut output = compute.start(order(2), &unknown, job("Hello", 1), 1);
     assert!(matches!(output.blocking_recv(), Some(Output::Failed(_))));
+}
+
+#[test]
+fn what_is_shown_otherwise_than_the_tokens_say_is_seen_by_a_replay() {
+    let (compute, model) = compute();
+    let compute = compute.with_other_words(true);
+    let job = job("What is a sat?", 11);
+    let mut output = compute.start(order(1), &model, job.clone(), u64::MAX);
+    let (shown, _) = take(&mut output, usize::MAX);
+    let replay = compute.replay(&model, &job, &[0; 16], &shown).unwrap();
+    let same = |(a, b): &(&ChainedToken, &ChainedToken)| a.id == b.id && a.logits == b.logits;
+    assert!(shown.iter().zip(&replay.expected).all(|pair| same(&pair)));
+    assert_ne!(shown, replay.expected);
 }

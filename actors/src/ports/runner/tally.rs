@@ -74,22 +74,26 @@ impl Tally {
             .min(whole.unwrap_or(u64::MAX))
             .min(theirs.unwrap_or(u64::MAX))
             .min(self.most);
-        // All text is delivered: what no token is billed for goes with the last one that is.
-        let text = !rest.is_empty() || !self.waiting.is_empty();
-        let billed = billed
-            .max(self.shown + u64::from(text))
-            .min(self.most.max(self.shown));
-        let mut beyond = VecDeque::from([rest.into_bytes()]);
-        while self.shown + self.waiting.len() as u64 > billed {
-            let Some(token) = self.waiting.pop_back() else {
+        // All text is delivered: what no token is billed for goes with the one before it, as far
+        // as a piece takes it.
+        if let Some(last) = self.waiting.back_mut() {
+            last.piece.bytes.extend(rest.into_bytes());
+        }
+        while self.shown + self.waiting.len() as u64 > billed && self.waiting.len() > 1 {
+            let Some(last) = self.waiting.pop_back() else {
                 break;
             };
-            beyond.push_front(token.piece.bytes);
-        }
-        if let Some(last) = self.waiting.back_mut() {
-            let bytes = &mut last.piece.bytes;
-            bytes.extend(beyond.into_iter().flatten());
-            bytes.truncate(MAX_PIECE_BYTES);
+            match self.waiting.back_mut() {
+                Some(before)
+                    if before.piece.bytes.len() + last.piece.bytes.len() <= MAX_PIECE_BYTES =>
+                {
+                    before.piece.bytes.extend(last.piece.bytes);
+                }
+                _ => {
+                    self.waiting.push_back(last);
+                    break;
+                }
+            }
         }
         self.finish = Some(finish);
         (ours, theirs)
@@ -206,10 +210,11 @@ mod tests {
         tally.end(Finish::Stop, usage(1));
         let (mut all, mut batches) = (String::new(), 0);
         while let Some(batch) = tally.take(9) {
-            assert!(batch.text.len() <= 2 * BATCH_BYTES);
-            all.push_str(&batch.text);
+            let (_, text, finish) = of(Some(batch));
+            assert!(text.len() <= 2 * BATCH_BYTES);
+            all.push_str(&text);
             batches += 1;
-            if batch.finish.is_some() {
+            if finish.is_some() {
                 break;
             }
         }

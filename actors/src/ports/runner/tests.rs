@@ -30,6 +30,8 @@ pub(super) fn job(question: &str, max_output: u32) -> Job {
         stop: Vec::new(),
         date: "2026-11-20".to_owned(),
         steering: Default::default(),
+        prefix: Vec::new(),
+        extensions: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::inference::io::{
     BuyRequest, Effect as Do, Input as Event, ModelSelector, PromptFacts, Served,
 };
 use crate::manifest::{HostLimits, PaymentMode};
-use crate::order::wire::{Finish, Handling, Path, Retention};
+use crate::order::wire::{Finish, Handling, Path, Receipt, Retention};
 use crate::payment::io::Credit;
 use crate::validator::bookkeeping::bookkeeping;
 use std::collections::VecDeque;
@@ -43,6 +43,7 @@ impl Crypto for Live {
 /// How an order goes.
 #[derive(Clone, Copy)]
 struct Course {
+    mode: PaymentMode,
     prepay: bool,
     debt: u64,
     window: u64,
@@ -89,7 +90,13 @@ impl World {
                 Secp::from_secret(secret).map(|key| Box::new(Live(key)) as Box<dyn Crypto>)
             });
             let node = Box::new(Live(secp()));
-            Inference::new(OrderConfig::new(NETWORK), node, Box::new(keys), [3; 32])
+            let mut config = OrderConfig::new(NETWORK);
+            config.modes = vec![
+                PaymentMode::Metered,
+                PaymentMode::Before,
+                PaymentMode::After,
+            ];
+            Inference::new(config, node, Box::new(keys), [3; 32])
         };
         World {
             course,
@@ -119,7 +126,7 @@ impl World {
             model: ModelSelector::Any,
             job: testing::order_body().job,
             max_cost: Msat(1_000_000),
-            mode: PaymentMode::Metered,
+            mode: self.course.mode,
             path: Path::Fast,
             retention: Retention::Keep,
             handling: Handling::Plain,
@@ -323,6 +330,7 @@ impl World {
 fn invoices_that_the_wallet_makes_in_another_order_are_sent_in_theirs() {
     for (prepay, window) in [(true, 4_000), (false, 4_000), (false, 16_000)] {
         let course = Course {
+            mode: PaymentMode::Metered,
             prepay,
             debt: 0,
             window,
@@ -349,6 +357,7 @@ fn evidence_of_the_real_order_machines_never_convicts_and_a_whole_order_is_hones
         for stop_at in [None, Some(6)] {
             for frames in (0..30).chain([usize::MAX]) {
                 let course = Course {
+                    mode: PaymentMode::Metered,
                     prepay,
                     debt,
                     window: 4_000,
@@ -374,4 +383,50 @@ fn evidence_of_the_real_order_machines_never_convicts_and_a_whole_order_is_hones
     }
     assert!(whole >= 8, "{whole} orders ran to their end");
     assert!(honest > whole, "{honest} bundles passed");
+}
+
+#[test]
+fn orders_paid_before_and_after_are_whole_and_honest() {
+    let judge = Live(validator());
+    // 25 tokens of 64 ordered; the whole order costs 16,849 msat, what was delivered 7,070.
+    for (mode, window, payments, paid) in [
+        (PaymentMode::Before, 0, 1, 16_849),
+        (PaymentMode::After, 20_000, 1, 7_070),
+    ] {
+        let course = Course {
+            mode,
+            prepay: window == 0,
+            debt: 0,
+            window,
+            tokens: 25,
+            frames: usize::MAX,
+            stop_at: None,
+            swapped: false,
+        };
+        let bundles = World::new(course).run();
+        let [bundle] = bundles.as_slice() else {
+            panic!("one order: {}", bundles.len());
+        };
+        assert!(bookkeeping(bundle, &judge, NETWORK).is_ok());
+        let receipt = bundle.receipt.as_ref().unwrap();
+        let receipt = receipt
+            .open_public::<Receipt>(&judge, NETWORK)
+            .unwrap()
+            .body;
+        let sum: u64 = receipt.payments.iter().map(|one| one.msat.0).sum();
+        assert_eq!((receipt.payments.len(), sum), (payments, paid), "{mode:?}");
+        assert_eq!(receipt.debt, Msat::ZERO);
+    }
+    // Not where the window does not cover the whole order.
+    let course = Course {
+        mode: PaymentMode::After,
+        prepay: false,
+        debt: 0,
+        window: 16_000,
+        tokens: 25,
+        frames: usize::MAX,
+        stop_at: None,
+        swapped: false,
+    };
+    assert!(World::new(course).run().is_empty());
 }

@@ -1,0 +1,644 @@
+//! Orders of strangers at a host, and hosts' answers at a buyer, frame by frame.
+
+use super::context::Config;
+use super::io::{
+    BuyRequest, BuyerEvent, Candidate, Effect, Input, ModelSelector, PromptFacts, Served,
+};
+use super::{Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER};
+use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
+use crate::crypto::{Crypto, DerivedOrderKeys, InvoiceError, InvoiceFacts, Secp};
+use crate::envelope::{Body, Network, Signed};
+use crate::ids::{
+    Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId, Signature,
+    StreamId,
+};
+use crate::machine::{Machine, Outbox, Record, Table};
+use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
+use crate::money::{Counts, Msat, Prices};
+use crate::offence::OffenceKind;
+use crate::order::wire::{
+    self, Chunk, Finish, Frame, Handling, Invoice, Order, Path, Retention, Terms,
+};
+use crate::payment::io::Credit;
+use crate::refusal::{Code, Refusal};
+use crate::route::Message;
+use crate::time::{Now, Tick, WallTime};
+use crate::work::{Job, Sampling, Steering, Work};
+
+const NETWORK: Network = Network::Regtest;
+const LIGHTNING: LightningId = LightningId([2; 33]);
+const MODEL: ModelDigest = ModelDigest([5; 32]);
+
+/// Real signatures; an invoice is its facts as JSON.
+struct Keys(Secp);
+
+fn keys(n: u8) -> Keys {
+    Keys(Secp::from_secret(&[n; 32]).unwrap())
+}
+
+impl Crypto for Keys {
+    fn key(&self) -> NodeKey {
+        self.0.key()
+    }
+    fn sign(&self, message: &[u8; 32]) -> Signature {
+        self.0.sign(message)
+    }
+    fn verify(&self, key: &NodeKey, message: &[u8; 32], signature: &Signature) -> bool {
+        self.0.verify(key, message, signature)
+    }
+    fn read_invoice(&self, bolt11: &str) -> Result<InvoiceFacts, InvoiceError> {
+        serde_json::from_str(bolt11).map_err(|error| InvoiceError {
+            reason: error.to_string(),
+        })
+    }
+}
+
+fn at(ms: u64) -> Now {
+    Now {
+        tick: Tick(ms * 1_000_000),
+        wall: WallTime(1_700_000_000_000 + ms),
+    }
+}
+
+fn machine(n: u8) -> Inference {
+    let orders = DerivedOrderKeys::with([n; 32], |secret| {
+        Secp::from_secret(secret).map(|key| Box::new(Keys(key)) as Box<dyn Crypto>)
+    });
+    let config = Config::new(NETWORK);
+    Inference::new(config, Box::new(keys(n)), Box::new(orders), [n; 32])
+}
+
+fn offer() -> ModelOffer {
+    ModelOffer {
+        name: "pocket".into(),
+        digest: MODEL,
+        tokenizer: Digest([10; 32]),
+        template: Digest([11; 32]),
+        architecture: "qwen3".into(),
+        quantisation: "Q8_0".into(),
+        context: 2_048,
+        numerics: Some("exact".into()),
+        prices: Prices::chat(100_000_000, 250_000_000),
+    }
+}
+
+fn job() -> Job {
+    Job {
+        work: Work::Complete {
+            prompt: "What is a channel?".into(),
+        },
+        max_output: 64,
+        sampling: Sampling::default(),
+        seed: 4,
+        stop: Vec::new(),
+        date: "2026-01-02".into(),
+        steering: Steering::default(),
+        prefix: Vec::new(),
+        extensions: Vec::new(),
+    }
+}
+
+fn feed(machine: &mut Inference, ms: u64, input: Input) -> Vec<Effect> {
+    let mut out = Outbox::default();
+    machine.handle(at(ms), input, &mut out);
+    out.drain().collect()
+}
+
+fn refusals(effects: &[Effect]) -> Vec<Code> {
+    let frames = effects.iter().filter_map(|effect| match effect {
+        Effect::Send { frame, .. } => match frame.as_ref() {
+            Frame::Refusal(refusal) => Some(refusal.code),
+            _ => None,
+        },
+        _ => None,
+    });
+    frames.collect()
+}
+
+fn writes(effects: &[Effect]) -> Vec<Record> {
+    let writes = effects.iter().filter_map(|effect| match effect {
+        Effect::Persist(records) => Some(records.clone()),
+        _ => None,
+    });
+    writes.flatten().collect()
+}
+
+/// A host of one model with one slot and no queue.
+fn host() -> Inference {
+    let mut machine = machine(1);
+    let limits = HostLimits {
+        concurrent_orders: 1,
+        queued_orders: 0,
+        prompt_tokens: 1_024,
+        output_tokens: 512,
+    };
+    let served = Served {
+        offer: offer(),
+        limits,
+    };
+    feed(&mut machine, 0, Input::Serve(vec![served]));
+    machine
+}
+
+fn order(n: u16) -> Signed {
+    let mut nonce = [0; 16];
+    nonce[..2].copy_from_slice(&n.to_be_bytes());
+    let body = Order {
+        model: MODEL,
+        job: job(),
+        max_cost: Msat(1_000_000),
+        mode: PaymentMode::Metered,
+        payment_grain: Msat(1),
+        path: Path::Fast,
+        retention: Retention::Keep,
+        handling: Handling::Plain,
+        salt: [6; 16],
+        via: None,
+        authority: Vec::new(),
+        extensions: Vec::new(),
+    };
+    let to = Some(keys(1).key());
+    Signed::seal(&keys(2), NETWORK, to, at(0).wall, nonce, &body)
+}
+
+fn peer(n: u16) -> PeerTag {
+    let mut tag = [0; 16];
+    tag[..2].copy_from_slice(&n.to_be_bytes());
+    PeerTag(tag)
+}
+
+/// An order arrives, and goes as far as its terms.
+fn arrives(
+    machine: &mut Inference,
+    ms: u64,
+    stream: u64,
+    from: u16,
+    signed: &Signed,
+) -> Vec<Effect> {
+    let stream = StreamId(stream);
+    let peer = peer(from);
+    let mut all = feed(machine, ms, Input::Inbound { stream, peer });
+    let frame = Box::new(Frame::Order(signed.clone()));
+    all.extend(feed(machine, ms, Input::Received { stream, frame }));
+    let order = OrderId::of(&signed.digest());
+    let counting = all.iter().find_map(|effect| match effect {
+        Effect::CountPrompt { id, .. } => Some(*id),
+        _ => None,
+    });
+    let Some(id) = counting else { return all };
+    let facts = PromptFacts {
+        tokens: 8,
+        cached: 0,
+        longest: 8,
+        digest: Digest([3; 32]),
+    };
+    let result = Ok(facts);
+    all.extend(feed(machine, ms, Input::Counted { id, result }));
+    let credit = Credit {
+        window: Msat::ZERO,
+        prepay: true,
+        debt: Msat::ZERO,
+    };
+    let result = Ok(credit);
+    all.extend(feed(machine, ms, Input::CreditOpened { order, result }));
+    let (seq, hash) = (0, PaymentHash([1; 32]));
+    let result = Ok(("entry".to_owned(), hash));
+    let made = Input::InvoiceMade { order, seq, result };
+    all.extend(feed(machine, ms, made));
+    all
+}
+
+#[test]
+fn an_order_that_is_sent_again_is_not_served_again() {
+    let mut machine = host();
+    let signed = order(1);
+    assert_eq!(refusals(&arrives(&mut machine, 0, 1, 1, &signed)), []);
+    // While it is under way, and when it is over.
+    let again = arrives(&mut machine, 1, 2, 2, &signed);
+    assert_eq!(refusals(&again), [Code::BadOrder]);
+    feed(
+        &mut machine,
+        2,
+        Input::Closed {
+            stream: StreamId(1),
+        },
+    );
+    let again = arrives(&mut machine, 3, 3, 2, &signed);
+    assert_eq!(refusals(&again), [Code::BadEnvelope]);
+}
+
+#[test]
+fn nothing_is_written_for_who_has_not_paid() {
+    let mut machine = host();
+    let mut written = writes(&arrives(&mut machine, 0, 1, 1, &order(1)));
+    let frame = Box::new(Frame::Cancel);
+    let stream = StreamId(1);
+    written.extend(writes(&feed(
+        &mut machine,
+        1,
+        Input::Received { stream, frame },
+    )));
+    assert!(
+        written.iter().all(|record| record.table == Table::Nonces),
+        "{written:?}"
+    );
+    // The order is told to Payment, which has nothing to book.
+    assert_eq!(machine.active(), 0);
+}
+
+#[test]
+fn a_refused_order_leaves_no_nonce() {
+    let mut machine = host();
+    for n in 0..MAX_UNPAID_PER_PEER as u16 {
+        arrives(&mut machine, 0, u64::from(n), 1, &order(n));
+    }
+    let refused = arrives(&mut machine, 0, 99, 1, &order(99));
+    assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
+    assert_eq!(writes(&refused), []);
+}
+
+#[test]
+fn unpaid_orders_hold_no_place_and_the_oldest_gives_way() {
+    let mut machine = host();
+    let mut evicted = 0;
+    for n in 0..MAX_UNPAID as u16 + 10 {
+        let effects = arrives(&mut machine, u64::from(n), u64::from(n), n, &order(n));
+        let codes = refusals(&effects);
+        // The newcomer has its terms; whoever gave way is told so.
+        assert!(
+            codes.iter().all(|code| *code == Code::TooManyUnpaid),
+            "{codes:?}"
+        );
+        evicted += codes.len();
+        let terms = |effect: &Effect| matches!(effect, Effect::Send { frame, .. } if frame.name() == "terms");
+        assert_eq!(effects.iter().filter(|effect| terms(effect)).count(), 1);
+    }
+    assert_eq!((machine.active(), evicted), (MAX_UNPAID, 10));
+}
+
+#[test]
+fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
+    let mut machine = host();
+    let signed = order(1);
+    let effects = arrives(&mut machine, 0, 1, 1, &signed);
+    let terms = effects.iter().find_map(|effect| match effect {
+        Effect::Send { frame, .. } => match frame.as_ref() {
+            Frame::Terms(terms) => Some(terms.digest()),
+            _ => None,
+        },
+        _ => None,
+    });
+    let (stream, frame) = (StreamId(1), Box::new(Frame::Accept(terms.unwrap())));
+    feed(&mut machine, 1, Input::Received { stream, frame });
+    // Past the terms' life and the invoice's expiry.
+    let late = 150_000;
+    let mut out = Outbox::default();
+    machine.expire(at(late), &mut out);
+    let granted = Input::CreditGranted {
+        order: OrderId::of(&signed.digest()),
+        seq: 0,
+        hash: PaymentHash([1; 32]),
+        msat: Msat(1_800),
+        window: Msat(1_800),
+    };
+    let effects = feed(&mut machine, late, granted);
+    let starts = |effect: &Effect| matches!(effect, Effect::StartEngine { .. });
+    assert!(effects.iter().any(starts), "{effects:?}");
+    // Money came: now it is written down.
+    assert!(
+        writes(&effects)
+            .iter()
+            .any(|record| record.table == Table::OpenOrders)
+    );
+}
+
+#[test]
+fn whoever_opens_many_streams_loses_its_own() {
+    let mut machine = host();
+    let open = |machine: &mut Inference, stream: u64, from: u16| {
+        let (stream, peer) = (StreamId(stream), peer(from));
+        let effects = feed(machine, 0, Input::Inbound { stream, peer });
+        let closed = effects.iter().find_map(|effect| match effect {
+            Effect::Close { stream } => Some(stream.0),
+            _ => None,
+        });
+        closed
+    };
+    assert_eq!(open(&mut machine, 0, 7), None);
+    for stream in 1..200 {
+        let closed = open(&mut machine, stream, 1);
+        assert_ne!(closed, Some(0), "the lone stream of another peer stays");
+    }
+}
+
+/// A buyer that has sent its order to the first of `hosts`.
+struct Buyer {
+    machine: Inference,
+    order: Option<Signed>,
+    said: Vec<BuyerEvent>,
+    told: Vec<Message>,
+    dials: Vec<NodeKey>,
+    stream: u64,
+    ms: u64,
+}
+
+fn candidate(n: u8) -> Candidate {
+    Candidate {
+        host: keys(n).key(),
+        lightning: LIGHTNING,
+        offer: offer(),
+        quantum: Msat(1_000),
+        addresses: Vec::new(),
+        score: crate::discovery::find::blank(keys(n).key(), MODEL),
+    }
+}
+
+impl Buyer {
+    fn new(hosts: &[u8], mode: PaymentMode) -> Self {
+        let mut buyer = Buyer {
+            machine: machine(9),
+            order: None,
+            said: Vec::new(),
+            told: Vec::new(),
+            dials: Vec::new(),
+            stream: 0,
+            ms: 0,
+        };
+        let request = RequestId(1);
+        buyer.feed(Input::Buy(Box::new(BuyRequest {
+            request,
+            model: ModelSelector::Any,
+            job: job(),
+            max_cost: Msat(1_000_000),
+            mode,
+            path: Path::Fast,
+            retention: Retention::Keep,
+            handling: Handling::Plain,
+            budget: "cli".into(),
+            host: None,
+            confirm: false,
+            audit: false,
+            private: false,
+        })));
+        let result = Ok(());
+        buyer.feed(Input::Reserved { request, result });
+        let hosts = hosts.iter().map(|n| candidate(*n)).collect();
+        buyer.feed(Input::Candidates { request, hosts });
+        buyer
+    }
+
+    /// Dials succeed at once.
+    fn feed(&mut self, input: Input) {
+        self.ms += 1;
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for effect in feed(&mut self.machine, self.ms, input) {
+                match effect {
+                    Effect::OpenStream { id, host, .. } => {
+                        self.dials.push(host);
+                        self.stream += 1;
+                        let stream = StreamId(self.stream);
+                        inputs.push(Input::Opened { id, stream });
+                    }
+                    Effect::Send { frame, .. } => {
+                        if let Frame::Order(signed) = *frame {
+                            self.order = Some(signed);
+                        }
+                    }
+                    Effect::Deliver { event, .. } => self.said.push(event),
+                    Effect::Tell(message) => self.told.push(message),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn hears(&mut self, frame: Frame) {
+        let (stream, frame) = (StreamId(self.stream), Box::new(frame));
+        self.feed(Input::Received { stream, frame });
+    }
+
+    fn offences(&self) -> Vec<OffenceKind> {
+        let offences = self.told.iter().filter_map(|message| match message {
+            Message::Offended(offence) => Some(offence.kind.clone()),
+            _ => None,
+        });
+        offences.collect()
+    }
+
+    fn payments(&self) -> usize {
+        let pays = |message: &&Message| matches!(message, Message::Pay(_));
+        self.told.iter().filter(pays).count()
+    }
+
+    fn seal<T: Body>(&self, body: &T) -> Signed {
+        let order = self.order.as_ref().unwrap();
+        let envelope: crate::envelope::Envelope =
+            crate::codec::decode(&order.bytes, 1 << 20).unwrap();
+        let nonce = [self.ms as u8; 16];
+        let by = keys(1);
+        Signed::seal(
+            &by,
+            NETWORK,
+            Some(envelope.from),
+            at(self.ms).wall,
+            nonce,
+            body,
+        )
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            order: self.order.as_ref().unwrap().digest(),
+            input: Counts {
+                input_tokens: 8,
+                ..Counts::default()
+            },
+            prices: offer().prices,
+            window: Msat(4_000),
+            quantum: Msat(1_000),
+            carried_debt: Msat::ZERO,
+            entry: None,
+            numerics: Some("exact".into()),
+            tokenizer: Digest([10; 32]),
+            template: Digest([11; 32]),
+            starts_within_ms: 0,
+            expires: at(60_000).wall,
+            extensions: Vec::new(),
+        }
+    }
+
+    /// Terms are accepted, and eight tokens arrive.
+    fn streaming(mode: PaymentMode) -> (Self, TokenChain) {
+        let mut buyer = Buyer::new(&[1], mode);
+        let terms = buyer.seal(&buyer.terms());
+        let order = buyer.order.as_ref().unwrap().digest();
+        let mut chain = TokenChain::new(&order, &terms.digest());
+        buyer.hears(Frame::Terms(terms));
+        let tokens: Vec<_> = (0..8).map(token).collect();
+        tokens.iter().for_each(|token| chain.push(token));
+        buyer.hears(Frame::Chunk(chunk(0, tokens, 8, None)));
+        (buyer, chain)
+    }
+
+    /// Asks for `msat` after eight tokens, which with the input cost 2,800.
+    fn bills(&mut self, msat: u64, head: Digest) {
+        let order = OrderId::of(&self.order.as_ref().unwrap().digest());
+        let covers = counts(8);
+        let facts = InvoiceFacts {
+            payee: LIGHTNING,
+            hash: PaymentHash([4; 32]),
+            msat: Some(Msat(msat)),
+            description_hash: Some(wire::description_hash(&order, 1, &covers)),
+            expires: at(600_000).wall,
+        };
+        let invoice = self.seal(&Invoice {
+            order,
+            seq: 1,
+            bolt11: serde_json::to_string(&facts).unwrap(),
+            msat: Msat(msat),
+            covers,
+            invoiced: Msat(msat),
+            head,
+            window: Msat(4_000),
+            extensions: Vec::new(),
+        });
+        self.hears(Frame::Invoice(invoice));
+    }
+}
+
+fn counts(output_tokens: u64) -> Counts {
+    Counts {
+        input_tokens: 8,
+        output_tokens,
+        ..Counts::default()
+    }
+}
+
+fn token(n: u32) -> ChainedToken {
+    ChainedToken {
+        id: n,
+        logits: NO_LOGITS,
+        piece: Piece::text(format!(" {n}")),
+    }
+}
+
+fn chunk(seq: u32, tokens: Vec<ChainedToken>, total: u64, finish: Option<Finish>) -> Chunk {
+    Chunk {
+        seq,
+        tokens,
+        totals: counts(total),
+        finish,
+        attached: Default::default(),
+        extensions: Vec::new(),
+    }
+}
+
+#[test]
+fn whatever_a_host_refuses_with_the_next_one_is_asked() {
+    for code in Code::ALL.iter().chain([&Code::Unknown(9_999)]) {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        buyer.hears(Frame::Refusal(Refusal::new(*code, "no")));
+        assert_eq!(buyer.dials, [keys(1).key(), keys(3).key()], "{code:?}");
+    }
+}
+
+#[test]
+fn nothing_before_the_acceptance_of_terms_convicts() {
+    let lies: [fn(&mut Terms); 6] = [
+        |terms| terms.tokenizer = Digest([9; 32]),
+        |terms| terms.numerics = None,
+        |terms| terms.input.input_tokens = 1_000_000,
+        |terms| terms.carried_debt = Msat(1_001),
+        |terms| terms.prices = Prices::chat(u64::MAX, u64::MAX),
+        |terms| terms.quantum = Msat(1_001),
+    ];
+    for lie in lies {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        let mut terms = buyer.terms();
+        lie(&mut terms);
+        let terms = buyer.seal(&terms);
+        buyer.hears(Frame::Terms(terms));
+        assert_eq!(buyer.dials.len(), 2, "the next host is asked");
+        let offences = buyer.offences();
+        assert!(
+            offences.iter().all(|kind| !kind.is_objective()),
+            "{offences:?}"
+        );
+    }
+}
+
+#[test]
+fn terms_that_leave_no_room_for_the_output_are_left() {
+    let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    let mut terms = buyer.terms();
+    // As many bytes could be as many tokens, but the context is full.
+    terms.input.input_tokens = 2_000;
+    let terms = buyer.seal(&terms);
+    buyer.hears(Frame::Terms(terms));
+    assert_eq!(buyer.dials.len(), 2);
+}
+
+#[test]
+fn a_long_wait_that_terms_announce_is_not_waited_for() {
+    let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    let mut terms = buyer.terms();
+    terms.starts_within_ms = 3_600_000;
+    let terms = buyer.seal(&terms);
+    buyer.hears(Frame::Terms(terms));
+    assert_eq!((buyer.dials.len(), buyer.offences()), (2, Vec::new()));
+}
+
+#[test]
+fn an_invoice_below_the_step_is_paid_only_at_the_end() {
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+    buyer.bills(700, chain.head());
+    assert_eq!(
+        (buyer.payments(), buyer.offences()),
+        (0, vec![OffenceKind::WrongInvoice])
+    );
+    // Less than one token short of a step, as where a window is just one.
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+    buyer.bills(751, chain.head());
+    assert_eq!(buyer.payments(), 1);
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+    buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Stop))));
+    buyer.bills(1, chain.head());
+    assert_eq!(buyer.payments(), 1);
+}
+
+#[test]
+fn text_that_was_not_signed_is_not_paid_for() {
+    let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
+    // What the host signs commits to other words than it sent.
+    let order = buyer.order.as_ref().unwrap().digest();
+    let mut other = TokenChain::new(&order, &Digest([0; 32]));
+    (0..8).for_each(|n| {
+        let mut token = token(n);
+        token.piece.bytes.push(b'!');
+        other.push(&token);
+    });
+    buyer.bills(2_000, other.head());
+    assert_eq!(
+        (buyer.payments(), buyer.offences()),
+        (0, vec![OffenceKind::WrongInvoice])
+    );
+}
+
+#[test]
+fn chunks_with_nothing_in_them_do_not_keep_an_order_alive() {
+    let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
+    buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, None)));
+    assert_eq!(buyer.offences(), [OffenceKind::WrongCount]);
+}
+
+#[test]
+fn an_order_paid_at_its_end_takes_no_invoice_before() {
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::After);
+    buyer.bills(2_000, chain.head());
+    assert_eq!(buyer.payments(), 0);
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::After);
+    buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Stop))));
+    buyer.bills(2_800, chain.head());
+    assert_eq!(buyer.payments(), 1);
+}
