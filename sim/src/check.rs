@@ -4,25 +4,37 @@
 //! effects, frames on the wire and the wallet network, and keep books of their
 //! own; amounts are computed here again, from the listed prices.
 
+pub mod accounts;
 pub mod books;
 pub mod bounds;
 pub mod budgets;
+pub mod caps;
+pub mod choice;
+pub mod customers;
+pub mod debts;
 pub mod index;
 pub mod liveness;
+pub mod loss;
 pub mod market;
 pub mod payments;
 pub mod prepaid;
 pub mod replays;
 pub mod sats;
+pub mod served;
+pub mod strangers;
+pub mod text;
+pub mod theft;
 pub mod verdicts;
 pub mod window;
 
 use crate::event::NodeIx;
 use crate::node::{AnyEffect, Person};
 use crate::people::Purchase;
+use crate::store::Store;
 use crate::wallet::Wallet;
 use index::Index;
 use protocol::ids::{ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
+use protocol::inference::io::BuyRequest;
 use protocol::order::wire::Frame;
 use protocol::payment::io::{LedgerEntry, Report};
 use protocol::route::Delivery;
@@ -87,6 +99,26 @@ pub enum Seen<'a> {
     Mail { node: NodeIx, count: usize },
     /// A host's engine will lie from a position on.
     Lies { order: OrderId, from: u64 },
+    /// A host's wrapper shows other text than the tokens of an order say.
+    Forged { order: OrderId },
+    /// A host's wrapper ends an order's answer before the model does.
+    Cut { order: OrderId },
+    /// A stream broke, or its bytes are late: whatever it carried is excused.
+    Broken { stream: StreamId },
+    /// A node is cut off for a while: whatever it was about is excused.
+    CutOff { node: NodeIx },
+    /// A node's wall clock was set.
+    ClockSet { node: NodeIx, by_ms: i64 },
+    /// An honest host changed what it lists.
+    Changed { node: NodeIx, person: &'a Person },
+    /// Somebody is about to ask for an answer.
+    Wished { node: NodeIx, wish: &'a BuyRequest },
+    /// From time to time: a node's disk, and its invoices that could be paid.
+    Stored {
+        node: NodeIx,
+        store: &'a Store,
+        invoices: usize,
+    },
     /// A listing was published with this life.
     Listed { author: NodeKey, expires: WallTime },
     /// At the end: a node's books, in memory and on disk, and its wallet.
@@ -102,6 +134,7 @@ pub enum Seen<'a> {
         wall: WallTime,
         hosts: &'a [NodeKey],
         expected: &'a [NodeKey],
+        shunned: &'a [NodeKey],
     },
     /// At the end: a purchase.
     Bought {
@@ -119,6 +152,8 @@ pub enum Seen<'a> {
 
 /// What is known of everybody, and of every order.
 pub struct Facts {
+    /// World time. Milliseconds.
+    pub now_ms: u64,
     /// By node.
     pub people: Vec<Person>,
     /// Orders, hashes, streams.
@@ -159,8 +194,8 @@ pub struct Court {
     pub violations: Vec<Violation>,
 }
 
-/// Violations kept.
-const MOST: usize = 20;
+/// Violations kept of each judge.
+const MOST: usize = 8;
 
 impl Court {
     /// Opens the court over these people.
@@ -181,11 +216,29 @@ impl Court {
             Box::new(market::Converges),
             Box::new(liveness::Ends),
             Box::new(liveness::Answers),
+            Box::new(loss::Loss),
+            Box::new(debts::Debts),
+            Box::new(caps::Caps),
+            Box::new(served::PaidServed::default()),
+            Box::new(theft::Theft::default()),
+            Box::new(theft::Counted),
+            Box::new(strangers::Strangers::default()),
+            Box::new(text::Shown::default()),
+            Box::new(text::Bounded::default()),
+            Box::new(choice::Wishes::default()),
+            Box::new(choice::Shunned::default()),
+            Box::new(customers::Customers),
+            Box::new(accounts::Accounts),
         ];
+        let mut index = Index::default();
+        for (node, person) in people.iter().enumerate() {
+            index.list(node, person);
+        }
         Court {
             facts: Facts {
+                now_ms: 0,
                 people,
-                index: Index::default(),
+                index,
             },
             judges,
             violations: Vec::new(),
@@ -194,11 +247,21 @@ impl Court {
 
     /// Shows something to every judge.
     pub fn see(&mut self, world: u64, seen: Seen<'_>) {
-        self.facts.index.see(&self.facts.people, &seen);
+        self.facts.now_ms = world / crate::dice::MS;
+        if let Seen::Changed { node, person } = &seen
+            && let Some(known) = self.facts.people.get_mut(*node)
+        {
+            *known = Person::clone(person);
+            self.facts.index.list(*node, person);
+        }
+        self.facts.index.see(self.facts.now_ms, &seen);
         for judge in &mut self.judges {
-            if let Some(what) = judge.see(&self.facts, &seen)
-                && self.violations.len() < MOST
-            {
+            if let Some(what) = judge.see(&self.facts, &seen) {
+                let name = judge.name();
+                let found = self.violations.iter().filter(|one| one.checker == name);
+                if found.count() >= MOST {
+                    continue;
+                }
                 let at_ms = world / crate::dice::MS;
                 self.violations.push(Violation {
                     checker: judge.name(),

@@ -3,14 +3,16 @@
 //! Not inference. A node's engine produces no token beyond its allowance; a
 //! dishonest one alters tokens from some position on, and the world remembers.
 
-use protocol::chain::{ChainedToken, Piece};
+use protocol::chain::{ChainedToken, NO_LOGITS, Piece};
 use protocol::codec;
 use protocol::crypto::tagged_hash;
-use protocol::ids::{Digest, ModelDigest, OrderId};
+use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use protocol::inference::io::PromptFacts;
+use protocol::money::Meter;
+use protocol::order::attached::{Attached, Vector, vector_digest};
 use protocol::order::wire::prompt_digest;
 use protocol::work::Job;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Numerics that every honest engine of the world shares.
 pub const NUMERICS: &str = "sim-1";
@@ -23,29 +25,76 @@ pub struct Answer {
     seed: Digest,
     /// Tokens until the model ends by itself.
     pub length: u64,
+    embeds: bool,
 }
 
 impl Answer {
     /// Binds a job.
     pub fn new(model: &ModelDigest, job: &Job) -> Self {
         let seed = tagged_hash("sim/answer/1", &[&model.0, &codec::encode(job)]);
+        let embeds = job.meter() == Meter::Item;
+        if embeds {
+            let length = job.most_delivered();
+            return Answer {
+                seed,
+                length,
+                embeds,
+            };
+        }
         let most = u64::from(job.max_output.max(1));
         let drawn = u64::from_le_bytes(seed.0[..8].try_into().unwrap_or_default());
         Answer {
             seed,
             length: most / 2 + 1 + drawn % most,
+            embeds,
         }
     }
 
     /// The token at a position, counted from 0.
     pub fn token(&self, position: u64) -> ChainedToken {
+        if self.embeds {
+            let id = u32::try_from(position).unwrap_or(u32::MAX);
+            let logits = vector_digest(&self.vector(position));
+            let piece = Piece::default();
+            return ChainedToken { id, logits, piece };
+        }
         let logits = tagged_hash("sim/token/1", &[&self.seed.0, &position.to_le_bytes()]);
         let id = u32::from_le_bytes(logits.0[..4].try_into().unwrap_or_default()) % 32_000;
         let piece = Piece {
             control: position + 1 == self.length,
-            bytes: format!(" w{id}").into_bytes(),
+            bytes: word_of(id).into_bytes(),
         };
         ChainedToken { id, logits, piece }
+    }
+
+    fn vector(&self, position: u64) -> Vector {
+        let bytes = tagged_hash("sim/vector/1", &[&self.seed.0, &position.to_le_bytes()]);
+        Vector(bytes.0.to_vec())
+    }
+
+    /// What goes with the tokens from one position to another.
+    pub fn attached(&self, from: u64, until: u64) -> Attached {
+        let vectors = match self.embeds {
+            true => (from..until).map(|at| self.vector(at)).collect(),
+            false => Vec::new(),
+        };
+        Attached {
+            vectors,
+            ..Attached::default()
+        }
+    }
+}
+
+/// The text of one token: a function of its id alone, as with a real vocabulary.
+pub fn word_of(id: u32) -> String {
+    format!("w{id} ")
+}
+
+/// The token as an engine shows it whose listing has no numerics.
+pub fn without_logits(token: ChainedToken) -> ChainedToken {
+    ChainedToken {
+        logits: NO_LOGITS,
+        ..token
     }
 }
 
@@ -78,6 +127,8 @@ pub struct Running {
     pub bad_from: Option<u64>,
     /// The model, for the slots.
     pub model: ModelDigest,
+    /// The listing has no numerics: digests of logits are not shown.
+    pub plain: bool,
 }
 
 /// The generations of one node.
@@ -85,4 +136,6 @@ pub struct Running {
 pub struct Engine {
     /// By order.
     pub running: BTreeMap<OrderId, Running>,
+    /// Buyers whose prompts are in the prefix cache.
+    pub cached: BTreeSet<NodeKey>,
 }

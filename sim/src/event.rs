@@ -82,6 +82,12 @@ pub enum Event {
         to: NodeIx,
         bytes: Vec<u8>,
     },
+    /// An adversary acts by itself.
+    Act { node: NodeIx },
+    /// An operator lists anew.
+    Announce { node: NodeIx },
+    /// The checkers look at what is stored.
+    Survey,
     /// People look after channels that have run dry.
     Rebalance,
     /// All faults end.
@@ -115,6 +121,8 @@ pub enum Fault {
     Partition,
     /// Some host takes its listing back, or lists again.
     Withdraw,
+    /// Some node's wall clock is set, forward or back.
+    Clock,
 }
 
 struct Entry {
@@ -192,6 +200,9 @@ impl Event {
             Event::Heal => 16,
             Event::Audit => 17,
             Event::Rebalance => 18,
+            Event::Act { .. } => 19,
+            Event::Survey => 20,
+            Event::Announce { .. } => 21,
         }
     }
 }

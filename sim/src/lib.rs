@@ -9,6 +9,7 @@
 //! judges are in [`check`] and share no code with what they judge; the bugs that
 //! prove the judges awake are in [`plant`].
 
+pub mod adversary;
 pub mod check;
 pub mod crypto;
 pub mod dice;
@@ -19,6 +20,7 @@ pub mod net;
 pub mod node;
 pub mod people;
 pub mod plant;
+pub mod profile;
 pub mod record;
 pub mod relay;
 pub mod run;

@@ -4,15 +4,29 @@
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use sim::adversary::{self, Choice, State, Strategy};
 use sim::plant::{self, Plant};
 use sim::run::{self, SeedReport};
 use sim::world::{Options, Tally};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+const EXAMPLES: &str = "\
+Examples:
+  sim --seed 1                              one world of 50 nodes, one hour
+  sim --seed 1 --seeds 200                  what CI runs: each seed twice, traces compared
+  sim --adversary list                      the well-formed attacks, and which checker stops each
+  sim --seed 1 --seeds 10 --adversary same-id
+                                            one attack alone, by a fourth of the nodes
+  sim --seed 1 --seeds 10 --adversary none  faults and malformed frames alone
+  sim --seed 1 --storm                      ten times the people, two hosts
+  sim --plant list                          bugs that can be planted to test the checkers
+
+A failure at seed N is the same failure at every run of seed N with the same options.";
+
 /// Simulates many freehold nodes with made-up time, faults and liars, and checks what must hold.
 #[derive(Debug, Parser)]
-#[command(name = "sim", version)]
+#[command(name = "sim", version, after_help = EXAMPLES)]
 struct Args {
     /// First seed. Drawn from the clock when left out, and printed.
     #[arg(long)]
@@ -32,6 +46,13 @@ struct Args {
     /// Plants a bug that a checker must catch; `list` names them.
     #[arg(long)]
     plant: Option<String>,
+    /// Who attacks: a strategy (then a fourth of the nodes follow it), `none`, or `lot`: up to
+    /// three strategies in half of the seeds. `list` names them.
+    #[arg(long, default_value = "lot")]
+    adversary: String,
+    /// Ten times the people and two hosts; a few seeds are so anyway.
+    #[arg(long)]
+    storm: bool,
     /// Sign and verify with BIP340 instead of the cheap scheme.
     #[arg(long)]
     real_crypto: bool,
@@ -67,6 +88,24 @@ fn run(args: Args) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
+    if args.adversary == "list" {
+        for label in adversary::ALL {
+            let state = match label.state {
+                State::Held => "held",
+                State::Open => "open",
+            };
+            let (name, checker, what) = (label.name, label.checker, label.what);
+            println!("{name:18} {checker:18} {state:5} {what}");
+        }
+        return Ok(true);
+    }
+    let adversaries = match args.adversary.as_str() {
+        "lot" => Choice::ByLot,
+        "none" => Choice::Nobody,
+        name => Choice::Only(Strategy::named(name).with_context(|| {
+            format!("no adversary is called {name}: `sim --adversary list` names them")
+        })?),
+    };
     let plant =
         match &args.plant {
             Some(name) => Some(Plant::named(name).with_context(|| {
@@ -92,6 +131,8 @@ fn run(args: Args) -> anyhow::Result<bool> {
     options.purchases_per_hour = args.purchases;
     options.plant = plant;
     options.real_crypto = args.real_crypto;
+    options.adversaries = adversaries;
+    options.storm = args.storm;
     if !args.json {
         println!(
             "seed {seed}, {} seed(s), {} nodes, {} h, {} purchases per node and hour",
@@ -180,6 +221,8 @@ fn print_json(args: &Args, seed: u64, seconds: f64, reports: &[SeedReport]) -> a
         "hours": args.hours,
         "purchases_per_hour": args.purchases,
         "plant": args.plant,
+        "adversary": args.adversary,
+        "storm": args.storm,
         "seconds": seconds,
         "tally": sum(reports),
         "failed": failed,

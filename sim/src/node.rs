@@ -4,21 +4,21 @@
 //! one input, then the effects in order, and nothing behind a write before it is
 //! durable. No decisions here.
 
+use crate::adversary::{Adversary, Strategy};
 use crate::crypto::{SimCrypto, lightning_id, lightning_proof};
 use crate::dice::{Dice, MS};
-use crate::engine::{Engine, NUMERICS};
+use crate::engine::Engine;
 use crate::faults::Vice;
+use crate::profile::Profile;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::envelope::Network;
-use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey, PeerTag};
+use protocol::ids::{LightningId, ModelDigest, NodeKey, PeerTag};
 use protocol::inference::context::Config as Orders;
 use protocol::inference::io::Served;
 use protocol::machine::{Machine, Outbox, Record, Table};
-use protocol::manifest::{
-    HostLimits, Manifest, ModelOffer, PaymentMode, Role, lightning_statement,
-};
-use protocol::money::{Msat, Prices};
+use protocol::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
+use protocol::money::{Meter, Msat, Prices};
 use protocol::route::{Actor, Delivery};
 use protocol::time::{Now, Tick, WallTime};
 use protocol::{discovery, inference, payment, reputation, validator};
@@ -26,14 +26,18 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// The network of the simulated world.
 pub const NETWORK: Network = Network::Regtest;
-/// Wall time at tick 0: a fixed noon (2026-01-15 12:00 UTC), so that a day's end is inside long runs only.
-pub const EPOCH_MS: u64 = 1_768_478_400_000;
 /// The node that replays orders wherever anybody is byzantine: the attack is too rare otherwise.
 const REPLAYER: usize = 7;
 /// The host that answers wrongly wherever anybody is byzantine.
 const LIAR: usize = 8;
-/// One step of payment. Msat.
-pub const QUANTUM: u64 = 1_000;
+/// The node that has the vice which shows a planted bug.
+const SHOWING: usize = 9;
+/// The day's limit of whoever has not a tight one.
+pub const RICH: Msat = Msat(5_000_000);
+/// Part of the hosts that let a key never seen before begin without paying. Per million.
+const QUOTA_PPM: u32 = 100_000;
+/// What they give it. Msat.
+const FREE_QUOTA: u64 = 3_000;
 
 /// An effect of any of the five.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,8 +200,14 @@ pub struct Person {
     pub transport: NodeKey,
     /// Lightning node.
     pub lightning: LightningId,
-    /// Misbehaviour.
+    /// Malformed misbehaviour.
     pub vice: Vice,
+    /// Well-formed attack.
+    pub strategy: Option<Strategy>,
+    /// Its own step of payment as a host. Msat.
+    pub quantum: u64,
+    /// What its channel takes for each payment that comes in. Msat.
+    pub base_fee: u64,
     /// What it sells.
     pub served: Vec<Served>,
     /// Serves audits.
@@ -206,6 +216,8 @@ pub struct Person {
     pub limits: payment::Config,
     /// Difference of its wall clock. Milliseconds.
     pub skew_ms: i64,
+    /// How much faster its wall clock runs, in parts per million.
+    pub drift_ppm: i64,
 }
 
 impl Person {
@@ -220,7 +232,28 @@ impl Person {
 impl Person {
     /// Keeps to the protocol.
     pub fn honest(&self) -> bool {
-        self.vice == Vice::None
+        self.vice == Vice::None && self.strategy.is_none_or(Strategy::is_honest)
+    }
+
+    /// Lists a tenth of its prices.
+    pub fn undercut(&mut self) {
+        let prices = self
+            .served
+            .iter_mut()
+            .flat_map(|model| &mut model.offer.prices.0);
+        for price in prices {
+            price.msat_per_million /= 10;
+        }
+    }
+
+    /// What one unit of output costs at most, rounded up. Msat.
+    pub fn unit(&self) -> u64 {
+        let models = self.served.iter().map(|model| &model.offer.prices);
+        let dearest = |prices: &Prices| {
+            let unit = prices.of(Meter::OutputToken).max(prices.of(Meter::Item));
+            unit.div_ceil(1_000_000)
+        };
+        models.map(dearest).max().unwrap_or(1).max(1)
     }
 
     /// Sells answers.
@@ -258,6 +291,10 @@ pub struct Node {
     pub cut: Option<u32>,
     /// State of planted bugs.
     pub bug: crate::plant::Memory,
+    /// What it does beside or instead of its machines.
+    pub adversary: Option<Box<dyn Adversary>>,
+    /// Wall time at tick 0. Milliseconds since the epoch.
+    pub epoch_ms: u64,
 }
 
 /// Index of a machine's lane.
@@ -271,23 +308,18 @@ pub fn lane_of(actor: Actor) -> usize {
     }
 }
 
-/// The models that anybody sells.
-pub fn models() -> [ModelDigest; 2] {
-    [ModelDigest([0xa1; 32]), ModelDigest([0xb2; 32])]
+/// The models that anybody sells; the last makes embeddings.
+pub fn models() -> [ModelDigest; 3] {
+    [
+        ModelDigest([0xa1; 32]),
+        ModelDigest([0xb2; 32]),
+        ModelDigest([0xe3; 32]),
+    ]
 }
 
-fn offer(model: ModelDigest, input: u64, output: u64) -> ModelOffer {
-    ModelOffer {
-        name: format!("model-{}", model.short()),
-        digest: model,
-        tokenizer: Digest(model.0),
-        template: Digest([1; 32]),
-        architecture: "sim".to_owned(),
-        quantisation: "none".to_owned(),
-        context: 4_096,
-        numerics: Some(NUMERICS.to_owned()),
-        prices: Prices::chat(input, output),
-    }
+/// Whether a model makes embeddings.
+pub fn embeds(model: &ModelDigest) -> bool {
+    *model == models()[2]
 }
 
 impl Node {
@@ -296,14 +328,21 @@ impl Node {
         index: usize,
         dice: &mut Dice,
         plan: &crate::faults::Plan,
+        profile: &Profile,
+        (strategies, vice): (&[Strategy], Option<Vice>),
         real_crypto: bool,
     ) -> Self {
         let (secret, order_secret) = (dice.bytes(), dice.bytes());
         let key = SimCrypto::new(&secret, real_crypto).key();
         let transport = SimCrypto::new(&order_secret, real_crypto).key();
         // The first few are honest hosts and validators, so that every world has a market.
-        let core = index < 6;
-        let vice = if index == REPLAYER && plan.byzantine_ppm > 0 {
+        let core = index < profile.core().max(3);
+        let strategy = crate::adversary::drawn(dice, strategies, index);
+        let vice = if strategy.is_some() {
+            Vice::None
+        } else if let Some(vice) = vice.filter(|_| index == SHOWING) {
+            vice
+        } else if index == REPLAYER && plan.byzantine_ppm > 0 {
             Vice::Replays
         } else if index == LIAR && plan.byzantine_ppm > 0 {
             Vice::WrongAnswers
@@ -315,16 +354,17 @@ impl Node {
         let needs_to_sell = matches!(
             vice,
             Vice::Greedy | Vice::Dear | Vice::Claims | Vice::WrongAnswers
-        );
-        let served = if core || needs_to_sell || dice.chance(250_000) {
-            draw_served(dice, index)
+        ) || strategy.is_some_and(Strategy::sells);
+        let hosts = index < profile.core() || needs_to_sell;
+        let served = if hosts || (!profile.storm && strategy.is_none() && dice.chance(250_000)) {
+            profile.served(dice, index)
         } else {
             Vec::new()
         };
         let per_day = if dice.chance(200_000) {
             dice.between(5, 40) * 1_000
         } else {
-            5_000_000
+            RICH.0
         };
         let mut limits = payment::Config {
             per_order: Msat(100_000),
@@ -332,22 +372,33 @@ impl Node {
             unknown_grace_ms: 120_000,
             ..payment::Config::default()
         };
+        if dice.chance(QUOTA_PPM) {
+            limits.free_quota = Msat(FREE_QUOTA);
+        }
         if dice.chance(200_000) {
             limits
                 .per_key
                 .insert("agent".to_owned(), Msat(dice.between(5, 30) * 1_000));
         }
         let skew = i64::try_from(dice.between(0, 2 * plan.skew_ms)).unwrap_or(0);
-        let person = Person {
+        let drift = i64::try_from(dice.between(0, 2 * profile.drift_ppm)).unwrap_or(0);
+        let mut person = Person {
             key,
             transport,
             lightning: lightning_id(&key),
             vice,
+            strategy,
+            quantum: profile.quantum(dice),
+            base_fee: 0,
             validator: index % 6 == 1 || index % 6 == 2,
             served,
             limits,
             skew_ms: skew - i64::try_from(plan.skew_ms).unwrap_or(0),
+            drift_ppm: drift - i64::try_from(profile.drift_ppm).unwrap_or(0),
         };
+        // Less than one unit of output is no step of payment.
+        person.quantum = person.quantum.max(person.unit());
+        let adversary = strategy.map(|strategy| strategy.begin(dice, &mut person));
         Node {
             person,
             secret,
@@ -364,6 +415,8 @@ impl Node {
             engine: Engine::default(),
             cut: None,
             bug: crate::plant::Memory::default(),
+            adversary,
+            epoch_ms: profile.epoch_ms,
         }
     }
 
@@ -383,7 +436,9 @@ impl Node {
 
     /// Both clocks at a world time.
     pub fn now(&self, world: u64) -> Now {
-        let wall = (EPOCH_MS + world / MS).saturating_add_signed(self.person.skew_ms);
+        let since = world / MS;
+        let drift = i64::try_from(since).unwrap_or(0) * self.person.drift_ppm / 1_000_000;
+        let wall = (self.epoch_ms + since).saturating_add_signed(self.person.skew_ms + drift);
         Now {
             tick: Tick(world.saturating_sub(self.booted)),
             wall: WallTime(wall),
@@ -416,6 +471,8 @@ impl Node {
         checks.serve = self.person.validator;
         checks.share_sampled = true;
         let limits = crate::plant::limits(plant, &self.person.limits);
+        let mut orders = Orders::new(NETWORK);
+        orders.quantum = Msat(self.person.quantum);
         Machines {
             discovery: discovery::Discovery::recover(
                 discovery::Config::new(NETWORK),
@@ -436,7 +493,7 @@ impl Node {
                 now,
             ),
             inference: inference::Inference::recover(
-                Orders::new(NETWORK),
+                orders,
                 crypto(),
                 Box::new(self.order_keys()),
                 seeds[2],
@@ -498,29 +555,11 @@ impl Node {
                 .collect(),
             limits,
             payment_modes: vec![PaymentMode::Metered],
-            quantum: Msat(QUANTUM),
+            quantum: Msat(person.quantum),
             addresses: vec![format!("sim/{index}")],
             created: WallTime(0),
             expires: WallTime(0),
             extensions: Vec::new(),
         })
     }
-}
-
-fn draw_served(dice: &mut Dice, index: usize) -> Vec<Served> {
-    let limits = HostLimits {
-        concurrent_orders: u32::try_from(dice.between(1, 3)).unwrap_or(1),
-        queued_orders: 2,
-        prompt_tokens: 2_048,
-        output_tokens: 512,
-    };
-    let mut served = Vec::new();
-    for (at, model) in models().into_iter().enumerate() {
-        if at == index % 2 || dice.chance(300_000) {
-            let output = dice.between(40, 300) * 1_000_000;
-            let offer = offer(model, output / 4, output);
-            served.push(Served { offer, limits });
-        }
-    }
-    served
 }

@@ -10,7 +10,7 @@ use protocol::manifest::PaymentMode;
 use protocol::money::Msat;
 use protocol::order::wire::{Handling, Path, Retention};
 use protocol::refusal::Code;
-use protocol::work::{Job, Sampling, Work};
+use protocol::work::{ChatMessage, Job, Sampling, Work};
 
 /// How a purchase ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,22 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
         .collect();
     let agent = dice.chance(300_000);
     let by_name = dice.chance(300_000);
-    let model = models()[dice.below(2)];
+    let kind = dice.below(10);
+    let embeds = !healed && kind == 0;
+    let model = models()[if embeds { 2 } else { dice.below(2) }];
+    let work = match kind {
+        0 if embeds => Work::Embed {
+            texts: (0..dice.between(1, 12)).map(|_| text.clone()).collect(),
+        },
+        1..4 => Work::Chat {
+            messages: vec![ChatMessage {
+                role: "user".to_owned(),
+                content: text,
+            }],
+        },
+        _ => Work::Complete { prompt: text },
+    };
+    let long = dice.chance(50_000);
     BuyRequest {
         request,
         model: match (healed, by_name) {
@@ -57,8 +72,8 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
             (false, false) => ModelSelector::Digest(model),
         },
         job: Job {
-            work: Work::Complete { prompt: text },
-            max_output: u32::try_from(dice.between(4, 160)).unwrap_or(4),
+            work,
+            max_output: u32::try_from(dice.between(4, if long { 900 } else { 160 })).unwrap_or(4),
             sampling: Sampling::default(),
             seed: dice.between(0, u64::MAX - 1),
             stop: Vec::new(),

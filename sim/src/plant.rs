@@ -4,9 +4,11 @@
 //! caught within a few seeds. Never cargo features, which unify across a
 //! workspace, and never changes to the machines themselves.
 
+mod credit;
+mod frames;
 mod wrap;
 
-pub use wrap::{crashed, effects, inputs, limits, recovered, synced};
+pub use wrap::{crashed, effects, inputs, limits, recovered, strategy, synced, vice};
 
 use protocol::chain::ChainedToken;
 use protocol::ids::{EffectId, NodeKey, PaymentHash};
@@ -47,6 +49,48 @@ pub enum Plant {
     StallCredit,
     /// Debts that hosts claim are paid without a look into the books.
     BelieveDebt,
+    /// Payments open eight times the window that they should.
+    WideWindow,
+    /// A key never seen before is trusted.
+    StrangerCredit,
+    /// What a buyer left unpaid is not written down.
+    ForgiveDebt,
+    /// More is written down as a debt than was left unpaid.
+    InventDebt,
+    /// An invoice counts as paid when it is made.
+    CreditEarly,
+    /// Routing fees are not booked.
+    FeeForgotten,
+    /// The wallet may take any routing fee.
+    FeeUnbounded,
+    /// Buyers order with four times the cap that was asked for.
+    CapIgnored,
+    /// Buyers order another model of the host that they chose.
+    ModelMixup,
+    /// What a host was found to do is not held against it.
+    LiarForgiven,
+    /// The receipt's cost is off by one.
+    ReceiptCost,
+    /// The receipt leaves a payment out.
+    ReceiptPayments,
+    /// The receipt has another head of the chain.
+    ReceiptHead,
+    /// Invoices have another head of the chain.
+    InvoiceHead,
+    /// A token is altered after it entered the chain.
+    TokenAltered,
+    /// A chunk is lost between the machine and the stream.
+    ChunkLost,
+    /// The prompt is counted twice.
+    CountTwice,
+    /// The user sees other words.
+    WordsAltered,
+    /// The user does not see all of the output.
+    OutputLost,
+    /// Nonces are never deleted.
+    NoncesKept,
+    /// Orders under way are forgotten at a restart.
+    OrdersForgotten,
 }
 
 /// A bug's name, what it does, and who must catch it.
@@ -85,6 +129,27 @@ labels! {
     BudgetIgnored "budget-ignored" "budgets-kept" "limits of the day and of the key do not hold"
     Overcommit "overcommit" "bounds-kept" "more orders run than there are slots"
     BelieveDebt "believe-debt" "no-prepayment" "debts that hosts claim are paid without a look into the books"
+    WideWindow "wide-window" "loss-bounded" "payments open eight times the window that they should"
+    StrangerCredit "stranger-credit" "loss-bounded" "a key never seen before is trusted"
+    ForgiveDebt "forgive-debt" "loss-bounded" "what a buyer left unpaid is not written down"
+    InventDebt "invent-debt" "debts-true" "more is written down as a debt than was left unpaid"
+    CreditEarly "credit-early" "credit-window" "an invoice counts as paid when it is made"
+    FeeForgotten "fee-forgotten" "books-agree" "routing fees are not booked"
+    FeeUnbounded "fee-unbounded" "cost-capped" "the wallet may take any routing fee"
+    CapIgnored "cap-ignored" "wish-kept" "buyers order with four times the cap that was asked for"
+    ModelMixup "model-mixup" "wish-kept" "buyers order another model of the host that they chose"
+    LiarForgiven "liar-forgiven" "liars-shunned" "what a host was found to do is not held against it"
+    ReceiptCost "receipt-cost" "fair-blame" "the receipt's cost is off by one"
+    ReceiptPayments "receipt-payments" "fair-blame" "the receipt leaves a payment out"
+    ReceiptHead "receipt-head" "fair-blame" "the receipt has another head of the chain"
+    InvoiceHead "invoice-head" "fair-blame" "invoices have another head of the chain"
+    TokenAltered "token-altered" "fair-blame" "a token is altered after it entered the chain"
+    ChunkLost "chunk-lost" "fair-blame" "a chunk is lost between the machine and the stream"
+    CountTwice "count-twice" "input-true" "the prompt is counted twice"
+    WordsAltered "words-altered" "text-true" "the user sees other words"
+    OutputLost "output-lost" "text-true" "the user does not see all of the output"
+    NoncesKept "nonces-kept" "strangers-bounded" "nonces are never deleted"
+    OrdersForgotten "orders-forgotten" "accounts-kept" "orders under way are forgotten at a restart"
     StallCredit "stall-credit" "all-served" "payments do not extend the engine's allowance"
 }
 
@@ -104,4 +169,5 @@ pub struct Memory {
     pub(super) ghosts: BTreeMap<NodeKey, Candidate>,
     pub(super) asked: BTreeMap<EffectId, Vec<ChainedToken>>,
     pub(super) journal: VecDeque<Vec<Record>>,
+    pub(super) count: u64,
 }

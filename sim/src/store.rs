@@ -50,6 +50,19 @@ impl Store {
             .collect()
     }
 
+    /// Records in a table whose keys begin differently in their first bytes: orders, not parts
+    /// of them. For the checkers of bounds.
+    pub fn distinct(&self, table: Table, bytes: usize) -> usize {
+        let keys = self
+            .records
+            .range((table, Vec::new())..)
+            .take_while(|((found, _), _)| *found == table);
+        let starts: std::collections::BTreeSet<&[u8]> = keys
+            .map(|((_, key), _)| key.get(..bytes).unwrap_or(key))
+            .collect();
+        starts.len()
+    }
+
     /// Records in a table: for the checkers of bounds.
     pub fn count(&self, table: Table) -> usize {
         self.records

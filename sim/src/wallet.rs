@@ -61,6 +61,8 @@ pub struct Wallet {
     pub remote: u64,
     /// Both, as the channel was opened.
     pub opened: (u64, u64),
+    /// What its last hop takes for each payment that comes in, in msat; the hub keeps it.
+    pub base_fee: u64,
     /// By hash.
     pub outgoing: BTreeMap<PaymentHash, Outgoing>,
     /// By hash.
@@ -104,11 +106,12 @@ impl Wallets {
     }
 
     /// Opens a node's channel.
-    pub fn open(&mut self, local: u64, remote: u64) {
+    pub fn open(&mut self, local: u64, remote: u64, base_fee: u64) {
         self.of.push(Wallet {
             local,
             remote,
             opened: (local, remote),
+            base_fee,
             ..Wallet::default()
         });
     }
@@ -146,6 +149,12 @@ impl Wallets {
         hash
     }
 
+    /// Invoices of a node that could still be paid, by its clock.
+    pub fn payable(&self, node: usize, wall: WallTime) -> usize {
+        let open = |issued: &&Issued| !issued.paid && issued.expires > wall;
+        self.of[node].issued.values().filter(open).count()
+    }
+
     /// Who is paid by a hash.
     pub fn payee(&self, hash: &PaymentHash) -> Option<usize> {
         self.payees.get(hash).copied()
@@ -166,8 +175,9 @@ impl Wallets {
         if self.of[payer].outgoing.contains_key(&hash) {
             return Err(NoWay::AskedBefore);
         }
-        // The hub's fee: one sat in a thousand, at most what is allowed.
-        let fee = Msat(msat.0 / 1_000);
+        // The hub's fee: one sat in a thousand, and what the payee's channel takes; at most what is allowed.
+        let base = self.payee(&hash).map_or(0, |payee| self.of[payee].base_fee);
+        let fee = Msat(msat.0 / 1_000 + base);
         let whole = msat.0 + fee.0;
         if !self.payees.contains_key(&hash) || fee > max_fee || self.of[payer].local < whole {
             return Err(NoWay::CannotPay);

@@ -12,20 +12,25 @@ mod money;
 mod perform;
 mod wire;
 
+pub(crate) use havoc::{resign, resign_with};
+
+use crate::adversary::{Adversary, Choice, Hand, Strategy};
 use crate::check::{Court, Seen, Violation};
 use crate::dice::{Dice, MS};
 use crate::event::{Event, Fault, Mind, NodeIx, Queue};
 use crate::faults::Plan;
 use crate::net::Net;
-use crate::node::{AnyEffect, Node, lane_of};
+use crate::node::{AnyEffect, Node, RICH, lane_of};
 use crate::people::{self, End, Purchase};
 use crate::plant::Plant;
+use crate::profile::Profile;
 use crate::record::{Life, Recorder};
 use crate::relay::{RELAYS, Relay};
 use crate::trace::Trace;
 use crate::wallet::Wallets;
-use protocol::ids::{EffectId, ModelDigest, NodeKey, RequestId, StreamId};
+use protocol::ids::{EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::{Admission, Input as OrderInput};
+use protocol::refusal::Code;
 use protocol::route::{Actor, Delivery};
 use protocol::time::Now;
 use protocol::{discovery, payment};
@@ -40,6 +45,14 @@ const ASK_AGAIN_MS: u64 = 6 * 60_000;
 const REBALANCE_MS: u64 = 3_600_000;
 /// Attempts of one wish in the healed phase.
 const HEALED_TRIES: u32 = 6;
+/// How often the checkers look at what is stored. Milliseconds.
+const SURVEY_MS: u64 = 300_000;
+/// Seeds that are storms anyway. Per million: they take ten times as long.
+const STORM_PPM: u32 = 40_000;
+/// How many times the people of a storm buy.
+const STORM: u64 = 10;
+/// Msat in an adversary's channel, either way: it does not run dry.
+const DEEP: u64 = 500_000_000;
 /// The mailbox of `actors::driver`.
 const MAILBOX: usize = 16_384;
 
@@ -82,6 +95,10 @@ pub struct Options {
     pub plant: Option<Plant>,
     /// Sign with BIP340.
     pub real_crypto: bool,
+    /// Who attacks.
+    pub adversaries: Choice,
+    /// Ten times the people and two hosts, in every seed.
+    pub storm: bool,
 }
 
 impl Options {
@@ -94,6 +111,8 @@ impl Options {
             purchases_per_hour: 4,
             plant: None,
             real_crypto: false,
+            adversaries: Choice::default(),
+            storm: false,
         }
     }
 }
@@ -138,6 +157,7 @@ pub struct World {
     pub(crate) queue: Queue,
     pub(crate) dice: Dice,
     pub(crate) plan: Plan,
+    pub(crate) profile: Profile,
     pub(crate) healed: bool,
     pub(crate) nodes: Vec<Node>,
     pub(crate) net: Net,
@@ -148,6 +168,11 @@ pub struct World {
     pub(crate) purchases: BTreeMap<(NodeIx, RequestId), Purchase>,
     next_request: u64,
     answered: BTreeMap<NodeIx, Result<(), String>>,
+    /// Streams that an adversary holds in place of its machines.
+    pub(crate) raw: BTreeSet<StreamId>,
+    /// Payments that an adversary made in place of its machines.
+    pub(crate) own_payments: BTreeSet<PaymentHash>,
+    strategies: Vec<Strategy>,
     orders_seen: Vec<(u64, NodeIx, NodeIx, Vec<u8>)>,
     court: Court,
     pub(crate) trace: Trace,
@@ -162,13 +187,25 @@ impl World {
     pub fn new(options: Options) -> Self {
         let mut dice = Dice::new(options.seed);
         let plan = Plan::draw(&mut dice, options.nodes);
+        let storm = dice.chance(STORM_PPM) || options.storm;
+        let profile = Profile::draw(&mut dice, options.nodes, storm);
+        let mut strategies = options.adversaries.draw(&mut dice);
+        strategies.extend(crate::plant::strategy(options.plant));
         let nodes: Vec<Node> = (0..options.nodes)
-            .map(|index| Node::draw(index, &mut dice, &plan, options.real_crypto))
+            .map(|index| {
+                let signs = options.real_crypto;
+                let attackers = (&strategies[..], crate::plant::vice(options.plant));
+                Node::draw(index, &mut dice, &plan, &profile, attackers, signs)
+            })
             .collect();
         let mut wallets = Wallets::default();
-        for _ in &nodes {
-            let local = dice.between(500, 5_000) * 1_000;
-            wallets.open(local, dice.between(2_000, 20_000) * 1_000);
+        for node in &nodes {
+            let (local, remote) = (dice.between(500, 5_000), dice.between(2_000, 20_000));
+            let (local, remote) = match node.person.strategy {
+                Some(_) => (DEEP, DEEP),
+                None => (local * 1_000, remote * 1_000),
+            };
+            wallets.open(local, remote, node.person.base_fee);
         }
         let people = nodes.iter().map(|node| node.person.clone()).collect();
         let mut world = World {
@@ -176,6 +213,7 @@ impl World {
             queue: Queue::default(),
             dice,
             plan,
+            profile,
             healed: false,
             nodes,
             net: Net::default(),
@@ -187,6 +225,9 @@ impl World {
             purchases: BTreeMap::new(),
             next_request: 0,
             answered: BTreeMap::new(),
+            raw: BTreeSet::new(),
+            own_payments: BTreeSet::new(),
+            strategies,
             orders_seen: Vec::new(),
             court: Court::new(people),
             trace: Trace::default(),
@@ -202,16 +243,34 @@ impl World {
         for node in 0..self.nodes.len() {
             let at = self.dice.ms(0, 20_000);
             self.queue.push(at, Event::Fault(Fault::Restart { node }));
-            let first = self
-                .dice
-                .ms(30_000, 3_600_000 / self.options.purchases_per_hour.max(1));
+            let first = self.dice.ms(30_000, 30_000 + self.purchase_ms());
             self.queue.push(first, Event::Want { node, tries: 0 });
+            if let Some(pace) = self.nodes[node]
+                .adversary
+                .as_ref()
+                .and_then(|a| a.pace_ms())
+            {
+                let at = self.dice.ms(40_000, 40_000 + pace);
+                self.queue.push(at, Event::Act { node });
+            }
         }
+        self.queue.push(SURVEY_MS * MS, Event::Survey);
         self.schedule_havoc();
         self.queue.push(REBALANCE_MS * MS, Event::Rebalance);
         self.queue.push(self.options.safety_ms * MS, Event::Heal);
         let end = self.options.safety_ms + HEALED_MS;
         self.queue.push(end * MS, Event::Audit);
+    }
+
+    /// Mean pause between two purchases of a node. Milliseconds.
+    fn purchase_ms(&self) -> u64 {
+        let times = if self.profile.storm { STORM } else { 1 };
+        3_600_000 / (self.options.purchases_per_hour * times).max(1)
+    }
+
+    /// The adversaries at work in this seed.
+    pub fn strategies(&self) -> &[Strategy] {
+        &self.strategies
     }
 
     /// Runs to the end; returns what the checkers found.
@@ -297,6 +356,16 @@ impl World {
             } => self.mind(node, epoch, request, what),
             Event::Fault(fault) => self.fault(fault),
             Event::Replay { from, to, bytes } => self.replay_order(from, to, bytes),
+            Event::Act { node } => self.act(node),
+            Event::Announce { node } => {
+                if self.up(node) {
+                    self.announce(node);
+                }
+            }
+            Event::Survey => {
+                self.survey();
+                self.queue.push(self.now + SURVEY_MS * MS, Event::Survey);
+            }
             Event::Rebalance => {
                 self.wallets.rebalance();
                 self.watch_total();
@@ -365,6 +434,22 @@ impl World {
         self.nodes[node].lanes[lane_of(actor)].mail = self.nodes[node].lanes[lane_of(actor)]
             .mail
             .saturating_sub(1);
+        let given = match self.nodes[node].adversary.take() {
+            None => vec![delivery],
+            Some(mut adversary) => {
+                let given = adversary.input(&mut self.hand(node), delivery);
+                self.nodes[node].adversary = Some(adversary);
+                given
+            }
+        };
+        for delivery in given {
+            self.handle(node, delivery);
+        }
+    }
+
+    /// One turn of a machine with an input.
+    fn handle(&mut self, node: NodeIx, delivery: Delivery) {
+        let actor = delivery.to();
         self.see(Seen::Handed {
             node,
             delivery: &delivery,
@@ -387,6 +472,54 @@ impl World {
         self.after_turn(node, actor, effects);
     }
 
+    pub(crate) fn hand(&mut self, node: NodeIx) -> Hand<'_> {
+        Hand { world: self, node }
+    }
+
+    /// Lets a node's adversary do something, if it has one and runs.
+    pub(crate) fn adversary(
+        &mut self,
+        node: NodeIx,
+        does: impl FnOnce(&mut dyn Adversary, &mut Hand<'_>),
+    ) {
+        if !self.up(node) {
+            return;
+        }
+        if let Some(mut adversary) = self.nodes[node].adversary.take() {
+            does(adversary.as_mut(), &mut self.hand(node));
+            self.nodes[node].adversary = Some(adversary);
+        }
+    }
+
+    fn act(&mut self, node: NodeIx) {
+        self.adversary(node, |adversary, hand| adversary.act(hand));
+        let pace = self.nodes[node]
+            .adversary
+            .as_ref()
+            .and_then(|a| a.pace_ms());
+        if let Some(pace) = pace {
+            let at = self.now + self.dice.ms(pace * 3 / 4, pace * 5 / 4);
+            self.queue.push(at, Event::Act { node });
+        }
+    }
+
+    /// Shows the checkers every disk.
+    fn survey(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.up(node) {
+                let wall = self.nodes[node].now(self.now).wall;
+                let invoices = self.wallets.payable(node, wall);
+                let store = std::mem::take(&mut self.nodes[node].store);
+                self.see(Seen::Stored {
+                    node,
+                    store: &store,
+                    invoices,
+                });
+                self.nodes[node].store = store;
+            }
+        }
+    }
+
     fn note(
         &mut self,
         node: NodeIx,
@@ -405,8 +538,21 @@ impl World {
         let one = &mut self.nodes[node];
         let wall = one.now(self.now).wall;
         let person = one.person.clone();
-        let effects = crate::plant::effects(plant, &mut one.bug, &person, effects);
+        let crypto = one.crypto();
+        let effects = crate::plant::effects(plant, &mut one.bug, (&person, &crypto), effects);
         let effects = crate::world::havoc::vicious(&self.nodes[node], effects);
+        let effects = match self.nodes[node].adversary.take() {
+            None => effects,
+            Some(mut adversary) => {
+                let mut hand = self.hand(node);
+                let effects = effects
+                    .into_iter()
+                    .flat_map(|effect| adversary.effect(&mut hand, effect))
+                    .collect();
+                self.nodes[node].adversary = Some(adversary);
+                effects
+            }
+        };
         self.trace
             .numbers(&[node as u64, lane_of(actor) as u64, effects.len() as u64]);
         for effect in &effects {
@@ -528,9 +674,7 @@ impl World {
                 return;
             }
         }
-        let served = self.nodes[node].person.served.clone();
-        let serve = Delivery::Inference(OrderInput::Serve(served));
-        self.post(node, Via::Person, serve, 0);
+        self.serve(node);
         self.post(
             node,
             Via::Person,
@@ -541,6 +685,13 @@ impl World {
         self.subscribe(node);
         self.repeat(node);
         self.replay_at_restart(node);
+    }
+
+    /// A node's operator says what it serves.
+    pub(crate) fn serve(&mut self, node: NodeIx) {
+        let served = self.nodes[node].person.served.clone();
+        let serve = Delivery::Inference(OrderInput::Serve(served));
+        self.post(node, Via::Person, serve, 0);
     }
 
     pub(crate) fn announce(&mut self, node: NodeIx) {
@@ -556,7 +707,7 @@ impl World {
     fn want(&mut self, node: NodeIx, tries: u32) {
         let healed = tries > 0 || self.healed;
         if !self.healed {
-            let mean = 3_600_000 / self.options.purchases_per_hour.max(1);
+            let mean = self.purchase_ms();
             let at = self.now + self.dice.pause(mean);
             self.queue.push(at, Event::Want { node, tries: 0 });
         } else if tries == 0 {
@@ -578,6 +729,7 @@ impl World {
         };
         self.purchases.insert((node, request), purchase);
         self.tally.purchases += 1;
+        self.see(Seen::Wished { node, wish: &order });
         self.post(
             node,
             Via::Person,
@@ -636,12 +788,12 @@ impl World {
         if !healed || !self.healed {
             return;
         }
-        let poor = matches!(
-            end,
-            End::Failed(
-                protocol::refusal::Code::BudgetExhausted | protocol::refusal::Code::WalletCannotPay
-            )
-        );
+        // Only its own limits and its own wallet excuse: a host may say the same.
+        let poor = match end {
+            End::Failed(Code::BudgetExhausted) => self.nodes[node].person.limits.per_day < RICH,
+            End::Failed(Code::WalletCannotPay) => self.wallets.of[node].local < 2 * RICH.0 / 100,
+            _ => false,
+        };
         if end == End::Finished || poor {
             self.answered.insert(node, Ok(()));
         } else if !matches!(self.answered.get(&node), Some(Ok(()))) {

@@ -1,5 +1,6 @@
 //! Worlds of the simulator as tests: clean seeds, kept seeds, planted bugs.
 
+use sim::adversary::{self, Choice, State};
 use sim::plant::{ALL, Plant};
 use sim::run;
 use sim::world::Options;
@@ -32,6 +33,39 @@ fn no_checker_trips_and_every_trace_repeats() {
             report.seed
         );
     }
+}
+
+#[test]
+fn no_adversary_that_is_held_trips_a_checker() {
+    let held = |label: &&adversary::Label| label.state == State::Held;
+    for label in adversary::ALL.iter().filter(held) {
+        for seed in 1..=3 {
+            let options = Options {
+                adversaries: Choice::Only(label.strategy),
+                ..small(seed, None)
+            };
+            let report = run::seed(&options, false, |_, _| {});
+            assert!(
+                report.passed(),
+                "{} at seed {seed}: {:#?}",
+                label.name,
+                report.outcome.violations
+            );
+        }
+    }
+}
+
+#[test]
+fn a_storm_leaves_two_hosts_standing() {
+    let options = Options {
+        storm: true,
+        safety_ms: 600_000,
+        adversaries: Choice::Nobody,
+        ..small(5, None)
+    };
+    let report = run::seed(&options, true, |_, _| {});
+    assert!(report.passed(), "{:#?}", report.outcome.violations);
+    assert!(report.outcome.tally.finished > 50);
 }
 
 #[test]

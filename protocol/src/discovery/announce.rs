@@ -110,7 +110,14 @@ impl Own {
 
     fn publish(&mut self, now: Now, ids: &mut EffectIds, out: &mut Outbox<Effect>) {
         // Relays count in seconds and keep the later one: a renewal must be at least one second younger.
-        let created = now.wall.max(self.created.after_ms(1_000));
+        // One that was made under a clock that ran far ahead binds nobody: no relay took it.
+        let before = self.created.after_ms(1_000);
+        let future = before > now.wall.after_ms(limits::ENVELOPE_WINDOW_MS);
+        let created = if future {
+            now.wall
+        } else {
+            now.wall.max(before)
+        };
         self.created = created;
         self.manifest.created = created;
         self.manifest.expires = created.after_ms(limits::LISTING_TTL_MS);

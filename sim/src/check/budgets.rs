@@ -89,10 +89,10 @@ impl Checker for Budgets {
                 wall,
                 effect: AnyEffect::Payment(Effect::Pay { hash, .. }),
             } => {
-                let (order, _) = facts.index.hashes.get(hash)?;
+                let (_, book) = facts.index.paid_by(hash)?;
                 let key = self
                     .orders
-                    .get(&(*node, *order))
+                    .get(&(*node, book.id))
                     .cloned()
                     .unwrap_or_default();
                 self.planned.insert(*hash, (wall.0 / DAY_MS, key));

@@ -1,15 +1,18 @@
 //! The checkers' own books of orders: who, with whom, for how much, how far.
 //!
-//! Filled from frames on the wire and from the wallet network alone.
+//! Filled from frames on the wire and from the wallet network alone. An order is known by the
+//! digest of what its buyer signed: buyers choose ids, and a dishonest one uses an id twice.
 
 use super::Seen;
+use crate::engine;
 use crate::event::NodeIx;
-use crate::node::{Person, QUANTUM};
+use crate::node::{AnyEffect, Person};
 use protocol::codec;
 use protocol::envelope::{Envelope, Signed};
-use protocol::ids::{ModelDigest, OrderId, PaymentHash, StreamId};
+use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash, StreamId};
+use protocol::inference::io::Effect;
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
-use protocol::money::Meter;
+use protocol::money::{Counts, Meter, Prices};
 use protocol::order::wire::{Frame, Invoice, Order, Terms};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,112 +20,199 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One order as the wire shows it.
 #[derive(Debug, Clone)]
 pub struct OrderBook {
+    /// What the buyer calls it.
+    pub id: OrderId,
+    /// The key that signed it.
+    pub key: NodeKey,
     /// Who buys.
     pub buyer: NodeIx,
     /// Who sells.
     pub host: NodeIx,
     /// The model.
     pub model: ModelDigest,
+    /// What one delivered unit is.
+    pub meter: Meter,
     /// The buyer's cap. Msat.
     pub max_cost: u64,
+    /// Prompt tokens as the world's tokenizer counts them.
+    pub counted: u64,
     /// Prompt tokens by the terms.
-    pub input: u64,
+    pub input: Counts,
+    /// What the terms charge, never more than the host ever listed.
+    pub prices: Prices,
     /// Debt by the terms. Msat.
     pub carried: u64,
     /// There are terms.
     pub terms: bool,
     /// The buyer countersigned a receipt: both sides have the same account.
     pub agreed: bool,
-    /// Output tokens that left the host.
+    /// Output units that left the host.
     pub sent: u64,
-    /// Output tokens that reached the buyer.
+    /// Chunks that left the host.
+    pub chunks: u64,
+    /// When the last of them did. World time in milliseconds.
+    pub last_ms: u64,
+    /// Output units that reached the buyer.
     pub delivered: u64,
     /// Paid, as the wallets have it. Msat.
     pub settled: u64,
-    /// Sum of payments asked of the wallet. Msat.
-    pub asked: u64,
-    /// Largest window granted so far. Msat.
-    pub window: u64,
+    /// Routing fees of it. Msat.
+    pub fees: u64,
     /// Its payments: seq to hash.
     pub hashes: BTreeMap<u32, PaymentHash>,
 }
 
 impl OrderBook {
-    /// Cost of `output` tokens and the prompt at the listed price, in msat, rounded down once.
-    pub fn cost(&self, people: &[Person], output: u64) -> u64 {
-        let Some(host) = people.get(self.host) else {
-            return 0;
-        };
-        let offer = host
-            .served
-            .iter()
-            .find(|served| served.offer.digest == self.model);
-        let price = |meter| {
-            let prices = offer.map(|served| &served.offer.prices.0);
-            let found = prices
-                .into_iter()
-                .flatten()
-                .find(|price| price.meter == meter);
-            found.map_or(0, |price| u128::from(price.msat_per_million))
-        };
-        let sum = price(Meter::InputToken) * u128::from(self.input)
-            + price(Meter::OutputToken) * u128::from(output);
+    /// Cost of `output` units and the prompt, in msat, rounded down once.
+    pub fn cost(&self, output: u64) -> u64 {
+        let part = |meter, count: u64| u128::from(self.prices.of(meter)) * u128::from(count);
+        let sum = part(Meter::InputToken, self.input.input_tokens)
+            + part(Meter::CachedInputToken, self.input.cached_input_tokens)
+            + part(self.meter, output);
         u64::try_from(sum / 1_000_000).unwrap_or(u64::MAX)
     }
+
+    /// Cost of one unit of output, rounded up. Msat.
+    pub fn unit(&self) -> u64 {
+        self.prices.of(self.meter).div_ceil(1_000_000)
+    }
 }
+
+/// What one buyer key had of one host in all.
+#[derive(Debug, Clone, Default)]
+pub struct KeyBook {
+    /// Worth of everything delivered, prompts of answers that began included. Msat.
+    pub value: u64,
+    /// Paid, as the wallets have it. Msat.
+    pub paid: u64,
+    /// When something was last paid. World time in milliseconds.
+    pub last_ms: u64,
+    /// What was paid less than a minute before that. Msat.
+    pub lately: u64,
+}
+
+impl KeyBook {
+    /// Delivered and not paid. Msat.
+    pub fn unpaid(&self) -> u64 {
+        self.value.saturating_sub(self.paid)
+    }
+}
+
+/// A payment's way from the wallet into a host's books takes no longer, where nothing is down. Milliseconds.
+const BOOKED_MS: u64 = 60_000;
+
+/// An order that stands still unpaid ends within this time. Milliseconds.
+const UNDER_WAY_MS: u64 = 90_000;
 
 /// All orders.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// By id.
-    pub orders: BTreeMap<OrderId, OrderBook>,
+    /// By host and buyer key.
+    pub keys: BTreeMap<(NodeIx, NodeKey), KeyBook>,
+    /// By the digest of the signed order.
+    pub orders: BTreeMap<Digest, OrderBook>,
     /// Which order a stream carries, by the host's end and by the buyer's.
-    pub streams: BTreeMap<StreamId, OrderId>,
+    pub streams: BTreeMap<StreamId, Digest>,
     /// Which invoice a hash belongs to.
-    pub hashes: BTreeMap<PaymentHash, (OrderId, u32)>,
+    pub hashes: BTreeMap<PaymentHash, (Digest, u32)>,
     /// Settled hashes.
     pub settled: BTreeSet<PaymentHash>,
     /// Failed hashes.
     pub failed: BTreeSet<PaymentHash>,
+    /// Prices that a host ever listed for a model.
+    listed: BTreeMap<(NodeIx, ModelDigest), Vec<Prices>>,
+    /// The largest quantum that a host ever listed. Msat.
+    quanta: BTreeMap<NodeIx, u64>,
 }
 
 /// Reads a signed body without believing it.
 pub fn body<T: DeserializeOwned>(signed: &Signed) -> Option<T> {
-    let envelope: Envelope = codec::decode(&signed.bytes, MAX_ORDER_FRAME_BYTES).ok()?;
-    codec::decode(&envelope.body, MAX_ORDER_FRAME_BYTES).ok()
+    codec::decode(&envelope(signed)?.body, MAX_ORDER_FRAME_BYTES).ok()
+}
+
+/// Reads the envelope of a signed body without believing it.
+pub fn envelope(signed: &Signed) -> Option<Envelope> {
+    codec::decode(&signed.bytes, MAX_ORDER_FRAME_BYTES).ok()
 }
 
 impl Index {
+    /// Remembers what a host lists from now on.
+    pub fn list(&mut self, node: NodeIx, person: &Person) {
+        for model in &person.served {
+            let prices = self.listed.entry((node, model.offer.digest)).or_default();
+            if !prices.contains(&model.offer.prices) {
+                prices.push(model.offer.prices.clone());
+            }
+        }
+        let quantum = self.quanta.entry(node).or_default();
+        *quantum = (*quantum).max(person.quantum);
+    }
+
+    /// The largest step of payment that a host ever listed. Msat.
+    pub fn quantum(&self, host: NodeIx) -> u64 {
+        self.quanta.get(&host).copied().unwrap_or(0)
+    }
+
     /// The most that a buyer can owe a host from its other orders with it. Where an order
     /// broke off, output may have been under way: the window, at most. Msat.
-    pub fn owed(&self, people: &[Person], id: &OrderId, order: &OrderBook) -> u64 {
+    pub fn owed(&self, id: &Digest, order: &OrderBook) -> u64 {
         let others = self.orders.iter().filter(|(other, book)| {
             *other != id && book.terms && (book.buyer, book.host) == (order.buyer, order.host)
         });
         let left = |book: &OrderBook| {
-            // As a buyer must reckon, who sees no window grow: it may double with each payment.
-            let doublings = u32::try_from(book.hashes.len() + 1).unwrap_or(6).min(6);
+            // What the host may have sent unseen: never more than was ordered, nor than the key's
+            // window, which is no wider than what it ever paid.
+            let paid = self.keys.get(&(book.host, book.key));
+            let window =
+                paid.map_or(0, |paid| paid.paid) + self.quantum(book.host).max(book.unit());
             let under_way = match book.agreed {
                 true => 0,
-                false => (book.window.max(2 * QUANTUM) << doublings).min(book.max_cost),
+                false => book.max_cost.min(window),
             };
-            let due = book.cost(people, book.sent.max(book.delivered)) + book.carried + under_way;
+            let due = book.cost(book.sent.max(book.delivered)) + book.carried + under_way;
             due.saturating_sub(book.settled)
         };
-        let (all, taken_up) = others.fold((0, 0), |(all, taken_up), (_, book)| {
+        let (all, taken_up) = others.fold((0u64, 0u64), |(all, taken_up), (_, book)| {
             let part = if book.settled > 0 { book.carried } else { 0 };
-            (all + left(book), taken_up + part)
+            (all.saturating_add(left(book)), taken_up + part)
         });
-        u64::saturating_sub(all, taken_up)
+        all.saturating_sub(taken_up)
     }
 
     /// The order on a stream.
-    pub fn on(&self, stream: StreamId) -> Option<(&OrderId, &OrderBook)> {
+    pub fn on(&self, stream: StreamId) -> Option<(&Digest, &OrderBook)> {
         self.orders.get_key_value(self.streams.get(&stream)?)
     }
 
+    /// What a host may still claim as a debt of a key: what each of its orders left unpaid, less
+    /// what later ones paid of it; and what was paid so lately that the host need not know. An
+    /// entry that brought nothing pays no other order. Msat.
+    pub fn claimable(&self, host: NodeIx, key: &NodeKey, now_ms: u64) -> u64 {
+        let orders = self.orders.values();
+        let ours = orders.filter(|book| book.host == host && book.key == *key);
+        let (left, taken_up) = ours.fold((0u64, 0u64), |(left, taken_up), book| {
+            let value = if book.chunks > 0 {
+                book.cost(book.sent)
+            } else {
+                0
+            };
+            let over = book.settled.saturating_sub(value).min(book.carried);
+            (left + value.saturating_sub(book.settled), taken_up + over)
+        });
+        let lately = self.keys.get(&(host, *key)).map_or(0, |book| {
+            let known = now_ms.saturating_sub(book.last_ms) >= BOOKED_MS;
+            if known { 0 } else { book.lately }
+        });
+        left.saturating_sub(taken_up) + lately
+    }
+
+    /// The order that a hash pays.
+    pub fn paid_by(&self, hash: &PaymentHash) -> Option<(&Digest, &OrderBook)> {
+        self.orders.get_key_value(&self.hashes.get(hash)?.0)
+    }
+
     /// Follows what is seen.
-    pub fn see(&mut self, _people: &[Person], seen: &Seen<'_>) {
+    pub fn see(&mut self, now_ms: u64, seen: &Seen<'_>) {
         match seen {
             Seen::Arrived {
                 from,
@@ -131,45 +221,67 @@ impl Index {
                 peer,
                 frame,
             } => self.arrived(*from, *to, *stream, *peer, frame),
-            Seen::Sent { stream, frame, .. } => {
-                if let Frame::Chunk(chunk) = frame
-                    && let Some(order) = self.streams.get(stream)
-                    && let Some(book) = self.orders.get_mut(order)
-                {
-                    book.sent += chunk.tokens.len() as u64;
+            // Also into a stream that is gone, which a host does not know yet.
+            Seen::Performed {
+                effect: AnyEffect::Inference(Effect::Send { stream, frame }),
+                ..
+            } => {
+                if let Frame::Chunk(chunk) = frame.as_ref() {
+                    self.sent(now_ms, *stream, chunk.tokens.len() as u64);
                 }
-                self.invoices(*stream, frame);
             }
-            Seen::Settled { hash, msat, .. } => {
+            Seen::Sent { stream, frame, .. } => self.invoices(*stream, frame),
+            Seen::Settled {
+                hash, msat, fee, ..
+            } => {
                 self.settled.insert(*hash);
                 if let Some((order, _)) = self.hashes.get(hash)
                     && let Some(book) = self.orders.get_mut(order)
                 {
                     book.settled += msat;
+                    book.fees += fee;
+                    let key = self.keys.entry((book.host, book.key)).or_default();
+                    key.paid += msat;
+                    let lately = now_ms.saturating_sub(key.last_ms) < BOOKED_MS;
+                    key.lately = if lately { key.lately + msat } else { *msat };
+                    key.last_ms = now_ms;
                 }
             }
+            Seen::Crashed { node } => self.forgive(now_ms, *node),
             Seen::PayFailed { hash, .. } => {
                 self.failed.insert(*hash);
             }
-            Seen::Handed { delivery, .. } => self.granted(delivery),
             _ => {}
         }
     }
 
-    fn granted(&mut self, delivery: &protocol::route::Delivery) {
-        use protocol::inference::io::Input;
-        use protocol::route::Delivery;
-        let (order, window) = match delivery {
-            Delivery::Inference(Input::CreditOpened {
-                order,
-                result: Ok(credit),
-            }) => (order, &credit.window),
-            Delivery::Inference(Input::CreditGranted { order, window, .. }) => (order, window),
-            _ => return,
-        };
-        if let Some(book) = self.orders.get_mut(order) {
-            book.window = book.window.max(window.0);
+    /// A host that crashes under an order forgives what it left unpaid: the buyer cannot know.
+    fn forgive(&mut self, now_ms: u64, host: NodeIx) {
+        let recent = |book: &OrderBook| book.last_ms + UNDER_WAY_MS > now_ms;
+        for book in self.orders.values() {
+            if book.host == host && book.chunks > 0 && !book.agreed && recent(book) {
+                let unpaid = book.cost(book.sent).saturating_sub(book.settled);
+                let key = self.keys.entry((host, book.key)).or_default();
+                key.value = key.value.saturating_sub(unpaid);
+            }
         }
+    }
+
+    fn sent(&mut self, now_ms: u64, stream: StreamId, units: u64) {
+        let order = self.streams.get(&stream);
+        let Some(book) = order.and_then(|order| self.orders.get_mut(order)) else {
+            return;
+        };
+        let before = if book.chunks > 0 {
+            book.cost(book.sent)
+        } else {
+            0
+        };
+        book.sent += units;
+        book.chunks += 1;
+        book.last_ms = now_ms;
+        let more = book.cost(book.sent).saturating_sub(before);
+        self.keys.entry((book.host, book.key)).or_default().value += more;
     }
 
     fn arrived(
@@ -182,26 +294,34 @@ impl Index {
     ) {
         match frame {
             Frame::Order(signed) => {
-                let Some(order) = body::<Order>(signed) else {
+                let (Some(order), Some(envelope)) = (body::<Order>(signed), envelope(signed))
+                else {
                     return;
                 };
-                let id = OrderId::of(&signed.digest());
-                self.streams.insert(stream, id);
-                self.streams.insert(peer, id);
-                self.orders.entry(id).or_insert(OrderBook {
+                let digest = signed.digest();
+                self.streams.insert(stream, digest);
+                self.streams.insert(peer, digest);
+                // Who replays somebody's order is not its buyer.
+                self.orders.entry(digest).or_insert_with(|| OrderBook {
+                    id: OrderId::of(&digest),
+                    key: envelope.from,
                     buyer: from,
                     host: to,
                     model: order.model,
+                    meter: order.job.meter(),
                     max_cost: order.max_cost.0,
-                    input: 0,
+                    counted: engine::count(&order.job, &order.salt).tokens,
+                    input: Counts::default(),
+                    prices: Prices::default(),
                     carried: 0,
                     terms: false,
                     agreed: false,
                     sent: 0,
+                    chunks: 0,
+                    last_ms: 0,
                     delivered: 0,
                     settled: 0,
-                    asked: 0,
-                    window: 0,
+                    fees: 0,
                     hashes: BTreeMap::new(),
                 });
             }
@@ -236,8 +356,10 @@ impl Index {
                     return;
                 };
                 book.terms = true;
-                book.input = terms.input.input_tokens;
+                book.input = terms.input;
                 book.carried = terms.carried_debt.0;
+                let listed = self.listed.get(&(book.host, book.model));
+                book.prices = within(&terms.prices, listed.map_or(&[], Vec::as_slice));
                 match terms.entry {
                     Some(entry) => (0, entry.bolt11),
                     None => return,
@@ -256,4 +378,14 @@ impl Index {
             }
         }
     }
+}
+
+/// The prices of terms, none of them above the dearest listing there ever was.
+fn within(terms: &Prices, listed: &[Prices]) -> Prices {
+    let mut prices = terms.clone();
+    for price in &mut prices.0 {
+        let dearest = listed.iter().map(|one| one.of(price.meter)).max();
+        price.msat_per_million = price.msat_per_million.min(dearest.unwrap_or(0));
+    }
+    prices
 }

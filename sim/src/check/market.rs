@@ -1,6 +1,7 @@
 //! Listings: nobody is offered a host whose listing is dead, and in the end everybody knows everybody.
 
 use super::{Checker, Facts, Seen};
+use crate::event::NodeIx;
 use protocol::ids::NodeKey;
 use protocol::route::Message;
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ const SCORES_MS: u64 = 3_000;
 #[derive(Default)]
 pub struct Ghosts {
     lives: BTreeMap<NodeKey, u64>,
+    set: BTreeMap<NodeIx, u64>,
 }
 
 impl Checker for Ghosts {
@@ -26,7 +28,16 @@ impl Checker for Ghosts {
                 *life = (*life).max(expires.0);
                 None
             }
+            Seen::ClockSet { node, .. } => {
+                self.set.insert(*node, facts.now_ms);
+                None
+            }
             Seen::Emitted { node, wall, effect } => {
+                // Its clock was another when the listings were looked through.
+                let set = self.set.get(node).copied();
+                if set.is_some_and(|set| set + SCORES_MS >= facts.now_ms) {
+                    return None;
+                }
                 let Some(Message::CandidatesFound { hosts, .. }) = effect.tell() else {
                     return None;
                 };

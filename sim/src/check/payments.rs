@@ -3,7 +3,7 @@
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
-use protocol::ids::{OrderId, PaymentHash};
+use protocol::ids::{Digest, OrderId, PaymentHash};
 use protocol::payment::io::Effect;
 use protocol::refusal::Code;
 use protocol::route::Message;
@@ -38,7 +38,8 @@ impl Checker for Once {
 #[derive(Default)]
 pub struct Unknown {
     asked: BTreeMap<PaymentHash, NodeIx>,
-    by_invoice: BTreeMap<(NodeIx, OrderId, u32), PaymentHash>,
+    by_invoice: BTreeMap<(NodeIx, Digest, u32), PaymentHash>,
+    by_id: BTreeMap<(NodeIx, OrderId, u32), PaymentHash>,
 }
 
 impl Checker for Unknown {
@@ -55,12 +56,14 @@ impl Checker for Unknown {
             } => {
                 self.asked.insert(*hash, *node);
                 let (order, seq) = facts.index.hashes.get(hash)?;
+                let id = facts.index.orders.get(order)?.id;
+                self.by_id.insert((*node, id, *seq), *hash);
                 let before = self.by_invoice.insert((*node, *order, *seq), *hash)?;
                 let open = before != *hash && !facts.index.failed.contains(&before);
                 open.then(|| {
                     format!(
                         "node {node} pays invoice {seq} of order {} by a second hash",
-                        order.short()
+                        id.short()
                     )
                 })
             }
@@ -73,7 +76,7 @@ impl Checker for Unknown {
                 else {
                     return None;
                 };
-                let hash = self.by_invoice.get(&(*node, *order, *seq))?;
+                let hash = self.by_id.get(&(*node, *order, *seq))?;
                 let open = self.asked.contains_key(hash) && !facts.index.failed.contains(hash);
                 (refusal.code == Code::PaymentFailed && open).then(|| {
                     format!(

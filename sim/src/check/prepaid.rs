@@ -1,15 +1,15 @@
 //! Nobody pays for more than was delivered, plus the entry payment, at the listed price.
 
 use super::{Checker, Facts, Seen};
-use crate::node::{AnyEffect, QUANTUM};
-use protocol::ids::OrderId;
+use crate::node::AnyEffect;
+use protocol::ids::Digest;
 use protocol::payment::io::Effect;
 use std::collections::BTreeMap;
 
 /// The judge.
 #[derive(Default)]
 pub struct Prepaid {
-    asked: BTreeMap<OrderId, u64>,
+    asked: BTreeMap<Digest, u64>,
 }
 
 impl Checker for Prepaid {
@@ -38,22 +38,23 @@ impl Checker for Prepaid {
         // What a host says is owed counts only as far as something is.
         let carried = match book.carried {
             0 => 0,
-            claimed => claimed.min(facts.index.owed(&facts.people, order, book)),
+            claimed => claimed.min(facts.index.owed(order, book)),
         };
-        let entry = book.cost(&facts.people, 0) + QUANTUM + carried;
-        let delivered = book.cost(&facts.people, book.delivered) + carried;
+        let step = facts.index.quantum(book.host).max(book.unit());
+        let entry = book.cost(0) + step + carried;
+        let delivered = book.cost(book.delivered) + carried;
         let most = entry.max(delivered);
         if *asked > most {
             return Some(format!(
                 "node {node} pays {asked} msat by invoice {seq} of order {}, {} tokens were delivered: {most} at most",
-                order.short(),
+                book.id.short(),
                 book.delivered
             ));
         }
         (*asked > book.max_cost).then(|| {
             format!(
                 "node {node} pays {asked} msat for order {}, its cap is {}",
-                order.short(),
+                book.id.short(),
                 book.max_cost
             )
         })

@@ -7,14 +7,20 @@ use crate::node::AnyEffect;
 use protocol::bundle::{AuditFrame, Tier, Verdict};
 use protocol::ids::OrderId;
 use protocol::offence::OffenceKind;
+use protocol::order::wire::Frame;
 use protocol::route::Message;
 use protocol::validator::io::Effect;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How an answer is cut.
+const CUT: &str = "the host ends the answer early";
 
 /// The judge of verdicts.
 #[derive(Default)]
 pub struct Verdicts {
     lies: BTreeMap<OrderId, u64>,
+    forged: BTreeMap<OrderId, &'static str>,
+    receipts: BTreeSet<OrderId>,
 }
 
 impl Verdicts {
@@ -30,6 +36,18 @@ impl Verdicts {
                     verdict.finding
                 )
             });
+        }
+        let replayed = verdict.tier == Tier::ExactReplay && verdict.tokens > 0;
+        if let Some(how) = self.forged.get(&order)
+            && replayed
+            // Without a receipt the host did not say that this was all.
+            && (*how != CUT || self.receipts.contains(&order))
+            && verdict.finding == protocol::bundle::Finding::Honest
+        {
+            return Some(format!(
+                "{how} in order {} and a replay called it honest",
+                order.short()
+            ));
         }
         let from = self.lies.get(&order)?;
         let seen = verdict.tier == Tier::ExactReplay && verdict.tokens > *from;
@@ -54,19 +72,35 @@ impl Checker for Verdicts {
                 self.lies.insert(*order, *from);
                 None
             }
+            Seen::Forged { order } => {
+                self.forged.insert(*order, "the host shows other text");
+                None
+            }
+            Seen::Cut { order } => {
+                self.forged.insert(*order, CUT);
+                None
+            }
+            Seen::Arrived {
+                stream,
+                frame: Frame::Receipt(_),
+                ..
+            } => {
+                let (_, book) = facts.index.on(*stream)?;
+                self.receipts.insert(book.id);
+                None
+            }
             Seen::Emitted {
                 node,
                 effect: AnyEffect::Validator(effect),
                 ..
             } => {
-                if !facts.people.get(*node)?.honest() {
-                    return None;
-                }
+                let own = facts.people.get(*node).filter(|own| own.honest())?;
                 match effect {
+                    // Another's verdict is shown as another's.
                     Effect::Report {
                         result: Ok(verdict),
                         ..
-                    } => self.judge(facts, verdict),
+                    } if verdict.validator == own.key => self.judge(facts, verdict),
                     Effect::Reply { verdict, .. } => self.judge(facts, verdict),
                     Effect::Answer { frame, .. } => match frame.as_ref() {
                         AuditFrame::Verdict(signed) => {

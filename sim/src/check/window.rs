@@ -1,7 +1,7 @@
-//! A host never has more delivered and unpaid than the window that it granted.
+//! Within one order a host has no more delivered and unpaid than its buyer's key ever paid it,
+//! nor than the largest window that its owner allows.
 
 use super::{Checker, Facts, Seen};
-use crate::node::QUANTUM;
 use protocol::order::wire::Frame;
 
 /// The judge.
@@ -26,17 +26,19 @@ impl Checker for Window {
         if chunk.tokens.is_empty() || !host.honest() {
             return None;
         }
-        let (id, book) = facts.index.on(*stream)?;
-        let due = book.cost(&facts.people, book.sent) + book.carried;
+        let (_, book) = facts.index.on(*stream)?;
+        let due = book.cost(book.sent) + book.carried;
         let unpaid = due.saturating_sub(book.settled);
-        let cap = host.limits.window_cap.0.max(2 * QUANTUM);
-        if unpaid > book.window.min(cap) {
-            return Some(format!(
-                "host {from} has {unpaid} msat of order {} delivered and unpaid, its window is {}",
-                id.short(),
-                book.window
-            ));
-        }
-        None
+        let quantum = facts.index.quantum(*from);
+        let step = quantum.max(book.unit());
+        let paid = facts.index.keys.get(&(*from, book.key))?.paid;
+        let cap = host.limits.window_cap.0.max(2 * step);
+        let most = cap.min(paid + host.limits.free_quota.0 + step) + book.carried;
+        (unpaid > most).then(|| {
+            format!(
+                "host {from} has {unpaid} msat of order {} delivered and unpaid, {most} at most",
+                book.id.short()
+            )
+        })
     }
 }

@@ -1,6 +1,9 @@
 //! The wrappers themselves; without a plant each passes everything through.
 
-use super::{Memory, Plant};
+use super::{Memory, Plant, credit, frames};
+use crate::adversary::Strategy;
+use crate::crypto::SimCrypto;
+use crate::faults::Vice;
 use crate::node::{AnyEffect, Node, Person};
 use protocol::codec;
 use protocol::envelope::Envelope;
@@ -10,6 +13,7 @@ use protocol::machine::{Record, Table};
 use protocol::money::{Msat, Prices};
 use protocol::order::wire::{Frame, Invoice};
 use protocol::payment::io::{Effect as PayEffect, Input as PayInput, PayOutcome, PayRequest};
+use protocol::reputation::io::Input as Reputed;
 use protocol::route::{Delivery, Message};
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput};
 use protocol::{discovery, payment};
@@ -93,6 +97,45 @@ pub fn inputs(
                 None => pass(Delivery::Inference(OrderInput::Received { stream, frame })),
             }
         }
+        (Plant::WideWindow, Delivery::Inference(input)) => {
+            pass(Delivery::Inference(credit::widened(input)))
+        }
+        (Plant::StrangerCredit, Delivery::Inference(input)) => {
+            pass(Delivery::Inference(credit::trusted(input)))
+        }
+        (Plant::ForgiveDebt | Plant::InventDebt, Delivery::Payment(input)) => {
+            pass(Delivery::Payment(credit::closed(plant, input)))
+        }
+        (Plant::FeeForgotten, Delivery::Payment(input)) => {
+            pass(Delivery::Payment(credit::without_fee(input)))
+        }
+        (Plant::CapIgnored, Delivery::Inference(OrderInput::Buy(mut wish))) => {
+            wish.max_cost.0 *= 4;
+            pass(Delivery::Inference(OrderInput::Buy(wish)))
+        }
+        (Plant::ModelMixup, Delivery::Inference(OrderInput::Candidates { request, mut hosts })) => {
+            let [one, other, _] = crate::node::models();
+            for host in &mut hosts {
+                let digest = &mut host.offer.digest;
+                *digest = if *digest == one { other } else { one };
+            }
+            pass(Delivery::Inference(OrderInput::Candidates {
+                request,
+                hosts,
+            }))
+        }
+        (Plant::LiarForgiven, Delivery::Reputation(Reputed::Offended(_))) => (None, Vec::new()),
+        (
+            Plant::CountTwice,
+            Delivery::Inference(OrderInput::Counted {
+                id,
+                result: Ok(mut facts),
+            }),
+        ) => {
+            facts.tokens *= 2;
+            let result = Ok(facts);
+            pass(Delivery::Inference(OrderInput::Counted { id, result }))
+        }
         (Plant::BelieveDebt, Delivery::Payment(PayInput::Pay(mut pay))) => {
             pay.carried = Msat::ZERO;
             pass(Delivery::Payment(PayInput::Pay(pay)))
@@ -148,19 +191,24 @@ fn paid_blindly(frame: &Frame) -> Option<PayRequest> {
 pub fn effects(
     plant: Option<Plant>,
     memory: &mut Memory,
-    _person: &Person,
+    (_person, crypto): (&Person, &SimCrypto),
     effects: Vec<AnyEffect>,
 ) -> Vec<AnyEffect> {
     match plant {
         None => effects,
         Some(plant) => effects
             .into_iter()
-            .flat_map(|effect| effect_of(plant, memory, effect))
+            .flat_map(|effect| effect_of(plant, memory, crypto, effect))
             .collect(),
     }
 }
 
-fn effect_of(plant: Plant, memory: &mut Memory, effect: AnyEffect) -> Vec<AnyEffect> {
+fn effect_of(
+    plant: Plant,
+    memory: &mut Memory,
+    crypto: &SimCrypto,
+    effect: AnyEffect,
+) -> Vec<AnyEffect> {
     match (plant, effect) {
         (Plant::PayTwice, AnyEffect::Payment(pay @ PayEffect::Pay { .. })) => {
             vec![AnyEffect::Payment(pay.clone()), AnyEffect::Payment(pay)]
@@ -221,6 +269,41 @@ fn effect_of(plant: Plant, memory: &mut Memory, effect: AnyEffect) -> Vec<AnyEff
                 Message::CandidatesFound { request, hosts },
             ))]
         }
+        (Plant::FeeUnbounded, AnyEffect::Payment(mut pay @ PayEffect::Pay { .. })) => {
+            if let PayEffect::Pay { max_fee, .. } = &mut pay {
+                *max_fee = Msat(u64::MAX / 4);
+            }
+            vec![AnyEffect::Payment(pay)]
+        }
+        (
+            Plant::CreditEarly,
+            AnyEffect::Payment(PayEffect::Tell(Message::InvoiceMade { order, seq, result })),
+        ) => credit::early(order, seq, result),
+        (
+            Plant::ReceiptCost
+            | Plant::ReceiptPayments
+            | Plant::ReceiptHead
+            | Plant::InvoiceHead
+            | Plant::TokenAltered
+            | Plant::ChunkLost,
+            AnyEffect::Inference(OrderEffect::Send { stream, frame }),
+        ) => match frames::altered(plant, memory, crypto, *frame) {
+            Some(frame) => vec![AnyEffect::Inference(OrderEffect::Send {
+                stream,
+                frame: Box::new(frame),
+            })],
+            None => Vec::new(),
+        },
+        (
+            Plant::WordsAltered | Plant::OutputLost,
+            AnyEffect::Inference(OrderEffect::Deliver { request, event }),
+        ) => match frames::shown(plant, memory, event) {
+            Some(event) => vec![AnyEffect::Inference(OrderEffect::Deliver {
+                request,
+                event,
+            })],
+            None => Vec::new(),
+        },
         (_, effect) => vec![effect],
     }
 }
@@ -246,6 +329,10 @@ pub fn recovered(plant: Option<Plant>, records: Vec<Record>) -> Vec<Record> {
             .into_iter()
             .filter(|record| record.table != Table::Nonces)
             .collect(),
+        Some(Plant::OrdersForgotten) => records
+            .into_iter()
+            .filter(|record| record.table != Table::OpenOrders)
+            .collect(),
         _ => records,
     }
 }
@@ -262,6 +349,10 @@ pub fn limits(plant: Option<Plant>, limits: &payment::Config) -> payment::Config
 
 /// What of a write gets to the disk now.
 pub fn synced(plant: Option<Plant>, memory: &mut Memory, records: Vec<Record>) -> Vec<Record> {
+    if plant == Some(Plant::NoncesKept) {
+        let kept = |record: &Record| record.table != Table::Nonces || record.value.is_some();
+        return records.into_iter().filter(kept).collect();
+    }
     if plant != Some(Plant::LosePersist) {
         return records;
     }
@@ -277,5 +368,24 @@ pub fn synced(plant: Option<Plant>, memory: &mut Memory, records: Vec<Record>) -
 pub fn crashed(plant: Option<Plant>, node: &mut Node) {
     if plant == Some(Plant::LosePersist) {
         node.bug.journal.clear();
+    }
+}
+
+/// The adversary that shows a bug, where nobody else does.
+pub fn strategy(plant: Option<Plant>) -> Option<Strategy> {
+    match plant? {
+        Plant::WideWindow | Plant::ForgiveDebt => Some(Strategy::Deadbeat),
+        Plant::FeeUnbounded => Some(Strategy::InvoiceSplitter),
+        _ => None,
+    }
+}
+
+/// The vice that shows a bug, at a node of its own.
+pub fn vice(plant: Option<Plant>) -> Option<Vice> {
+    match plant? {
+        Plant::BelieveDebt => Some(Vice::Claims),
+        Plant::LiarForgiven | Plant::SkipInvoiceCheck => Some(Vice::Greedy),
+        Plant::AcquitCheat => Some(Vice::WrongAnswers),
+        _ => None,
     }
 }

@@ -2,11 +2,13 @@
 
 use super::{ASK_AGAIN_MS, Via, World};
 use crate::check::Seen;
+use crate::crypto::SimCrypto;
 use crate::dice::MS;
 use crate::event::{Event, Fault, NodeIx};
 use crate::faults::{Plan, Vice};
-use crate::node::{AnyEffect, NETWORK, Node, QUANTUM, lane_of};
+use crate::node::{AnyEffect, NETWORK, Node, lane_of};
 use crate::people::End;
+use crate::profile::QUANTUM;
 use protocol::crypto::Crypto;
 use protocol::discovery::io::Input as ListInput;
 use protocol::envelope::{Body, Signed};
@@ -18,6 +20,8 @@ use protocol::route::{Actor, Delivery, Message};
 
 /// One node in so many may stay away for ever: in a long run all would, and the market with them.
 const MOST_DEAD: usize = 10;
+/// How far a clock jumps, at most, one as often as the other. Milliseconds. The last is a day.
+const JUMPS_MS: [u64; 4] = [2_000, 60_000, 400_000, 86_400_000];
 /// Orders that replaying peers remember.
 const REMEMBERED: usize = 200;
 
@@ -28,6 +32,7 @@ impl World {
             (plan.crash_ms, Fault::Crash),
             (plan.partition_ms, Fault::Partition),
             (plan.withdraw_ms, Fault::Withdraw),
+            (self.profile.jump_ms, Fault::Clock),
         ] {
             if let Some(every) = every {
                 let at = self.now + 60_000 * MS + self.dice.pause(every);
@@ -41,6 +46,7 @@ impl World {
             Fault::Crash => self.plan.crash_ms,
             Fault::Partition => self.plan.partition_ms,
             Fault::Withdraw => self.plan.withdraw_ms,
+            Fault::Clock => self.profile.jump_ms,
             Fault::CrashNow { node, epoch } => {
                 if self.is_run(node, epoch) && self.nodes[node].cut.is_some() {
                     self.crash(node);
@@ -69,11 +75,13 @@ impl World {
             }
             Fault::Partition => self.partition(node),
             Fault::Withdraw => self.withdraw(node),
+            Fault::Clock => self.set_clock(node),
             _ => {}
         }
     }
 
     fn partition(&mut self, node: NodeIx) {
+        self.see(Seen::CutOff { node });
         let until = self.now + self.dice.ms(1_000, 150_000);
         let which = self.dice.below(3);
         if which != 0 {
@@ -82,6 +90,16 @@ impl World {
         if which != 1 {
             self.net.cuts.insert((node, false), until);
         }
+    }
+
+    /// Somebody or something sets a node's clock, wrongly.
+    fn set_clock(&mut self, node: NodeIx) {
+        let jump = JUMPS_MS[self.dice.below(JUMPS_MS.len())];
+        let by = i64::try_from(self.dice.between(1, jump)).unwrap_or(0);
+        let back = self.dice.chance(500_000);
+        let by_ms = if back { -by } else { by };
+        self.nodes[node].person.skew_ms += by_ms;
+        self.see(Seen::ClockSet { node, by_ms });
     }
 
     fn withdraw(&mut self, node: NodeIx) {
@@ -104,6 +122,12 @@ impl World {
     /// The process is gone: memory, mailboxes, streams, and writes that were not durable.
     pub(super) fn crash(&mut self, node: NodeIx) {
         if !self.up(node) {
+            return;
+        }
+        let person = &self.nodes[node].person;
+        if person.strategy.is_some() && !person.honest() {
+            // An adversary looks after its machine.
+            self.nodes[node].cut = None;
             return;
         }
         self.tally.crashes += 1;
@@ -176,14 +200,16 @@ impl World {
         self.plan = Plan::none();
         self.net.cuts.clear();
         for node in 0..self.nodes.len() {
-            if !self.nodes[node].person.honest() {
+            if self.nodes[node].person.vice != Vice::None {
                 self.crash(node);
                 self.nodes[node].dead = true;
                 continue;
             }
             self.nodes[node].cut = None;
             // Somebody sets the clock: wall time jumps.
-            self.nodes[node].person.skew_ms = 0;
+            let by_ms = -std::mem::take(&mut self.nodes[node].person.skew_ms);
+            self.nodes[node].person.drift_ppm = 0;
+            self.see(Seen::ClockSet { node, by_ms });
             if self.nodes[node].withdrawn && self.up(node) {
                 self.nodes[node].withdrawn = false;
                 self.announce(node);
@@ -303,15 +329,27 @@ pub(super) fn vicious(node: &Node, effects: Vec<AnyEffect>) -> Vec<AnyEffect> {
 }
 
 /// Signs an altered body again.
-fn resign<T: Body>(node: &Node, signed: &Signed, change: impl FnOnce(&mut T)) -> Option<Signed> {
-    let crypto = node.crypto();
+pub(crate) fn resign<T: Body>(
+    node: &Node,
+    signed: &Signed,
+    change: impl FnOnce(&mut T),
+) -> Option<Signed> {
+    resign_with(&node.crypto(), signed, change)
+}
+
+/// Signs an altered body again with a signer.
+pub(crate) fn resign_with<T: Body>(
+    crypto: &SimCrypto,
+    signed: &Signed,
+    change: impl FnOnce(&mut T),
+) -> Option<Signed> {
     let mut opened = signed
-        .open_public::<T>(&crypto as &dyn Crypto, NETWORK)
+        .open_public::<T>(crypto as &dyn Crypto, NETWORK)
         .ok()?;
     change(&mut opened.body);
     let envelope = opened.envelope;
     Some(Signed::seal(
-        &crypto,
+        crypto,
         NETWORK,
         envelope.to,
         envelope.time,

@@ -143,6 +143,10 @@ impl World {
             self.see(Seen::PayFailed { payer, hash });
         }
         self.watch_total();
+        if self.own_payments.remove(&hash) {
+            let settled = fate == Fate::Settled;
+            return self.adversary(payer, |adversary, hand| adversary.paid(hand, hash, settled));
+        }
         let outcome = self.wallets.outcome(payer, &hash);
         if let Some((epoch, id)) = answer
             && self.is_run(payer, epoch)

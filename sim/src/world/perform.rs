@@ -3,7 +3,7 @@
 use super::{Via, World};
 use crate::check::Seen;
 use crate::dice::MS;
-use crate::engine::{Answer, NUMERICS, Running, STEP, count};
+use crate::engine::{Answer, NUMERICS, Running, STEP, count, without_logits};
 use crate::event::{Event, Mind, NodeIx};
 use crate::faults::Vice;
 use crate::node::AnyEffect;
@@ -12,11 +12,15 @@ use crate::wallet::Wallet;
 use protocol::chain::ChainedToken;
 use protocol::ids::{ModelDigest, OrderId, RequestId};
 use protocol::inference::io::{BuyerEvent, Effect as OrderEffect, Input as OrderInput};
+use protocol::money::Meter;
 use protocol::order::wire::Finish;
 use protocol::route::Delivery;
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput, Replay};
 use protocol::work::Job;
 use protocol::{discovery, payment};
+
+/// A pause longer than this is no pause, it is the end of a custom. Milliseconds.
+const SHUNNED_MS: u64 = 600_000;
 
 impl World {
     pub(super) fn perform(&mut self, node: NodeIx, effect: AnyEffect) {
@@ -34,8 +38,18 @@ impl World {
             OrderEffect::OpenStream { id, addresses, .. } => self.dial(node, id, &addresses),
             OrderEffect::Send { stream, frame } => self.send(node, stream, &frame),
             OrderEffect::Close { stream } => self.close_stream(stream),
-            OrderEffect::CountPrompt { id, job, salt, .. } => {
-                let result = Ok(count(&job, &salt));
+            OrderEffect::CountPrompt {
+                id,
+                buyer,
+                job,
+                salt,
+                ..
+            } => {
+                let mut facts = count(&job, &salt);
+                if !self.nodes[node].engine.cached.insert(buyer) {
+                    facts.cached = facts.tokens / 2;
+                }
+                let result = Ok(facts);
                 let wait = self.dice.ms(1, 30);
                 self.post(
                     node,
@@ -77,7 +91,11 @@ impl World {
     ) {
         let answer = Answer::new(&model, job);
         let lies = self.nodes[node].person.vice == Vice::WrongAnswers && !self.healed;
-        let most = u64::from(job.max_output);
+        let most = job.most_delivered();
+        let served = &self.nodes[node].person.served;
+        let offer = served.iter().find(|served| served.offer.digest == model);
+        let plain = offer.is_some_and(|served| served.offer.numerics.is_none())
+            && job.meter() == Meter::OutputToken;
         let bad_from = lies.then(|| {
             self.dice
                 .between(0, answer.length.min(most).saturating_sub(1))
@@ -93,6 +111,7 @@ impl World {
             busy: false,
             bad_from,
             model,
+            plain,
         };
         let running = &mut self.nodes[node].engine.running;
         running.insert(order, run);
@@ -137,9 +156,13 @@ impl World {
                 if run.bad_from.is_some_and(|from| position >= from) {
                     token.id ^= 1;
                 }
+                if run.plain {
+                    token = without_logits(token);
+                }
                 token
             })
             .collect();
+        let attached = run.answer.attached(run.produced, until);
         run.produced = until;
         let last = if run.answer.length <= run.most {
             Finish::Stop
@@ -155,7 +178,7 @@ impl World {
                 order,
                 tokens,
                 finish,
-                attached: Default::default(),
+                attached,
             };
             self.post(node, Via::Engine, Delivery::Inference(produced), 0);
         }
@@ -286,11 +309,21 @@ impl World {
                 known.dedup();
                 let expected = self.expected_hosts();
                 let wall = self.nodes[node].now(self.now).wall;
+                let shuns = |row: &&discovery::io::HostRow| {
+                    let until = row.score.cooldown.as_ref().map(|(until, _)| *until);
+                    until.is_some_and(|until| until > wall.after_ms(SHUNNED_MS))
+                };
+                let shunned: Vec<_> = hosts
+                    .iter()
+                    .filter(shuns)
+                    .map(|row| row.manifest.node)
+                    .collect();
                 self.see(Seen::Knows {
                     node,
                     wall,
                     hosts: &known,
                     expected: &expected,
+                    shunned: &shunned,
                 });
             }
             Effect::Notice(_) | Effect::News(_) | Effect::Persist(_) | Effect::Tell(_) => {}

@@ -10,7 +10,7 @@ use crate::relay::relays_of;
 use protocol::bundle::{AuditFrame, Bundle};
 use protocol::codec;
 use protocol::discovery::io::{Input as ListInput, Pulse};
-use protocol::ids::{EffectId, ModelDigest, NodeKey, StreamId};
+use protocol::ids::{EffectId, ModelDigest, NodeKey, PeerTag, StreamId};
 use protocol::inference::io::Input as OrderInput;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::manifest::Manifest;
@@ -24,6 +24,8 @@ use std::sync::Arc;
 const KEEPALIVE_MS: u64 = 60_000;
 /// How long a dial that gets no answer takes. Milliseconds.
 const DIAL_MS: u64 = 25_000;
+/// Relays take nothing from further in the future, as strfry does. Milliseconds.
+const FUTURE_MS: u64 = 900_000;
 /// How long another validator's verdict is waited for. Milliseconds.
 const VERDICT_MS: u64 = 120_000;
 
@@ -76,21 +78,47 @@ impl World {
         };
         let peer = self.nodes[node].person.tag();
         let (ours, theirs) = self.net.connect((node, epoch), (to, self.nodes[to].epoch));
-        self.post(
-            to,
-            Via::Net,
-            Delivery::Inference(OrderInput::Inbound {
-                stream: theirs,
-                peer,
-            }),
-            0,
-        );
+        self.inbound(to, theirs, peer);
         self.post(
             node,
             Via::Net,
             Delivery::Inference(OrderInput::Opened { id, stream: ours }),
             0,
         );
+    }
+
+    /// Somebody opened a stream to a node.
+    fn inbound(&mut self, to: NodeIx, stream: StreamId, peer: PeerTag) {
+        let adversary = self.nodes[to].adversary.as_ref();
+        if adversary.is_some_and(|adversary| adversary.takes_streams()) {
+            self.raw.insert(stream);
+            return;
+        }
+        let input = OrderInput::Inbound { stream, peer };
+        self.post(to, Via::Net, Delivery::Inference(input), 0);
+    }
+
+    /// An adversary opens a stream of its own.
+    pub(crate) fn dial_raw(&mut self, node: NodeIx, to: NodeIx) -> Option<StreamId> {
+        let cut = |from, to| self.net.blocked(from, to, self.now).is_some();
+        if !self.up(to) || cut(node, to) || cut(to, node) {
+            return None;
+        }
+        let peer = self.nodes[node].person.tag();
+        let (here, there) = (self.nodes[node].epoch, self.nodes[to].epoch);
+        let (ours, theirs) = self.net.connect((node, here), (to, there));
+        self.raw.insert(ours);
+        self.inbound(to, theirs, peer);
+        Some(ours)
+    }
+
+    /// An adversary closes a stream of its own.
+    pub(crate) fn close_raw(&mut self, stream: StreamId) {
+        self.close_stream(stream);
+        if let Some(end) = self.net.ends.get_mut(&stream) {
+            end.reading = false;
+        }
+        self.raw.remove(&stream);
     }
 
     /// A machine writes a frame.
@@ -122,7 +150,7 @@ impl World {
         }
     }
 
-    pub(super) fn send_bytes(&mut self, stream: StreamId, bytes: Vec<u8>) {
+    pub(crate) fn send_bytes(&mut self, stream: StreamId, bytes: Vec<u8>) {
         let Some((from, peer)) = self.net.ends.get(&stream).map(|end| (end.node, end.peer)) else {
             return;
         };
@@ -138,6 +166,9 @@ impl World {
             return;
         };
         let mut at = now + latency;
+        if self.net.blocked(from, to, now).is_some() {
+            self.see(Seen::Broken { stream });
+        }
         if let Some(until) = self.net.blocked(from, to, now) {
             if until > now + KEEPALIVE_MS * MS {
                 // The cut may end earlier after all, or a later one be shorter.
@@ -169,6 +200,7 @@ impl World {
         let Some(peer) = self.net.ends.get(&stream).map(|end| end.peer) else {
             return;
         };
+        self.see(Seen::Broken { stream });
         let (a, b) = (self.now + self.latency(), self.now + self.latency());
         self.queue.push(a, Event::Hangup { stream });
         self.queue.push(b, Event::Hangup { stream: peer });
@@ -183,6 +215,7 @@ impl World {
         if !self.is_run(node, epoch) {
             return;
         }
+        let raw = self.raw.contains(&stream);
         let input = match Frame::decode(bytes) {
             Ok(frame) => {
                 if let Some(from) = from {
@@ -192,6 +225,11 @@ impl World {
                         stream,
                         peer,
                         frame: &frame,
+                    });
+                }
+                if raw {
+                    return self.adversary(node, |adversary, hand| {
+                        adversary.arrived(hand, stream, frame)
                     });
                 }
                 OrderInput::Received {
@@ -235,7 +273,10 @@ impl World {
         let (node, epoch, peer, reading) = (end.node, end.epoch, end.peer, end.reading);
         end.reading = false;
         end.closed = true;
-        if reading && self.is_run(node, epoch) {
+        let raw = self.raw.remove(&stream);
+        if raw {
+            self.adversary(node, |adversary, hand| adversary.closed(hand, stream));
+        } else if reading && self.is_run(node, epoch) {
             self.post(
                 node,
                 Via::Net,
@@ -303,6 +344,26 @@ impl World {
         self.queue.push(at, Event::AuditArrives { stream, bytes });
     }
 
+    /// An adversary has a validator judge a bundle; it does not wait for the answer.
+    pub(crate) fn ask_audit(&mut self, node: NodeIx, server: NodeIx, bundle: Box<Bundle>) {
+        if self.net.blocked(node, server, self.now).is_some() {
+            return;
+        }
+        let bytes = codec::encode(&AuditFrame::Check(bundle));
+        let stream = self.net.fresh();
+        let question = Question {
+            asker: node,
+            // Of no run: nobody is told.
+            epoch: u32::MAX,
+            id: EffectId(0),
+            server,
+            server_epoch: self.nodes[server].epoch,
+        };
+        self.questions.insert(stream, question);
+        let at = self.now + 2 * self.latency();
+        self.queue.push(at, Event::AuditArrives { stream, bytes });
+    }
+
     pub(super) fn audit_arrives(&mut self, stream: StreamId, bytes: &[u8]) {
         let Some(question) = self.questions.get(&stream) else {
             return;
@@ -354,6 +415,11 @@ impl World {
         }
     }
 
+    /// What a clock that is right shows.
+    fn real_wall(&self) -> WallTime {
+        WallTime(self.profile.epoch_ms + self.now / MS)
+    }
+
     /// Our listing goes to our relays.
     pub(super) fn publish(&mut self, node: NodeIx, id: EffectId, manifest: &Manifest) {
         let (mut accepted, mut refused) = (Vec::new(), Vec::new());
@@ -362,6 +428,10 @@ impl World {
             let name = format!("relay-{relay}");
             if self.dice.chance(self.plan.relay_drop_ppm) {
                 refused.push((name, "rate-limited".to_owned()));
+                continue;
+            }
+            if manifest.created > self.real_wall().after_ms(FUTURE_MS) {
+                refused.push((name, "created in the future".to_owned()));
                 continue;
             }
             self.relays[relay].publish(shared.clone());
@@ -381,6 +451,13 @@ impl World {
         });
         let wait = self.latency() * 2 + 500 * MS;
         self.post(node, Via::Relay, done, wait);
+    }
+
+    /// A listing that no machine stands behind.
+    pub(crate) fn publish_raw(&mut self, relay: usize, manifest: Manifest) {
+        let author = manifest.node;
+        self.relays[relay].publish(Arc::new(manifest));
+        self.spread(relay, &author);
     }
 
     fn spread(&mut self, relay: usize, author: &NodeKey) {
@@ -470,7 +547,8 @@ impl World {
             self.nodes[node].now(self.now).wall,
         );
         for relay in relays_of(node) {
-            if self.dice.chance(self.plan.relay_drop_ppm) {
+            let future = at > self.real_wall().after_ms(FUTURE_MS);
+            if self.dice.chance(self.plan.relay_drop_ppm) || future {
                 continue;
             }
             self.relays[relay].delete(author, at);

@@ -67,6 +67,24 @@ fn a_listing_is_published_after_the_self_test_and_again_before_it_expires() {
 }
 
 #[test]
+fn a_clock_that_ran_ahead_does_not_date_the_listings_after_it() {
+    let mut machine = machine();
+    let day_ms = 86_400_000;
+    let ahead = |ms| Now {
+        wall: at(ms + day_ms).wall,
+        ..at(ms)
+    };
+    let id = announce(&mut machine, ahead(0));
+    let early = publish(&mut machine, ahead(1_000), id);
+    assert_eq!(early.created, ahead(1_000).wall);
+    let due_ms = machine.deadline().unwrap().0 / 1_000_000;
+    // Somebody set the clock.
+    let effects = wake(&mut machine, at(due_ms + 1));
+    let set = publish(&mut machine, at(due_ms + 2), test_id(&effects).unwrap());
+    assert_eq!(set.created, at(due_ms + 2).wall);
+}
+
+#[test]
 fn a_failed_self_test_is_explained_and_repeated_ever_more_slowly() {
     let mut machine = machine();
     let mut id = announce(&mut machine, at(0));

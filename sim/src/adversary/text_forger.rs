@@ -1,0 +1,35 @@
+//! A host that computes honestly and shows other text (C4).
+
+use super::{Adversary, Hand, Strategy};
+use crate::check::Seen;
+use crate::dice::Dice;
+use crate::node::Person;
+use protocol::chain::Piece;
+use protocol::inference::io::Input;
+use protocol::route::Delivery;
+
+struct TextForger;
+
+pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+    TextForger
+}
+
+impl Adversary for TextForger {
+    fn input(&mut self, hand: &mut Hand<'_>, mut delivery: Delivery) -> Vec<Delivery> {
+        if let Delivery::Inference(Input::Produced {
+            order,
+            tokens,
+            attached,
+            ..
+        }) = &mut delivery
+            && attached.vectors.is_empty()
+        {
+            for token in tokens {
+                token.piece = Piece::text("buy ");
+            }
+            let order = *order;
+            hand.see(Seen::Forged { order });
+        }
+        vec![delivery]
+    }
+}

@@ -1,0 +1,39 @@
+//! A host that ends answers early and says that the model did (M13).
+
+use super::{Adversary, Hand, Strategy};
+use crate::check::Seen;
+use crate::dice::Dice;
+use crate::node::Person;
+use protocol::inference::io::Input;
+use protocol::order::wire::Finish;
+use protocol::route::Delivery;
+
+struct Truncator;
+
+pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+    Truncator
+}
+
+impl Adversary for Truncator {
+    fn input(&mut self, hand: &mut Hand<'_>, mut delivery: Delivery) -> Vec<Delivery> {
+        // Of embeddings a buyer sees that some are missing.
+        if let Delivery::Inference(Input::Produced {
+            order,
+            finish,
+            attached,
+            ..
+        }) = &mut delivery
+            && finish.is_none()
+            && attached.vectors.is_empty()
+            && hand
+                .running(order)
+                .is_some_and(|run| run.produced < run.answer.length)
+        {
+            *finish = Some(Finish::Stop);
+            let order = *order;
+            hand.own_mut().engine.running.remove(&order);
+            hand.see(Seen::Cut { order });
+        }
+        vec![delivery]
+    }
+}
