@@ -26,7 +26,7 @@ fn conforms<M>(
 ) -> Result<usize>
 where
     M: Machine + Unpin + 'static,
-    M::Input: Send + 'static,
+    M::Input: Send + Unpin + 'static,
     M::Effect: Unpin + 'static,
 {
     let mut script = Vec::new();

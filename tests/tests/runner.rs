@@ -7,7 +7,8 @@ use actors::shell::validator::VerdictNote;
 use anyhow::{Context, Result, bail};
 use freehold::config::Config;
 use freehold::models::{LocalModel, Source};
-use freehold::server::{self, App, Server};
+use freehold::server::{App, Server, http};
+use freehold::service::models::Loaded;
 use kernels::{Model, OpenOptions};
 use protocol::bundle::{Finding, Tier};
 use protocol::chain::UNKNOWN_TOKEN;
@@ -67,10 +68,17 @@ async fn gateway(node: &TestNode) -> Result<(Server, String)> {
         name: "pocket".to_owned(),
         prices: Prices::chat(1, 1),
     };
-    let rows = vec![local.row(0.0)];
-    let app = App::new(node.node.clone(), &Config::default(), &[local], rows);
-    let server = server::start(app, ([127, 0, 0, 1], 0).into()).await?;
-    let url = format!("http://{}/v1", server.address());
+    let loaded = Loaded {
+        rows: vec![local.row(0.0)],
+        models: vec![local],
+    };
+    let app = Arc::new(App::new(node.node.clone(), &Config::default(), loaded));
+    let listener = http::listen(([127, 0, 0, 1], 0).into())?;
+    let folder = tempfile::tempdir()?;
+    // Nobody asks for it here; the folder may go.
+    let control = tokio::net::UnixListener::bind(folder.path().join("control"))?;
+    let server = Server::start(app, Some(listener), control)?;
+    let url = format!("{}/v1", server.gateway().context("a gateway")?);
     Ok((server, url))
 }
 

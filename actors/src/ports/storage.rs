@@ -96,18 +96,6 @@ impl Storage {
         Ok(Storage { dir, db, commits })
     }
 
-    /// Reads one record.
-    ///
-    /// # Errors
-    /// Where the disk cannot be read.
-    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        let found = self.db.get([&[tag(table)][..], key].concat());
-        let found = found.map_err(|error| StorageError::Io {
-            reason: error.to_string(),
-        })?;
-        Ok(found.map(|value| value.to_vec()))
-    }
-
     /// Returns every record of `tables`.
     ///
     /// # Errors

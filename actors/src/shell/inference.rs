@@ -56,7 +56,12 @@ impl Ports<Inference> for InferencePorts {
         match effect {
             Effect::Persist(records) => return self.shared.persist(records),
             Effect::Tell(message) => return self.shared.tell(message),
-            Effect::OpenStream { id, addresses, .. } => self.open(id, &addresses, false),
+            Effect::OpenStream {
+                id,
+                addresses,
+                private,
+                ..
+            } => self.open(id, &addresses, private),
             Effect::Send { stream, frame } => self.send(stream, &frame),
             Effect::Close { stream } => self.streams.close(stream),
             Effect::CountPrompt {

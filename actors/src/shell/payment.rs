@@ -106,8 +106,11 @@ impl Ports<Payment> for PaymentPorts {
                     }
                 });
             }
-            // The wallet's port cannot delete payments yet: its store keeps them.
-            Effect::ForgetPayments { .. } => {}
+            Effect::ForgetPayments { hashes } => {
+                let wallet = self.wallet.clone();
+                let forgetting = async move { forget(wallet.as_ref(), hashes).await };
+                self.shared.runtime.spawn(forgetting);
+            }
             Effect::Reply { id, report } => {
                 if let Some(waiting) = self.reports.lock().remove(&id) {
                     let _ = waiting.send(*report);

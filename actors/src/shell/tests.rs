@@ -1,10 +1,9 @@
 //! The shells with ears in place of the five machines.
 
 use super::discovery::{follow_relays, judge};
-use super::validator::asker;
 use super::*;
 use crate::ports::compute::Output;
-use crate::ports::network::{GossipMessage, Identity, Judgement, PeerId};
+use crate::ports::network::{GossipMessage, Identity, Judgement};
 use crate::ports::relay::listing::ListingDeletion;
 use crate::ports::relay::{EventSigner, RelayEvent, SecretSigner};
 use actix::{Actor, Context, Handler};
@@ -13,7 +12,6 @@ use protocol::discovery::io::Pulse;
 use protocol::envelope::Network;
 use protocol::ids::{ModelDigest, OrderId};
 use protocol::{discovery, inference, payment, reputation, validator};
-use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 

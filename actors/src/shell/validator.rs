@@ -4,16 +4,16 @@ use super::Shared;
 use super::streams::{Arrival, Streams};
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::compute::Compute;
-use crate::ports::network::{FramedStream, NetworkHandle, PeerId, Protocol};
+use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
 use parking_lot::Mutex;
 use protocol::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::codec;
 use protocol::envelope::Signed;
-use protocol::ids::{EffectId, NodeKey, OrderId};
+use protocol::ids::{EffectId, OrderId};
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::refusal::{Code, Refusal};
 use protocol::validator::Validator;
-use protocol::validator::io::{Effect, Input};
+use protocol::validator::io::{Effect, Input, Unrepeatable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,12 +78,17 @@ impl Ports<Validator> for ValidatorPorts {
                 let (shared, compute) = (self.shared.clone(), self.compute.clone());
                 self.shared.runtime.spawn(async move {
                     let replayed = tokio::task::spawn_blocking(move || {
-                        compute.replay(&model, &job, &salt, &tokens)
+                        let absent = compute.model(&model).is_none();
+                        let replay = compute.replay(&model, &job, &salt, &tokens);
+                        replay.map_err(|reason| match absent {
+                            true => Unrepeatable::Absent,
+                            false => Unrepeatable::Failed(reason),
+                        })
                     })
                     .await;
-                    let result = replayed
-                        .unwrap_or_else(|_| Err("the engine failed on this bundle".to_owned()))
-                        .map(Box::new);
+                    let failed =
+                        || Unrepeatable::Failed("the engine failed on this bundle".to_owned());
+                    let result = replayed.unwrap_or_else(|_| Err(failed())).map(Box::new);
                     shared.to_validator(Input::Replayed { id, result }).await;
                 });
             }

@@ -286,6 +286,8 @@ pub enum Effect {
         id: EffectId,
         host: NodeKey,
         addresses: Vec<String>,
+        /// From a transport identity that this host has not seen.
+        private: bool,
     },
     /// Write a frame.
     Send { stream: StreamId, frame: Box<Frame> },

@@ -340,6 +340,7 @@ impl BuyerOrder {
             id: effect,
             host: candidate.host,
             addresses: candidate.addresses.clone(),
+            private: self.request.private,
         });
         self.state = State::Dialing(effect);
         self.deadline = ctx.now.tick.after_ms(ctx.config.dial_timeout_ms);

@@ -24,6 +24,15 @@ pub struct Replay {
     pub numerics: Option<String>,
 }
 
+/// Why a replay gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unrepeatable {
+    /// This node has no such model, or no engine for it: what anybody can check stands.
+    Absent,
+    /// The engine met a limit or failed: nothing is known of the answer.
+    Failed(String),
+}
+
 /// Inputs of the validator machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -40,7 +49,7 @@ pub enum Input {
     /// [`Effect::Replay`] is done; `Err` says why this node cannot.
     Replayed {
         id: EffectId,
-        result: Result<Box<Replay>, String>,
+        result: Result<Box<Replay>, Unrepeatable>,
     },
     /// From Discovery: answers [`Message::ValidatorsWanted`].
     Validators { id: EffectId, hosts: Vec<Candidate> },

@@ -26,7 +26,7 @@
 //! stranger is gone with it.
 
 use super::bookkeeping::{Facts, Label, label};
-use super::io::{Effect, Input};
+use super::io::{Effect, Input, Unrepeatable};
 use super::store::{Store, Whose};
 use crate::bundle::{Bundle, Finding, Tier, Verdict};
 use crate::crypto::Crypto;
@@ -243,7 +243,12 @@ impl Validator {
     fn give_up(&mut self, now: Now, id: EffectId, out: &mut Outbox<Effect>) {
         match self.jobs.get(&id).map(|job| &job.stage) {
             Some(Stage::Replaying(_)) => {
-                self.replayed(now, id, Err("the engine took too long".to_owned()), out);
+                self.replayed(
+                    now,
+                    id,
+                    Err(Unrepeatable::Failed("the engine took too long".to_owned())),
+                    out,
+                );
             }
             Some(Stage::Seeking { .. }) => self.validators(now, id, Vec::new(), out),
             Some(Stage::Asking { .. }) => {

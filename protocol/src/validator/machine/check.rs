@@ -9,7 +9,7 @@ use crate::route::Message;
 use crate::time::Now;
 use crate::validator::bookkeeping::{Facts, Label, bookkeeping, label};
 use crate::validator::compare;
-use crate::validator::io::{Effect, Replay};
+use crate::validator::io::{Effect, Replay, Unrepeatable};
 
 impl Validator {
     /// Checks the books, then replays if `deep` and possible.
@@ -76,7 +76,7 @@ impl Validator {
         &mut self,
         now: Now,
         id: EffectId,
-        result: Result<Box<Replay>, String>,
+        result: Result<Box<Replay>, Unrepeatable>,
         out: &mut Outbox<Effect>,
     ) {
         let replaying = |job: &Job| matches!(job.stage, Stage::Replaying(_));
@@ -99,7 +99,11 @@ impl Validator {
                     numerics: replay.numerics,
                 }
             }
-            Err(_) => Outcome::bookkeeping(Finding::Honest),
+            Err(Unrepeatable::Absent) => Outcome::bookkeeping(Finding::Honest),
+            // A template, form or prompt that our own limits stop says nothing about the host.
+            Err(Unrepeatable::Failed(detail)) => {
+                Outcome::bookkeeping(Finding::Inconclusive { detail })
+            }
         };
         let numerics = facts.numerics;
         self.conclude(

@@ -10,7 +10,7 @@ use crate::money::{Msat, Prices};
 use crate::refusal::Code;
 use crate::reputation::ScoreCard;
 use crate::time::WallTime;
-use crate::validator::io::Replay;
+use crate::validator::io::{Replay, Unrepeatable};
 use crate::validator::testing::{self, NETWORK, NUMERICS, Script, host, token, validator};
 use crate::{chain::ChainedToken, crypto::Secp, manifest::ModelOffer};
 
@@ -263,12 +263,37 @@ fn an_engine_that_fails_or_hangs_leaves_the_books() {
             assert_eq!(machine.deadline(), Some(at(600_000).tick));
             wake(&mut machine, at(600_000))
         } else {
-            let result = Err("no such model here".to_owned());
+            let result = Err(Unrepeatable::Absent);
             feed(&mut machine, at(1), Input::Replayed { id, result })
         };
-        assert_eq!(judgements(&effects), [(Tier::Bookkeeping, Finding::Honest)]);
+        let told = judgements(&effects);
+        match hangs {
+            true => assert!(told.iter().all(|(_, finding)| !finding.convicts())),
+            false => assert_eq!(told, [(Tier::Bookkeeping, Finding::Honest)]),
+        }
         assert_eq!(machine.pending(), 0);
     }
+}
+
+#[test]
+fn a_replay_that_meets_a_limit_is_no_verdict() {
+    let mut machine = machine(Config {
+        sample_ppm: 1_000_000,
+        ..config()
+    });
+    let effects = feed(&mut machine, at(0), ended(&Script::default(), true));
+    let id = replay_id(&effects).unwrap();
+    let detail = "the chat template takes more time than it may".to_owned();
+    let result = Err(Unrepeatable::Failed(detail.clone()));
+    let effects = feed(&mut machine, at(1), Input::Replayed { id, result });
+    let told = judgements(&effects);
+    assert!(
+        told.iter().all(|(_, finding)| !finding.convicts()),
+        "{told:?}"
+    );
+    let reported = reports(&effects);
+    let verdict = reported[0].as_ref().unwrap();
+    assert_eq!(verdict.finding, Finding::Inconclusive { detail });
 }
 
 #[test]
