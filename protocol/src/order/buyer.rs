@@ -621,7 +621,15 @@ impl BuyerOrder {
                 "cached input at a higher price than computed input",
             );
         }
-        if terms.quantum > deal.candidate.quantum {
+        // A step is rounded up to what this wallet can pay.
+        let grain = ctx.config.payment_grain.0.max(1);
+        let listed = deal
+            .candidate
+            .quantum
+            .0
+            .div_ceil(grain)
+            .saturating_mul(grain);
+        if terms.quantum > Msat(listed) {
             return wrong(
                 OffenceKind::PriceAboveListing,
                 "larger steps of payment than listed",
@@ -916,6 +924,14 @@ impl BuyerOrder {
         if invoice.invoiced > due {
             return Err(format!("{} invoiced where {due} is due", invoice.invoiced));
         }
+        // At the end one invoice may be smaller than a step: the remainder, and all of it.
+        let small = invoice.msat.saturating_add(rounding) <= terms.quantum;
+        if small && due.saturating_sub(invoice.invoiced) >= ctx.config.payment_grain.max(Msat(1)) {
+            return Err(format!(
+                "an invoice of {} below the step agreed upon, which is not the remainder",
+                invoice.msat
+            ));
+        }
         if invoice.invoiced > deal.max_cost {
             return Err(format!(
                 "{} invoiced, the cap is {}",
@@ -990,17 +1006,10 @@ impl BuyerOrder {
             // Never replaced: the order goes on for as long as the window lasts.
             return;
         }
-        // Nothing was sent, or nothing arrived, for the first invoice of this host. Books can
-        // differ in good faith where an order broke off, and a host may be out of reach of this
-        // wallet: it is no offence, another host is asked.
-        let elsewhere = matches!(
-            refusal.code,
-            Code::DebtDisputed | Code::PaymentFailed | Code::CapTooLow
-        );
-        let first = self.deal.as_ref().is_some_and(|deal| {
-            deal.next_chunk == 0 && deal.bills.len() == 1 && deal.bills.contains_key(&seq)
-        });
-        if refusal.code == Code::DebtDisputed || elsewhere && first {
+        if refusal.code == Code::DebtDisputed {
+            // Payment's books contradict the host, and nothing was sent for this invoice. Books
+            // can differ in good faith where an order broke off: it is no offence, the host is
+            // only not bought from.
             if let Some(deal) = self.deal.as_mut() {
                 deal.bills.remove(&seq);
                 deal.refused = Some(refusal.code);
