@@ -63,6 +63,11 @@ const MAX_UNPAID_PER_PEER: usize = 2;
 const MAX_UNPAID: usize = 256;
 /// Bytes that they hold in memory together.
 const MAX_UNPAID_BYTES: usize = 64 << 20;
+/// Orders of one peer that may end unpaid in a minute. Each leaves a nonce for ten minutes, so
+/// with as many connections as there may be they never fill [`limits::MAX_NONCES`].
+const MAX_VOID_PER_MINUTE: u32 = 30;
+/// Peers whose unpaid orders are counted at once: more than may be connected.
+const MAX_COUNTED_PEERS: usize = 4_096;
 /// What an order takes before any was served. Milliseconds. For the wait that terms announce.
 const TYPICAL_ORDER_MS: u64 = 10_000;
 /// How often forgotten nonces are swept. Milliseconds.
@@ -90,6 +95,8 @@ pub struct Inference {
     hosts: BTreeMap<OrderId, HostOrder>,
     /// Whose orders they are.
     peers: BTreeMap<OrderId, PeerTag>,
+    /// Orders of each peer that ended unpaid since the last sweep.
+    voids: BTreeMap<PeerTag, u32>,
     queue: VecDeque<OrderId>,
     /// When the orders that run began, and how long orders take, slowly averaged.
     begun: BTreeMap<OrderId, Tick>,
@@ -122,6 +129,7 @@ impl Inference {
             buyers: BTreeMap::new(),
             hosts: BTreeMap::new(),
             peers: BTreeMap::new(),
+            voids: BTreeMap::new(),
             queue: VecDeque::new(),
             begun: BTreeMap::new(),
             order_ms: TYPICAL_ORDER_MS,
@@ -194,6 +202,7 @@ impl Inference {
             buyers: &mut self.buyers,
             hosts: &mut self.hosts,
             peers: &mut self.peers,
+            voids: &self.voids,
             streams: &mut self.streams,
             served: &self.served,
             admission: self.admission,
@@ -250,7 +259,17 @@ impl Inference {
     fn settle(&mut self, now: Now, out: &mut Outbox<Effect>) {
         self.close_unfinished(now, out);
         self.buyers.retain(|_, order| !order.is_over());
-        self.hosts.retain(|_, order| order.state != HostState::Over);
+        let (peers, voids) = (&self.peers, &mut self.voids);
+        self.hosts.retain(|id, order| {
+            let over = order.state == HostState::Over;
+            if let Some(peer) = peers.get(id).filter(|_| over && order.was_void())
+                && (voids.len() < MAX_COUNTED_PEERS || voids.contains_key(peer))
+            {
+                let count = voids.entry(*peer).or_default();
+                *count = count.saturating_add(1);
+            }
+            !over
+        });
         let (buyers, hosts) = (&self.buyers, &self.hosts);
         self.streams.retain(|_, used| match used {
             Use::Fresh { .. } => true,
@@ -420,6 +439,7 @@ impl Machine for Inference {
         self.with(now, out, |parts, ctx| parts.expire(ctx));
         if self.sweep <= now.tick {
             self.sweep = now.tick.after_ms(SWEEP_MS);
+            self.voids.clear();
             let mut forgotten = self.replay.prune(now.wall);
             forgotten.extend(self.retained.sweep(self.config.keep, now.wall));
             if !forgotten.is_empty() {
@@ -436,8 +456,10 @@ impl Machine for Inference {
             Use::Fresh { until, .. } => Some(*until),
             _ => None,
         });
-        let sweeps =
-            !self.replay.is_empty() || !self.retained.is_empty() || !self.unfinished.is_empty();
+        let sweeps = !self.voids.is_empty()
+            || !self.replay.is_empty()
+            || !self.retained.is_empty()
+            || !self.unfinished.is_empty();
         let sweep = sweeps.then_some(self.sweep);
         buyers.chain(hosts).chain(fresh).chain(sweep).min()
     }
@@ -449,6 +471,7 @@ struct Parts<'a> {
     buyers: &'a mut BTreeMap<RequestId, BuyerOrder>,
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
     peers: &'a mut BTreeMap<OrderId, PeerTag>,
+    voids: &'a BTreeMap<PeerTag, u32>,
     streams: &'a mut BTreeMap<StreamId, Use>,
     served: &'a BTreeMap<ModelDigest, Served>,
     admission: Admission,
@@ -781,8 +804,11 @@ impl Parts<'_> {
         let same_peer = self.hosts.iter().filter(|(id, host)| {
             host.is_unpaid() && peer.is_some() && self.peers.get(id).copied() == peer
         });
-        if same_peer.count() >= MAX_UNPAID_PER_PEER {
-            let text = "orders of this peer wait for their payment";
+        let void = peer.and_then(|peer| self.voids.get(&peer)).copied();
+        if same_peer.count() >= MAX_UNPAID_PER_PEER
+            || void.unwrap_or_default() >= MAX_VOID_PER_MINUTE
+        {
+            let text = "orders of this peer wait for their payment, or many of them were not paid";
             return busy(Code::TooManyUnpaid, text);
         }
         Ok(served.offer.clone())

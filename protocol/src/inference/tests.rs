@@ -4,7 +4,7 @@ use super::context::Config;
 use super::io::{
     BuyRequest, BuyerEvent, Candidate, Effect, Input, ModelSelector, PromptFacts, Served,
 };
-use super::{Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER};
+use super::{Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
 use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
 use crate::crypto::{Crypto, DerivedOrderKeys, InvoiceError, InvoiceFacts, Secp};
 use crate::envelope::{Body, Network, Signed};
@@ -691,4 +691,24 @@ fn a_debt_that_the_books_do_not_know_sends_the_buyer_to_the_next_host() {
         refusal,
     });
     assert_eq!(buyer.dials.len(), 2);
+}
+
+#[test]
+fn a_peer_that_never_pays_is_soon_refused_and_others_are_not() {
+    let mut machine = host();
+    let mut taken = 0;
+    for n in 0..200 {
+        let effects = arrives(&mut machine, 0, u64::from(n), 1, &order(n));
+        taken += usize::from(refusals(&effects).is_empty());
+        let (stream, frame) = (StreamId(u64::from(n)), Box::new(Frame::Cancel));
+        feed(&mut machine, 0, Input::Received { stream, frame });
+    }
+    assert_eq!(taken, MAX_VOID_PER_MINUTE as usize);
+    let other = arrives(&mut machine, 0, 500, 2, &order(500));
+    assert_eq!(refusals(&other), []);
+    // A minute later it may try again.
+    let mut out = Outbox::default();
+    machine.expire(at(61_000), &mut out);
+    let again = arrives(&mut machine, 61_000, 501, 1, &order(501));
+    assert_eq!(refusals(&again), []);
 }

@@ -200,6 +200,11 @@ impl HostOrder {
             )
     }
 
+    /// Whether it ended without a payment, of a buyer without credit.
+    pub fn was_void(&self) -> bool {
+        !self.known && self.paid == Msat::ZERO
+    }
+
     /// Whether the buyer agreed to the terms, so that a payment may be on its way.
     pub fn is_accepted(&self) -> bool {
         self.accepted
