@@ -416,7 +416,7 @@ impl Node {
             bands: config.bands.clone(),
             models: models.into_iter().map(|model| model.offer).collect(),
             limits,
-            payment_modes: vec![protocol::manifest::PaymentMode::Metered],
+            payment_modes: config.orders.modes.clone(),
             quantum: config.quantum,
             addresses,
             created: wall_now(),

@@ -10,7 +10,7 @@ use crate::sats::Sats;
 use actors::ports::wallet::ldk::{ChainSource, LogLevel};
 use protocol::envelope::Network;
 use protocol::ids::LightningId;
-use protocol::manifest::Role;
+use protocol::manifest::{PaymentMode, Role};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -53,6 +53,8 @@ pub struct Config {
     pub budget: Budget,
     /// How this node sells.
     pub host: Host,
+    /// What is kept on disk, and how long.
+    pub storage: Storage,
     /// Models on this machine.
     pub models: Vec<ModelEntry>,
     /// Checks of answers.
@@ -123,6 +125,18 @@ pub struct Budget {
     pub per_day: Sats,
     /// Most for one UTC day per name (`cli`, `gateway`, a gateway key's name).
     pub per_key: BTreeMap<String, Sats>,
+    /// Largest step of payment agreed to: so much output is prepaid.
+    pub max_quantum: Sats,
+}
+
+/// How long finished orders stay on disk, prompts among them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Days.
+    pub keep_days: u32,
+    /// Mebibytes over all orders; the oldest go first.
+    pub keep_mib: u64,
 }
 
 /// How this node sells.
@@ -144,6 +158,8 @@ pub struct Host {
     pub window_cap: Sats,
     /// What an unknown buyer may use before its first payment, in sat.
     pub free_quota: Sats,
+    /// Payment modes offered.
+    pub payment_modes: Vec<PaymentMode>,
     /// Orders served at once.
     pub concurrent_orders: u32,
     /// Orders waiting behind them.
@@ -258,6 +274,7 @@ impl Default for Config {
             gateway: Gateway::default(),
             budget: Budget::default(),
             host: Host::default(),
+            storage: Storage::default(),
             models: Vec::new(),
             validator: Validator::default(),
         }
@@ -286,6 +303,7 @@ impl Default for Budget {
             per_order: Sats::whole(1_000),
             per_day: Sats::whole(10_000),
             per_key: BTreeMap::new(),
+            max_quantum: Sats::whole(10),
         }
     }
 }
@@ -300,6 +318,7 @@ impl Default for Host {
             quantum: Sats::whole(1),
             window_cap: Sats::whole(64),
             free_quota: Sats::default(),
+            payment_modes: vec![PaymentMode::Metered],
             concurrent_orders: 4,
             queued_orders: 8,
             prompt_tokens: 32_768,
@@ -307,6 +326,15 @@ impl Default for Host {
             threads: 0,
             cache_mib: 0,
             pace: 0,
+        }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Storage {
+            keep_days: 90,
+            keep_mib: 1_024,
         }
     }
 }

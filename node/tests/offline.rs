@@ -40,6 +40,7 @@ async fn up(folder: &Folder) -> Result<service::Running> {
     let options = StartOptions {
         needs: Needs::All,
         cheat: None,
+        ..StartOptions::default()
     };
     service::start(folder, options, &mut |_, _| {}).await
 }

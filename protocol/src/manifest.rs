@@ -91,10 +91,13 @@ pub struct HostLimits {
 }
 
 /// How an order may be paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum PaymentMode {
     /// In quanta while tokens stream (the default).
+    #[default]
     Metered,
     /// One invoice for the ceiling; the unused part is not refunded.
     Before,

@@ -149,7 +149,7 @@ strategies! {
     TextForger text_forger Host Held "text-forger" "fair-verdicts" "shows other text than its tokens say"
     InputInflator input_inflator Host Open "input-inflator" "input-true" "counts three times the prompt"
     Truncator truncator Host Held "truncator" "fair-verdicts" "ends answers early and says that the model did"
-    EntryThief entry_thief Host Held "entry-thief" "theft-bounded" "takes the entry payment and serves nothing"
+    EntryThief entry_thief Host Open "entry-thief" "theft-bounded" "takes the entry payment and serves nothing"
     Tokenless tokenless Host Held "tokenless" "text-bounded" "sends chunks without tokens, without end"
     Refuser refuser Host Held "refuser" "all-served" "is cheap and refuses every order, with every code in turn"
     BusySybil busy_sybil Other Held "busy-sybil" "all-served" "lists fresh keys that are cheap and always full"

@@ -65,7 +65,8 @@ fn a_storm_leaves_two_hosts_standing() {
     };
     let report = run::seed(&options, true, |_, _| {});
     assert!(report.passed(), "{:#?}", report.outcome.violations);
-    assert!(report.outcome.tally.finished > 50);
+    let tally = report.outcome.tally;
+    assert!(tally.finished > 30, "{tally:?}");
 }
 
 #[test]

@@ -12,8 +12,9 @@ use crate::signals::Stops;
 use anyhow::Context;
 use protocol::ids::{NodeKey, OrderId, PaymentHash};
 use protocol::inference::io::{BuyerEvent, Candidate, ModelSelector};
+use protocol::manifest::PaymentMode;
 use protocol::money::{Counts, Msat};
-use protocol::order::wire::{Finish, Receipt};
+use protocol::order::wire::{Finish, Receipt, Retention};
 use protocol::refusal::Refusal;
 use protocol::work::{Constraint, Sampling};
 use serde::Serialize;
@@ -56,12 +57,39 @@ pub struct BuyArgs {
     /// Have the answer checked by recomputation; the validator reads the prompt too
     #[arg(long)]
     pub audit: bool,
-    /// Sign with a key of this order alone: the host cannot link it to your others, and asks a stranger's prepayment
+    /// Sign with a key of this order alone, over a connection of its own: the host sees an unknown buyer, asks an unknown buyer's prepayment, and still sees your address
     #[arg(long)]
     pub private: bool,
+    /// Pay in steps while the answer streams, all of it before (what is not used is not refunded), or at the end (only with credit at the host)
+    #[arg(long, value_enum, default_value = "metered", value_name = "WHEN")]
+    pub pay: Pay,
+    /// Ask the host to keep no prompt and no answer afterwards (its promise, not a proof)
+    #[arg(long)]
+    pub forget: bool,
     /// Agree to the choice beforehand; the caps still hold
     #[arg(short, long)]
     pub yes: bool,
+}
+
+/// When an answer is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pay {
+    /// In steps while it streams.
+    Metered,
+    /// All of it first.
+    Before,
+    /// At its end.
+    After,
+}
+
+impl From<Pay> for PaymentMode {
+    fn from(pay: Pay) -> Self {
+        match pay {
+            Pay::Metered => PaymentMode::Metered,
+            Pay::Before => PaymentMode::Before,
+            Pay::After => PaymentMode::After,
+        }
+    }
 }
 
 /// Reads a temperature into thousandths.
@@ -111,6 +139,10 @@ impl BuyArgs {
         order.host = self.host;
         order.audit = self.audit;
         order.private = self.private;
+        order.mode = self.pay.into();
+        if self.forget {
+            order.retention = Retention::Forget;
+        }
         order.confirm = true;
         order.steering.constraint = self.constraint()?;
         Ok(order)
@@ -187,7 +219,12 @@ impl Outcome {
 /// # Errors
 /// Where the node does not answer, or has no wallet that runs.
 pub async fn is_local(session: &Session, args: &BuyArgs) -> anyhow::Result<bool> {
-    let must_buy = args.buy || args.host.is_some() || args.audit || args.private;
+    let must_buy = args.buy
+        || args.host.is_some()
+        || args.audit
+        || args.private
+        || args.forget
+        || args.pay != Pay::Metered;
     if !must_buy && args.model.is_some() && session.has_model(args.model.as_deref()).await? {
         return Ok(true);
     }

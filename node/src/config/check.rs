@@ -145,28 +145,9 @@ fn gateway(config: &Config) -> Result<(), Complaint> {
     Ok(())
 }
 
-/// Output is invoiced once it was delivered, so a stranger's credit must reach for a token.
+/// Prices that follow from each other.
 fn token_prices(config: &Config) -> Result<(), Complaint> {
     let host = &config.host;
-    let step = host.quantum.0.0.saturating_mul(2);
-    let reach = host.free_quota.0.0.max(step);
-    let own = config.models.iter().enumerate().map(|(index, model)| {
-        let key = format!("models[{index}].output_price");
-        (key, model.output_price)
-    });
-    let all = [("host.output_price".to_owned(), Some(host.output_price))];
-    for (key, price) in all.into_iter().chain(own) {
-        let Some(price) = price else { continue };
-        let token = price.0.0 / 1_000_000;
-        if token > reach {
-            return complain(
-                key,
-                format!(
-                    "makes a token cost {token} msat, and a stranger gets credit for {reach}: lower it, or raise host.free_quota or host.quantum"
-                ),
-            );
-        }
-    }
     let cached = host.cached_input_price.unwrap_or_default();
     if cached > host.input_price {
         return complain(
@@ -191,6 +172,12 @@ fn money(config: &Config) -> Result<(), Complaint> {
         );
     }
     token_prices(config)?;
+    if config.host.payment_modes.is_empty() {
+        return complain(
+            "host.payment_modes",
+            "is empty: nobody could pay; the default is [\"metered\"]",
+        );
+    }
     if config.host.concurrent_orders == 0 {
         return complain(
             "host.concurrent_orders",

@@ -135,6 +135,9 @@ network = "{network}"
 #per_day = 10000
 # Most for one UTC day per name: "cli", "gateway", or the name of a gateway key.
 #per_key = { cli = 5000 }
+# Largest step of payment agreed to, in sat: an unknown host is paid so much output
+# ahead. Hosts that list larger steps are not bought from.
+#max_quantum = 10
 
 [host]
 # Sat for a million prompt tokens.
@@ -153,6 +156,10 @@ network = "{network}"
 # What an unknown buyer may use before its first payment, in sat. Every new key
 # gets it, and keys are free.
 #free_quota = 0
+# How buyers may pay: "metered" (in steps while an answer streams), "before" (all of
+# it first; what is not used is not refunded), "after" (at the end, as far as the buyer
+# has credit here).
+#payment_modes = ["metered"]
 # Orders served at once.
 #concurrent_orders = 4
 # Orders waiting behind them; further ones are refused.
@@ -169,6 +176,14 @@ network = "{network}"
 #cache_mib = 0
 # Most tokens a second per order; 0 is as fast as it goes.
 #pace = 0
+
+[storage]
+# How long finished orders stay on disk, prompts and evidence among them, in days.
+# Hosts keep no prompt of an order that asks them to forget it, and nothing of one that
+# was not paid for. The ledger stays.
+#keep_days = 90
+# Most that they may take, in MiB; the oldest go first.
+#keep_mib = 1024
 
 [validator]
 # Share of your own orders that is checked by recomputation, in parts per million

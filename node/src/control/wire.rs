@@ -4,9 +4,9 @@ use actors::ports::wallet::{ChannelId, Peer};
 use protocol::bundle::Verdict;
 use protocol::ids::{LightningId, ModelDigest, NodeKey, OrderId, Preimage};
 use protocol::inference::io::{BuyerEvent, ModelSelector};
-use protocol::manifest::Role;
+use protocol::manifest::{PaymentMode, Role};
 use protocol::money::{Counts, Msat, Prices};
-use protocol::order::wire::Finish;
+use protocol::order::wire::{Finish, Retention};
 use protocol::refusal::Refusal;
 use protocol::work::{Sampling, Steering, Work};
 use serde::{Deserialize, Serialize};
@@ -130,6 +130,12 @@ pub struct BuyOrder {
     /// Sign with a key of this order alone.
     #[serde(default)]
     pub private: bool,
+    /// How to pay.
+    #[serde(default)]
+    pub mode: PaymentMode,
+    /// What the host is asked to keep of it.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 impl BuyOrder {
@@ -149,6 +155,8 @@ impl BuyOrder {
             confirm: false,
             audit: false,
             private: false,
+            mode: PaymentMode::Metered,
+            retention: Retention::Keep,
         }
     }
 }

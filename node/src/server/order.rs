@@ -11,9 +11,9 @@ use crate::control::BuyOrder;
 use protocol::discovery::io::HostRow;
 use protocol::ids::RequestId;
 use protocol::inference::io::{BuyRequest, ModelSelector};
-use protocol::manifest::{ModelOffer, PaymentMode, Role};
+use protocol::manifest::{ModelOffer, Role};
 use protocol::money::Msat;
-use protocol::order::wire::{Handling, Path, Retention};
+use protocol::order::wire::{Handling, Path};
 use protocol::payment::Fees;
 use protocol::work::{Job, Work};
 
@@ -67,9 +67,9 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
         model: order.model,
         job,
         max_cost,
-        mode: PaymentMode::Metered,
+        mode: order.mode,
         path: Path::Fast,
-        retention: Retention::Keep,
+        retention: order.retention,
         handling: Handling::Plain,
         budget: order.budget,
         host: order.host,

@@ -9,6 +9,7 @@ use crate::profile;
 use actors::node::NodeConfig;
 use actors::ports::network::{Identity, Multiaddr};
 use protocol::manifest::Role;
+use protocol::order::record::Keep;
 use protocol::{discovery, inference, payment, reputation, validator};
 
 /// What the node's actors are given.
@@ -58,6 +59,12 @@ pub fn node_config(
         },
         orders: inference::context::Config {
             quantum,
+            modes: config.host.payment_modes.clone(),
+            max_quantum: config.budget.max_quantum.0,
+            keep: Keep {
+                days: config.storage.keep_days,
+                bytes: config.storage.keep_mib.saturating_mul(1 << 20),
+            },
             ..inference::context::Config::new(network)
         },
         validator: validator::Config {

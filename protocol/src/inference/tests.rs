@@ -483,10 +483,14 @@ impl Buyer {
 
     /// Asks for `msat` after eight tokens, which with the input cost 2,800.
     fn bills(&mut self, msat: u64, head: Digest) {
+        self.bills_for(LIGHTNING, msat, head);
+    }
+
+    fn bills_for(&mut self, payee: LightningId, msat: u64, head: Digest) {
         let order = OrderId::of(&self.order.as_ref().unwrap().digest());
         let covers = counts(8);
         let facts = InvoiceFacts {
-            payee: LIGHTNING,
+            payee,
             hash: PaymentHash([4; 32]),
             msat: Some(Msat(msat)),
             description_hash: Some(wire::description_hash(&order, 1, &covers)),
@@ -641,4 +645,48 @@ fn an_order_paid_at_its_end_takes_no_invoice_before() {
     buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Stop))));
     buyer.bills(2_800, chain.head());
     assert_eq!(buyer.payments(), 1);
+}
+
+#[test]
+fn a_wallet_that_changed_since_the_listing_convicts_nobody_and_is_not_paid() {
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+    buyer.bills_for(LightningId([3; 33]), 2_000, chain.head());
+    assert_eq!(buyer.payments(), 0);
+    assert_eq!(buyer.offences(), [OffenceKind::TermsNotAsListed]);
+    // Once something was paid, another payee is no accident.
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+    buyer.bills(1_000, chain.head());
+    buyer.bills_for(LightningId([3; 33]), 1_800, chain.head());
+    assert_eq!(buyer.offences(), [OffenceKind::WrongInvoice]);
+}
+
+#[test]
+fn an_entry_that_cannot_be_paid_is_asked_of_the_next_host() {
+    for code in [Code::PaymentFailed, Code::CapTooLow, Code::DebtDisputed] {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        let order = OrderId::of(&buyer.order.as_ref().unwrap().digest());
+        let mut terms = buyer.terms();
+        let facts = InvoiceFacts {
+            payee: LIGHTNING,
+            hash: PaymentHash([4; 32]),
+            msat: Some(Msat(1_800)),
+            description_hash: Some(wire::description_hash(&order, 0, &terms.input)),
+            expires: at(600_000).wall,
+        };
+        terms.entry = Some(wire::EntryInvoice {
+            bolt11: serde_json::to_string(&facts).unwrap(),
+            msat: Msat(1_800),
+        });
+        let terms = buyer.seal(&terms);
+        buyer.hears(Frame::Terms(terms));
+        assert_eq!((buyer.payments(), buyer.dials.len()), (1, 1));
+        let refusal = Refusal::new(code, "no");
+        let seq = 0;
+        buyer.feed(Input::NotSettled {
+            order,
+            seq,
+            refusal,
+        });
+        assert_eq!(buyer.dials.len(), 2, "{code:?}");
+    }
 }

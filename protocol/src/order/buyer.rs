@@ -826,6 +826,16 @@ impl BuyerOrder {
             Ok(opened) => opened.body,
             Err(error) => return self.violation(OffenceKind::BadSignature, error.to_string(), ctx),
         };
+        // The wallet of an honest host may be another than when it was listed. Where nothing was
+        // paid in this order yet, that is seen only now.
+        let untouched = self.deal.as_ref().filter(|deal| deal.bills.is_empty());
+        if let Some(deal) = untouched
+            && let Ok(facts) = ctx.crypto.read_invoice(&invoice.bolt11)
+            && facts.payee != deal.candidate.lightning
+        {
+            let detail = "an invoice of another wallet than the listing names".to_owned();
+            return self.violation(OffenceKind::TermsNotAsListed, detail, ctx);
+        }
         let facts = match self.check_invoice(&invoice, ctx) {
             Ok(facts) => facts,
             Err(detail) => return self.violation(OffenceKind::WrongInvoice, detail, ctx),
@@ -980,12 +990,20 @@ impl BuyerOrder {
             // Never replaced: the order goes on for as long as the window lasts.
             return;
         }
-        if refusal.code == Code::DebtDisputed {
-            // Payment's books contradict the host, and nothing was sent for this invoice. Books
-            // can differ in good faith where an order broke off: it is no offence, the host is
-            // only not bought from.
+        // Nothing was sent, or nothing arrived, for the first invoice of this host. Books can
+        // differ in good faith where an order broke off, and a host may be out of reach of this
+        // wallet: it is no offence, another host is asked.
+        let elsewhere = matches!(
+            refusal.code,
+            Code::DebtDisputed | Code::PaymentFailed | Code::CapTooLow
+        );
+        let first = self.deal.as_ref().is_some_and(|deal| {
+            deal.next_chunk == 0 && deal.bills.len() == 1 && deal.bills.contains_key(&seq)
+        });
+        if refusal.code == Code::DebtDisputed || elsewhere && first {
             if let Some(deal) = self.deal.as_mut() {
                 deal.bills.remove(&seq);
+                deal.refused = Some(refusal.code);
             }
             if let Some(stream) = self.stream() {
                 ctx.send(stream, Frame::Cancel);

@@ -17,7 +17,7 @@ impl Checker for Caps {
         let person = facts.people.get(*payer).filter(|person| person.honest())?;
         let (_, book) = facts.index.paid_by(hash)?;
         let spent = book.settled + book.fees;
-        let cap = book.max_cost.min(person.limits.per_order.0);
+        let cap = facts.index.cap(*payer, book).min(person.limits.per_order.0);
         (spent > cap).then(|| {
             format!(
                 "node {payer} paid {} msat and {} of fees for order {}, its cap is {cap}",

@@ -9,11 +9,12 @@ use crate::event::NodeIx;
 use crate::node::{AnyEffect, Person};
 use protocol::codec;
 use protocol::envelope::{Envelope, Signed};
-use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash, StreamId};
+use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::Effect;
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::money::{Counts, Meter, Prices};
 use protocol::order::wire::{Frame, Invoice, Order, Terms};
+use protocol::route::Message;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,6 +120,10 @@ pub struct Index {
     pub settled: BTreeSet<PaymentHash>,
     /// Failed hashes.
     pub failed: BTreeSet<PaymentHash>,
+    /// What a user would pay for a request at most, routing fees included. Msat.
+    wishes: BTreeMap<(NodeIx, RequestId), u64>,
+    /// The same of the orders that a request became.
+    caps: BTreeMap<(NodeIx, OrderId), u64>,
     /// Prices that a host ever listed for a model.
     listed: BTreeMap<(NodeIx, ModelDigest), Vec<Prices>>,
     /// The largest quantum that a host ever listed. Msat.
@@ -177,6 +182,13 @@ impl Index {
             (all.saturating_add(left(book)), taken_up + part)
         });
         all.saturating_sub(taken_up)
+    }
+
+    /// What the user of an order would pay for it at most, routing fees included; the signed cap
+    /// leaves out what is kept for them. Msat.
+    pub fn cap(&self, buyer: NodeIx, book: &OrderBook) -> u64 {
+        let cap = self.caps.get(&(buyer, book.id));
+        cap.copied().unwrap_or(book.max_cost)
     }
 
     /// The order on a stream.
@@ -245,6 +257,16 @@ impl Index {
                     let lately = now_ms.saturating_sub(key.last_ms) < BOOKED_MS;
                     key.lately = if lately { key.lately + msat } else { *msat };
                     key.last_ms = now_ms;
+                }
+            }
+            Seen::Wished { node, wish } => {
+                self.wishes.insert((*node, wish.request), wish.max_cost.0);
+            }
+            Seen::Emitted { node, effect, .. } => {
+                if let Some(Message::Bind { request, order, .. }) = effect.tell()
+                    && let Some(cap) = self.wishes.get(&(*node, *request))
+                {
+                    self.caps.insert((*node, *order), *cap);
                 }
             }
             Seen::Crashed { node } => self.forgive(now_ms, *node),
