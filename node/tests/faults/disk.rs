@@ -59,7 +59,7 @@ async fn a_full_disk_stops_the_node_with_the_fix_and_loses_no_money() -> Result<
         ensure!(!status.success(), "it ended as if all were well");
         let log = std::fs::read_to_string(stage.members[victim].dir.join("node.log"))?;
         ensure!(
-            log.contains("free some"),
+            log.contains("writable and has space"),
             "the log does not name the fix:\n{log}"
         );
         stage.members[victim].spawn(&options)?;

@@ -7,6 +7,10 @@ use super::bookkeeping::Facts;
 use super::io::Replay;
 use crate::bundle::Finding;
 
+/// How the detail begins where the tokens are right and the host showed other words: it tells
+/// what the host said and nothing of the replay.
+pub const OTHER_TEXT: &str = "text was shown that the token does not stand for";
+
 /// Compares; also returns how many tokens were recomputed.
 pub fn compare(facts: &Facts, replay: &Replay) -> (Finding, u64) {
     let compared = facts.tokens.len().min(replay.expected.len()) as u64;
@@ -62,7 +66,7 @@ fn difference(facts: &Facts, replay: &Replay) -> Option<Finding> {
         format!("token {} was drawn from other logits", signed.id)
     } else {
         format!(
-            "token {} was shown as the text {:?}, which is not what it stands for",
+            "{OTHER_TEXT}: token {} as {:?}",
             signed.id,
             String::from_utf8_lossy(&signed.piece.bytes)
         )
