@@ -318,11 +318,10 @@ fn whoever_opens_many_streams_loses_its_own() {
     let open = |machine: &mut Inference, stream: u64, from: u16| {
         let (stream, peer) = (StreamId(stream), peer(from));
         let effects = feed(machine, 0, Input::Inbound { stream, peer });
-        let closed = effects.iter().find_map(|effect| match effect {
+        effects.iter().find_map(|effect| match effect {
             Effect::Close { stream } => Some(stream.0),
             _ => None,
-        });
-        closed
+        })
     };
     assert_eq!(open(&mut machine, 0, 7), None);
     for stream in 1..200 {
