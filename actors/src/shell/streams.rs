@@ -3,7 +3,7 @@
 //! One entry for each stream, from [`Streams::adopt`] to [`Streams::close`]. Whoever reads a stream
 //! closes it when reading ends, whichever side ended it; a machine closes it by an effect. Closing
 //! twice is no error. Once closed, the reader ends at once, what is queued is written within
-//! [`LINGER`], and the stream's slot at the network port is free.
+//! `LINGER`, and the stream's slot at the network port is free.
 //!
 //! A peer that does not read is cut off when its queue is full, in frames or in bytes: transport
 //! buffering must not hide it. Readers wait for room in the machine's mailbox.
@@ -200,7 +200,7 @@ impl Drop for Queue {
 }
 
 /// Writes what is queued. Ends when the stream broke, on either half, or was cut off, and at the
-/// latest [`LINGER`] after it was closed.
+/// latest `LINGER` after it was closed.
 async fn write(mut writer: FrameWriter, mut queue: Queue, mut open: watch::Receiver<bool>) {
     let all = async {
         loop {

@@ -20,8 +20,8 @@ const BOUND: Duration = Duration::from_secs(30);
 
 /// Hears what is told to Discovery and Inference.
 struct Ear {
-    discovery: mpsc::UnboundedSender<discovery::io::Input>,
-    inference: mpsc::UnboundedSender<inference::io::Input>,
+    discovery: mpsc::Sender<discovery::io::Input>,
+    inference: mpsc::Sender<inference::io::Input>,
 }
 
 impl Actor for Ear {
@@ -31,14 +31,14 @@ impl Actor for Ear {
 impl Handler<Deliver<discovery::io::Input>> for Ear {
     type Result = ();
     fn handle(&mut self, message: Deliver<discovery::io::Input>, _: &mut Context<Self>) {
-        self.discovery.send(message.input).unwrap();
+        self.discovery.try_send(message.input).unwrap();
     }
 }
 
 impl Handler<Deliver<inference::io::Input>> for Ear {
     type Result = ();
     fn handle(&mut self, message: Deliver<inference::io::Input>, _: &mut Context<Self>) {
-        self.inference.send(message.input).unwrap();
+        self.inference.try_send(message.input).unwrap();
     }
 }
 
@@ -57,11 +57,14 @@ impl Handler<Deliver<reputation::io::Input>> for Ear {
     fn handle(&mut self, _: Deliver<reputation::io::Input>, _: &mut Context<Self>) {}
 }
 
+/// Inputs that an ear takes before the test looks at them.
+const HEARD: usize = 64;
+
 /// What a test holds.
 struct Heard {
     shared: Shared,
-    discovery: mpsc::UnboundedReceiver<discovery::io::Input>,
-    inference: mpsc::UnboundedReceiver<inference::io::Input>,
+    discovery: mpsc::Receiver<discovery::io::Input>,
+    inference: mpsc::Receiver<inference::io::Input>,
     _dir: tempfile::TempDir,
 }
 
@@ -71,8 +74,8 @@ fn with<F: Future<Output = ()>>(test: impl FnOnce(Heard) -> F) {
         let dir = tempfile::tempdir().unwrap();
         let storage = Storage::open(dir.path()).unwrap();
         let shared = Shared::new(Handle::current(), storage);
-        let (to_discovery, discovery) = mpsc::unbounded_channel();
-        let (to_inference, inference) = mpsc::unbounded_channel();
+        let (to_discovery, discovery) = mpsc::channel(HEARD);
+        let (to_inference, inference) = mpsc::channel(HEARD);
         let ear = Ear {
             discovery: to_discovery,
             inference: to_inference,
