@@ -53,7 +53,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_question_that_is_given_up_leaves_the_line_to_the_next() {
-        let (typed, ready) = std::sync::mpsc::channel::<()>();
+        let (typed, ready) = std::sync::mpsc::sync_channel::<()>(1);
         let lines = read(move || {
             // The first line is typed after the first question was given up.
             let _ = ready.recv();

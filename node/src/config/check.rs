@@ -95,16 +95,15 @@ fn addresses(config: &Config) -> Result<(), Complaint> {
 
 fn gateway(config: &Config) -> Result<(), Complaint> {
     let gateway = &config.gateway;
-    if !gateway.listen.ip().is_loopback() {
-        if !gateway.expose {
-            return complain(
-                "gateway.listen",
-                format!(
-                    "is {}, which other machines reach: use 127.0.0.1, or set expose = true and add keys",
-                    gateway.listen
-                ),
-            );
-        }
+    if !gateway.listen.ip().is_loopback() && !gateway.expose {
+        return complain(
+            "gateway.listen",
+            format!(
+                "is {}, which other machines reach: use 127.0.0.1, or set expose = true and add keys",
+                gateway.listen
+            ),
+        );
+    }
     }
     // Also on the loopback: behind a proxy everybody comes from there.
     if gateway.expose && gateway.keys.is_empty() {

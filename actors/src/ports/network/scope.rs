@@ -50,7 +50,7 @@ fn is_global_name(name: &str) -> bool {
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
     // A name of one label is resolved within somebody's own domain.
-    name.contains('.') && !LOCAL_NAMES.iter().any(|suffix| local(suffix))
+    name.contains('.') && !LOCAL_NAMES.iter().any(local)
 }
 
 fn is_global_v4(ip: Ipv4Addr) -> bool {
