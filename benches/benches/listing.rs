@@ -5,7 +5,7 @@
 use actors::ports::relay::SecretSigner;
 use actors::ports::relay::listing::{ListingDraft, ListingEvent, REQUIRED_BITS};
 use criterion::{Criterion, criterion_group, criterion_main};
-use protocol::chain::{ChainedToken, TokenChain};
+use protocol::chain::{ChainedToken, Piece, TokenChain};
 use protocol::crypto::{Crypto, Secp};
 use protocol::envelope::{Network, Signed};
 use protocol::ids::{Digest, OrderId};
@@ -69,6 +69,7 @@ fn envelopes(c: &mut Criterion) {
     let token = ChainedToken {
         id: 7,
         logits: Digest([8; 32]),
+        piece: Piece::text(*b" word"),
     };
     c.bench_function("chain one token", |b| {
         let mut chain = TokenChain::new(&Digest([1; 32]), &Digest([2; 32]));

@@ -104,7 +104,6 @@ fn gateway(config: &Config) -> Result<(), Complaint> {
             ),
         );
     }
-    }
     // Also on the loopback: behind a proxy everybody comes from there.
     if gateway.expose && gateway.keys.is_empty() {
         return complain(

@@ -76,7 +76,11 @@ fn the_fresh_file_is_the_default_configuration_and_a_model() {
 #[test]
 fn a_model_that_init_was_given_is_in_the_file_whatever_its_path() {
     let odd = r#"/a "b" \ c/m.gguf"#.to_owned();
-    let config = parse(&document::with_models("regtest", std::slice::from_ref(&odd))).unwrap();
+    let config = parse(&document::with_models(
+        "regtest",
+        std::slice::from_ref(&odd),
+    ))
+    .unwrap();
     assert_eq!(config.models[0].path, Some(odd.into()));
     assert_eq!(
         config.chain_source(),

@@ -183,7 +183,7 @@ fn scored(
 
 /// Chooses at most [`limits::MAX_CANDIDATES`] of the scored matches, best first.
 ///
-/// Hosts that served this node have [`SERVED_SHARE`] places of their own. Of the others'
+/// Hosts that served this node have `SERVED_SHARE` places of their own. Of the others'
 /// places half go to the best, and half are drawn: whoever lists most and cheapest does
 /// not fill them all.
 pub fn ranked(

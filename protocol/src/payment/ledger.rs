@@ -33,7 +33,7 @@ const UNSURE_MS: u64 = DAY_MS;
 
 /// Invoices kept that nobody paid. Strangers cause them for free, so beyond it the oldest is
 /// deleted, from storage too; money that still comes for it is booked while it is among the
-/// newest [`MAX_LATE`], and becomes a [`Note`] afterwards.
+/// newest `MAX_LATE`, and becomes a [`Note`] afterwards.
 pub const MAX_EXPIRED: usize = 1_024;
 
 /// Deleted invoices remembered, in memory only: those of three minutes, an entry invoice's life,

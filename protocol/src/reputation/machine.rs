@@ -2,7 +2,7 @@
 //!
 //! # States
 //! The book, and dials that nobody answered while this node may have been cut off itself
-//! (see [`super::reach`]). Every input is answered at once.
+//! (see `super::reach`). Every input is answered at once.
 //!
 //! # Inputs and effects
 //! See [`super::io`]. An outcome, an offence or a verdict changes the book, which
@@ -10,7 +10,7 @@
 //!
 //! # Invariants
 //! - Only what this node saw itself counts. Another validator's word is a hint, until
-//!   a second, independent one agrees (see [`Reputation::hinted`]).
+//!   a second, independent one agrees (see `Reputation::hinted`).
 //! - Only hosts are in the book: what a buyer's key, a relay or whoever repeats others'
 //!   messages can cause is booked against nobody.
 //! - The book is bounded; a conviction over an order of this node is the last thing to
