@@ -40,7 +40,7 @@ python3 - "$stage/lab/buyer/freehold.toml" <<'EOF'
 import pathlib, sys
 path = pathlib.Path(sys.argv[1])
 text = path.read_text()
-text = text.replace("[gateway]\n", "[gateway]\nmax_cost = 5\n", 1)
+text = text.replace("[gateway]\n", "[gateway]\nmax_cost = 8\n", 1)
 text += """
 [[gateway.keys]]
 name = "rich"
