@@ -412,6 +412,62 @@ impl Buyer {
         }
     }
 
+    /// Terms with an entry payment of `msat`, for input and one step of output.
+    fn with_entry(&self, mut terms: Terms, msat: u64) -> Terms {
+        let order = OrderId::of(&self.order.as_ref().unwrap().digest());
+        let facts = InvoiceFacts {
+            payee: LIGHTNING,
+            hash: PaymentHash([self.stream as u8; 32]),
+            msat: Some(Msat(msat)),
+            description_hash: Some(wire::description_hash(&order, 0, &terms.input)),
+            expires: at(600_000).wall,
+        };
+        terms.entry = Some(wire::EntryInvoice {
+            bolt11: serde_json::to_string(&facts).unwrap(),
+            msat: Msat(msat),
+        });
+        terms
+    }
+
+    fn hears_offer(&mut self, terms: &Terms) {
+        let terms = self.seal(terms);
+        self.hears(Frame::Terms(terms));
+    }
+
+    /// What the host's history was told: failures, refusals.
+    fn blamed(&self) -> (usize, usize) {
+        let told = self.told.iter().filter_map(|message| match message {
+            Message::Happened(outcome) => Some(outcome),
+            _ => None,
+        });
+        told.fold((0, 0), |(failed, refused), outcome| {
+            match (outcome.refused, outcome.failure) {
+                (Some(_), _) => (failed, refused + 1),
+                (None, Some(code)) => (failed + usize::from(code.is_hosts_fault()), refused),
+                (None, None) => (failed, refused),
+            }
+        })
+    }
+
+    fn pays_entry(&mut self) {
+        let terms = self.with_entry(self.terms(), 1_800);
+        self.hears_offer(&terms);
+        assert_eq!(self.payments(), 1);
+    }
+
+    fn settles(&mut self, seq: u32) {
+        let order = OrderId::of(&self.order.as_ref().unwrap().digest());
+        self.feed(Input::Settled {
+            order,
+            seq,
+            hash: PaymentHash([self.stream as u8; 32]),
+            preimage: None,
+            msat: Msat(1_800),
+            fee: Msat::ZERO,
+            ms: 1,
+        });
+    }
+
     fn hears(&mut self, frame: Frame) {
         let (stream, frame) = (StreamId(self.stream), Box::new(frame));
         self.feed(Input::Received { stream, frame });
@@ -547,6 +603,56 @@ fn whatever_a_host_refuses_with_the_next_one_is_asked() {
 }
 
 #[test]
+fn whatever_a_host_refuses_with_once_it_was_paid_or_spoke_it_failed() {
+    let refusal = |code| Frame::Refusal(Refusal::new(code, "no"));
+    for code in Code::ALL.iter().chain([&Code::Unknown(9_999)]) {
+        // The entry is under way, or settled.
+        for settled in [false, true] {
+            let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+            buyer.pays_entry();
+            if settled {
+                buyer.settles(0);
+            }
+            buyer.hears(refusal(*code));
+            assert_eq!(buyer.blamed(), (1, 0), "{code:?} {settled}");
+            assert_eq!(buyer.dials.len(), 1, "nobody else is paid for it");
+        }
+        // Words came, though nothing is paid yet.
+        let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
+        buyer.hears(refusal(*code));
+        assert_eq!(buyer.blamed(), (1, 0), "{code:?}");
+    }
+    // It took the order and did nothing for it: the next one is asked.
+    let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    let terms = buyer.terms();
+    buyer.hears_offer(&terms);
+    buyer.hears(refusal(Code::Busy));
+    assert_eq!((buyer.blamed(), buyer.dials.len()), ((0, 1), 2));
+}
+
+#[test]
+fn a_host_is_not_blamed_for_our_wallet_or_our_stop() {
+    let refusal = |code| Frame::Refusal(Refusal::new(code, "no"));
+    // Our payment is not there after half a minute: the host may well not have it.
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    buyer.pays_entry();
+    buyer.ms += 30_000;
+    buyer.hears(refusal(Code::NotPaid));
+    assert_eq!(buyer.blamed(), (0, 1));
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    buyer.pays_entry();
+    buyer.settles(0);
+    buyer.ms += 30_000;
+    buyer.hears(refusal(Code::NotPaid));
+    assert_eq!(buyer.blamed(), (1, 0));
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    buyer.pays_entry();
+    buyer.feed(Input::Stop(RequestId(1)));
+    buyer.hears(refusal(Code::Cancelled));
+    assert_eq!(buyer.blamed(), (0, 0));
+}
+
+#[test]
 fn nothing_before_the_acceptance_of_terms_convicts() {
     let lies: [fn(&mut Terms); 6] = [
         |terms| terms.tokenizer = Digest([9; 32]),
@@ -667,21 +773,8 @@ fn a_wallet_that_changed_since_the_listing_convicts_nobody_and_is_not_paid() {
 fn a_debt_that_the_books_do_not_know_sends_the_buyer_to_the_next_host() {
     let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
     let order = OrderId::of(&buyer.order.as_ref().unwrap().digest());
-    let mut terms = buyer.terms();
-    let facts = InvoiceFacts {
-        payee: LIGHTNING,
-        hash: PaymentHash([4; 32]),
-        msat: Some(Msat(1_800)),
-        description_hash: Some(wire::description_hash(&order, 0, &terms.input)),
-        expires: at(600_000).wall,
-    };
-    terms.entry = Some(wire::EntryInvoice {
-        bolt11: serde_json::to_string(&facts).unwrap(),
-        msat: Msat(1_800),
-    });
-    let terms = buyer.seal(&terms);
-    buyer.hears(Frame::Terms(terms));
-    assert_eq!((buyer.payments(), buyer.dials.len()), (1, 1));
+    buyer.pays_entry();
+    assert_eq!(buyer.dials.len(), 1);
     let refusal = Refusal::new(Code::DebtDisputed, "no");
     let seq = 0;
     buyer.feed(Input::NotSettled {

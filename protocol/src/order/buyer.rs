@@ -56,6 +56,9 @@ const TEMPLATE_TOKENS: u64 = 1_024;
 const HOLD_RECEIPT_MS: u64 = 5_000;
 /// Shortest life that an invoice must still have when it arrives. Milliseconds. A payment needs a moment.
 const MIN_INVOICE_LIFE_MS: u64 = 5_000;
+/// Longest that a payment of ours may be under way before a host that calls it missing is
+/// believed. Milliseconds. Half of what a host waits.
+const PROMPT_PAYMENT_MS: u64 = 30_000;
 
 /// Two honest clocks may be far enough apart for it, so it proves no bad faith.
 const EXPIRES_SOON: &str = "an invoice that is about to expire, by the clock of this machine";
@@ -90,6 +93,8 @@ struct Bill {
     msat: Msat,
     head: Digest,
     settled: bool,
+    /// When our wallet was asked to pay it.
+    asked: Tick,
 }
 
 /// The order under way with one host.
@@ -130,6 +135,10 @@ struct Deal {
     price_kept: bool,
     /// Why the host did not take the order.
     refused: Option<Code>,
+    /// The host took the order and something for it, and then refused it.
+    broken_off: bool,
+    /// The client wants no more output.
+    stopped: bool,
 }
 
 /// One purchase.
@@ -163,6 +172,19 @@ impl Deal {
         };
         let since = self.asked.saturating_sub(self.settled_then);
         terms.most_under_way(job, &self.counts, self.window.saturating_add(since))
+    }
+
+    /// Books what a refusal says about the host: it did not take the order, or it took it with
+    /// money or words under way and did not keep to it. What we caused ourselves says nothing.
+    fn blame(&mut self, code: Code, now: Tick) {
+        let slow = |bill: &Bill| !bill.settled && now.ms_since(bill.asked) >= PROMPT_PAYMENT_MS;
+        let untouched = self.bills.is_empty() && self.next_chunk == 0;
+        match code {
+            Code::Cancelled if self.stopped => {}
+            Code::NotPaid if self.bills.values().any(slow) => self.refused = Some(code),
+            _ if untouched => self.refused = Some(code),
+            _ => self.broken_off = true,
+        }
     }
 
     /// What our wallet says is paid.
@@ -374,6 +396,8 @@ impl BuyerOrder {
             countersigned: None,
             price_kept: true,
             refused: None,
+            broken_off: false,
+            stopped: false,
         });
     }
 
@@ -431,8 +455,8 @@ impl BuyerOrder {
     /// nothing in its mouth.
     fn refused(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
         if refusal.code.is_from_hosts() {
-            if let (State::Ordered, Some(deal)) = (self.state, self.deal.as_mut()) {
-                deal.refused = Some(refusal.code);
+            if let Some(deal) = self.deal.as_mut() {
+                deal.blame(refusal.code, ctx.now.tick);
             }
             return self.give_up(refusal, ctx);
         }
@@ -742,6 +766,7 @@ impl BuyerOrder {
                 msat,
                 head: deal.chain.head(),
                 settled: false,
+                asked: ctx.now.tick,
             },
         );
         ctx.tell(Message::Pay(Box::new(PayRequest {
@@ -1134,7 +1159,12 @@ impl BuyerOrder {
     /// The client wants no more output.
     pub fn stop(&mut self, ctx: &mut Ctx<'_>) {
         match (self.state, self.stream()) {
-            (State::Streaming, Some(stream)) => ctx.send(stream, Frame::Stop),
+            (State::Streaming, Some(stream)) => {
+                if let Some(deal) = self.deal.as_mut() {
+                    deal.stopped = true;
+                }
+                ctx.send(stream, Frame::Stop);
+            }
             (State::Over, _) => {}
             _ => self.fail(
                 Refusal::new(Code::Cancelled, "stopped before output began"),
@@ -1235,6 +1265,8 @@ impl BuyerOrder {
             ctx.close(stream);
         }
         let failure = match status {
+            // Whatever word it chose.
+            Status::Failed(_) if deal.broken_off => Some(Code::ProtocolViolation),
             Status::Failed(code) if deal.refused.is_none() => Some(code),
             _ => None,
         };
