@@ -10,11 +10,11 @@
 //! [`io::Input::Garbled`].
 //!
 //! # Invariants
-//! - An envelope is acted upon once; its nonce is durable before the first effect of the
-//!   order that it begins. A refused order has no effect, so its nonce is not kept.
-//! - At most `concurrent_orders` of a model run, and those that paid wait for a place.
-//!   Orders that nobody paid for hold no place: they are bounded by themselves, for each
-//!   peer and in all, and give way to newer ones.
+//! - An envelope is acted upon once; its nonce is durable before its order begins. An order
+//!   that was refused, or ended before it was paid for or accepted on credit, leaves no nonce.
+//! - At most `concurrent_orders` of a model run, and those that paid, or have credit and
+//!   accepted their terms, wait for a place. All others hold no place, whoever sent them: they
+//!   are bounded by themselves, for each peer and in all, and give way to newer ones.
 //! - A stream belongs to one order; frames on unknown streams are dropped.
 //! - Evidence is kept as long as [`context::Config::keep`] says.
 //!
@@ -29,8 +29,8 @@ pub mod io;
 mod tests;
 
 use crate::crypto::{Crypto, OrderKeys};
-use crate::envelope::EnvelopeError;
-use crate::ids::{Digest, ModelDigest, OrderId, PeerTag, RequestId, StreamId};
+use crate::envelope::{EnvelopeError, Opened};
+use crate::ids::{ModelDigest, NodeKey, OrderId, PeerTag, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
 use crate::manifest::PaymentMode;
@@ -56,24 +56,35 @@ const FRESH_STREAM_MS: u64 = 15_000;
 /// Fresh inbound streams kept at once; beyond it one of the peer that has most of them is
 /// closed.
 const MAX_FRESH_STREAMS: usize = 64;
-/// Orders of one peer that nobody paid for, at once. One under way and one behind it: a
-/// program that asks twice at once is no attack.
+/// Orders of one peer that nobody paid for and whose keys have no credit, at once. One under
+/// way and one behind it: a program that asks twice at once is no attack.
 const MAX_UNPAID_PER_PEER: usize = 2;
 /// Orders that nobody paid for, over all peers; beyond it the oldest gives way.
 const MAX_UNPAID: usize = 256;
 /// Bytes that they hold in memory together.
 const MAX_UNPAID_BYTES: usize = 64 << 20;
-/// Orders of one peer that may end unpaid in a minute. Each leaves a nonce for ten minutes, so
-/// with as many connections as there may be they never fill [`limits::MAX_NONCES`].
+/// How long an accepted order keeps others out while its entry payment may be on its way.
+/// Milliseconds. Most payments are settled much sooner; a later one finds its order or is
+/// credit for the next.
+const ENTRY_GRACE_MS: u64 = 30_000;
+/// Orders of one peer, and of one key with credit, that may end unpaid in a minute.
 const MAX_VOID_PER_MINUTE: u32 = 30;
-/// Peers whose unpaid orders are counted at once: more than may be connected.
-const MAX_COUNTED_PEERS: usize = 4_096;
+/// Peers and keys whose unpaid orders are counted at once: more than may be connected.
+const MAX_COUNTED_ORIGINS: usize = 4_096;
 /// What an order takes before any was served. Milliseconds. For the wait that terms announce.
 const TYPICAL_ORDER_MS: u64 = 10_000;
 /// How often forgotten nonces are swept. Milliseconds.
 const SWEEP_MS: u64 = 60_000;
 /// Suggested wait when all slots are taken. Milliseconds. A typical answer takes this long.
 const BUSY_RETRY_MS: u64 = 10_000;
+
+/// Who answers for orders that end unpaid: the peer that sent them, and a key that has credit.
+/// Keys without credit are free, and answer for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    Peer(PeerTag),
+    Key(NodeKey),
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
@@ -95,8 +106,8 @@ pub struct Inference {
     hosts: BTreeMap<OrderId, HostOrder>,
     /// Whose orders they are.
     peers: BTreeMap<OrderId, PeerTag>,
-    /// Orders of each peer that ended unpaid since the last sweep.
-    voids: BTreeMap<PeerTag, u32>,
+    /// Orders of each origin that ended unpaid since the last sweep.
+    voids: BTreeMap<Origin, u32>,
     queue: VecDeque<OrderId>,
     /// When the orders that run began, and how long orders take, slowly averaged.
     begun: BTreeMap<OrderId, Tick>,
@@ -259,17 +270,8 @@ impl Inference {
     fn settle(&mut self, now: Now, out: &mut Outbox<Effect>) {
         self.close_unfinished(now, out);
         self.buyers.retain(|_, order| !order.is_over());
-        let (peers, voids) = (&self.peers, &mut self.voids);
-        self.hosts.retain(|id, order| {
-            let over = order.state == HostState::Over;
-            if let Some(peer) = peers.get(id).filter(|_| over && order.was_void())
-                && (voids.len() < MAX_COUNTED_PEERS || voids.contains_key(peer))
-            {
-                let count = voids.entry(*peer).or_default();
-                *count = count.saturating_add(1);
-            }
-            !over
-        });
+        self.count_voids();
+        self.hosts.retain(|_, order| order.state != HostState::Over);
         let (buyers, hosts) = (&self.buyers, &self.hosts);
         self.streams.retain(|_, used| match used {
             Use::Fresh { .. } => true,
@@ -281,16 +283,58 @@ impl Inference {
                 .get(id)
                 .is_some_and(|order| order.state == HostState::Queued)
         });
-        for (id, order) in &self.hosts {
-            if order.state == HostState::Queued && !self.queue.contains(id) {
-                self.queue.push_back(*id);
-            }
-        }
+        self.enqueue(now, out);
         self.start_queued(now, out);
         self.time_orders(now);
         let hosts = &self.hosts;
         self.peers.retain(|id, _| hosts.contains_key(id));
         self.report_load(out);
+    }
+
+    /// Counts the orders that ended unpaid in this turn.
+    fn count_voids(&mut self) {
+        let over = |order: &HostOrder| order.state == HostState::Over && order.was_void();
+        for (id, order) in self.hosts.iter().filter(|(_, order)| over(order)) {
+            let peer = self.peers.get(id).copied().map(Origin::Peer);
+            let key = order.is_known().then(|| Origin::Key(order.buyer()));
+            for origin in peer.into_iter().chain(key) {
+                if self.voids.len() < MAX_COUNTED_ORIGINS || self.voids.contains_key(&origin) {
+                    let count = self.voids.entry(origin).or_default();
+                    *count = count.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// Puts orders that may begin in line, and keeps their nonces: from here on an order has
+    /// effects. Those without a payment may fill half of the table.
+    fn enqueue(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let waiting = |order: &HostOrder| order.state == HostState::Queued;
+        let hosts = self.hosts.iter().filter(|(_, order)| waiting(order));
+        let mut new: Vec<_> = hosts
+            .filter(|(id, _)| !self.queue.contains(id))
+            .map(|(id, order)| (order.accepted(), *id))
+            .collect();
+        new.sort();
+        for (_, id) in new {
+            self.with(now, out, |parts, ctx| {
+                let Some(order) = parts.hosts.get_mut(&id) else {
+                    return;
+                };
+                let most = match order.paid() {
+                    Msat::ZERO => limits::MAX_NONCES / 2,
+                    _ => limits::MAX_NONCES,
+                };
+                match parts.replay.admit(order.envelope(), most, ctx.now.wall) {
+                    Ok(nonce) => ctx.persist(vec![nonce]),
+                    Err(error) => order.fail(not_admitted(error), ctx),
+                }
+            });
+            let stands = self.hosts.get(&id);
+            if stands.is_some_and(|order| order.state == HostState::Queued) {
+                self.queue.push_back(id);
+            }
+        }
     }
 
     /// Learns how long orders take from those that no longer run.
@@ -465,13 +509,28 @@ impl Machine for Inference {
     }
 }
 
+/// A refusal that says when to come back.
+fn busy(code: Code, text: &str) -> Refusal {
+    let mut refusal = Refusal::new(code, text);
+    refusal.retry_after_ms = Some(BUSY_RETRY_MS);
+    refusal
+}
+
+/// What whoever sent an order is told whose nonce is not taken.
+fn not_admitted(error: EnvelopeError) -> Refusal {
+    match error {
+        EnvelopeError::Replayed => Refusal::new(Code::BadEnvelope, error.to_string()),
+        full => busy(Code::TooManyUnpaid, &full.to_string()),
+    }
+}
+
 /// The machine's own parts, borrowed beside the context.
 struct Parts<'a> {
     replay: &'a mut ReplayWindow,
     buyers: &'a mut BTreeMap<RequestId, BuyerOrder>,
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
     peers: &'a mut BTreeMap<OrderId, PeerTag>,
-    voids: &'a BTreeMap<PeerTag, u32>,
+    voids: &'a BTreeMap<Origin, u32>,
     streams: &'a mut BTreeMap<StreamId, Use>,
     served: &'a BTreeMap<ModelDigest, Served>,
     admission: Admission,
@@ -559,6 +618,7 @@ impl Parts<'_> {
             Input::CreditOpened { order, result } => {
                 let wait = self.starts_within(&order);
                 self.host(order, |host| host.credit_opened(result, wait, ctx));
+                self.one_gratis(order, ctx);
             }
             Input::InvoiceMade { order, seq, result } => {
                 self.host(order, |host| host.invoice_made(seq, result, ctx));
@@ -653,25 +713,18 @@ impl Parts<'_> {
                 );
             }
         };
-        let offer = match self.admit(&opened.body, &opened.digest, stream, &ctx.config.modes) {
+        let offer = match self.admit(&opened, stream, &ctx.config.modes) {
             Ok(offer) => offer,
             Err(refusal) => return self.refuse(stream, refusal, ctx),
         };
         // Whoever sends somebody's envelope again is not its signer: nobody is blamed.
-        let nonce = match self.replay.admit(&opened.envelope, ctx.now.wall) {
-            Ok(record) => record,
-            Err(EnvelopeError::Replayed) => {
-                let text = EnvelopeError::Replayed.to_string();
-                return self.refuse(stream, Refusal::new(Code::BadEnvelope, text), ctx);
-            }
-            Err(error) => {
-                let mut refusal = Refusal::new(Code::TooManyUnpaid, error.to_string());
-                refusal.retry_after_ms = Some(BUSY_RETRY_MS);
-                return self.refuse(stream, refusal, ctx);
-            }
-        };
-        self.make_room(signed.bytes.len(), ctx);
-        ctx.persist(vec![nonce]);
+        if self.replay.knows(&opened.envelope) {
+            return self.refuse(stream, not_admitted(EnvelopeError::Replayed), ctx);
+        }
+        if !self.make_room(signed.bytes.len(), ctx) {
+            let text = "too many orders wait for their entry payments";
+            return self.refuse(stream, busy(Code::TooManyUnpaid, text), ctx);
+        }
         let id = OrderId::of(&opened.digest);
         if let Some(peer) = self.peer(stream) {
             self.peers.insert(id, peer);
@@ -688,21 +741,42 @@ impl Parts<'_> {
         }
     }
 
-    /// Lets the oldest unpaid orders go until one of `bytes` has room: first those whose
-    /// terms nobody accepted.
-    fn make_room(&mut self, bytes: usize, ctx: &mut Ctx<'_>) {
+    /// Lets unpaid orders go until one of `bytes` has room: first the oldest whose terms nobody
+    /// accepted, those of strangers before others; then those accepted so long ago that their
+    /// payments should have come. Returns whether there is room.
+    fn make_room(&mut self, bytes: usize, ctx: &mut Ctx<'_>) -> bool {
+        let now = ctx.now.tick;
         loop {
             let unpaid = || self.hosts.iter().filter(|(_, order)| order.is_unpaid());
             let held: usize = unpaid().map(|(_, order)| order.bytes()).sum();
             if unpaid().count() < MAX_UNPAID && held.saturating_add(bytes) <= MAX_UNPAID_BYTES {
-                return;
+                return true;
             }
-            let oldest = unpaid().min_by_key(|(_, order)| (order.is_accepted(), order.came()));
+            let gives_way = |order: &HostOrder| {
+                let accepted = order.accepted();
+                accepted.is_none_or(|then| now.ms_since(then) >= ENTRY_GRACE_MS)
+            };
+            let oldest = unpaid()
+                .filter(|(_, order)| gives_way(order))
+                .min_by_key(|(_, order)| (order.accepted(), order.is_known(), order.came()));
             let Some(id) = oldest.map(|(id, _)| *id) else {
-                return;
+                return false;
             };
             self.host(id, |order| order.evict(ctx));
             // What is over is dropped at the end of the turn; it counts no more now.
+        }
+    }
+
+    /// Of the strangers' orders that cost less than a msat one stands at a time: they hold
+    /// places for nothing.
+    fn one_gratis(&mut self, order: OrderId, ctx: &mut Ctx<'_>) {
+        let gratis = |host: &&HostOrder| host.is_gratis() && host.state != HostState::Over;
+        let newest = self.hosts.get(&order).filter(gratis).is_some();
+        if newest && self.hosts.values().filter(gratis).count() > 1 {
+            let text = "an order of less than a msat of another buyer is under way";
+            self.host(order, |host| {
+                host.fail(busy(Code::TooManyUnpaid, text), ctx)
+            });
         }
     }
 
@@ -726,11 +800,11 @@ impl Parts<'_> {
 
     fn admit(
         &self,
-        order: &Order,
-        digest: &Digest,
+        opened: &Opened<Order>,
         stream: StreamId,
         modes: &[PaymentMode],
     ) -> Result<crate::manifest::ModelOffer, Refusal> {
+        let (order, digest, buyer) = (&opened.body, &opened.digest, &opened.envelope.from);
         match self.admission {
             Admission::Open => {}
             Admission::OwnerActive => {
@@ -783,11 +857,6 @@ impl Parts<'_> {
         if self.hosts.contains_key(&OrderId::of(digest)) {
             return Err(Refusal::new(Code::BadOrder, "this order is under way"));
         }
-        let busy = |code, text: &str| {
-            let mut refusal = Refusal::new(code, text);
-            refusal.retry_after_ms = Some(BUSY_RETRY_MS);
-            Err(refusal)
-        };
         let room = served
             .limits
             .concurrent_orders
@@ -798,18 +867,26 @@ impl Parts<'_> {
             .filter(|host| host.model() == order.model && host.takes_place())
             .count();
         if taken >= room as usize || self.hosts.len() >= limits::MAX_ORDERS {
-            return busy(Code::Busy, "all slots and the queue are full");
+            return Err(busy(Code::Busy, "all slots and the queue are full"));
         }
         let peer = self.peer(stream);
-        let same_peer = self.hosts.iter().filter(|(id, host)| {
-            host.is_unpaid() && peer.is_some() && self.peers.get(id).copied() == peer
-        });
-        let void = peer.and_then(|peer| self.voids.get(&peer)).copied();
-        if same_peer.count() >= MAX_UNPAID_PER_PEER
-            || void.unwrap_or_default() >= MAX_VOID_PER_MINUTE
+        let of_peer = |known: bool| {
+            let unpaid = self.hosts.iter().filter(|(id, host)| {
+                host.is_unpaid()
+                    && host.is_known() == known
+                    && peer.is_some()
+                    && self.peers.get(id).copied() == peer
+            });
+            unpaid.count()
+        };
+        let void = |origin| self.voids.get(&origin).copied().unwrap_or_default();
+        let voids = peer.map_or(0, |peer| void(Origin::Peer(peer)));
+        if of_peer(false) >= MAX_UNPAID_PER_PEER
+            || of_peer(true) >= room as usize
+            || voids.max(void(Origin::Key(*buyer))) >= MAX_VOID_PER_MINUTE
         {
             let text = "orders of this peer wait for their payment, or many of them were not paid";
-            return busy(Code::TooManyUnpaid, text);
+            return Err(busy(Code::TooManyUnpaid, text));
         }
         Ok(served.offer.clone())
     }

@@ -63,9 +63,9 @@ pub const MAX_AUTHORITY_DOCUMENTS: usize = 4;
 pub const MAX_AUTHORITY_BYTES: usize = 8 << 10;
 /// Envelopes older or newer than this are refused. Milliseconds. Five minutes, as NTP-less machines drift.
 pub const ENVELOPE_WINDOW_MS: u64 = 300_000;
-/// Most nonces remembered at once, about 10 MB. Only orders that are taken have theirs
-/// remembered, so it is bounded by how many can be unpaid at once; beyond it new orders are
-/// refused as busy.
+/// Most nonces remembered at once, about 10 MB. Only orders that were paid for, or accepted on
+/// credit, have theirs remembered; the latter may fill half of it. Beyond it orders are refused
+/// as busy.
 pub const MAX_NONCES: usize = 100_000;
 /// Payments of one order that may be in flight at once. LDK allows 50 HTLCs a channel; six streams share it.
 pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;

@@ -18,16 +18,26 @@ pub struct ReplayWindow {
 }
 
 impl ReplayWindow {
+    /// Whether `envelope` was acted upon.
+    pub fn knows(&self, envelope: &Envelope) -> bool {
+        self.seen.contains_key(&(envelope.from, envelope.nonce))
+    }
+
     /// Remembers `envelope`, and returns what must be durable before it is acted upon.
     ///
     /// # Errors
-    /// When it was seen before, or when so many are remembered that safety needs a refusal.
-    pub fn admit(&mut self, envelope: &Envelope, now: WallTime) -> Result<Record, EnvelopeError> {
+    /// When it was seen before, or when `most` are remembered.
+    pub fn admit(
+        &mut self,
+        envelope: &Envelope,
+        most: usize,
+        now: WallTime,
+    ) -> Result<Record, EnvelopeError> {
         let key = (envelope.from, envelope.nonce);
         if self.seen.contains_key(&key) {
             return Err(EnvelopeError::Replayed);
         }
-        if self.seen.len() >= limits::MAX_NONCES {
+        if self.seen.len() >= most {
             return Err(EnvelopeError::WindowFull);
         }
         // An envelope signed `window` in the future stays acceptable for two windows.
@@ -93,6 +103,8 @@ mod tests {
     use super::*;
     use crate::envelope::{MessageType, Network};
 
+    const MOST: usize = limits::MAX_NONCES;
+
     fn envelope(nonce: u8) -> Envelope {
         Envelope {
             network: Network::Regtest,
@@ -110,24 +122,24 @@ mod tests {
     #[test]
     fn a_nonce_is_refused_the_second_time_also_after_a_restart() {
         let mut window = ReplayWindow::default();
-        let record = window.admit(&envelope(1), WallTime(0)).unwrap();
+        let record = window.admit(&envelope(1), MOST, WallTime(0)).unwrap();
         assert_eq!(
-            window.admit(&envelope(1), WallTime(0)),
+            window.admit(&envelope(1), MOST, WallTime(0)),
             Err(EnvelopeError::Replayed)
         );
         let mut restarted = ReplayWindow::default();
         restarted.restore(&record.key, &record.value.unwrap());
         assert_eq!(
-            restarted.admit(&envelope(1), WallTime(9)),
+            restarted.admit(&envelope(1), MOST, WallTime(9)),
             Err(EnvelopeError::Replayed)
         );
-        assert!(restarted.admit(&envelope(2), WallTime(9)).is_ok());
+        assert!(restarted.admit(&envelope(2), MOST, WallTime(9)).is_ok());
     }
 
     #[test]
     fn nonces_are_forgotten_only_when_their_envelope_is_too_old() {
         let mut window = ReplayWindow::default();
-        window.admit(&envelope(1), WallTime(0)).unwrap();
+        window.admit(&envelope(1), MOST, WallTime(0)).unwrap();
         assert!(
             window
                 .prune(WallTime(2 * limits::ENVELOPE_WINDOW_MS))

@@ -4,7 +4,7 @@ use super::context::Config;
 use super::io::{
     BuyRequest, BuyerEvent, Candidate, Effect, Input, ModelSelector, PromptFacts, Served,
 };
-use super::{Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
+use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
 use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
 use crate::crypto::{Crypto, DerivedOrderKeys, InvoiceError, InvoiceFacts, Secp};
 use crate::envelope::{Body, Network, Signed};
@@ -12,6 +12,7 @@ use crate::ids::{
     Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId, Signature,
     StreamId,
 };
+use crate::limits;
 use crate::machine::{Machine, Outbox, Record, Table};
 use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat, Prices};
@@ -28,6 +29,8 @@ use crate::work::{Job, Sampling, Steering, Work};
 const NETWORK: Network = Network::Regtest;
 const LIGHTNING: LightningId = LightningId([2; 33]);
 const MODEL: ModelDigest = ModelDigest([5; 32]);
+/// Credit for all that an order of these tests can cost.
+const WINDOW: Msat = Msat(100_000);
 
 /// Real signatures; an invoice is its facts as JSON.
 struct Keys(Secp);
@@ -141,13 +144,17 @@ fn host() -> Inference {
 }
 
 fn order(n: u16) -> Signed {
+    order_with(n, PaymentMode::Metered, Msat(1_000_000))
+}
+
+fn order_with(n: u16, mode: PaymentMode, max_cost: Msat) -> Signed {
     let mut nonce = [0; 16];
     nonce[..2].copy_from_slice(&n.to_be_bytes());
     let body = Order {
         model: MODEL,
         job: job(),
-        max_cost: Msat(1_000_000),
-        mode: PaymentMode::Metered,
+        max_cost,
+        mode,
         payment_grain: Msat(1),
         path: Path::Fast,
         retention: Retention::Keep,
@@ -167,13 +174,25 @@ fn peer(n: u16) -> PeerTag {
     PeerTag(tag)
 }
 
-/// An order arrives, and goes as far as its terms.
+/// A stranger's order arrives, and goes as far as its terms.
 fn arrives(
     machine: &mut Inference,
     ms: u64,
     stream: u64,
     from: u16,
     signed: &Signed,
+) -> Vec<Effect> {
+    arrives_with(machine, ms, stream, from, signed, Msat::ZERO)
+}
+
+/// An order of a key with a window of `window` arrives, and goes as far as its terms.
+fn arrives_with(
+    machine: &mut Inference,
+    ms: u64,
+    stream: u64,
+    from: u16,
+    signed: &Signed,
+    window: Msat,
 ) -> Vec<Effect> {
     let stream = StreamId(stream);
     let peer = peer(from);
@@ -195,8 +214,8 @@ fn arrives(
     let result = Ok(facts);
     all.extend(feed(machine, ms, Input::Counted { id, result }));
     let credit = Credit {
-        window: Msat::ZERO,
-        prepay: true,
+        window,
+        prepay: window == Msat::ZERO,
         debt: Msat::ZERO,
     };
     let result = Ok(credit);
@@ -208,11 +227,35 @@ fn arrives(
     all
 }
 
+/// The buyer accepts the terms that are among `effects`.
+fn accepts(machine: &mut Inference, ms: u64, stream: u64, effects: &[Effect]) -> Vec<Effect> {
+    let terms = effects.iter().find_map(|effect| match effect {
+        Effect::Send { frame, .. } => match frame.as_ref() {
+            Frame::Terms(terms) => Some(terms.digest()),
+            _ => None,
+        },
+        _ => None,
+    });
+    let (stream, frame) = (StreamId(stream), Box::new(Frame::Accept(terms.unwrap())));
+    feed(machine, ms, Input::Received { stream, frame })
+}
+
+fn cancels(machine: &mut Inference, ms: u64, stream: u64) -> Vec<Effect> {
+    let (stream, frame) = (StreamId(stream), Box::new(Frame::Cancel));
+    feed(machine, ms, Input::Received { stream, frame })
+}
+
+fn begins(effects: &[Effect]) -> bool {
+    let starts = |effect: &Effect| matches!(effect, Effect::StartEngine { .. });
+    effects.iter().any(starts)
+}
+
 #[test]
 fn an_order_that_is_sent_again_is_not_served_again() {
     let mut machine = host();
     let signed = order(1);
-    assert_eq!(refusals(&arrives(&mut machine, 0, 1, 1, &signed)), []);
+    let terms = arrives_with(&mut machine, 0, 1, 1, &signed, WINDOW);
+    assert!(begins(&accepts(&mut machine, 0, 1, &terms)));
     // While it is under way, and when it is over.
     let again = arrives(&mut machine, 1, 2, 2, &signed);
     assert_eq!(refusals(&again), [Code::BadOrder]);
@@ -230,20 +273,166 @@ fn an_order_that_is_sent_again_is_not_served_again() {
 #[test]
 fn nothing_is_written_for_who_has_not_paid() {
     let mut machine = host();
-    let mut written = writes(&arrives(&mut machine, 0, 1, 1, &order(1)));
-    let frame = Box::new(Frame::Cancel);
-    let stream = StreamId(1);
-    written.extend(writes(&feed(
-        &mut machine,
-        1,
-        Input::Received { stream, frame },
-    )));
-    assert!(
-        written.iter().all(|record| record.table == Table::Nonces),
-        "{written:?}"
-    );
+    let mut all = arrives(&mut machine, 0, 1, 1, &order(1));
+    all.extend(accepts(&mut machine, 1, 1, &all));
+    all.extend(cancels(&mut machine, 2, 1));
+    assert_eq!(writes(&all), []);
     // The order is told to Payment, which has nothing to book.
     assert_eq!(machine.active(), 0);
+}
+
+#[test]
+fn orders_without_a_payment_leave_no_nonce_and_those_on_credit_half_of_them() {
+    let mut machine = host();
+    let mut written = 0;
+    for n in 0..200 {
+        let stream = u64::from(n);
+        let effects = arrives(&mut machine, 0, stream, n, &order(n));
+        written += writes(&effects).len() + writes(&cancels(&mut machine, 0, stream)).len();
+    }
+    assert_eq!(written, 0);
+    let credit = limits::MAX_NONCES / 2;
+    for n in 0..credit as u64 {
+        let mut key = [0; 48];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        let forget = crate::codec::encode(&at(700_000).wall);
+        machine.replay.restore(&key, &forget);
+    }
+    let terms = arrives_with(&mut machine, 1, 900, 1, &order(900), WINDOW);
+    let full = accepts(&mut machine, 1, 900, &terms);
+    assert_eq!(refusals(&full), [Code::TooManyUnpaid]);
+    // Whoever pays is served.
+    let signed = order(901);
+    let terms = arrives(&mut machine, 2, 901, 2, &signed);
+    accepts(&mut machine, 2, 901, &terms);
+    let granted = Input::CreditGranted {
+        order: OrderId::of(&signed.digest()),
+        seq: 0,
+        hash: PaymentHash([1; 32]),
+        msat: Msat(1_800),
+        window: Msat(1_800),
+    };
+    let effects = feed(&mut machine, 3, granted);
+    assert!(begins(&effects));
+    assert_eq!(writes(&effects)[0].table, Table::OpenOrders);
+    assert!(
+        writes(&effects)
+            .iter()
+            .any(|record| record.table == Table::Nonces)
+    );
+}
+
+#[test]
+fn a_known_key_holds_no_place_before_it_accepts() {
+    let mut machine = host();
+    let first = arrives_with(&mut machine, 0, 1, 1, &order(1), WINDOW);
+    let second = arrives_with(&mut machine, 0, 2, 2, &order(2), WINDOW);
+    assert_eq!(refusals(&second), []);
+    assert!(begins(&accepts(&mut machine, 1, 2, &second)));
+    // Now the only place is taken.
+    let third = arrives_with(&mut machine, 1, 3, 3, &order(3), WINDOW);
+    assert_eq!(refusals(&third), [Code::Busy]);
+    // Who accepted late waits.
+    assert!(!begins(&accepts(&mut machine, 2, 1, &first)));
+    assert_eq!(machine.active(), 2);
+}
+
+#[test]
+fn known_keys_that_pay_nothing_are_counted_as_void() {
+    let mut machine = host();
+    let mut taken = 0;
+    for n in 0..200 {
+        let stream = u64::from(n);
+        // Another peer each time, always the same key.
+        let effects = arrives_with(&mut machine, 0, stream, n, &order(n), WINDOW);
+        taken += usize::from(refusals(&effects).is_empty());
+        cancels(&mut machine, 0, stream);
+    }
+    assert_eq!(taken, MAX_VOID_PER_MINUTE as usize);
+}
+
+#[test]
+fn a_prefill_that_is_cancelled_is_owed_and_one_that_failed_is_not() {
+    let owed = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Tell(Message::CloseOrder { account, unpaid }) => {
+                Some((account.counts.input_tokens, *unpaid))
+            }
+            _ => None,
+        })
+    };
+    let mut machine = host();
+    let terms = arrives_with(&mut machine, 0, 1, 1, &order(1), WINDOW);
+    accepts(&mut machine, 1, 1, &terms);
+    // Eight tokens at a hundred msat.
+    let cancelled = cancels(&mut machine, 2, 1);
+    assert_eq!(owed(&cancelled), Some((8, Msat(800))));
+    let signed = order(2);
+    let terms = arrives_with(&mut machine, 3, 2, 1, &signed, WINDOW);
+    accepts(&mut machine, 4, 2, &terms);
+    let failed = Input::EngineFailed {
+        order: OrderId::of(&signed.digest()),
+        reason: "a fault".into(),
+    };
+    let failed = feed(&mut machine, 5, failed);
+    assert_eq!(owed(&failed), Some((0, Msat::ZERO)));
+}
+
+#[test]
+fn an_order_whose_cap_ends_at_the_input_is_refused_before_it_is_paid() {
+    let mut machine = host();
+    machine.config.modes = vec![PaymentMode::Metered, PaymentMode::Before];
+    for (n, cap) in [(1, 700), (2, 800), (3, 1_049)] {
+        let signed = order_with(n, PaymentMode::Before, Msat(cap));
+        let effects = arrives(&mut machine, 0, u64::from(n), n, &signed);
+        assert_eq!(refusals(&effects), [Code::CapTooLow], "a cap of {cap}");
+    }
+    let signed = order_with(4, PaymentMode::Before, Msat(1_050));
+    assert_eq!(refusals(&arrives(&mut machine, 0, 4, 4, &signed)), []);
+}
+
+#[test]
+fn an_accepted_order_gives_way_only_when_its_payment_should_have_come() {
+    let mut machine = host();
+    for n in 0..MAX_UNPAID as u16 {
+        let stream = u64::from(n);
+        let effects = arrives(&mut machine, 0, stream, n, &order(n));
+        accepts(&mut machine, 0, stream, &effects);
+    }
+    let refused = arrives(&mut machine, 1, 900, 900, &order(900));
+    assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
+    assert_eq!(machine.active(), MAX_UNPAID);
+    let later = arrives(&mut machine, ENTRY_GRACE_MS, 901, 901, &order(901));
+    // One was told that it gave way, the newcomer has its terms.
+    assert_eq!(refusals(&later), [Code::TooManyUnpaid]);
+    assert_eq!(machine.active(), MAX_UNPAID);
+    let effects =
+        |effect: &Effect| matches!(effect, Effect::Send { frame, .. } if frame.name() == "terms");
+    assert!(later.iter().any(effects));
+}
+
+#[test]
+fn orders_that_cost_less_than_a_msat_stand_one_at_a_time_and_are_void() {
+    let mut machine = machine(1);
+    let limits = HostLimits {
+        concurrent_orders: 4,
+        queued_orders: 8,
+        prompt_tokens: 1_024,
+        output_tokens: 512,
+    };
+    let mut offer = offer();
+    // Eight tokens of input and 64 of output: 0.1 msat.
+    offer.prices = Prices::chat(1_000, 1_500);
+    feed(
+        &mut machine,
+        0,
+        Input::Serve(vec![Served { offer, limits }]),
+    );
+    assert_eq!(refusals(&arrives(&mut machine, 0, 1, 1, &order(1))), []);
+    let second = arrives(&mut machine, 0, 2, 2, &order(2));
+    assert_eq!(refusals(&second), [Code::TooManyUnpaid]);
+    cancels(&mut machine, 1, 1);
+    assert_eq!(refusals(&arrives(&mut machine, 1, 3, 3, &order(3))), []);
 }
 
 #[test]

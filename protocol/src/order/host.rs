@@ -31,7 +31,7 @@ use super::wire::{
     Retention, Status, Terms,
 };
 use crate::chain::{ChainedToken, TokenChain};
-use crate::envelope::{Opened, Signed};
+use crate::envelope::{Envelope, Opened, Signed};
 use crate::ids::{Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, PromptFacts};
@@ -99,7 +99,8 @@ pub struct HostOrder {
     offer: ModelOffer,
     prompt: PromptFacts,
     terms: Option<(Signed, Terms)>,
-    accepted: bool,
+    /// When the buyer agreed to the terms.
+    accepted: Option<Tick>,
     chain: TokenChain,
     counts: Counts,
     window: Msat,
@@ -159,7 +160,7 @@ impl HostOrder {
                 digest: Digest([0; 32]),
             },
             terms: None,
-            accepted: false,
+            accepted: None,
             counts: Counts::default(),
             window: Msat::ZERO,
             starts_within_ms: 0,
@@ -189,30 +190,57 @@ impl HostOrder {
         OrderId::of(&self.order.digest)
     }
 
-    /// Whether it takes a place that only those who pay may keep: nothing was paid for it,
-    /// and its buyer has no credit.
+    /// Whether nothing was paid for it and nothing began: it holds no place, whoever ordered
+    /// it, and gives way to others.
     pub fn is_unpaid(&self) -> bool {
-        !self.known
-            && self.paid == Msat::ZERO
+        self.paid == Msat::ZERO
             && matches!(
                 self.state,
                 State::Counting(_) | State::Crediting | State::MakingEntry | State::Offered
             )
     }
 
-    /// Whether it ended without a payment, of a buyer without credit.
+    /// Whether it ended without a payment and without output, or with output too small to
+    /// cost anything at a host that asks for money.
     pub fn was_void(&self) -> bool {
-        !self.known && self.paid == Msat::ZERO
+        self.paid == Msat::ZERO && (self.counts.delivered() == 0 || self.is_gratis())
     }
 
-    /// Whether the buyer agreed to the terms, so that a payment may be on its way.
-    pub fn is_accepted(&self) -> bool {
+    /// Whether its buyer has credit here, from what it paid before.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// Whether a stranger gets it for nothing because its cost is below one msat.
+    pub fn is_gratis(&self) -> bool {
+        let priced = self
+            .offer
+            .prices
+            .0
+            .iter()
+            .any(|one| one.msat_per_million > 0);
+        let asked = !matches!(self.state, State::Counting(_) | State::Crediting);
+        priced && asked && !self.known && self.issued.is_empty()
+    }
+
+    /// When the buyer agreed to the terms, so that a payment may be on its way.
+    pub fn accepted(&self) -> Option<Tick> {
         self.accepted
     }
 
-    /// Whether it takes one of the places: it runs, or it is paid for and waits.
+    /// Whether it holds one of the places: it waits for its turn, runs, or is being paid.
     pub fn takes_place(&self) -> bool {
-        !self.is_unpaid() && !matches!(self.state, State::AwaitingCountersign | State::Over)
+        matches!(self.state, State::Queued | State::Running | State::Settling)
+    }
+
+    /// The signed order's envelope.
+    pub fn envelope(&self) -> &Envelope {
+        &self.order.envelope
+    }
+
+    /// What was paid for it.
+    pub fn paid(&self) -> Msat {
+        self.paid
     }
 
     /// When it came.
@@ -365,6 +393,13 @@ impl HostOrder {
         if entry > self.order.body.max_cost {
             let message = format!(
                 "the entry payment is {entry}, the order's cap is {} without routing fees",
+                self.order.body.max_cost
+            );
+            return self.refuse(Refusal::new(Code::CapTooLow, message), ctx);
+        }
+        if most > input && self.most_output() == 0 {
+            let message = format!(
+                "the input costs {input}, and the order's cap of {} without routing fees leaves nothing for output",
                 self.order.body.max_cost
             );
             return self.refuse(Refusal::new(Code::CapTooLow, message), ctx);
@@ -525,10 +560,10 @@ impl HostOrder {
             .terms
             .as_ref()
             .is_some_and(|(signed, _)| signed.digest() == terms);
-        if self.state != State::Offered || self.accepted || !matches {
+        if self.state != State::Offered || self.accepted.is_some() || !matches {
             return self.violation("an Accept that does not fit the terms", ctx);
         }
-        self.accepted = true;
+        self.accepted = Some(ctx.now.tick);
         // A payment that was sent in time may be settled long after its invoice expired.
         let entry_ms = u64::from(ctx.config.entry_expiry_s).saturating_mul(1_000);
         let late = entry_ms.saturating_add(ctx.config.late_entry_ms);
@@ -538,7 +573,7 @@ impl HostOrder {
 
     fn queue_if_ready(&mut self) {
         let entry_paid = self.issued.get(&0).is_none_or(|entry| entry.settled);
-        if self.state == State::Offered && self.accepted && entry_paid {
+        if self.state == State::Offered && self.accepted.is_some() && entry_paid {
             self.state = State::Queued;
         }
     }
@@ -929,12 +964,11 @@ impl HostOrder {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        let unpaid = if self.counts.delivered() > 0 {
-            self.unpaid()
-        } else {
-            self.carried
-        };
-        let ran = self.counts.delivered() > 0 || self.paid > Msat::ZERO;
+        // Input that was computed is owed, also where the buyer left before the first token.
+        let computed = self.started_running() > 0 && status != Status::Failed(Code::EngineFailed);
+        let began = self.counts.delivered() > 0 || computed;
+        let unpaid = if began { self.unpaid() } else { self.carried };
+        let ran = began || self.paid > Msat::ZERO;
         let counts = if ran { self.counts } else { Counts::default() };
         let account = OrderAccount {
             order: self.id(),
@@ -982,7 +1016,7 @@ impl HostOrder {
                 );
             }
             State::Offered => {
-                let what = if self.accepted {
+                let what = if self.accepted.is_some() {
                     "the entry payment did not arrive"
                 } else {
                     "the terms were not accepted"

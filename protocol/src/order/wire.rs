@@ -121,12 +121,17 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The most that the host of an order that broke off may have sent beyond `counts`, where
-    /// `window` bounds what it sends unpaid. No more is sent than was ordered.
+    /// The most that the host of an order that broke off may have computed and sent beyond
+    /// `counts`, where `window` bounds what it gives unpaid: before the first output the input,
+    /// too. No more is given than was ordered.
     pub fn most_under_way(&self, job: &Job, counts: &Counts, window: Msat) -> Msat {
         let all = counts.with_delivered(job.meter(), job.most_delivered());
         let ordered = self.prices.cost_or_max(&all);
-        window.min(ordered.saturating_sub(self.prices.cost_or_max(counts)))
+        let seen = match counts.delivered() {
+            0 => Msat::ZERO,
+            _ => self.prices.cost_or_max(counts),
+        };
+        window.min(ordered.saturating_sub(seen))
     }
 }
 

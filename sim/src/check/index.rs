@@ -49,6 +49,8 @@ pub struct OrderBook {
     pub agreed: bool,
     /// Output units that left the host.
     pub sent: u64,
+    /// The host's engine began, so that the prompt was computed.
+    pub began: bool,
     /// Chunks that left the host.
     pub chunks: u64,
     /// When the last of them did. World time in milliseconds.
@@ -71,6 +73,14 @@ impl OrderBook {
             + part(Meter::CachedInputToken, self.input.cached_input_tokens)
             + part(self.meter, output);
         u64::try_from(sum / 1_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// Worth of what the host gave: nothing before its engine began. Msat.
+    pub fn value(&self) -> u64 {
+        match self.began {
+            true => self.cost(self.sent),
+            false => 0,
+        }
     }
 
     /// Cost of one unit of output, rounded up. Msat.
@@ -203,11 +213,7 @@ impl Index {
         let orders = self.orders.values();
         let ours = orders.filter(|book| book.host == host && book.key == *key);
         let (left, taken_up) = ours.fold((0u64, 0u64), |(left, taken_up), book| {
-            let value = if book.chunks > 0 {
-                book.cost(book.sent)
-            } else {
-                0
-            };
+            let value = book.value();
             let over = book.settled.saturating_sub(value).min(book.carried);
             (left + value.saturating_sub(book.settled), taken_up + over)
         });
@@ -233,6 +239,11 @@ impl Index {
                 peer,
                 frame,
             } => self.arrived(*from, *to, *stream, *peer, frame),
+            Seen::Performed {
+                node,
+                effect: AnyEffect::Inference(Effect::StartEngine { order, .. }),
+                ..
+            } => self.begins(now_ms, *node, order),
             // Also into a stream that is gone, which a host does not know yet.
             Seen::Performed {
                 effect: AnyEffect::Inference(Effect::Send { stream, frame }),
@@ -281,12 +292,24 @@ impl Index {
     fn forgive(&mut self, now_ms: u64, host: NodeIx) {
         let recent = |book: &OrderBook| book.last_ms + UNDER_WAY_MS > now_ms;
         for book in self.orders.values() {
-            if book.host == host && book.chunks > 0 && !book.agreed && recent(book) {
-                let unpaid = book.cost(book.sent).saturating_sub(book.settled);
+            if book.host == host && book.began && !book.agreed && recent(book) {
+                let unpaid = book.value().saturating_sub(book.settled);
                 let key = self.keys.entry((host, book.key)).or_default();
                 key.value = key.value.saturating_sub(unpaid);
             }
         }
+    }
+
+    fn begins(&mut self, now_ms: u64, host: NodeIx, order: &OrderId) {
+        let of_host = |book: &&mut OrderBook| book.host == host && book.id == *order;
+        let Some(book) = self.orders.values_mut().find(of_host) else {
+            return;
+        };
+        let before = book.value();
+        book.began = true;
+        book.last_ms = now_ms;
+        let more = book.value().saturating_sub(before);
+        self.keys.entry((book.host, book.key)).or_default().value += more;
     }
 
     fn sent(&mut self, now_ms: u64, stream: StreamId, units: u64) {
@@ -294,15 +317,11 @@ impl Index {
         let Some(book) = order.and_then(|order| self.orders.get_mut(order)) else {
             return;
         };
-        let before = if book.chunks > 0 {
-            book.cost(book.sent)
-        } else {
-            0
-        };
+        let before = book.value();
         book.sent += units;
         book.chunks += 1;
         book.last_ms = now_ms;
-        let more = book.cost(book.sent).saturating_sub(before);
+        let more = book.value().saturating_sub(before);
         self.keys.entry((book.host, book.key)).or_default().value += more;
     }
 
@@ -339,6 +358,7 @@ impl Index {
                     terms: false,
                     agreed: false,
                     sent: 0,
+                    began: false,
                     chunks: 0,
                     last_ms: 0,
                     delivered: 0,
