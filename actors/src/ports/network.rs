@@ -261,8 +261,10 @@ pub struct Status {
     pub table: usize,
     /// Events that were dropped because the consumer was slow.
     pub dropped: u64,
-    /// Inbound connections that failed before a key was proved.
+    /// Inbound connections that failed before a key was proved, or were refused.
     pub failed_inbound: u64,
+    /// Inbound connections and streams for which there was no room.
+    pub no_room: u64,
 }
 
 /// Starts and owns nothing: see [`Network::start`].

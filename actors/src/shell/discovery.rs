@@ -3,7 +3,7 @@
 use super::Shared;
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::network::{
-    GossipMessage, Judgement, Multiaddr, NetworkEvent, NetworkHandle, Protocol,
+    GossipMessage, Judgement, Multiaddr, NetworkEvent, NetworkHandle, Protocol, Status,
 };
 use crate::ports::relay::listing::{
     ListingDeletion, ListingDraft, ListingEvent, MAX_FOLLOWED, deletion_filters,
@@ -13,7 +13,7 @@ use crate::ports::wallet::Wallet;
 use parking_lot::Mutex;
 use protocol::codec;
 use protocol::discovery::Discovery;
-use protocol::discovery::io::{Effect, HostRow, Input, Pulse};
+use protocol::discovery::io::{Effect, HostRow, Input, Pulse, SelfTestError};
 use protocol::envelope::Network;
 use protocol::ids::{EffectId, ModelDigest, NodeKey};
 use protocol::limits::{ENVELOPE_WINDOW_MS, LISTING_POW_MINED_BITS, LISTING_POW_REQUIRED_BITS};
@@ -30,6 +30,8 @@ pub type DiscoveryActor = Driver<Discovery, DiscoveryPorts>;
 
 /// Longest exchange in a self-test.
 const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long after a refusal was felt it may be counted.
+const COUNTED_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes that no stream protocol takes for a frame.
 const NO_FRAME: &[u8] = &[0xff];
 /// The name of the subscription to withdrawals.
@@ -79,13 +81,10 @@ impl Ports<Discovery> for DiscoveryPorts {
             Effect::Persist(records) => return self.shared.persist(records),
             Effect::Tell(message) => return self.shared.tell(message),
             Effect::SelfTest { id, manifest } => {
-                let (shared, dialer, wallet) = (
-                    self.shared.clone(),
-                    self.dialer.clone(),
-                    self.wallet.clone(),
-                );
+                let (shared, wallet) = (self.shared.clone(), self.wallet.clone());
+                let (dialer, serving) = (self.dialer.clone(), self.gossip.clone());
                 self.shared.runtime.spawn(async move {
-                    let result = self_test(&dialer, wallet.as_ref(), &manifest).await;
+                    let result = self_test(&dialer, &serving, wallet.as_ref(), &manifest).await;
                     shared.to_discovery(Input::SelfTested { id, result }).await;
                 });
             }
@@ -219,16 +218,18 @@ impl DiscoveryPorts {
 /// whether it can be paid. That somebody elsewhere gets through is not proved by it.
 async fn self_test(
     dialer: &NetworkHandle,
+    serving: &NetworkHandle,
     wallet: &dyn Wallet,
     manifest: &Manifest,
-) -> Result<(), String> {
+) -> Result<(), SelfTestError> {
+    let failed = |reason: String| Err(SelfTestError::Failed(reason));
     let addresses: Vec<Multiaddr> = manifest
         .addresses
         .iter()
         .filter_map(|text| text.parse().ok())
         .collect();
     if addresses.is_empty() {
-        return Err(
+        return failed(
             "this node has no address that others could reach: set `listen` in freehold.toml, and \
              behind a router `announce` as well, to its public address"
                 .to_owned(),
@@ -240,25 +241,53 @@ async fn self_test(
     } else {
         Protocol::Audit
     };
-    let answered = tokio::time::timeout(SELF_TEST_TIMEOUT, exchange(dialer, protocol, addresses))
-        .await
-        .unwrap_or_else(|_| Err("no answer in time".to_owned()));
-    if let Err(reason) = answered {
-        return Err(format!(
+    let reached = reach(dialer, serving, protocol, addresses).await;
+    if let Err(SelfTestError::Failed(reason)) = reached {
+        return failed(format!(
             "this node does not answer at its own addresses ({reason}): check `listen`, `announce` and the firewall"
         ));
     }
     if !sells {
-        return Ok(());
+        return reached;
     }
-    let balance = wallet.balance().await.map_err(|error| error.to_string())?;
+    let balance = match wallet.balance().await {
+        Ok(balance) => balance,
+        Err(error) => return failed(error.to_string()),
+    };
     if balance.receivable < manifest.quantum {
-        return Err(format!(
+        return failed(format!(
             "this node can receive {} over Lightning and asks for {} at least: open a channel with inbound capacity (`freehold wallet open` from the other side)",
             balance.receivable, manifest.quantum
         ));
     }
-    Ok(())
+    reached
+}
+
+/// Speaks to `serving`, a swarm of this node, at `addresses`, from `dialer`.
+///
+/// # Errors
+/// [`SelfTestError::NoRoom`] where `serving` turned somebody away meanwhile: then its places are
+/// taken, and it was reached. Else what the dialler saw.
+pub async fn reach(
+    dialer: &NetworkHandle,
+    serving: &NetworkHandle,
+    protocol: Protocol,
+    addresses: Vec<Multiaddr>,
+) -> Result<(), SelfTestError> {
+    let mut status = serving.status();
+    let turned_away = |status: &Status| status.no_room + status.dropped;
+    let before = turned_away(&status.borrow());
+    let answered = tokio::time::timeout(SELF_TEST_TIMEOUT, exchange(dialer, protocol, addresses))
+        .await
+        .unwrap_or_else(|_| Err("no answer in time".to_owned()));
+    let Err(reason) = answered else {
+        return Ok(());
+    };
+    let counted = status.wait_for(|status| turned_away(status) > before);
+    match tokio::time::timeout(COUNTED_WITHIN, counted).await {
+        Ok(Ok(_)) => Err(SelfTestError::NoRoom),
+        _ => Err(SelfTestError::Failed(reason)),
+    }
 }
 
 /// Opens a stream, sends a frame that is none, and waits until it is refused: then a frame went to

@@ -9,6 +9,7 @@ use libp2p::swarm::{Swarm, SwarmEvent, dial_opts::DialOpts};
 use libp2p::{PeerId, StreamProtocol, identity, noise, tcp, yamux};
 use libp2p_stream as raw;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 
 /// A peer that speaks libp2p but no frames: raw streams to `host`.
 pub async fn raw_streams(
@@ -51,6 +52,46 @@ pub async fn raw_streams(
         streams.push(stream);
     }
     (streams, running)
+}
+
+/// A connection to `host` from an address of this machine and an identity of its own, on which
+/// nothing is said.
+pub async fn connection_from(
+    address: [u8; 4],
+    host: &NetworkHandle,
+) -> noise::Output<tcp::tokio::TcpStream> {
+    let text = host.local_addresses().remove(0).to_string();
+    let port = text.split('/').nth(4).unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    let to = format!("127.0.0.1:{port}").parse().unwrap();
+    let socket = tcp::tokio::TcpStream(within(socket.connect(to)).await.unwrap());
+    let key = identity::Keypair::generate_ed25519();
+    let mut secure = handshake(socket, &key).await;
+    let asked = [line("/multistream/1.0.0"), line("/yamux/1.0.0")].concat();
+    secure.write_all(&asked).await.unwrap();
+    secure.flush().await.unwrap();
+    let mut agreed = vec![0; asked.len()];
+    within(secure.read_exact(&mut agreed)).await.unwrap();
+    assert_eq!(agreed, asked);
+    secure
+}
+
+/// Agrees on noise and proves `key`.
+async fn handshake(
+    mut socket: tcp::tokio::TcpStream,
+    key: &identity::Keypair,
+) -> noise::Output<tcp::tokio::TcpStream> {
+    let asked = [line("/multistream/1.0.0"), line("/noise")].concat();
+    socket.write_all(&asked).await.unwrap();
+    let mut agreed = vec![0; asked.len()];
+    within(socket.read_exact(&mut agreed)).await.unwrap();
+    assert_eq!(agreed, asked);
+    let noise = noise::Config::new(key).unwrap();
+    let (_, secure) = within(noise.upgrade_outbound(socket, "/noise"))
+        .await
+        .unwrap();
+    secure
 }
 
 async fn misbehaviour(events: &mut Events) -> (PeerId, Option<NodeKey>, Misbehaviour) {
@@ -235,18 +276,10 @@ async fn garbage_after_the_handshake_is_reported_with_the_peers_id() {
     };
     let mut transport = tcp::tokio::Transport::default();
     let address = host.local_addresses().remove(0);
-    let mut socket = within(transport.dial(address, options).unwrap())
+    let socket = within(transport.dial(address, options).unwrap())
         .await
         .unwrap();
-    let asked = [line("/multistream/1.0.0"), line("/noise")].concat();
-    socket.write_all(&asked).await.unwrap();
-    let mut agreed = vec![0; asked.len()];
-    within(socket.read_exact(&mut agreed)).await.unwrap();
-    assert_eq!(agreed, asked);
-    let noise = noise::Config::new(&key).unwrap();
-    let (_, mut secure) = within(noise.upgrade_outbound(socket, "/noise"))
-        .await
-        .unwrap();
+    let mut secure = handshake(socket, &key).await;
     let asked = [line("/multistream/1.0.0"), line("/yamux/1.0.0")].concat();
     secure.write_all(&asked).await.unwrap();
     secure.write_all(&[0xff; 64]).await.unwrap();

@@ -4,15 +4,19 @@
 //! The host here is the port and the shell's streams with an echo in place of a machine: frames come
 //! back, `bye` makes the host close its side, and what is beyond a bound is turned away as in a node.
 
-use super::hostile::raw_streams;
+use super::hostile::{connection_from, raw_streams};
 use super::*;
-use actors::ports::network::bounds::OUTBOUND_STREAMS_PER_PEER;
-use actors::ports::network::{ApartStream, OpenError, open_apart};
+use actors::ports::network::bounds::{
+    CONNECTIONS_ONE_WAY, CONNECTIONS_PER_ORIGIN, OUTBOUND_STREAMS_PER_PEER,
+};
+use actors::ports::network::{ApartStream, OpenError, Status, open_apart};
 use actors::ports::storage::Storage;
+use actors::shell::discovery::reach;
 use actors::shell::inference::{self, turn_away};
 use actors::shell::streams::{Arrival, Streams};
 use actors::shell::{Shared, validator};
 use futures::{AsyncReadExt, AsyncWriteExt};
+use protocol::discovery::io::SelfTestError;
 use protocol::order::wire::Frame;
 use protocol::refusal::Code;
 use tokio::net::TcpSocket;
@@ -259,6 +263,73 @@ async fn connections_of_one_address_are_bounded_and_free_again_when_one_leaves()
         .await
         .unwrap();
     host.serves().await;
+}
+
+#[tokio::test]
+async fn six_addresses_do_not_shut_out_a_seventh_nor_unlist_the_host() {
+    let host = Host::new(72).await;
+    let mut status = host.handle.status();
+    let (early, _events) = client().await;
+    let mut order = open(&early, &host.handle, Protocol::Order).await;
+    // Each address takes all that it may have, and these are all places that there are.
+    let mut held = Vec::new();
+    for address in 2..8 {
+        for _ in 0..CONNECTIONS_PER_ORIGIN {
+            held.push(connection_from([127, 0, 0, address], &host.handle).await);
+        }
+    }
+    let full = |status: &Status| status.peers >= CONNECTIONS_ONE_WAY as usize;
+    within(status.wait_for(full)).await.unwrap();
+    // Buyers that come now are served, and stay; so is the one with an order, and the host itself.
+    let mut buyers = Vec::new();
+    for _ in 0..5 {
+        let (buyer, events) = client().await;
+        let mut stream = open(&buyer, &host.handle, Protocol::Order).await;
+        stream.send(b"an order").await.unwrap();
+        assert!(within(stream.next()).await.is_ok());
+        buyers.push((buyer, stream, events));
+    }
+    let (dialer, _events) = client().await;
+    let addresses = host.handle.local_addresses();
+    let tested = reach(&dialer, &host.handle, Protocol::Order, addresses).await;
+    assert_eq!(tested, Ok(()));
+    order.send(b"still here").await.unwrap();
+    assert_eq!(within(order.next()).await, Ok(Some(b"still here".to_vec())));
+    for (_, stream, _) in &mut buyers {
+        stream.send(b"and here").await.unwrap();
+        assert!(within(stream.next()).await.is_ok());
+    }
+    let bounded = |status: &Status| status.peers <= CONNECTIONS_ONE_WAY as usize;
+    within(status.wait_for(bounded)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_self_test_that_finds_no_room_says_so() {
+    let host = Host::with(73, |config| config.bounds.connections = 3).await;
+    let addresses = host.handle.local_addresses();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let (buyer, events) = client().await;
+        let stream = open(&buyer, &host.handle, Protocol::Order).await;
+        held.push((buyer, stream, events));
+    }
+    host.has(3).await;
+    // All have an order: nobody gives way.
+    let (dialer, _events) = client().await;
+    let tested = reach(&dialer, &host.handle, Protocol::Order, addresses.clone()).await;
+    assert_eq!(tested, Err(SelfTestError::NoRoom));
+    let (_, stream, _) = held.remove(0);
+    drop(stream);
+    host.has(2).await;
+    let tested = reach(&dialer, &host.handle, Protocol::Order, addresses.clone()).await;
+    assert_eq!(tested, Ok(()));
+    // One that does not answer is another matter.
+    host.handle.shutdown().await;
+    let tested = reach(&dialer, &host.handle, Protocol::Order, addresses).await;
+    assert!(
+        matches!(tested, Err(SelfTestError::Failed(_))),
+        "{tested:?}"
+    );
 }
 
 #[tokio::test]

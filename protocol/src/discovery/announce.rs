@@ -2,13 +2,14 @@
 //!
 //! Not other hosts' listings. A listing is published only after a self-test said
 //! *reachable and payable*, and each renewal is tested again: otherwise it would
-//! be a ghost.
+//! be a ghost. A node whose places others have taken is reached all the same: it
+//! stays listed, or whoever takes them would choose who is.
 //!
 //! # States
 //! `Waiting(until) → Testing → Publishing → Waiting(next) …`; a failure goes back
 //! to `Waiting` with a growing pause.
 
-use super::io::{Effect, Pulse};
+use super::io::{Effect, Pulse, SelfTestError};
 use crate::ids::{EffectId, ModelDigest, NodeKey};
 use crate::limits;
 use crate::machine::{EffectIds, Outbox};
@@ -95,7 +96,7 @@ impl Own {
         &mut self,
         now: Now,
         id: EffectId,
-        result: Result<(), String>,
+        result: Result<(), SelfTestError>,
         ids: &mut EffectIds,
         out: &mut Outbox<Effect>,
     ) {
@@ -104,7 +105,8 @@ impl Own {
         }
         match result {
             Ok(()) => self.publish(now, ids, out),
-            Err(reason) => self.not_ready(now, &reason, out),
+            Err(SelfTestError::NoRoom) => self.crowded(now, ids, out),
+            Err(SelfTestError::Failed(reason)) => self.not_ready(now, &reason, out),
         }
     }
 
@@ -127,6 +129,20 @@ impl Own {
             id,
             manifest: Box::new(self.manifest.clone()),
         });
+    }
+
+    fn crowded(&mut self, now: Now, ids: &mut EffectIds, out: &mut Outbox<Effect>) {
+        let what = "the self-test reached this node and found every place for connections taken";
+        if self.listed {
+            out.push(Effect::Notice(format!("Still listed, though {what}.")));
+            return self.publish(now, ids, out);
+        }
+        // Not a failure of this node: no growing pause, which would outlast the crowd.
+        self.phase = Phase::Waiting(now.tick.after_ms(BACKOFF_MS));
+        out.push(Effect::Notice(format!(
+            "Not listed yet: {what}; tested again in {} s.",
+            BACKOFF_MS / 1_000
+        )));
     }
 
     fn not_ready(&mut self, now: Now, reason: &str, out: &mut Outbox<Effect>) {

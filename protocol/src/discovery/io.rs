@@ -99,10 +99,10 @@ pub enum Input {
     Announce(Box<Manifest>),
     /// Operator: take our listing back.
     Withdraw,
-    /// [`Effect::SelfTest`] is done: `Err` says what is not reachable or not payable.
+    /// [`Effect::SelfTest`] is done.
     SelfTested {
         id: EffectId,
-        result: Result<(), String>,
+        result: Result<(), SelfTestError>,
     },
     /// [`Effect::Publish`] is done.
     Published {
@@ -112,6 +112,15 @@ pub enum Input {
     },
     /// Operator: list what is known.
     List { id: EffectId },
+}
+
+/// Why a self-test did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SelfTestError {
+    /// This node was reached, and had no place left for the connection or the stream.
+    NoRoom,
+    /// It is not reachable or not payable: a sentence.
+    Failed(String),
 }
 
 /// Effects of the discovery machine.

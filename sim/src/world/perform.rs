@@ -277,7 +277,7 @@ impl World {
     }
 
     fn perform_listing(&mut self, node: NodeIx, effect: discovery::io::Effect) {
-        use discovery::io::{Effect, Input};
+        use discovery::io::{Effect, Input, SelfTestError};
         match effect {
             Effect::SelfTest { id, .. } => {
                 let cut = [true, false].iter().any(|way| {
@@ -287,7 +287,8 @@ impl World {
                         .is_some_and(|until| *until > self.now)
                 });
                 let result = if cut {
-                    Err("this node cannot be reached".to_owned())
+                    let reason = "this node cannot be reached".to_owned();
+                    Err(SelfTestError::Failed(reason))
                 } else {
                     Ok(())
                 };

@@ -10,7 +10,8 @@ use std::time::Duration;
 /// neighbours; 256 leaves room and costs at most some 256 file descriptors.
 pub const CONNECTIONS: u32 = 256;
 /// Connections in one direction. Below [`CONNECTIONS`], so that strangers who
-/// dial in cannot take the slots that our own dials need (eclipse attacks).
+/// dial in cannot take the slots that our own dials need (eclipse attacks). Where
+/// as many have dialled in, one without an order gives way: see `admission`.
 pub const CONNECTIONS_ONE_WAY: u32 = 192;
 /// Connections to one peer: a TCP and a QUIC one in each direction, which
 /// happens when both sides dial at the same moment.

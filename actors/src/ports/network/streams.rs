@@ -2,7 +2,7 @@
 //!
 //! Counts inbound streams per peer and in all, hands what is beyond the bounds out to
 //! be refused (and resets what is beyond that, too), and the rest with a slot that is given back when the
-//! stream is dropped. Outbound: asks a connection for a stream and answers the
+//! stream is dropped. Says which connections have orders ([`Orders`]). Outbound: asks a connection for a stream and answers the
 //! caller. It neither dials (the task does) nor looks into a stream.
 
 mod handler;
@@ -18,7 +18,7 @@ use libp2p::swarm::{
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
@@ -87,6 +87,64 @@ struct InUse {
 pub(super) struct Slot {
     peer: PeerId,
     in_use: Arc<Mutex<InUse>>,
+    _order: Option<OpenOrder>,
+}
+
+/// The inbound order streams of each connection; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Orders(Arc<Mutex<Served>>);
+
+#[derive(Debug, Default)]
+struct Served {
+    /// Order streams that have ended.
+    ended: u64,
+    /// Of each connection that ever had one: those that are open, and `ended` with the last.
+    connections: HashMap<ConnectionId, (usize, u64)>,
+}
+
+/// An order stream that is open; dropping it ends it.
+#[derive(Debug)]
+pub(super) struct OpenOrder {
+    connection: ConnectionId,
+    orders: Orders,
+}
+
+impl Orders {
+    pub(super) fn begin(&self, connection: ConnectionId) -> OpenOrder {
+        let mut served = self.0.lock();
+        served.connections.entry(connection).or_default().0 += 1;
+        OpenOrder {
+            connection,
+            orders: self.clone(),
+        }
+    }
+
+    /// Forgets a connection that is closed.
+    pub(super) fn forget(&self, connection: &ConnectionId) {
+        self.0.lock().connections.remove(connection);
+    }
+
+    /// When the last order of a connection ended, as a number that grows; 0 where it had
+    /// none, and `None` where it has one.
+    pub(super) fn idle_since(&self, connection: &ConnectionId) -> Option<u64> {
+        match self.0.lock().connections.get(connection) {
+            None => Some(0),
+            Some((0, ended)) => Some(*ended),
+            Some(_) => None,
+        }
+    }
+}
+
+impl Drop for OpenOrder {
+    fn drop(&mut self) {
+        let mut served = self.orders.0.lock();
+        served.ended += 1;
+        let ended = served.ended;
+        // Its connection may be closed.
+        if let Some((open, last)) = served.connections.get_mut(&self.connection) {
+            (*open, *last) = (open.saturating_sub(1), ended);
+        }
+    }
 }
 
 impl Drop for Slot {
@@ -117,6 +175,7 @@ fn admit(places: &Arc<Mutex<InUse>>, peer: PeerId) -> Result<Slot, Refusal> {
     Ok(Slot {
         peer,
         in_use: places.clone(),
+        _order: None,
     })
 }
 
@@ -125,11 +184,17 @@ pub(super) struct Behaviour {
     accepted: Arc<[Protocol]>,
     serving: Arc<Mutex<InUse>>,
     refusing: Arc<Mutex<InUse>>,
+    orders: Orders,
     queue: VecDeque<ToSwarm<Event, OpenRequest>>,
 }
 
 impl Behaviour {
-    pub(super) fn new(accepted: &[Protocol], per_peer: usize, total: usize) -> Self {
+    pub(super) fn new(
+        accepted: &[Protocol],
+        per_peer: usize,
+        total: usize,
+        orders: Orders,
+    ) -> Self {
         let places = |per_peer_max, total_max| {
             Arc::new(Mutex::new(InUse {
                 total: 0,
@@ -142,6 +207,7 @@ impl Behaviour {
             accepted: accepted.into(),
             serving: places(per_peer, total),
             refusing: places(REFUSALS_PER_PEER, REFUSALS),
+            orders,
             queue: VecDeque::new(),
         }
     }
@@ -187,17 +253,20 @@ impl NetworkBehaviour for Behaviour {
     fn on_connection_handler_event(
         &mut self,
         peer: PeerId,
-        _: ConnectionId,
+        connection: ConnectionId,
         Inbound { protocol, stream }: THandlerOutEvent<Self>,
     ) {
         let stream = Box::new(stream);
         let event = match admit(&self.serving, peer) {
-            Ok(slot) => Event::Opened {
-                peer,
-                protocol,
-                stream,
-                slot,
-            },
+            Ok(mut slot) => {
+                slot._order = (protocol == Protocol::Order).then(|| self.orders.begin(connection));
+                Event::Opened {
+                    peer,
+                    protocol,
+                    stream,
+                    slot,
+                }
+            }
             Err(refusal) => {
                 // Beyond these as well it is reset, by being dropped.
                 let excess = admit(&self.refusing, peer).ok().map(|slot| Excess {

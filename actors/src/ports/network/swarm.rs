@@ -152,13 +152,17 @@ fn sockets(config: &Config, identity: &Identity) -> Result<ReadyTransport, Start
 fn behaviour(config: &Config, identity: &Identity) -> Result<Behaviour, StartError> {
     let bounds = &config.bounds;
     let one_way = bounds.connections.min(CONNECTIONS_ONE_WAY);
+    // Where others dial in, dials of our own have what is left.
+    let outgoing = match config.role {
+        Role::Client => one_way,
+        Role::Serving => (bounds.connections - one_way).max(1),
+    };
+    let orders = streams::Orders::default();
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INBOUND))
         .with_max_pending_outgoing(Some(bounds.pending_dials))
-        .with_max_established_incoming(Some(one_way))
-        .with_max_established_outgoing(Some(one_way))
-        .with_max_established_per_peer(Some(bounds.connections_per_peer))
-        .with_max_established(Some(bounds.connections));
+        .with_max_established_outgoing(Some(outgoing))
+        .with_max_established_per_peer(Some(bounds.connections_per_peer));
     let public = identity.keypair().public();
     let about = identify::Config::new(format!("/freehold/{}/1", config.network), public)
         .with_agent_version(concat!("freehold/", env!("CARGO_PKG_VERSION")).to_owned())
@@ -171,11 +175,14 @@ fn behaviour(config: &Config, identity: &Identity) -> Result<Behaviour, StartErr
         admission: admission::Behaviour::new(
             bounds.pending_inbound_per_origin,
             bounds.connections_per_origin,
+            one_way,
+            orders.clone(),
         ),
         streams: streams::Behaviour::new(
             &config.accept,
             bounds.inbound_streams_per_peer,
             bounds.inbound_streams,
+            orders,
         ),
         identify: identify::Behaviour::new(about),
         ping: ping::Behaviour::new(ping),

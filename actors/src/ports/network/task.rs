@@ -24,7 +24,7 @@ use super::{
 use dials::Dials;
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
-use libp2p::swarm::{Swarm, SwarmEvent};
+use libp2p::swarm::{ListenError, Swarm, SwarmEvent};
 use libp2p::{StreamProtocol, ping};
 use overlay::Overlay;
 use policing::Policing;
@@ -187,7 +187,11 @@ impl Task {
             }
             SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!(%error, "an inbound connection failed");
-                self.status.send_modify(|status| status.failed_inbound += 1);
+                let denied = matches!(error, ListenError::Denied { .. });
+                self.status.send_modify(|status| {
+                    status.failed_inbound += 1;
+                    status.no_room += u64::from(denied);
+                });
             }
             other => self.on_listener(other),
         }
@@ -234,15 +238,17 @@ impl Task {
     }
 
     fn on_excess(&mut self, peer: PeerId, excess: Option<streams::Excess>) {
-        if let Some(streams::Excess {
+        let Some(streams::Excess {
             protocol,
             stream,
             slot,
         }) = excess
-        {
-            let stream = self.framed(peer, protocol, stream, slot);
-            self.outlet.emit(NetworkEvent::Excess(stream));
-        }
+        else {
+            self.status.send_modify(|status| status.no_room += 1);
+            return;
+        };
+        let stream = self.framed(peer, protocol, stream, slot);
+        self.outlet.emit(NetworkEvent::Excess(stream));
     }
 
     fn framed(

@@ -1,6 +1,7 @@
 //! Our own listing and load.
 
 use super::*;
+use crate::discovery::io::SelfTestError;
 
 fn own_manifest() -> Manifest {
     manifest(scheme().key(), 500, Now::default())
@@ -90,7 +91,7 @@ fn a_failed_self_test_is_explained_and_repeated_ever_more_slowly() {
     let mut id = announce(&mut machine, at(0));
     let (mut now, mut pauses) = (0, Vec::new());
     for _ in 0..9 {
-        let result = Err("port 4001 is closed".to_owned());
+        let result = Err(SelfTestError::Failed("port 4001 is closed".to_owned()));
         let effects = feed(&mut machine, at(now), Input::SelfTested { id, result });
         let notice = notices(&effects).remove(0);
         assert!(notice.contains("port 4001 is closed") && notice.contains("freehold.toml"));
@@ -111,9 +112,34 @@ fn a_host_that_became_unreachable_takes_its_listing_back() {
     publish(&mut machine, at(0), id);
     let due = machine.deadline().unwrap().0 / 1_000_000;
     let id = test_id(&wake(&mut machine, at(due))).unwrap();
-    let result = Err("no inbound capacity".to_owned());
+    let result = Err(SelfTestError::Failed("no inbound capacity".to_owned()));
     let effects = feed(&mut machine, at(due), Input::SelfTested { id, result });
     assert!(effects.contains(&Effect::Unpublish));
+}
+
+#[test]
+fn a_host_whose_places_are_all_taken_stays_listed() {
+    let mut machine = machine();
+    let mut id = announce(&mut machine, at(0));
+    // Not before a self-test has succeeded once, and without a growing pause.
+    let mut now = 0;
+    for _ in 0..5 {
+        let result = Err(SelfTestError::NoRoom);
+        let effects = feed(&mut machine, at(now), Input::SelfTested { id, result });
+        assert!(publication(&effects).is_none());
+        assert!(notices(&effects)[0].contains("every place for connections taken"));
+        now += 5_000;
+        assert_eq!(machine.deadline(), Some(at(now).tick));
+        id = test_id(&wake(&mut machine, at(now))).unwrap();
+    }
+    publish(&mut machine, at(now), id);
+    let due = machine.deadline().unwrap().0 / 1_000_000;
+    let id = test_id(&wake(&mut machine, at(due))).unwrap();
+    let result = Err(SelfTestError::NoRoom);
+    let effects = feed(&mut machine, at(due), Input::SelfTested { id, result });
+    assert!(!effects.contains(&Effect::Unpublish));
+    let (_, renewed) = publication(&effects).unwrap();
+    assert_eq!(renewed.created, at(due).wall);
 }
 
 #[test]
