@@ -18,7 +18,7 @@ use crate::ports::wallet::Wallet;
 use crate::shell::discovery::{
     DiscoveryPorts, Lists, Withdrawal, follow_relays, gossip, judge as judge_gossip,
 };
-use crate::shell::inference::{CLIENT_QUEUE, Clients, InferencePorts};
+use crate::shell::inference::{CLIENT_QUEUE, Clients, Counts, InferencePorts};
 use crate::shell::payment::{PaymentPorts, Reports};
 use crate::shell::reputation::ReputationPorts;
 use crate::shell::streams::Streams;
@@ -42,7 +42,7 @@ use protocol::{discovery, inference, payment, reputation, validator};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// How long an operator's question may take.
 const QUESTION: Duration = Duration::from_secs(30);
@@ -290,7 +290,7 @@ impl Node {
             dial: dialer_config(&config),
             streams: streams.clone(),
             compute: compute.clone(),
-            counts: Arc::new(Semaphore::new(counts_at_once())),
+            counts: Counts::new(counts_at_once()),
             clients: clients.clone(),
         };
         let validator_ports = ValidatorPorts {

@@ -8,15 +8,15 @@ use crate::ports::network::{
     self, ApartStream, FrameError, FramedStream, NetworkHandle, Protocol, open_apart,
 };
 use parking_lot::Mutex;
-use protocol::ids::{OrderId, RequestId, StreamId};
+use protocol::ids::{EffectId, OrderId, RequestId, StreamId};
 use protocol::inference::Inference;
-use protocol::inference::io::{BuyerEvent, Effect, Input};
+use protocol::inference::io::{BuyerEvent, Effect, Input, PromptFacts};
 use protocol::order::wire::Frame;
 use protocol::refusal::{Code, Refusal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// The actor.
 pub type InferenceActor = Driver<Inference, InferencePorts>;
@@ -45,8 +45,8 @@ pub struct InferencePorts {
     pub streams: Streams,
     /// The engine.
     pub compute: Compute,
-    /// Prompts that may be counted at once.
-    pub counts: Arc<Semaphore>,
+    /// Prompts that are counted.
+    pub counts: Counts,
     /// Local clients.
     pub clients: Clients,
 }
@@ -72,23 +72,12 @@ impl Ports<Inference> for InferencePorts {
                 salt,
             } => {
                 let (shared, compute) = (self.shared.clone(), self.compute.clone());
-                let counts = self.counts.clone();
-                self.shared.runtime.spawn(async move {
-                    // Never closed. Held to the end: a blocking thread cannot be stopped.
-                    let _turn = counts.acquire().await;
-                    let counted = tokio::task::spawn_blocking(move || {
-                        compute.count_for(&owner_of(&buyer), &model, &job, &salt)
-                    })
-                    .await;
-                    let result = counted.unwrap_or_else(|_| {
-                        Err(Refusal::new(
-                            Code::EngineFailed,
-                            "the tokenizer failed on this prompt",
-                        ))
-                    });
-                    shared.to_inference(Input::Counted { id, result }).await;
-                });
+                let count = move || compute.count_for(&owner_of(&buyer), &model, &job, &salt);
+                self.shared
+                    .runtime
+                    .spawn(self.counts.count(shared, id, count));
             }
+            Effect::CancelCount { id } => self.counts.cancel(id),
             Effect::StartEngine {
                 order,
                 buyer,
@@ -133,7 +122,7 @@ impl Ports<Inference> for InferencePorts {
 
 impl InferencePorts {
     /// Dials a host; `apart`: from an identity of this order alone.
-    fn open(&self, id: protocol::ids::EffectId, addresses: &[String], apart: bool) {
+    fn open(&self, id: EffectId, addresses: &[String], apart: bool) {
         let parsed: Vec<_> = addresses
             .iter()
             .filter_map(|text| text.parse().ok())
@@ -201,6 +190,58 @@ impl InferencePorts {
                 shared.to_inference(Input::Stop(request)).await;
             });
         }
+    }
+}
+
+/// Prompts that are counted: so many at once, the others in turn. One that waits is forgotten with
+/// its order; so no more prompts wait than orders do.
+#[derive(Clone)]
+pub struct Counts {
+    turns: Arc<Semaphore>,
+    /// Those that wait for a turn; each is let go when its sender is dropped.
+    waiting: Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<()>>>>,
+}
+
+impl Counts {
+    /// Counts so many at once.
+    pub fn new(at_once: usize) -> Self {
+        Counts {
+            turns: Arc::new(Semaphore::new(at_once)),
+            waiting: Arc::default(),
+        }
+    }
+
+    /// Counts a prompt in turn, on a thread that may block, and tells the machine.
+    pub(super) fn count(
+        &self,
+        shared: Shared,
+        id: EffectId,
+        count: impl FnOnce() -> Result<PromptFacts, Refusal> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (keep, cancelled) = oneshot::channel();
+        self.waiting.lock().insert(id, keep);
+        let (turns, waiting) = (self.turns.clone(), self.waiting.clone());
+        async move {
+            // Never closed. Held to the end: a blocking thread cannot be stopped.
+            let _turn = tokio::select! {
+                turn = turns.acquire_owned() => turn,
+                _ = cancelled => return,
+            };
+            waiting.lock().remove(&id);
+            let counted = tokio::task::spawn_blocking(count).await;
+            let result = counted.unwrap_or_else(|_| {
+                Err(Refusal::new(
+                    Code::EngineFailed,
+                    "the tokenizer failed on this prompt",
+                ))
+            });
+            shared.to_inference(Input::Counted { id, result }).await;
+        }
+    }
+
+    /// Lets one go that waits for its turn.
+    pub(super) fn cancel(&self, id: EffectId) {
+        drop(self.waiting.lock().remove(&id));
     }
 }
 

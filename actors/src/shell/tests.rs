@@ -99,6 +99,53 @@ fn with<F: Future<Output = ()>>(test: impl FnOnce(Heard) -> F) {
 }
 
 #[test]
+fn a_prompt_whose_order_ended_waits_no_longer_to_be_counted() {
+    use protocol::ids::EffectId;
+    use protocol::refusal::{Code, Refusal};
+    with(|mut heard| async move {
+        let counts = super::inference::Counts::new(1);
+        let (begun, mut begins) = mpsc::channel(1);
+        let (go, goes) = std::sync::mpsc::sync_channel::<()>(1);
+        let refused = || Err(Refusal::new(Code::BadOrder, "counted"));
+        let slow = move || {
+            begun.try_send(()).unwrap();
+            let _ = goes.recv();
+            refused()
+        };
+        tokio::spawn(counts.count(heard.shared.clone(), EffectId(1), slow));
+        begins.recv().await.unwrap();
+        // A hundred prompts wait behind it, and their orders end: nothing holds them.
+        let prompt = std::sync::Arc::new(vec![0u8; 1 << 20]);
+        let mut tasks = Vec::new();
+        for id in 2..102 {
+            let held = prompt.clone();
+            let count = move || {
+                drop(held);
+                refused()
+            };
+            let task = counts.count(heard.shared.clone(), EffectId(id), count);
+            tasks.push(tokio::spawn(task));
+        }
+        for id in 2..101 {
+            counts.cancel(EffectId(id));
+        }
+        for task in tasks.drain(..99) {
+            task.await.unwrap();
+        }
+        assert_eq!(std::sync::Arc::strong_count(&prompt), 2);
+        // The two others are counted in turn.
+        go.send(()).unwrap();
+        for expected in [1, 101] {
+            let told = heard.inference.recv().await.unwrap();
+            let inference::io::Input::Counted { id, .. } = told else {
+                panic!("{told:?}");
+            };
+            assert_eq!(id, EffectId(expected));
+        }
+    });
+}
+
+#[test]
 fn an_engine_that_ends_without_a_word_has_failed() {
     with(|mut heard| async move {
         let order = OrderId([1; 16]);

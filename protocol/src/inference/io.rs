@@ -301,6 +301,9 @@ pub enum Effect {
         job: Box<Job>,
         salt: [u8; 16],
     },
+    /// The order of this [`Effect::CountPrompt`] has ended: a count that has not begun need not.
+    /// No completion follows, or one that comes to nothing.
+    CancelCount { id: EffectId },
     /// Begin to generate; no token beyond the allowance.
     StartEngine {
         order: OrderId,

@@ -466,6 +466,35 @@ fn unpaid_orders_hold_no_place_and_the_oldest_gives_way() {
 }
 
 #[test]
+fn an_order_that_ends_while_its_prompt_is_counted_cancels_the_count() {
+    let mut machine = host();
+    let (stream, signed) = (StreamId(1), order(1));
+    feed(
+        &mut machine,
+        0,
+        Input::Inbound {
+            stream,
+            peer: peer(1),
+        },
+    );
+    let frame = Box::new(Frame::Order(signed.clone()));
+    let effects = feed(&mut machine, 0, Input::Received { stream, frame });
+    let counting = effects.iter().find_map(|effect| match effect {
+        Effect::CountPrompt { id, .. } => Some(*id),
+        _ => None,
+    });
+    let id = counting.unwrap();
+    let effects = feed(&mut machine, 1, Input::Closed { stream });
+    assert!(effects.contains(&Effect::CancelCount { id }));
+    // One that is counted has nothing to cancel.
+    let mut machine = host();
+    arrives(&mut machine, 0, 1, 1, &signed);
+    let effects = feed(&mut machine, 1, Input::Closed { stream });
+    let cancels = |effect: &Effect| matches!(effect, Effect::CancelCount { .. });
+    assert!(!effects.iter().any(cancels));
+}
+
+#[test]
 fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
     let mut machine = host();
     let signed = order(1);

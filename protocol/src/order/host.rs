@@ -952,6 +952,9 @@ impl HostOrder {
         if self.state == State::Over {
             return;
         }
+        if let State::Counting(id) = self.state {
+            ctx.out.push(Effect::CancelCount { id });
+        }
         self.close_books(status, ctx);
         self.state = State::Over;
         if let Some(stream) = self.stream.take() {

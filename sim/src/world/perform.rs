@@ -77,7 +77,8 @@ impl World {
                 self.nodes[node].engine.running.remove(&order);
             }
             OrderEffect::Deliver { request, event } => self.delivered(node, request, event),
-            OrderEffect::Persist(_) | OrderEffect::Tell(_) => {}
+            // It is counted all the same, and comes to nothing.
+            OrderEffect::CancelCount { .. } | OrderEffect::Persist(_) | OrderEffect::Tell(_) => {}
         }
     }
 
