@@ -239,19 +239,10 @@ impl Inference {
                         mut record,
                         mut journal,
                     } => {
-                        let status = Status::Failed(Code::Interrupted);
-                        record.status = Some(status);
+                        record.status = Some(Status::Failed(Code::Interrupted));
                         let account = OrderAccount {
-                            order: record.id(),
-                            side: record.side,
-                            counterparty: record.counterparty,
-                            model: record.model,
-                            counts: record.counts,
-                            cost: record.cost,
-                            carried: record.carried,
                             unsure: record.unsure(),
-                            status,
-                            receipt: None,
+                            ..record.account()
                         };
                         // What was paid is known to Payment alone; a crash of ours is no debt
                         // of the buyer's.

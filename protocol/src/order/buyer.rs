@@ -1285,12 +1285,6 @@ impl BuyerOrder {
         }
         let Some(record) = record else { return };
         let account = OrderAccount {
-            order: deal.id,
-            side: Side::Buyer,
-            counterparty: deal.candidate.host,
-            model: deal.candidate.offer.digest,
-            counts: deal.counts,
-            cost: record.cost,
             carried: if deal.bills.is_empty() {
                 Msat::ZERO
             } else {
@@ -1301,8 +1295,7 @@ impl BuyerOrder {
                 // Output may have been under way when the order broke off.
                 Status::Failed(_) => deal.unsure(&self.request.job),
             },
-            status,
-            receipt: deal.receipt.as_ref().map(Signed::digest),
+            ..record.account()
         };
         let closing = Closing {
             account,

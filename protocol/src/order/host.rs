@@ -973,19 +973,12 @@ impl HostOrder {
         let unpaid = if began { self.unpaid() } else { self.carried };
         let ran = began || self.paid > Msat::ZERO;
         let counts = if ran { self.counts } else { Counts::default() };
+        let record = self.record(Some(status));
         let account = OrderAccount {
-            order: self.id(),
-            side: Side::Host,
-            counterparty: self.buyer(),
-            model: self.model(),
             counts,
             cost: self.offer.prices.cost_or_max(&counts),
-            carried: self.carried,
-            unsure: Msat::ZERO,
-            status,
-            receipt: self.receipt.as_ref().map(Signed::digest),
+            ..record.account()
         };
-        let record = self.record(Some(status));
         let closing = Closing { account, unpaid };
         ctx.close_order(&mut self.journal, Some(record), closing);
     }

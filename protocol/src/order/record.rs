@@ -24,6 +24,7 @@ use crate::machine::{Record, Table};
 use crate::money::{Counts, Msat};
 use crate::order::wire::{Invoice, Order, Status, Terms};
 use crate::payment::io::{OrderAccount, Side};
+use crate::refusal::Code;
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -162,6 +163,22 @@ impl OrderRecord {
             .map(|invoice| invoice.msat)
             .fold(entry.max(terms.quantum), Msat::saturating_add);
         terms.most_under_way(&order.job, &self.counts, window.saturating_add(grown))
+    }
+
+    /// Returns what Payment is told of the order; one that was still running was interrupted.
+    pub fn account(&self) -> OrderAccount {
+        OrderAccount {
+            order: self.id(),
+            side: self.side,
+            counterparty: self.counterparty,
+            model: self.model,
+            counts: self.counts,
+            cost: self.cost,
+            carried: self.carried,
+            unsure: Msat::ZERO,
+            status: self.status.unwrap_or(Status::Failed(Code::Interrupted)),
+            receipt: self.receipt.as_ref().map(Signed::digest),
+        }
     }
 
     /// Returns the evidence for a third party, once there are terms.
@@ -467,18 +484,7 @@ mod tests {
         let mut rows = journal.begin(&order);
         rows.extend(journal.add(&[], &[], order.counts, order.cost));
         let closing = Closing {
-            account: OrderAccount {
-                order: order.id(),
-                side: Side::Buyer,
-                counterparty: order.counterparty,
-                model: order.model,
-                counts: order.counts,
-                cost: order.cost,
-                carried: Msat::ZERO,
-                unsure: Msat::ZERO,
-                status: Status::Complete,
-                receipt: None,
-            },
+            account: order.account(),
             unpaid: Msat::ZERO,
         };
         rows.extend(journal.close(&closing));
