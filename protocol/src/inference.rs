@@ -250,7 +250,7 @@ impl Inference {
                             account,
                             unpaid: Msat::ZERO,
                         };
-                        ctx.close_order(&mut journal, Some(*record), closing);
+                        ctx.close_order(&mut journal, &record, closing);
                     }
                 }
             }

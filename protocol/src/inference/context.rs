@@ -179,14 +179,12 @@ impl Ctx<'_> {
     pub(crate) fn close_order(
         &mut self,
         journal: &mut Journal,
-        record: Option<OrderRecord>,
+        record: &OrderRecord,
         closing: Closing,
     ) {
         if journal.is_open() {
             let mut records = journal.close(&closing);
-            if let Some(record) = record {
-                records.extend(self.retained.keep(&record, self.now.wall));
-            }
+            records.extend(self.retained.keep(record, self.now.wall));
             self.persist(records);
         }
         self.tell(Message::CloseOrder {

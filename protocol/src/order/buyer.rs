@@ -1301,10 +1301,9 @@ impl BuyerOrder {
             account,
             unpaid: Msat::ZERO,
         };
-        let bundle = record.bundle();
-        ctx.close_order(&mut deal.journal, Some(record), closing);
+        ctx.close_order(&mut deal.journal, &record, closing);
         let (audit, request) = (self.request.audit, Some(self.request.request));
-        if let Some(bundle) = bundle {
+        if let Some(bundle) = record.bundle() {
             ctx.tell(Message::OrderEnded(Box::new(Evidence {
                 request,
                 bundle,

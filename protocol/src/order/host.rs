@@ -980,7 +980,7 @@ impl HostOrder {
             ..record.account()
         };
         let closing = Closing { account, unpaid };
-        ctx.close_order(&mut self.journal, Some(record), closing);
+        ctx.close_order(&mut self.journal, &record, closing);
     }
 
     /// The engine gave up.
