@@ -1312,8 +1312,10 @@ impl BuyerOrder {
         }
     }
 
-    fn record(&self, status: Option<Status>) -> Option<OrderRecord> {
-        let deal = self.deal.as_ref()?;
+    /// The deal as it is written down. Its output moves there: it has none when the record is
+    /// made first, and needs none when it ends.
+    fn record(&mut self, status: Option<Status>) -> Option<OrderRecord> {
+        let deal = self.deal.as_mut()?;
         let (terms_signed, terms) = deal.terms.as_ref()?;
         Some(OrderRecord {
             side: Side::Buyer,
@@ -1322,8 +1324,8 @@ impl BuyerOrder {
             digest: deal.signed.digest(),
             order: Some(deal.signed.clone()),
             terms: Some(terms_signed.clone()),
-            tokens: deal.tokens.clone(),
-            invoices: deal.invoices.clone(),
+            tokens: std::mem::take(&mut deal.tokens),
+            invoices: std::mem::take(&mut deal.invoices),
             paid: Vec::new(),
             receipt: deal.receipt.clone(),
             countersigned: deal.countersigned.clone(),

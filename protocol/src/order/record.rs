@@ -182,14 +182,14 @@ impl OrderRecord {
     }
 
     /// Returns the evidence for a third party, once there are terms.
-    pub fn bundle(&self) -> Option<crate::bundle::Bundle> {
+    pub fn bundle(self) -> Option<crate::bundle::Bundle> {
         Some(crate::bundle::Bundle {
-            order: self.order.clone()?,
-            terms: self.terms.clone()?,
-            tokens: self.tokens.clone(),
-            invoices: self.invoices.clone(),
-            receipt: self.receipt.clone(),
-            countersigned: self.countersigned.clone(),
+            order: self.order?,
+            terms: self.terms?,
+            tokens: self.tokens,
+            invoices: self.invoices,
+            receipt: self.receipt,
+            countersigned: self.countersigned,
         })
     }
 }
