@@ -1,31 +1,41 @@
-//! Orders everywhere, takes the terms, and neither accepts nor pays nor leaves (H2).
+//! Orders everywhere, takes the terms, and neither accepts nor pays nor leaves (H2); or orders a
+//! model that nobody has, each time with a fresh key: nonces for nothing (M4).
 
 use super::client::{Client, Conduct, Plan};
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::Person;
-use protocol::ids::StreamId;
+use protocol::ids::{ModelDigest, StreamId};
 use protocol::order::wire::Frame;
 
 /// Pause between two orders. Milliseconds.
 const PACE_MS: u64 = 1_000;
+/// The same where nobody has the model.
+const FLOOD_PACE_MS: u64 = 500;
 
-struct SlotSquatter(Client);
+struct SlotSquatter {
+    client: Client,
+    /// For nonces alone.
+    floods: bool,
+}
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
-    SlotSquatter(Client::default())
+pub(super) fn begin(strategy: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+    SlotSquatter {
+        client: Client::default(),
+        floods: strategy == Strategy::NonceFlood,
+    }
 }
 
 impl Adversary for SlotSquatter {
     fn pace_ms(&self) -> Option<u64> {
-        Some(PACE_MS)
+        Some(if self.floods { FLOOD_PACE_MS } else { PACE_MS })
     }
 
     fn act(&mut self, hand: &mut Hand<'_>) {
         let Some((host, model)) = hand.host() else {
             return;
         };
-        let plan = Plan {
+        let squats = Plan {
             secret: hand.dice().bytes(),
             again: None,
             host,
@@ -35,14 +45,24 @@ impl Adversary for SlotSquatter {
             max_cost: 60_000,
             conduct: Conduct::Squats,
         };
-        self.0.order(hand, plan);
+        let plan = match self.floods {
+            true => Plan {
+                model: ModelDigest([0xff; 32]),
+                max_output: 1,
+                words: 1,
+                max_cost: 1,
+                ..squats
+            },
+            false => squats,
+        };
+        self.client.order(hand, plan);
     }
 
     fn arrived(&mut self, hand: &mut Hand<'_>, stream: StreamId, frame: Frame) {
-        self.0.arrived(hand, stream, frame);
+        self.client.arrived(hand, stream, frame);
     }
 
     fn closed(&mut self, hand: &mut Hand<'_>, stream: StreamId) {
-        self.0.closed(hand, stream);
+        self.client.closed(hand, stream);
     }
 }
