@@ -10,6 +10,8 @@ use secp256k1::{Keypair, Message, Secp256k1, XOnlyPublicKey};
 use serde::{Deserialize, Serialize};
 
 pub mod lightning;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use lightning::verify_lightning_message;
 

@@ -6,11 +6,11 @@ use super::io::{
 };
 use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
 use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
-use crate::crypto::{Crypto, DerivedOrderKeys, InvoiceError, InvoiceFacts, Secp};
+use crate::crypto::testing::{TestSigner, order_keys};
+use crate::crypto::{Crypto, InvoiceFacts, Secp};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{
-    Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId, Signature,
-    StreamId,
+    Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId, StreamId,
 };
 use crate::limits;
 use crate::machine::{Machine, Outbox, Record, Table};
@@ -32,28 +32,8 @@ const MODEL: ModelDigest = ModelDigest([5; 32]);
 /// Credit for all that an order of these tests can cost.
 const WINDOW: Msat = Msat(100_000);
 
-/// Real signatures; an invoice is its facts as JSON.
-struct Keys(Secp);
-
-fn keys(n: u8) -> Keys {
-    Keys(Secp::from_secret(&[n; 32]).unwrap())
-}
-
-impl Crypto for Keys {
-    fn key(&self) -> NodeKey {
-        self.0.key()
-    }
-    fn sign(&self, message: &[u8; 32]) -> Signature {
-        self.0.sign(message)
-    }
-    fn verify(&self, key: &NodeKey, message: &[u8; 32], signature: &Signature) -> bool {
-        self.0.verify(key, message, signature)
-    }
-    fn read_invoice(&self, bolt11: &str) -> Result<InvoiceFacts, InvoiceError> {
-        serde_json::from_str(bolt11).map_err(|error| InvoiceError {
-            reason: error.to_string(),
-        })
-    }
+fn keys(n: u8) -> TestSigner {
+    TestSigner(Secp::from_secret(&[n; 32]).unwrap())
 }
 
 fn at(ms: u64) -> Now {
@@ -64,9 +44,7 @@ fn at(ms: u64) -> Now {
 }
 
 fn machine(n: u8) -> Inference {
-    let orders = DerivedOrderKeys::with([n; 32], |secret| {
-        Secp::from_secret(secret).map(|key| Box::new(Keys(key)) as Box<dyn Crypto>)
-    });
+    let orders = order_keys([n; 32]);
     let config = Config::new(NETWORK);
     Inference::new(config, Box::new(keys(n)), Box::new(orders), [n; 32])
 }

@@ -3,9 +3,10 @@
 
 use super::*;
 use crate::bundle::Bundle;
-use crate::crypto::{DerivedOrderKeys, InvoiceError, InvoiceFacts};
+use crate::crypto::InvoiceFacts;
+use crate::crypto::testing::{TestSigner, order_keys};
 use crate::ids::PeerTag;
-use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage, Signature};
+use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage};
 use crate::inference::Inference;
 use crate::inference::context::Config as OrderConfig;
 use crate::inference::io::{
@@ -19,26 +20,6 @@ use std::collections::VecDeque;
 
 const STREAM: StreamId = StreamId(1);
 const LIGHTNING: LightningId = LightningId([2; 33]);
-
-/// Real signatures; an invoice is its facts as JSON.
-struct Live(Secp);
-
-impl Crypto for Live {
-    fn key(&self) -> NodeKey {
-        self.0.key()
-    }
-    fn sign(&self, message: &[u8; 32]) -> Signature {
-        self.0.sign(message)
-    }
-    fn verify(&self, key: &NodeKey, message: &[u8; 32], signature: &Signature) -> bool {
-        self.0.verify(key, message, signature)
-    }
-    fn read_invoice(&self, bolt11: &str) -> Result<InvoiceFacts, InvoiceError> {
-        serde_json::from_str(bolt11).map_err(|error| InvoiceError {
-            reason: error.to_string(),
-        })
-    }
-}
 
 /// How an order goes.
 #[derive(Clone, Copy)]
@@ -86,10 +67,8 @@ fn offer() -> ModelOffer {
 impl World {
     fn new(course: Course) -> Self {
         let side = |secp: fn() -> Secp| {
-            let keys = DerivedOrderKeys::with(secp().key().0, |secret| {
-                Secp::from_secret(secret).map(|key| Box::new(Live(key)) as Box<dyn Crypto>)
-            });
-            let node = Box::new(Live(secp()));
+            let keys = order_keys(secp().key().0);
+            let node = Box::new(TestSigner(secp()));
             let mut config = OrderConfig::new(NETWORK);
             config.modes = vec![
                 PaymentMode::Metered,
@@ -350,7 +329,7 @@ fn invoices_that_the_wallet_makes_in_another_order_are_sent_in_theirs() {
 
 #[test]
 fn evidence_of_the_real_order_machines_never_convicts_and_a_whole_order_is_honest() {
-    let judge = Live(validator());
+    let judge = TestSigner(validator());
     let mut honest = 0;
     let mut whole = 0;
     for (prepay, debt) in [(true, 0), (true, 300), (false, 0), (false, 300)] {
@@ -387,7 +366,7 @@ fn evidence_of_the_real_order_machines_never_convicts_and_a_whole_order_is_hones
 
 #[test]
 fn orders_paid_before_and_after_are_whole_and_honest() {
-    let judge = Live(validator());
+    let judge = TestSigner(validator());
     // 25 tokens of 64 ordered; the whole order costs 16,849 msat, what was delivered 7,070.
     for (mode, window, payments, paid) in [
         (PaymentMode::Before, 0, 1, 16_849),
