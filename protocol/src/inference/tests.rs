@@ -1,5 +1,8 @@
 //! Orders of strangers at a host, and hosts' answers at a buyer, frame by frame.
 
+mod buyer;
+mod host;
+
 use super::context::Config;
 use super::io::{
     BuyRequest, BuyerEvent, Candidate, Effect, Input, ModelSelector, PromptFacts, Served,

@@ -208,6 +208,20 @@ mod tests {
         let other = Vector(vec![0, 0, 128, 63, 0, 0, 32, 64]);
         assert!(fits(&job, 1, &chunk(vec![token(1)], carries(vec![other]))).is_err());
         assert!(fits(&job, 1, &chunk(vec![token(1)], carries(Vec::new()))).is_err());
+        // Of whole elements, one at least, and with no text beside it.
+        for bytes in [Vec::new(), vec![0, 0, 128]] {
+            let vector = Vector(bytes);
+            let named = ChainedToken {
+                logits: vector_digest(&vector),
+                ..token(1)
+            };
+            assert!(fits(&job, 1, &chunk(vec![named], carries(vec![vector]))).is_err());
+        }
+        let speaks = ChainedToken {
+            piece: Piece::text(*b"a"),
+            ..token(1)
+        };
+        assert!(fits(&job, 1, &chunk(vec![speaks], carries(vec![vector.clone()]))).is_err());
     }
 
     #[test]

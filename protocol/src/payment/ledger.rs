@@ -494,13 +494,17 @@ mod tests {
     }
 
     fn stored(row: u64, entry: LedgerEntry) -> Record {
+        let budget = String::new();
+        stored_row(row, &Row::Entry { entry, budget })
+    }
+
+    fn stored_row(row: u64, value: &Row) -> Record {
         let now = Now {
             wall: WallTime(0),
             tick: Tick(0),
         };
-        let budget = String::new();
         let (mut turn, mut out) = (Turn::new(now), Outbox::default());
-        turn.put(Table::Ledger, &key(row), &Row::Entry { entry, budget });
+        turn.put(Table::Ledger, &key(row), value);
         turn.finish(&mut out);
         let effect = out.drain().next();
         match effect {
@@ -553,6 +557,43 @@ mod tests {
         assert_eq!((report.notes.len(), report.entries.len()), (1, 1));
         assert!(report.notes[0].text.contains("version"));
         assert_eq!(report.earned, Msat(1_000));
+    }
+
+    #[test]
+    fn records_that_are_not_read_beyond_a_number_are_counted() {
+        let mut ledger = Ledger::default();
+        let record = stored(0, entry(1, EntryState::Settled));
+        let error = RecordError::Key { bytes: 3 };
+        for _ in 0..MAX_COMPLAINTS + 5 {
+            ledger.complain(Now::default(), &record, &error);
+        }
+        let notes = ledger.report().notes;
+        assert_eq!(notes.len(), MAX_COMPLAINTS + 1);
+        let last = notes.last().map(|note| note.text.as_str());
+        assert_eq!(last, Some("5 more records were not read"));
+    }
+
+    #[test]
+    fn an_order_that_an_older_release_closed_is_a_debt_of_ours() {
+        let account = OrderAccount {
+            order: OrderId([1; 16]),
+            side: Side::Buyer,
+            counterparty: NodeKey([9; 32]),
+            model: crate::ids::ModelDigest([3; 32]),
+            counts: Default::default(),
+            cost: Msat(1_000),
+            carried: Msat::ZERO,
+            unsure: Msat(500),
+            status: crate::order::wire::Status::Complete,
+            receipt: None,
+        };
+        let record = stored_row(0, &Row::Account(account));
+        let mut ledger = Ledger::default();
+        ledger
+            .load(&record.key, record.value.as_deref().unwrap())
+            .unwrap();
+        let now = WallTime(2 * DAY_MS);
+        assert_eq!(ledger.owed_to(&NodeKey([9; 32]), now), Msat(1_000));
     }
 
     #[test]

@@ -331,6 +331,17 @@ fn after_a_crash_a_plan_is_looked_up_and_not_paid_again() {
 }
 
 #[test]
+fn a_payment_under_way_at_a_crash_holds_its_fee_limit_afterwards() {
+    let mut rig = Rig::new(limits(1_000, 1_000));
+    rig.reserved(1, 600);
+    let pay = invoice(&rig, 1, 0, 1, 500);
+    assert_eq!(fee_limit(&rig.give(Input::Pay(Box::new(pay)))), 50);
+    rig.restart();
+    assert!(rig.reserve(2, "cli", 451, Some(u64::MAX)).is_err());
+    assert_eq!(rig.reserve(3, "cli", 450, Some(u64::MAX)), Ok(()));
+}
+
+#[test]
 fn what_was_spent_today_survives_a_restart_and_ends_with_the_day() {
     let mut rig = Rig::new(limits(100_000, 100_000));
     rig.reserved(1, 100_000);

@@ -253,6 +253,32 @@ fn a_crash_of_the_host_forgives_no_debt_of_earlier_orders() {
 }
 
 #[test]
+fn a_debt_that_an_open_order_collected_is_not_owed_again_after_a_crash() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    close(&mut rig, 1, 5, 1_700, 700);
+    assert_eq!(open(&mut rig, 2, 5).2, 700);
+    paid(&mut rig, 2, 2, 1_700, 50);
+    rig.restart();
+    close(&mut rig, 2, 5, 1_000, 0);
+    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
+}
+
+#[test]
+fn trust_in_one_buyer_takes_nothing_from_another() {
+    let mut rig = Rig::new(Config::default());
+    for buyer in [5, 6] {
+        let n = u64::from(buyer);
+        open(&mut rig, n, buyer);
+        paid(&mut rig, n, n, 1_000, 50);
+        close(&mut rig, n, buyer, 1_000, 0);
+    }
+    assert_eq!(open(&mut rig, 1, 5), (1_000, false, 0));
+    assert_eq!(open(&mut rig, 2, 6), (1_000, false, 0));
+}
+
+#[test]
 fn a_debt_halves_by_the_day_and_what_is_tolerated_of_it_is_written_off() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
@@ -530,6 +556,19 @@ fn cannot_make(rig: &mut Rig, n: u64, seq: u32) -> bool {
         }
         other => panic!("no answer: {other:?}"),
     }
+}
+
+#[test]
+fn a_free_quota_that_was_used_up_makes_nobody_a_buyer_who_paid() {
+    let mut rig = Rig::new(Config {
+        free_quota: Msat(2_000),
+        ..Config::default()
+    });
+    open(&mut rig, 1, 5);
+    close(&mut rig, 1, 5, 2_000, 2_000);
+    open(&mut rig, 2, 5);
+    let refused = (0..20).filter(|seq| cannot_make(&mut rig, 2, *seq));
+    assert_eq!(refused.count(), 12, "eight are a stranger's");
 }
 
 #[test]
