@@ -24,6 +24,12 @@ pub use error::ConfigError;
 
 /// Name of the model that travels in the binary, as a `path` of `[[models]]`.
 pub const POCKET: &str = "pocket";
+/// Most sat for one order of a gateway without keys, where `gateway.max_cost` does not say.
+pub const KEYLESS_PER_ORDER: u64 = 100;
+/// Most sat for one UTC day of it, where `budget.per_key` does not say.
+pub const KEYLESS_PER_DAY: u64 = 1_000;
+/// The budget of a gateway without keys.
+pub const KEYLESS: &str = "gateway";
 /// Where the gateway listens unless told otherwise.
 pub const GATEWAY: &str = "127.0.0.1:9749";
 
@@ -374,6 +380,19 @@ impl Config {
             reason,
         })?;
         Ok(config)
+    }
+
+    /// Caps for one UTC day by the name of a budget.
+    pub fn caps_per_day(&self) -> BTreeMap<String, Sats> {
+        let mut caps = self.budget.per_key.clone();
+        let keys = self.gateway.keys.iter();
+        caps.extend(keys.filter_map(|key| Some((key.name.clone(), key.per_day?))));
+        if self.gateway.keys.is_empty() {
+            // Any program of this machine may spend it.
+            caps.entry(KEYLESS.to_owned())
+                .or_insert(Sats::whole(KEYLESS_PER_DAY));
+        }
+        caps
     }
 
     /// The relays to use.

@@ -80,6 +80,15 @@ async fn a_node_without_the_world_answers_and_mends_itself_when_the_chain_is_bac
     let answer: Value = chat("pocket").await?.error_for_status()?.json().await?;
     assert_eq!(answer["freehold"]["local"], true);
     assert_eq!(chat("somebody-elses").await?.status(), 503);
+    let named = json!({
+        "model": "pocket", "messages": [{"role": "user", "content": "hi"}],
+        "freehold": {"host": client.status().await?.node, "max_cost_msat": 1_000_000},
+    });
+    let asked = http.post(format!("{gateway}/v1/chat/completions"));
+    let refused = asked.json(&named).send().await?;
+    assert_eq!(refused.status(), 400);
+    let refused: Value = refused.json().await?;
+    assert_eq!(refused["error"]["param"], "freehold.host");
 
     assert_eq!(missing(&client).await?, ["wallet", "relays"]);
     assert_eq!(client.report().await?.spent, protocol::money::Msat::ZERO);

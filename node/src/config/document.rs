@@ -118,10 +118,12 @@ network = "{network}"
 # Requests served at once; further ones get HTTP 503.
 #max_requests = 64
 # Cap on the cost of one request, in sat; clients can only lower it. Default: what it
-# can cost at the cheapest listed prices, and never more than budget.per_order.
+# can cost at the cheapest listed prices, and never more than budget.per_order, nor more
+# than 100 where no keys are asked for.
 #max_cost = 100
 # Keys that clients must send as `Authorization: Bearer …`; none: no key is asked
-# for. Each has a name in the ledger (not "cli", "gateway" or "demo") and may have a cap
+# for, and no request may name a host: any program of this machine could send your sats
+# to one of its own. Each has a name in the ledger (not "cli", "gateway" or "demo") and may have a cap
 # per UTC day, in sat.
 #[[gateway.keys]]
 #name = "editor"
@@ -133,7 +135,8 @@ network = "{network}"
 #per_order = 1000
 # Most for one UTC day over everything, in sat, routing fees included.
 #per_day = 10000
-# Most for one UTC day per name: "cli", "gateway", or the name of a gateway key.
+# Most for one UTC day per name: "cli", "gateway" (without keys; 1000 unless you name
+# it), or the name of a gateway key.
 #per_key = { cli = 5000 }
 # Largest step of payment agreed to, in sat: an unknown host is paid so much output
 # ahead. Hosts that list larger steps are not bought from.

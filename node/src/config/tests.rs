@@ -149,6 +149,21 @@ fn an_exposed_gateway_needs_consent_and_keys() {
 }
 
 #[test]
+fn a_gateway_without_keys_has_a_small_budget_of_its_own() {
+    let cap = |text: &str| parse(text).unwrap().caps_per_day().get("gateway").copied();
+    let small = Sats::whole(KEYLESS_PER_DAY);
+    assert_eq!(cap(""), Some(small));
+    assert!(small < Config::default().budget.per_day);
+    // The operator's word counts, and with keys the budget is nobody's.
+    let own = "[budget]\nper_key = { gateway = 5000 }";
+    assert_eq!(cap(own), Some(Sats::whole(5_000)));
+    let keys = "[[gateway.keys]]\nname = \"editor\"\nkey = \"0123456789abcdef\"\nper_day = 7";
+    assert_eq!(cap(keys), None);
+    let caps = parse(keys).unwrap().caps_per_day();
+    assert_eq!(caps.get("editor"), Some(&Sats::whole(7)));
+}
+
+#[test]
 fn a_gateway_key_cannot_take_the_name_of_another_budget() {
     for name in ["cli", "gateway", "demo", " "] {
         let text = format!("[[gateway.keys]]\nname = \"{name}\"\nkey = \"0123456789abcdef\"");

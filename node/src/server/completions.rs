@@ -7,7 +7,7 @@
 use super::App;
 use super::answer::Head;
 use super::errors::ApiError;
-use super::guard::ChargedTo;
+use super::guard::{ChargedTo, check_choice};
 use super::openai::ChatRequest;
 use super::purchase::{Answer, Ending, Piece};
 use axum::Json;
@@ -34,6 +34,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let Json(request) = body?;
     let order = request.order(&budget)?;
+    check_choice(app.keys(), &order)?;
     let permit = app.slot()?;
     let mut answer = Answer::start(&app, order).await?;
     let head = Head::new(&request.model, actors::clock::wall_now().secs());

@@ -2,7 +2,7 @@
 
 use super::App;
 use super::errors::ApiError;
-use super::guard::ChargedTo;
+use super::guard::{ChargedTo, check_choice};
 use super::openai::{Extra, selector};
 use super::purchase::{Answer, Ending, Piece};
 use crate::control::BuyOrder;
@@ -135,6 +135,7 @@ pub async fn create(
 ) -> Result<Json<Value>, ApiError> {
     let Json(request) = body?;
     let (order, encoding) = (request.order(&budget)?, request.encoding()?);
+    check_choice(app.keys(), &order)?;
     let _permit = app.slot()?;
     let mut answer = Answer::start(&app, order).await?;
     let mut vectors = Vec::new();

@@ -6,6 +6,8 @@
 //! JSON, which no page may send across origins without asking first.
 
 use super::errors::ApiError;
+use crate::config::{GatewayKey, KEYLESS};
+use crate::control::BuyOrder;
 use super::{App, completions, control, embeddings, http, models, wallet};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -128,7 +130,7 @@ async fn owner(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 /// Finds out which budget a gateway client uses.
 async fn client(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let name = if app.keys().is_empty() {
-        Some("gateway".to_owned())
+        Some(KEYLESS.to_owned())
     } else {
         let shown = bearer(request.headers()).unwrap_or_default();
         // Every key is compared, so that time tells nothing about which one fits.
@@ -148,6 +150,22 @@ async fn client(State(app): State<Arc<App>>, mut request: Request, next: Next) -
     };
     request.extensions_mut().insert(ChargedTo(name));
     next.run(request).await
+}
+
+/// Refuses what a gateway without keys lets nobody choose: any program of this machine could
+/// send the operator's sats to a host of its own.
+///
+/// # Errors
+/// HTTP 400 that names the field.
+pub fn check_choice(keys: &[GatewayKey], order: &BuyOrder) -> Result<(), ApiError> {
+    if order.host.is_none() || !keys.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::parameter(
+        "freehold.host",
+        "a gateway without keys takes no host by name",
+        "add [[gateway.keys]] to freehold.toml and send one of them, or use `freehold ask --host`",
+    ))
 }
 
 fn text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
@@ -192,6 +210,27 @@ pub fn is_loopback_origin(origin: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gateway_without_keys_takes_no_host_by_name() {
+        use protocol::ids::NodeKey;
+        use protocol::inference::io::ModelSelector;
+        use protocol::work::Work;
+        let texts = vec!["a".to_owned()];
+        let mut order = BuyOrder::new(ModelSelector::Any, Work::Embed { texts }, KEYLESS);
+        assert!(check_choice(&[], &order).is_ok());
+        order.host = Some(NodeKey([7; 32]));
+        let error = check_choice(&[], &order).unwrap_err();
+        assert_eq!(error.status, 400);
+        assert_eq!(error.body.error.param.as_deref(), Some("freehold.host"));
+        assert!(error.body.error.fix.unwrap().contains("[[gateway.keys]]"));
+        let key = GatewayKey {
+            name: "editor".to_owned(),
+            key: "0123456789abcdef".to_owned(),
+            per_day: None,
+        };
+        assert!(check_choice(&[key], &order).is_ok());
+    }
 
     #[test]
     fn only_names_of_this_machine_are_loopback() {

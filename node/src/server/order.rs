@@ -7,7 +7,9 @@
 use super::App;
 use super::errors::ApiError;
 use crate::calendar;
+use crate::config::{KEYLESS, KEYLESS_PER_ORDER};
 use crate::control::BuyOrder;
+use crate::sats::Sats;
 use protocol::discovery::io::HostRow;
 use protocol::ids::RequestId;
 use protocol::inference::io::{BuyRequest, ModelSelector};
@@ -58,7 +60,7 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
     let max_cost = cap(
         order.max_cost,
         app.gateway.max_cost.map(|cap| cap.0),
-        app.per_order,
+        most_of(&order.budget, app.per_order, app.gateway.max_cost.is_some()),
         // The cap holds the routing fees as well.
         estimate(&job, rows).map(|cost| Fees::default().cap_for(cost)),
     );
@@ -111,6 +113,15 @@ fn unlisted(hosts: &[HostRow], order: &BuyOrder, none_fits: bool) -> Result<(), 
     error.body.error.param = Some("model".to_owned());
     error.body.error.code = Some("model_not_found".to_owned());
     Err(error)
+}
+
+/// The most for one order of a budget: little where any program of this machine may spend it,
+/// unless the operator says how much one request may cost.
+fn most_of(budget: &str, per_order: Msat, capped: bool) -> Msat {
+    match budget {
+        KEYLESS if !capped => per_order.min(Sats::whole(KEYLESS_PER_ORDER).0),
+        _ => per_order,
+    }
 }
 
 /// The cap on one request: what the client names, what the operator allows for a request
@@ -228,6 +239,16 @@ mod tests {
         assert_eq!(cap(Some(Msat(5_000)), None, most, None), Msat(1_000));
         assert_eq!(cap(None, Some(Msat(5_000)), most, None), Msat(1_000));
         assert_eq!(cap(None, None, most, Some(Msat(7))), Msat(7));
+    }
+
+    #[test]
+    fn an_order_of_a_gateway_without_keys_costs_little() {
+        let most = |budget, capped| most_of(budget, Msat(1_000_000), capped);
+        assert_eq!(most(KEYLESS, false), Msat(100_000));
+        assert_eq!(most_of(KEYLESS, Msat(7), false), Msat(7));
+        // The operator said how much; and others have budgets of their own.
+        assert_eq!(most(KEYLESS, true), Msat(1_000_000));
+        assert_eq!(most("editor", false), Msat(1_000_000));
     }
 
     #[test]

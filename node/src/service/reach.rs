@@ -27,17 +27,8 @@ pub fn node_config(
             .map(|text| text.parse::<Multiaddr>())
             .collect::<Result<Vec<_>, _>>()
     };
-    let mut per_key: std::collections::BTreeMap<_, _> = config
-        .budget
-        .per_key
-        .iter()
-        .map(|(name, cap)| (name.clone(), cap.0))
-        .collect();
-    for key in &config.gateway.keys {
-        if let Some(cap) = key.per_day {
-            per_key.insert(key.name.clone(), cap.0);
-        }
-    }
+    let caps = config.caps_per_day().into_iter();
+    let per_key = caps.map(|(name, cap)| (name, cap.0)).collect();
     let quantum = config.host.quantum.0;
     Ok(NodeConfig {
         network,
