@@ -6,6 +6,7 @@
 //! wallet/         channel state            models/  GGUF files
 //! control.sock    where the running node answers its operator
 //! control.json    address and token of that (mode 0600)
+//! names.json      which models were bought by name (mode 0600)
 //! ```
 //! The folder belongs to one user alone (mode 0700): whoever could write to it could take
 //! the place of the node, and of its settings.
@@ -152,6 +153,11 @@ impl Folder {
     /// The wallet's folder.
     pub fn wallet_path(&self) -> PathBuf {
         self.dir.join("wallet")
+    }
+
+    /// Which models were bought by name.
+    pub fn names_path(&self) -> PathBuf {
+        self.dir.join("names.json")
     }
 
     /// Where relative model paths begin.
@@ -378,7 +384,7 @@ impl Folder {
 }
 
 /// Writes a file that only its owner may read, whole or not at all.
-fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     write_with_mode(path, bytes, 0o600)
 }
 

@@ -31,6 +31,7 @@ pub mod guard;
 pub mod health;
 pub mod http;
 pub mod models;
+pub mod names;
 pub mod openai;
 pub mod order;
 pub mod places;
@@ -69,6 +70,8 @@ pub struct App {
     pub(crate) shutdown: watch::Sender<bool>,
     pub(crate) url: std::sync::OnceLock<String>,
     models: RwLock<Models>,
+    /// What names of models meant so far.
+    pub(crate) names: Arc<names::Names>,
     listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<HostRow>>)>>,
     token: String,
 }
@@ -96,11 +99,18 @@ impl App {
             shutdown: watch::Sender::new(false),
             url: std::sync::OnceLock::new(),
             models: RwLock::default(),
+            names: Arc::default(),
             listed: tokio::sync::Mutex::default(),
             token: hex::encode(token),
         };
         app.set_models(loaded);
         app
+    }
+
+    /// Keeps what names of models mean in a file.
+    pub fn with_names(mut self, file: std::path::PathBuf) -> Self {
+        self.names = Arc::new(names::Names::open(file));
+        self
     }
 
     /// Says which models of this machine there are.

@@ -182,7 +182,8 @@ pub async fn launch(prepared: Prepared, say: Say<'_>) -> anyhow::Result<Running>
         }
     };
     say("node key", &node.key().to_string());
-    let app = Arc::new(App::new(node.clone(), &config, loaded));
+    let app = App::new(node.clone(), &config, loaded).with_names(folder.names_path());
+    let app = Arc::new(app);
     let (server, control) = match serve::start(app, &folder, &config, needs).await {
         Ok(served) => served,
         Err(error) => {

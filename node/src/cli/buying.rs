@@ -319,7 +319,13 @@ pub async fn buy(
                 choice(&candidate, max_cost, considered);
                 outcome.chosen = Some(*candidate);
                 outcome.max_cost_msat = max_cost;
-                let agreed = args.yes || consent(&mut stops).await?;
+                let agreed = match &purchase.notice {
+                    None => args.yes || consent(&mut stops).await?,
+                    Some(notice) => {
+                        eprintln!("NOTE    {}", show::clean(notice, 1_000));
+                        consent_in_person(args.yes, &mut stops).await?
+                    }
+                };
                 if !agreed {
                     outcome.declined = true;
                     client.cancel(purchase.request).await?;
@@ -391,6 +397,15 @@ pub async fn buy(
     screen.end();
     account(&outcome);
     Ok(outcome)
+}
+
+/// Asks the user for what `--yes` does not agree to.
+async fn consent_in_person(yes: bool, stops: &mut Stops) -> anyhow::Result<bool> {
+    if yes && !std::io::stdin().is_terminal() {
+        eprintln!("--yes does not agree to that: ask at a terminal, or name the model's digest");
+        return Ok(false);
+    }
+    consent(stops).await
 }
 
 /// Asks the user; Ctrl-C is a no.

@@ -1,6 +1,7 @@
 //! `freehold hosts`: who sells what, for how much, and why they rank as they do.
 
 use super::{Globals, print_json, show};
+use crate::server::names::Names;
 use crate::server::order::offer;
 use crate::service::Needs;
 use crate::session::Session;
@@ -46,7 +47,8 @@ pub fn filter(model: &Option<String>, host: Option<NodeKey>) -> impl Fn(&HostRow
 /// # Errors
 /// Where no node can be talked to.
 pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let session = Session::open(&globals.folder()?, globals.json, Needs::Market).await?;
+    let folder = globals.folder()?;
+    let session = Session::open(&folder, globals.json, Needs::Market).await?;
     let fits = filter(&args.model, None);
     let found = session.unless_stopped(session.hosts(&fits)).await;
     session.close().await;
@@ -60,12 +62,13 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     } else if hosts.is_empty() {
         println!("no host is listed: check `relays` in freehold.toml, or ask again later");
     } else {
-        print(&hosts, args.why);
+        let names = Names::open(folder.names_path());
+        print(&hosts, args.why.then_some(&names));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(hosts: &[HostRow], why: bool) {
+fn print(hosts: &[HostRow], why: Option<&Names>) {
     let header = [
         "host",
         "roles",
@@ -78,16 +81,21 @@ fn print(hosts: &[HostRow], why: bool) {
         "score",
     ];
     let rows: Vec<Vec<String>> = hosts.iter().map(cells).collect();
-    if !why {
+    let Some(names) = why else {
         println!("{}", show::table(&header, &rows));
         println!("\nThe host reads the prompt. `freehold hosts --why` explains the scores.");
         return;
-    }
+    };
     for (row, cells) in hosts.iter().zip(rows) {
         println!("{}", show::table(&header, &[cells]));
         println!("  key {}", row.manifest.node);
         if let Some(offer) = offer(row) {
             println!("  answers: {}", show::clean(offer.replay_note(), 60));
+            if let Some(known) = names.of(&offer.name).filter(|known| *known != row.model) {
+                println!(
+                    "  another model than the one that was bought here under this name: {known}"
+                );
+            }
         }
         println!(
             "  seen {} on {}",

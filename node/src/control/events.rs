@@ -66,6 +66,8 @@ impl Lines {
 pub struct Purchase {
     /// Its number, for confirm, stop and cancel.
     pub request: u64,
+    /// What the user must agree to besides the choice: a sentence.
+    pub notice: Option<String>,
     lines: Lines,
 }
 
@@ -77,7 +79,13 @@ impl Purchase {
         let mut lines = Lines::new(url, response);
         loop {
             match lines.next::<BuyLine>().await {
-                Some(Ok(BuyLine::Started { request })) => return Ok(Purchase { request, lines }),
+                Some(Ok(BuyLine::Started { request, notice })) => {
+                    return Ok(Purchase {
+                        request,
+                        notice,
+                        lines,
+                    });
+                }
                 Some(Ok(BuyLine::Happened { .. })) => {}
                 Some(Err(error)) => return Err(error),
                 None => {

@@ -169,6 +169,9 @@ pub enum BuyLine {
     Started {
         /// The number.
         request: u64,
+        /// What the user must agree to besides the choice: a sentence.
+        #[serde(default)]
+        notice: Option<String>,
     },
     /// What happened.
     Happened {

@@ -83,10 +83,12 @@ pub async fn buy(
     body: Result<Json<BuyOrder>, JsonRejection>,
 ) -> Result<Response, ApiError> {
     let Json(order) = body?;
-    let request = order::request(&app, order).await?;
-    let bought = Bought::start(&app, request).await;
+    let asked = order::request(&app, order).await?;
+    let notice = asked.notice.clone();
+    let bought = Bought::start(&app, asked).await;
     let started = line(&BuyLine::Started {
         request: bought.request(),
+        notice,
     });
     let events = stream::unfold(
         (bought, Some(started)),

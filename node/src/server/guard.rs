@@ -6,9 +6,9 @@
 //! JSON, which no page may send across origins without asking first.
 
 use super::errors::ApiError;
+use super::{App, completions, control, embeddings, http, models, wallet};
 use crate::config::{GatewayKey, KEYLESS};
 use crate::control::BuyOrder;
-use super::{App, completions, control, embeddings, http, models, wallet};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, Method, Uri, header};

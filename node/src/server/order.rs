@@ -4,8 +4,8 @@
 //! can cost at the cheapest of the listed prices, never more than the operator's cap, and
 //! what a client asks for can only lower it.
 
-use super::App;
 use super::errors::ApiError;
+use super::{App, names};
 use crate::calendar;
 use crate::config::{KEYLESS, KEYLESS_PER_ORDER};
 use crate::control::BuyOrder;
@@ -27,15 +27,34 @@ const CHEAPEST: usize = 5;
 /// Tokens that a template adds to a prompt, at most, per message; for estimates alone.
 const TEMPLATE_TOKENS: usize = 16;
 
+/// A purchase, and what goes with it here.
+pub struct Asked {
+    /// For the machine.
+    pub request: BuyRequest,
+    /// The name that was asked for: what is bought is what it means from then on.
+    pub name: Option<String>,
+    /// What the user must agree to first.
+    pub notice: Option<String>,
+}
+
 /// Makes a purchase of an order.
 ///
 /// # Errors
-/// Where the job is outside the protocol's limits.
-pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError> {
+/// Where the job is outside the protocol's limits, or the model's name means another model
+/// than before and nobody is asked.
+pub async fn request(app: &App, mut order: BuyOrder) -> Result<Asked, ApiError> {
     // Without a list the defaults do: the machine asks Discovery itself.
     let hosts = app.hosts().await.unwrap_or_default();
-    let offers: Vec<_> = hosts.iter().filter(|row| fits(row, &order)).collect();
+    let mut offers: Vec<_> = hosts.iter().filter(|row| fits(row, &order)).collect();
     unlisted(&hosts, &order, offers.is_empty())?;
+    let (mut name, mut notice) = (None, None);
+    if let ModelSelector::Name(named) = &order.model {
+        name = Some(named.clone());
+        let listed = offers.iter().map(|row| row.model).collect();
+        let known = app.known_as(named);
+        (order.model, notice) = names::settle(named, known, &listed, order.confirm)?;
+        offers = hosts.iter().filter(|row| fits(row, &order)).collect();
+    }
     let most = offers.iter().filter_map(|row| most_output(row)).max();
     if let (Some(asked), Some(most)) = (order.max_output, most)
         && asked > most
@@ -64,7 +83,7 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
         // The cap holds the routing fees as well.
         estimate(&job, rows).map(|cost| Fees::default().cap_for(cost)),
     );
-    Ok(BuyRequest {
+    let request = BuyRequest {
         request: RequestId(0),
         model: order.model,
         job,
@@ -78,6 +97,11 @@ pub async fn request(app: &App, order: BuyOrder) -> Result<BuyRequest, ApiError>
         confirm: order.confirm,
         audit: order.audit,
         private: order.private,
+    };
+    Ok(Asked {
+        request,
+        name,
+        notice,
     })
 }
 

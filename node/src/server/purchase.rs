@@ -7,12 +7,14 @@
 
 use super::App;
 use super::errors::ApiError;
+use super::names::Names;
+use super::order::Asked;
 use super::places::{self, Places};
 use crate::control::BuyOrder;
 use actors::node::{Node, Purchase};
 use actors::ports::compute::{Output, Owner};
 use protocol::ids::{ModelDigest, NodeKey, OrderId, RequestId};
-use protocol::inference::io::{BuyRequest, BuyerEvent};
+use protocol::inference::io::BuyerEvent;
 use protocol::money::{Counts, Meter, Msat};
 use protocol::order::attached::Attached;
 use protocol::order::wire::Finish;
@@ -40,7 +42,10 @@ pub struct Bought {
 
 impl Bought {
     /// Buys. One that nobody confirms waits for a place with the host that was chosen.
-    pub async fn start(app: &App, mut request: BuyRequest) -> Self {
+    pub async fn start(app: &App, asked: Asked) -> Self {
+        let Asked {
+            mut request, name, ..
+        } = asked;
         let places = (!request.confirm).then(|| app.places.clone());
         request.confirm = true;
         let node = app.node.clone();
@@ -52,6 +57,11 @@ impl Bought {
             request,
             events,
             places,
+            naming: Naming {
+                names: app.names.clone(),
+                name,
+                chosen: None,
+            },
         };
         tokio::spawn(handing.run(client, stalled.clone()));
         Bought {
@@ -101,6 +111,32 @@ struct Handing {
     events: mpsc::Receiver<BuyerEvent>,
     /// Where places are taken, if nobody else confirms the choice.
     places: Option<Arc<Places>>,
+    naming: Naming,
+}
+
+/// Remembers what was bought under a name.
+struct Naming {
+    names: Arc<Names>,
+    name: Option<String>,
+    /// The model of the host that was chosen last.
+    chosen: Option<ModelDigest>,
+}
+
+impl Naming {
+    fn see(&mut self, event: &BuyerEvent) {
+        match event {
+            BuyerEvent::Chosen { candidate, .. } => self.chosen = Some(candidate.offer.digest),
+            BuyerEvent::Finished { .. } => {
+                let (Some(name), Some(digest)) = (self.name.take(), self.chosen) else {
+                    return;
+                };
+                let names = self.names.clone();
+                // Writes a file.
+                tokio::task::spawn_blocking(move || names.remember(&name, digest));
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Handing {
@@ -108,7 +144,8 @@ impl Handing {
         // Of the host that was chosen last.
         let mut place = None;
         loop {
-            match hand_on(&mut self.events, &client, PATIENCE).await {
+            let see = |event: &BuyerEvent| self.naming.see(event);
+            match hand_on(&mut self.events, &client, PATIENCE, see).await {
                 Handed::Choice(host) => {
                     drop(place.take());
                     let Some(places) = &self.places else { continue };
@@ -133,7 +170,9 @@ impl Handing {
         }
         drop(client);
         self.node.stop(self.request).await;
-        while self.events.recv().await.is_some() {}
+        while let Some(event) = self.events.recv().await {
+            self.naming.see(&event);
+        }
     }
 }
 
@@ -162,6 +201,7 @@ async fn hand_on(
     events: &mut mpsc::Receiver<BuyerEvent>,
     client: &mpsc::Sender<BuyerEvent>,
     patience: Duration,
+    mut see: impl FnMut(&BuyerEvent),
 ) -> Handed {
     loop {
         let event = tokio::select! {
@@ -171,6 +211,7 @@ async fn hand_on(
         let Some(event) = event else {
             return Handed::All;
         };
+        see(&event);
         let chosen = match &event {
             BuyerEvent::Chosen { candidate, .. } => Some(candidate.host),
             _ => None,
@@ -258,8 +299,8 @@ impl Answer {
         if let Some((_, digest)) = here {
             return local(app, digest, &order).await;
         }
-        let request = super::order::request(app, order).await?;
-        let bought = Bought::start(app, request).await;
+        let asked = super::order::request(app, order).await?;
+        let bought = Bought::start(app, asked).await;
         Ok(Answer(Source::Bought {
             bought,
             fees: Msat::ZERO,
@@ -435,7 +476,7 @@ mod tests {
             sender.try_send(paid(seq)).unwrap();
         }
         let (client, mut taken) = mpsc::channel(BEHIND_MAX);
-        let handed = hand_on(&mut events, &client, Duration::ZERO).await;
+        let handed = hand_on(&mut events, &client, Duration::ZERO, |_| {}).await;
         assert_eq!(handed, Handed::Stalled);
         // What was handed on before is still there for it.
         let mut left = 0;
@@ -450,7 +491,7 @@ mod tests {
         let (_sender, mut events) = mpsc::channel(1);
         let (client, taken) = mpsc::channel(1);
         drop(taken);
-        let handed = hand_on(&mut events, &client, PATIENCE).await;
+        let handed = hand_on(&mut events, &client, PATIENCE, |_| {}).await;
         assert_eq!(handed, Handed::Gone);
     }
 
@@ -463,7 +504,7 @@ mod tests {
         }
         drop(sender);
         let handing = async {
-            let handed = hand_on(&mut events, &client, PATIENCE).await;
+            let handed = hand_on(&mut events, &client, PATIENCE, |_| {}).await;
             drop(client);
             handed
         };
