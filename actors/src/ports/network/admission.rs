@@ -352,9 +352,10 @@ mod tests {
         assert_eq!(ask("/ip4/192.0.2.9/tcp/1"), Some(numbered(2)));
         // Whoever has as many takes nobody's place.
         assert_eq!(ask("/ip4/192.0.2.7/tcp/1"), None);
-        let _all: Vec<_> = (0..4)
-            .map(|number| orders.begin(numbered(number)))
-            .collect();
+        // Nobody who has an order gives way, however many its origin has.
+        let _crowded = [0, 2, 3].map(|number| orders.begin(numbered(number)));
+        assert_eq!(ask("/ip4/192.0.2.9/tcp/1"), Some(numbered(1)));
+        let _others = [1, 4].map(|number| orders.begin(numbered(number)));
         assert_eq!(ask("/ip4/192.0.2.9/tcp/1"), None);
     }
 }
