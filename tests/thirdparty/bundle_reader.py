@@ -740,6 +740,8 @@ class Case:
             check(body["invoiced"] <= self.order["max_cost"], f"{what} is above the cap")
             is_last = covers == len(self.tokens)
             check(is_last or body["msat"] > least, f"{what} is below a step before the end")
+            check(body["msat"] > least or due - body["invoiced"] < max(self.order["payment_grain"], 1),
+                  f"{what} is below a step and not the whole remainder")
             check(is_last or self.order["mode"] == "metered", f"{what} comes before the end of output")
             self.bolt11(body["bolt11"], body["msat"], body["seq"], body["covers"])
             last, total, units = body["seq"], body["invoiced"], covers

@@ -533,6 +533,8 @@ fn whoever_opens_many_streams_loses_its_own() {
 struct Buyer {
     machine: Inference,
     order: Option<Signed>,
+    /// Digest of the terms that the host sent last.
+    offered: Option<Digest>,
     said: Vec<BuyerEvent>,
     told: Vec<Message>,
     dials: Vec<NodeKey>,
@@ -553,9 +555,14 @@ fn candidate(n: u8) -> Candidate {
 
 impl Buyer {
     fn new(hosts: &[u8], mode: PaymentMode) -> Self {
+        Buyer::among(hosts.iter().map(|n| candidate(*n)).collect(), mode)
+    }
+
+    fn among(hosts: Vec<Candidate>, mode: PaymentMode) -> Self {
         let mut buyer = Buyer {
             machine: machine(9),
             order: None,
+            offered: None,
             said: Vec::new(),
             told: Vec::new(),
             dials: Vec::new(),
@@ -580,7 +587,6 @@ impl Buyer {
         })));
         let result = Ok(());
         buyer.feed(Input::Reserved { request, result });
-        let hosts = hosts.iter().map(|n| candidate(*n)).collect();
         buyer.feed(Input::Candidates { request, hosts });
         buyer
     }
@@ -630,6 +636,7 @@ impl Buyer {
 
     fn hears_offer(&mut self, terms: &Terms) {
         let terms = self.seal(terms);
+        self.offered = Some(terms.digest());
         self.hears(Frame::Terms(terms));
     }
 
@@ -725,43 +732,63 @@ impl Buyer {
     /// Terms are accepted, and eight tokens arrive.
     fn streaming(mode: PaymentMode) -> (Self, TokenChain) {
         let mut buyer = Buyer::new(&[1], mode);
-        let terms = buyer.seal(&buyer.terms());
-        let order = buyer.order.as_ref().unwrap().digest();
-        let mut chain = TokenChain::new(&order, &terms.digest());
-        buyer.hears(Frame::Terms(terms));
-        let tokens: Vec<_> = (0..8).map(token).collect();
-        tokens.iter().for_each(|token| chain.push(token));
-        buyer.hears(Frame::Chunk(chunk(0, tokens, 8, None)));
+        let terms = buyer.terms();
+        buyer.hears_offer(&terms);
+        buyer.hears(Frame::Chunk(chunk(0, (0..8).map(token).collect(), 8, None)));
+        let chain = buyer.chain((0..8).map(token));
         (buyer, chain)
+    }
+
+    /// The chain over these tokens under the terms that the host sent.
+    fn chain(&self, tokens: impl Iterator<Item = ChainedToken>) -> TokenChain {
+        let order = self.order.as_ref().unwrap().digest();
+        let mut chain = TokenChain::new(&order, &self.offered.unwrap());
+        tokens.for_each(|token| chain.push(&token));
+        chain
+    }
+
+    fn head(&self, tokens: std::ops::Range<u32>) -> Digest {
+        self.chain(tokens.map(token)).head()
     }
 
     /// Asks for `msat` after eight tokens, which with the input cost 2,800.
     fn bills(&mut self, msat: u64, head: Digest) {
-        self.bills_for(LIGHTNING, msat, head);
+        self.bills_as(msat, head, |_, _| {});
     }
 
-    fn bills_for(&mut self, payee: LightningId, msat: u64, head: Digest) {
+    /// The same with one thing changed in the invoice, or in its BOLT 11 string.
+    fn bills_as(
+        &mut self,
+        msat: u64,
+        head: Digest,
+        change: impl FnOnce(&mut Invoice, &mut InvoiceFacts),
+    ) {
         let order = OrderId::of(&self.order.as_ref().unwrap().digest());
-        let covers = counts(8);
-        let facts = InvoiceFacts {
-            payee,
-            hash: PaymentHash([4; 32]),
-            msat: Some(Msat(msat)),
-            description_hash: Some(wire::description_hash(&order, 1, &covers)),
-            expires: at(600_000).wall,
-        };
-        let invoice = self.seal(&Invoice {
+        let mut invoice = Invoice {
             order,
-            seq: 1,
-            bolt11: serde_json::to_string(&facts).unwrap(),
+            seq: self.payments() as u32 + 1,
+            bolt11: String::new(),
             msat: Msat(msat),
-            covers,
+            covers: counts(8),
             invoiced: Msat(msat),
             head,
             window: Msat(4_000),
             extensions: Vec::new(),
-        });
-        self.hears(Frame::Invoice(invoice));
+        };
+        let mut facts = InvoiceFacts {
+            payee: LIGHTNING,
+            hash: PaymentHash([3 + invoice.seq as u8; 32]),
+            msat: None,
+            description_hash: None,
+            expires: at(600_000).wall,
+        };
+        change(&mut invoice, &mut facts);
+        facts.msat = facts.msat.or(Some(invoice.msat));
+        let about = wire::description_hash(&order, invoice.seq, &invoice.covers);
+        facts.description_hash = facts.description_hash.or(Some(about));
+        invoice.bolt11 = serde_json::to_string(&facts).unwrap();
+        let signed = self.seal(&invoice);
+        self.hears(Frame::Invoice(signed));
     }
 }
 
@@ -888,6 +915,22 @@ fn terms_that_leave_no_room_for_the_output_are_left() {
 }
 
 #[test]
+fn a_host_with_larger_steps_than_this_node_agrees_to_is_passed_over() {
+    let with = |n, quantum| Candidate {
+        quantum: Msat(quantum),
+        ..candidate(n)
+    };
+    let buyer = Buyer::among(vec![with(1, 10_001), with(3, 10_000)], PaymentMode::Metered);
+    assert_eq!(buyer.dials, [keys(3).key()]);
+    let buyer = Buyer::among(vec![with(1, 10_001)], PaymentMode::Metered);
+    let said = buyer.said.last();
+    let Some(BuyerEvent::Failed(refusal)) = said else {
+        panic!("nobody is asked: {said:?}");
+    };
+    assert_eq!(refusal.code, Code::NotAsListed);
+}
+
+#[test]
 fn a_long_wait_that_terms_announce_is_not_waited_for() {
     let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
     let mut terms = buyer.terms();
@@ -913,6 +956,21 @@ fn an_invoice_below_the_step_is_paid_only_at_the_end() {
     buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Stop))));
     buyer.bills(1, chain.head());
     assert_eq!(buyer.payments(), 0, "not the remainder");
+    // The remainder cut into one invoice a token, each the whole of what it covers.
+    let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
+    buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Stop))));
+    for tokens in 6..=8 {
+        let head = buyer.head(0..tokens);
+        buyer.bills_as(250, head, |invoice, _| {
+            invoice.covers = counts(u64::from(tokens));
+            invoice.invoiced = Msat(800 + 250 * u64::from(tokens));
+            if tokens == 6 {
+                invoice.msat = invoice.invoiced;
+            }
+        });
+    }
+    assert_eq!(buyer.payments(), 1, "the first alone is a step or more");
+    assert_eq!(buyer.offences(), [OffenceKind::WrongInvoice]);
     let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
     buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Stop))));
     buyer.bills(2_800, chain.head());
@@ -921,20 +979,35 @@ fn an_invoice_below_the_step_is_paid_only_at_the_end() {
 
 #[test]
 fn text_that_was_not_signed_is_not_paid_for() {
-    let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
-    // What the host signs commits to other words than it sent.
-    let order = buyer.order.as_ref().unwrap().digest();
-    let mut other = TokenChain::new(&order, &Digest([0; 32]));
-    (0..8).for_each(|n| {
-        let mut token = token(n);
-        token.piece.bytes.push(b'!');
-        other.push(&token);
-    });
-    buyer.bills(2_000, other.head());
-    assert_eq!(
-        (buyer.payments(), buyer.offences()),
-        (0, vec![OffenceKind::WrongInvoice])
-    );
+    // What the host signs commits to one other thing than it sent, in one token.
+    let lies: [fn(&mut ChainedToken); 5] = [
+        |_| {},
+        |token| token.piece.bytes.push(b'!'),
+        |token| token.piece.control = true,
+        |token| token.logits = Digest([1; 32]),
+        |token| token.id += 1,
+    ];
+    for (at, lie) in lies.into_iter().enumerate() {
+        let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
+        let signed = (0..8).map(|n| {
+            let mut token = token(n);
+            if n == 5 {
+                lie(&mut token);
+            }
+            token
+        });
+        let head = buyer.chain(signed).head();
+        buyer.bills(2_000, head);
+        let (paid, offences) = match at {
+            0 => (1, Vec::new()),
+            _ => (0, vec![OffenceKind::WrongInvoice]),
+        };
+        assert_eq!(
+            (buyer.payments(), buyer.offences()),
+            (paid, offences),
+            "lie {at}"
+        );
+    }
 }
 
 #[test]
@@ -958,14 +1031,119 @@ fn an_order_paid_at_its_end_takes_no_invoice_before() {
 #[test]
 fn a_wallet_that_changed_since_the_listing_convicts_nobody_and_is_not_paid() {
     let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
-    buyer.bills_for(LightningId([3; 33]), 2_000, chain.head());
+    let other = LightningId([3; 33]);
+    buyer.bills_as(2_000, chain.head(), |_, facts| facts.payee = other);
     assert_eq!(buyer.payments(), 0);
     assert_eq!(buyer.offences(), [OffenceKind::TermsNotAsListed]);
     // Once something was paid, another payee is no accident.
-    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
-    buyer.bills(1_000, chain.head());
-    buyer.bills_for(LightningId([3; 33]), 1_800, chain.head());
-    assert_eq!(buyer.offences(), [OffenceKind::WrongInvoice]);
+    for (payee, paid, offences) in [
+        (LIGHTNING, 2, Vec::new()),
+        (other, 1, vec![OffenceKind::WrongInvoice]),
+    ] {
+        let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+        buyer.bills(1_000, chain.head());
+        buyer.bills_as(1_800, chain.head(), |invoice, facts| {
+            invoice.invoiced = Msat(2_800);
+            facts.payee = payee;
+        });
+        assert_eq!((buyer.payments(), buyer.offences()), (paid, offences));
+    }
+}
+
+#[test]
+fn an_invoice_that_is_not_what_was_agreed_is_not_paid() {
+    type Change = fn(&mut Invoice, &mut InvoiceFacts);
+    let honest: Change = |_, _| {};
+    let lies: [(&str, Change); 11] = [
+        ("amount", |_, facts| facts.msat = Some(Msat(1_799))),
+        ("no amount", |_, facts| facts.msat = Some(Msat(0))),
+        ("description", |_, facts| {
+            facts.description_hash = Some([0; 32])
+        }),
+        ("hash", |_, facts| facts.hash = PaymentHash([4; 32])),
+        ("order", |invoice, _| invoice.order = OrderId([0; 16])),
+        ("number", |invoice, _| invoice.seq = 1),
+        ("output", |invoice, _| invoice.covers = counts(9)),
+        ("input", |invoice, _| invoice.covers.input_tokens = 9),
+        ("sum", |invoice, _| invoice.invoiced = Msat(2_799)),
+        ("above the cost", |invoice, _| {
+            (invoice.msat, invoice.invoiced) = (Msat(1_801), Msat(2_801));
+        }),
+        ("fewer tokens", |invoice, _| invoice.covers = counts(7)),
+    ];
+    for (what, lie) in [("nothing", honest)].into_iter().chain(lies) {
+        let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+        buyer.bills(1_000, chain.head());
+        buyer.bills_as(1_800, chain.head(), |invoice, facts| {
+            invoice.invoiced = Msat(2_800);
+            lie(invoice, facts);
+        });
+        let (paid, offences) = match what {
+            "nothing" => (2, Vec::new()),
+            _ => (1, vec![OffenceKind::WrongInvoice]),
+        };
+        assert_eq!(
+            (buyer.payments(), buyer.offences()),
+            (paid, offences),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn an_entry_payment_above_input_and_one_step_is_not_paid() {
+    // Input 800, a step of 1,000.
+    for (msat, paid) in [(1_800, 1), (1_801, 0)] {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        let terms = buyer.with_entry(buyer.terms(), msat);
+        buyer.hears_offer(&terms);
+        assert_eq!(buyer.payments(), paid, "{msat}");
+        assert_eq!(buyer.dials.len(), 2 - paid, "the next host is asked");
+        assert!(buyer.offences().iter().all(|kind| !kind.is_objective()));
+    }
+    // One unit of output where that is dearer than a step; never more than all of it.
+    let mut dear = candidate(1);
+    dear.offer.prices = Prices::chat(100_000_000, 5_000_000_000);
+    for (msat, paid) in [(5_800, 1), (5_801, 0)] {
+        let mut buyer = Buyer::among(vec![dear.clone()], PaymentMode::Metered);
+        let prices = dear.offer.prices.clone();
+        let terms = buyer.with_entry(
+            Terms {
+                prices,
+                ..buyer.terms()
+            },
+            msat,
+        );
+        buyer.hears_offer(&terms);
+        assert_eq!(buyer.payments(), paid, "{msat}");
+    }
+    // A carried debt is added to it.
+    let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    let carried_debt = Msat(500);
+    let terms = Terms {
+        carried_debt,
+        ..buyer.terms()
+    };
+    let terms = buyer.with_entry(terms, 2_300);
+    buyer.hears_offer(&terms);
+    assert_eq!(buyer.payments(), 1);
+    // Before the acceptance nothing in its invoice convicts either.
+    let lies: [fn(&mut InvoiceFacts); 3] = [
+        |facts| facts.msat = Some(Msat(1_801)),
+        |facts| facts.payee = LightningId([3; 33]),
+        |facts| facts.description_hash = Some([0; 32]),
+    ];
+    for lie in lies {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        let mut terms = buyer.with_entry(buyer.terms(), 1_800);
+        let entry = terms.entry.as_mut().unwrap();
+        let mut facts: InvoiceFacts = serde_json::from_str(&entry.bolt11).unwrap();
+        lie(&mut facts);
+        entry.bolt11 = serde_json::to_string(&facts).unwrap();
+        buyer.hears_offer(&terms);
+        assert_eq!((buyer.payments(), buyer.dials.len()), (0, 2));
+        assert_eq!(buyer.offences(), [OffenceKind::TermsNotAsListed]);
+    }
 }
 
 #[test]

@@ -951,7 +951,9 @@ impl BuyerOrder {
         }
         // At the end one invoice may be smaller than a step: the remainder, and all of it.
         let small = invoice.msat.saturating_add(rounding) <= terms.quantum;
-        if small && due.saturating_sub(invoice.invoiced) >= ctx.config.payment_grain.max(Msat(1)) {
+        let left = due.saturating_sub(invoice.invoiced);
+        let whole = invoice.covers == deal.counts && left < ctx.config.payment_grain.max(Msat(1));
+        if small && !whole {
             return Err(format!(
                 "an invoice of {} below the step agreed upon, which is not the remainder",
                 invoice.msat
