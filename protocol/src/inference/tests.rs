@@ -538,6 +538,8 @@ struct Buyer {
     said: Vec<BuyerEvent>,
     told: Vec<Message>,
     dials: Vec<NodeKey>,
+    /// Names of the frames sent.
+    sent: Vec<&'static str>,
     stream: u64,
     ms: u64,
 }
@@ -566,6 +568,7 @@ impl Buyer {
             said: Vec::new(),
             told: Vec::new(),
             dials: Vec::new(),
+            sent: Vec::new(),
             stream: 0,
             ms: 0,
         };
@@ -594,9 +597,23 @@ impl Buyer {
     /// Dials succeed at once.
     fn feed(&mut self, input: Input) {
         self.ms += 1;
-        let mut inputs = vec![input];
-        while let Some(input) = inputs.pop() {
-            for effect in feed(&mut self.machine, self.ms, input) {
+        let effects = feed(&mut self.machine, self.ms, input);
+        self.perform(effects);
+    }
+
+    /// So much time passes; what is due is done.
+    fn waits(&mut self, ms: u64) {
+        self.ms += ms;
+        let mut out = Outbox::default();
+        self.machine.expire(at(self.ms), &mut out);
+        self.perform(out.drain().collect());
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        let mut turns = vec![effects];
+        while let Some(effects) = turns.pop() {
+            let mut inputs = Vec::new();
+            for effect in effects {
                 match effect {
                     Effect::OpenStream { id, host, .. } => {
                         self.dials.push(host);
@@ -605,6 +622,7 @@ impl Buyer {
                         inputs.push(Input::Opened { id, stream });
                     }
                     Effect::Send { frame, .. } => {
+                        self.sent.push(frame.name());
                         if let Frame::Order(signed) = *frame {
                             self.order = Some(signed);
                         }
@@ -613,6 +631,9 @@ impl Buyer {
                     Effect::Tell(message) => self.told.push(message),
                     _ => {}
                 }
+            }
+            for input in inputs {
+                turns.push(feed(&mut self.machine, self.ms, input));
             }
         }
     }
@@ -876,6 +897,57 @@ fn a_host_is_not_blamed_for_our_wallet_or_our_stop() {
     buyer.feed(Input::Stop(RequestId(1)));
     buyer.hears(refusal(Code::Cancelled));
     assert_eq!(buyer.blamed(), (0, 0));
+}
+
+#[test]
+fn a_host_that_goes_on_after_a_stop_is_left_and_paid_nothing_more() {
+    // A window of 4,000 is its own word; a step of 1,000 is four tokens, and as much again as
+    // was delivered, for 2,800, are eleven.
+    let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
+    buyer.feed(Input::Stop(RequestId(1)));
+    for n in 8..19 {
+        buyer.hears(Frame::Chunk(chunk(
+            n - 7,
+            vec![token(n)],
+            u64::from(n) + 1,
+            None,
+        )));
+    }
+    assert!(!buyer.sent.contains(&"cancel"));
+    buyer.hears(Frame::Chunk(chunk(12, vec![token(19)], 20, None)));
+    assert_eq!(buyer.sent.last(), Some(&"cancel"));
+    let head = buyer.head(0..20);
+    buyer.bills(2_800, head);
+    assert_eq!((buyer.payments(), buyer.blamed()), (0, (1, 0)));
+    assert_eq!(buyer.offences(), []);
+    // Slowly, and without end.
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+    buyer.feed(Input::Stop(RequestId(1)));
+    for n in 8..11 {
+        buyer.waits(3_000);
+        buyer.hears(Frame::Chunk(chunk(
+            n - 7,
+            vec![token(n)],
+            u64::from(n) + 1,
+            None,
+        )));
+    }
+    // A second Stop gives it no more time, and neither does an invoice.
+    buyer.feed(Input::Stop(RequestId(1)));
+    buyer.bills(2_800, chain.head());
+    assert_eq!(buyer.payments(), 1);
+    buyer.waits(1_000);
+    assert_eq!(
+        (buyer.sent.last(), buyer.blamed()),
+        (Some(&"cancel"), (1, 0))
+    );
+    // Once the last chunk came there is time to pay.
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+    buyer.feed(Input::Stop(RequestId(1)));
+    buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Stopped))));
+    buyer.waits(60_000);
+    buyer.bills(2_800, chain.head());
+    assert_eq!((buyer.payments(), buyer.blamed()), (1, (0, 0)));
 }
 
 #[test]

@@ -17,6 +17,8 @@
 //!   unknown one is never replaced.
 //! - No invoice is smaller than the step agreed upon, but the last: the number of
 //!   payments, and so of routing fees, is bounded by what was ordered.
+//! - A host that was told to stop is paid for what it may have sent by then, and is left after
+//!   ten seconds.
 //! - What is shown is [`crate::text`]'s function of pieces that the signed heads
 //!   commit to; nothing is paid for other pieces.
 //! - Before the terms are accepted nothing that a host says convicts it: a listing
@@ -59,6 +61,9 @@ const MIN_INVOICE_LIFE_MS: u64 = 5_000;
 /// Longest that a payment of ours may be under way before a host that calls it missing is
 /// believed. Milliseconds. Half of what a host waits.
 const PROMPT_PAYMENT_MS: u64 = 30_000;
+
+/// How long a host may take to send its last chunk once it was told to stop. Milliseconds.
+const STOP_MS: u64 = 10_000;
 
 /// Two honest clocks may be far enough apart for it, so it proves no bad faith.
 const EXPIRES_SOON: &str = "an invoice that is about to expire, by the clock of this machine";
@@ -138,7 +143,16 @@ struct Deal {
     /// The host took the order and something for it, and then refused it.
     broken_off: bool,
     /// The client wants no more output.
-    stopped: bool,
+    stopped: Option<Stop>,
+}
+
+/// What a host may still do that was told to stop.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    /// Until when it sends its last chunk.
+    until: Tick,
+    /// Most that the totals may cost by then.
+    most: Msat,
 }
 
 /// One purchase.
@@ -174,13 +188,32 @@ impl Deal {
         terms.most_under_way(job, &self.counts, self.window.saturating_add(since))
     }
 
+    /// What was delivered costs.
+    fn cost_of(&self, counts: &Counts) -> Msat {
+        let terms = self.terms.as_ref();
+        terms.map_or(Msat::ZERO, |(_, terms)| terms.prices.cost_or_max(counts))
+    }
+
+    /// What may still come once the host is told to stop: what it may have sent unpaid by
+    /// then, and no more than a step or what it sent before. A window is its own word.
+    fn stop(&self, job: &Job, now: Tick) -> Stop {
+        let cost = self.cost_of(&self.counts);
+        let terms = self.terms.as_ref();
+        let step = terms.map_or(Msat::ZERO, |(_, terms)| terms.quantum);
+        let more = self.unsure(job).min(cost.max(step));
+        Stop {
+            until: now.after_ms(STOP_MS),
+            most: cost.saturating_add(more),
+        }
+    }
+
     /// Books what a refusal says about the host: it did not take the order, or it took it with
     /// money or words under way and did not keep to it. What we caused ourselves says nothing.
     fn blame(&mut self, code: Code, now: Tick) {
         let slow = |bill: &Bill| !bill.settled && now.ms_since(bill.asked) >= PROMPT_PAYMENT_MS;
         let untouched = self.bills.is_empty() && self.next_chunk == 0;
         match code {
-            Code::Cancelled if self.stopped => {}
+            Code::Cancelled if self.stopped.is_some() => {}
             Code::NotPaid if self.bills.values().any(slow) => self.refused = Some(code),
             _ if untouched => self.refused = Some(code),
             _ => self.broken_off = true,
@@ -397,7 +430,7 @@ impl BuyerOrder {
             price_kept: true,
             refused: None,
             broken_off: false,
-            stopped: false,
+            stopped: None,
         });
     }
 
@@ -785,6 +818,9 @@ impl BuyerOrder {
         if let Err(detail) = self.check_chunk(&chunk) {
             return self.violation(OffenceKind::WrongCount, detail, ctx);
         }
+        if self.goes_on(&chunk) {
+            return self.leave("the host went on after it was told to stop", ctx);
+        }
         let Some(deal) = self.deal.as_mut() else {
             return;
         };
@@ -807,10 +843,8 @@ impl BuyerOrder {
         let since = ctx.now.tick.ms_since(deal.sent);
         let first = *deal.first_token_ms.get_or_insert(since);
         deal.stream_ms = since.saturating_sub(first);
-        let cost = deal.terms.as_ref().map_or(Msat::ZERO, |(_, terms)| {
-            terms.prices.cost_or_max(&deal.counts)
-        });
-        self.deadline = ctx.now.tick.after_ms(ctx.config.idle_timeout_ms);
+        let cost = deal.cost_of(&deal.counts);
+        self.wait(ctx.config.idle_timeout_ms, ctx);
         ctx.deliver(
             self.request.request,
             BuyerEvent::Output {
@@ -821,6 +855,30 @@ impl BuyerOrder {
                 attached: chunk.attached,
             },
         );
+    }
+
+    /// Whether the host sends more than it may after a Stop.
+    fn goes_on(&self, chunk: &Chunk) -> bool {
+        self.deal.as_ref().is_some_and(|deal| {
+            let most = deal.stopped.map(|stop| stop.most);
+            most.is_some_and(|most| deal.cost_of(&chunk.totals) > most)
+        })
+    }
+
+    /// Ends an order whose host does not end it: nothing more is paid.
+    fn leave(&mut self, why: &str, ctx: &mut Ctx<'_>) {
+        if let Some(stream) = self.stream() {
+            ctx.send(stream, Frame::Cancel);
+        }
+        self.give_up(Refusal::new(Code::Timeout, why), ctx);
+    }
+
+    /// Waits so long for the host's next frame, but no longer than a Stop allows.
+    fn wait(&mut self, ms: u64, ctx: &Ctx<'_>) {
+        let deal = self.deal.as_ref().filter(|deal| deal.finish.is_none());
+        let stop = deal.and_then(|deal| deal.stopped);
+        let until = ctx.now.tick.after_ms(ms);
+        self.deadline = stop.map_or(until, |stop| stop.until.min(until));
     }
 
     fn check_chunk(&self, chunk: &Chunk) -> Result<(), String> {
@@ -883,7 +941,7 @@ impl BuyerOrder {
         deal.settled_then = deal.settled();
         deal.asked = invoice.invoiced;
         deal.invoices.push(signed);
-        self.deadline = ctx.now.tick.after_ms(ctx.config.idle_timeout_ms);
+        self.wait(ctx.config.idle_timeout_ms, ctx);
         self.persist(ctx);
         self.pay(invoice.seq, invoice.bolt11, facts, invoice.msat, ctx);
         if let Some(bill) = self
@@ -1162,8 +1220,10 @@ impl BuyerOrder {
     pub fn stop(&mut self, ctx: &mut Ctx<'_>) {
         match (self.state, self.stream()) {
             (State::Streaming, Some(stream)) => {
-                if let Some(deal) = self.deal.as_mut() {
-                    deal.stopped = true;
+                if let Some(deal) = self.deal.as_mut().filter(|deal| deal.finish.is_none()) {
+                    let stop = deal.stop(&self.request.job, ctx.now.tick);
+                    let until = deal.stopped.get_or_insert(stop).until;
+                    self.deadline = self.deadline.min(until);
                 }
                 ctx.send(stream, Frame::Stop);
             }
@@ -1215,10 +1275,7 @@ impl BuyerOrder {
             State::Ordered => "the host sent no terms in time",
             _ => "the host fell silent",
         };
-        if let Some(stream) = self.stream() {
-            ctx.send(stream, Frame::Cancel);
-        }
-        self.give_up(Refusal::new(Code::Timeout, what), ctx);
+        self.leave(what, ctx);
     }
 
     fn violation(&mut self, kind: OffenceKind, detail: String, ctx: &mut Ctx<'_>) {
