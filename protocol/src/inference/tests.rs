@@ -718,7 +718,8 @@ impl Buyer {
         let envelope: crate::envelope::Envelope =
             crate::codec::decode(&order.bytes, 1 << 20).unwrap();
         let nonce = [self.ms as u8; 16];
-        let by = keys(1);
+        let dialed = self.dials.last().unwrap();
+        let by = (1..9).map(keys).find(|keys| keys.key() == *dialed).unwrap();
         Signed::seal(
             &by,
             NETWORK,
@@ -745,7 +746,7 @@ impl Buyer {
             tokenizer: Digest([10; 32]),
             template: Digest([11; 32]),
             starts_within_ms: 0,
-            expires: at(60_000).wall,
+            expires: at(self.ms + 60_000).wall,
             extensions: Vec::new(),
         }
     }
@@ -1000,6 +1001,34 @@ fn a_host_with_larger_steps_than_this_node_agrees_to_is_passed_over() {
         panic!("nobody is asked: {said:?}");
     };
     assert_eq!(refusal.code, Code::NotAsListed);
+}
+
+#[test]
+fn hosts_that_take_an_order_and_stay_silent_are_not_waited_for_one_by_one() {
+    let mut buyer = Buyer::new(&[1, 2, 3, 4, 5, 6, 7, 8], PaymentMode::Metered);
+    let mut waited = 0;
+    while !matches!(buyer.said.last(), Some(BuyerEvent::Failed(_))) && waited < 3_600 {
+        if buyer.sent.last() == Some(&"order") {
+            let terms = Terms {
+                starts_within_ms: 120_000,
+                ..buyer.terms()
+            };
+            buyer.hears_offer(&terms);
+        }
+        buyer.waits(1_000);
+        waited += 1;
+    }
+    // Three attempts of five minutes.
+    assert_eq!((buyer.dials.len(), waited / 60), (3, 15));
+    // So are those that think for long before they refuse; those that refuse at once are not.
+    for (ms, dials) in [(9_000, 8), (10_000, 3)] {
+        let mut buyer = Buyer::new(&[1, 2, 3, 4, 5, 6, 7, 8], PaymentMode::Metered);
+        for _ in 0..8 {
+            buyer.waits(ms);
+            buyer.hears(Frame::Refusal(Refusal::new(Code::Busy, "no")));
+        }
+        assert_eq!(buyer.dials.len(), dials, "{ms} ms");
+    }
 }
 
 #[test]

@@ -65,6 +65,9 @@ const PROMPT_PAYMENT_MS: u64 = 30_000;
 /// How long a host may take to send its last chunk once it was told to stop. Milliseconds.
 const STOP_MS: u64 = 10_000;
 
+/// A host that takes longer to say no has cost an attempt. Milliseconds.
+const QUICK_MS: u64 = 10_000;
+
 /// Two honest clocks may be far enough apart for it, so it proves no bad faith.
 const EXPIRES_SOON: &str = "an invoice that is about to expire, by the clock of this machine";
 
@@ -162,7 +165,7 @@ pub struct BuyerOrder {
     state: State,
     candidates: VecDeque<Candidate>,
     considered: u32,
-    /// Hosts that could not be reached or kept silent.
+    /// Hosts that could not be reached, or took long and did not serve.
     attempts: u32,
     /// What is told where nobody serves the request.
     refusal: Option<Refusal>,
@@ -450,7 +453,6 @@ impl BuyerOrder {
 
     /// The host could not be reached.
     pub fn open_failed(&mut self, reason: &str, ctx: &mut Ctx<'_>) {
-        self.attempts += 1;
         if let Some(deal) = &self.deal {
             ctx.offence(
                 deal.candidate.host,
@@ -479,6 +481,9 @@ impl BuyerOrder {
         if !untouched {
             return self.fail(refusal, ctx);
         }
+        let waited = |deal: &Deal| ctx.now.tick.ms_since(deal.sent) >= QUICK_MS;
+        let unreachable = matches!(self.state, State::Dialing(_));
+        self.attempts += u32::from(unreachable || self.deal.as_ref().is_some_and(waited));
         self.close_deal(Status::Failed(refusal.code), ctx);
         self.note(refusal);
         self.next_candidate(ctx);
@@ -588,11 +593,12 @@ impl BuyerOrder {
         deal.terms = Some((signed, terms.clone()));
         let order = deal.id;
         self.state = State::Streaming;
-        // A host that is a little slower than it thought is still served by.
-        let patience = terms
-            .starts_within_ms
-            .saturating_mul(2)
-            .saturating_add(ctx.config.first_token_timeout_ms);
+        // A host that is a little slower than it thought is still waited for where it is paid.
+        let starts = match entry {
+            Some(_) => terms.starts_within_ms.saturating_mul(2),
+            None => terms.starts_within_ms,
+        };
+        let patience = starts.saturating_add(ctx.config.first_token_timeout_ms);
         self.deadline = ctx.now.tick.after_ms(patience);
         self.persist(ctx);
         ctx.deliver(
@@ -1264,9 +1270,6 @@ impl BuyerOrder {
         }
         if self.release_receipt(true, ctx) {
             return;
-        }
-        if matches!(self.state, State::Dialing(_) | State::Ordered) {
-            self.attempts += 1;
         }
         let what = match self.state {
             State::Reserving => "the wallet did not answer in time",
