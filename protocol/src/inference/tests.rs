@@ -901,6 +901,40 @@ fn a_host_is_not_blamed_for_our_wallet_or_our_stop() {
 }
 
 #[test]
+fn output_that_may_be_under_way_is_a_window_and_no_more_than_was_ordered() {
+    let unsure = |window: u64, paid: u64, tokens: u64| {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        let window = Msat(window);
+        let terms = Terms {
+            window,
+            ..buyer.terms()
+        };
+        buyer.hears_offer(&terms);
+        let words = (0..tokens as u32).map(token).collect();
+        buyer.hears(Frame::Chunk(chunk(0, words, tokens, None)));
+        if paid > 0 {
+            let head = buyer.head(0..8);
+            buyer.bills_as(paid, head, |invoice, _| invoice.window = window);
+            buyer.settles(1);
+        }
+        let stream = StreamId(buyer.stream);
+        buyer.feed(Input::Closed { stream });
+        let accounts = buyer.told.iter().filter_map(|message| match message {
+            Message::CloseOrder { account, .. } => Some(account.unsure),
+            _ => None,
+        });
+        accounts.collect::<Vec<_>>()
+    };
+    assert_eq!(unsure(4_000, 0, 8), [Msat(4_000)]);
+    // A payment widens it by its own amount.
+    assert_eq!(unsure(4_000, 1_500, 8), [Msat(5_500)]);
+    // 64 tokens were ordered: 56, or 4, are left.
+    assert_eq!(unsure(1 << 60, 0, 8), [Msat(56 * 250)]);
+    assert_eq!(unsure(4_000, 0, 60), [Msat(4 * 250)]);
+    assert_eq!(unsure(4_000, 0, 64), [Msat::ZERO]);
+}
+
+#[test]
 fn a_host_that_goes_on_after_a_stop_is_left_and_paid_nothing_more() {
     // A window of 4,000 is its own word; a step of 1,000 is four tokens, and as much again as
     // was delivered, for 2,800, are eleven.

@@ -31,6 +31,10 @@ const MAX_COMPLAINTS: usize = 256;
 /// on purpose cannot keep a claim for what it never sent.
 const UNSURE_MS: u64 = DAY_MS;
 
+/// Most that a host is believed to have sent without a payment of ours and without its arriving.
+/// A default step: who was never paid has no reason to give more.
+const UNPROVED: Msat = Msat(1_000);
+
 /// Invoices kept that nobody paid. Strangers cause them for free, so beyond it the oldest is
 /// deleted, from storage too; money that still comes for it is booked while it is among the
 /// newest `MAX_LATE`, and becomes a [`Note`] afterwards.
@@ -235,22 +239,31 @@ impl Ledger {
 
     /// Returns the most that we may owe a host from closed orders: what was delivered and
     /// not paid, less what later orders took up again. As far as rows are in memory; what
-    /// only may have been under way counts for [`UNSURE_MS`].
+    /// only may have been under way counts for [`UNSURE_MS`], and over all orders for no more
+    /// than the host was paid and [`UNPROVED`]: the window behind it is the host's own word.
     pub fn owed_to(&self, host: &NodeKey, wall: WallTime) -> Msat {
         let rows = self.bought.get(host).into_iter().flatten();
-        rows.filter_map(|row| account_of(self.rows.get(row)?)).fold(
-            Msat::ZERO,
-            |owed, (account, at)| {
-                let mut due = account.cost.saturating_add(account.carried);
-                if wall.ms_since(at) < UNSURE_MS {
-                    due = due.saturating_add(account.unsure);
-                }
-                let paid = self.settled_of(Side::Buyer, &account.order);
-                // What the order took up is part of what it leaves.
-                owed.saturating_sub(account.carried)
-                    .saturating_add(due.saturating_sub(paid))
-            },
-        )
+        let accounts = || {
+            rows.clone()
+                .filter_map(|row| account_of(self.rows.get(row)?))
+        };
+        let paid = |account: &OrderAccount| self.settled_of(Side::Buyer, &account.order);
+        let believed = accounts().fold(UNPROVED, |sum, (account, _)| {
+            sum.saturating_add(paid(account))
+        });
+        let start = (Msat::ZERO, believed);
+        let (owed, _) = accounts().fold(start, |(owed, believed), (account, at)| {
+            let fresh = wall.ms_since(at) < UNSURE_MS;
+            let unsure = believed.min(if fresh { account.unsure } else { Msat::ZERO });
+            let due = account.cost.saturating_add(account.carried);
+            let due = due.saturating_add(unsure);
+            // What the order took up is part of what it leaves.
+            let owed = owed
+                .saturating_sub(account.carried)
+                .saturating_add(due.saturating_sub(paid(account)));
+            (owed, believed.saturating_sub(unsure))
+        });
+        owed
     }
 
     /// Returns what can be told from the rows alone.
