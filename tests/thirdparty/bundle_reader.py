@@ -773,6 +773,10 @@ class Case:
         check(body["debt"] == debt, f"the receipt says a debt of {body['debt']} msat, it is {debt}")
         status = "stopped" if body["finish"] == "stopped" else "complete"
         check(body["status"] == status, "the status is not that of the end of output")
+        more = with_delivered(self.job, self.terms["input"], units + 1)
+        more = cost(self.terms["prices"], more) + self.terms["carried_debt"]
+        check(body["finish"] != "budget" or more > self.order["max_cost"],
+              "the cap is called used up, and it leaves room for one unit more")
         if body["numerics"] is not None and not is_embedding(self.job):
             ends = self.stopped or bool(self.tokens) and self.tokens[-1]["piece"]["control"]
             check(body["finish"] != "stop" or ends, "the answer is called ended, and nothing ended it")

@@ -561,6 +561,10 @@ impl Buyer {
     }
 
     fn among(hosts: Vec<Candidate>, mode: PaymentMode) -> Self {
+        Buyer::capped(hosts, mode, Msat(1_000_000))
+    }
+
+    fn capped(hosts: Vec<Candidate>, mode: PaymentMode, max_cost: Msat) -> Self {
         let mut buyer = Buyer {
             machine: machine(9),
             order: None,
@@ -577,7 +581,7 @@ impl Buyer {
             request,
             model: ModelSelector::Any,
             job: job(),
-            max_cost: Msat(1_000_000),
+            max_cost,
             mode,
             path: Path::Fast,
             retention: Retention::Keep,
@@ -753,8 +757,17 @@ impl Buyer {
 
     /// Terms are accepted, and eight tokens arrive.
     fn streaming(mode: PaymentMode) -> (Self, TokenChain) {
-        let mut buyer = Buyer::new(&[1], mode);
-        let terms = buyer.terms();
+        Buyer::streaming_with(mode, Msat(900_000), Msat::ZERO)
+    }
+
+    /// The same where the host was told that it may ask for `cost`, and takes up a debt.
+    fn streaming_with(mode: PaymentMode, cost: Msat, carried_debt: Msat) -> (Self, TokenChain) {
+        let max_cost = Config::new(NETWORK).fees.cap_for(cost);
+        let mut buyer = Buyer::capped(vec![candidate(1)], mode, max_cost);
+        let terms = Terms {
+            carried_debt,
+            ..buyer.terms()
+        };
         buyer.hears_offer(&terms);
         buyer.hears(Frame::Chunk(chunk(0, (0..8).map(token).collect(), 8, None)));
         let chain = buyer.chain((0..8).map(token));
@@ -1150,6 +1163,35 @@ fn chunks_with_nothing_in_them_do_not_keep_an_order_alive() {
     let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
     buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, None)));
     assert_eq!(buyer.offences(), [OffenceKind::WrongCount]);
+}
+
+#[test]
+fn an_end_that_was_not_asked_for_or_is_not_due_is_a_false_count() {
+    for (finish, stop, honest) in [
+        (Finish::Stop, false, true),
+        (Finish::Length, false, true),
+        (Finish::Budget, false, false),
+        (Finish::Budget, true, false),
+        (Finish::Stopped, false, false),
+        (Finish::Stopped, true, true),
+    ] {
+        let (mut buyer, _) = Buyer::streaming(PaymentMode::Metered);
+        if stop {
+            buyer.feed(Input::Stop(RequestId(1)));
+        }
+        buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(finish))));
+        let offences = match honest {
+            true => Vec::new(),
+            false => vec![OffenceKind::WrongCount],
+        };
+        assert_eq!(buyer.offences(), offences, "{finish:?} {stop}");
+    }
+    // A ninth token would cost more than what the host was told that it may ask for.
+    for (cap, carried, honest) in [(3_049, 0, true), (3_050, 0, false), (3_050, 1, true)] {
+        let (mut buyer, _) = Buyer::streaming_with(PaymentMode::Metered, Msat(cap), Msat(carried));
+        buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Budget))));
+        assert_eq!(buyer.offences().is_empty(), honest, "{cap} {carried}");
+    }
 }
 
 #[test]

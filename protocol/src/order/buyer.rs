@@ -915,7 +915,31 @@ impl BuyerOrder {
         if delivered > job.most_delivered() {
             return Err("more output than was ordered".to_owned());
         }
+        if let Some(finish) = chunk.finish {
+            self.check_finish(finish, &chunk.totals)?;
+        }
         attached::fits(job, deal.counts.delivered(), chunk)
+    }
+
+    /// The word for the end is one that this side can see to be true. Whether the model ended
+    /// an answer shows in the receipt, which only [`crate::validator::bookkeeping`] judges.
+    fn check_finish(&self, finish: Finish, totals: &Counts) -> Result<(), String> {
+        let (Some(deal), job) = (&self.deal, &self.request.job) else {
+            return Ok(());
+        };
+        let (said, truth) = match finish {
+            Finish::Stopped => ("stopped", deal.stopped.is_some()),
+            Finish::Budget => {
+                let more = totals.with_delivered(job.meter(), totals.delivered() + 1);
+                let cost = deal.cost_of(&more).saturating_add(deal.carried());
+                ("out of budget", cost > deal.max_cost)
+            }
+            Finish::Stop | Finish::Length => return Ok(()),
+        };
+        match truth {
+            true => Ok(()),
+            false => Err(format!("output that is said to be {said}, and is not")),
+        }
     }
 
     fn invoice(&mut self, signed: Signed, ctx: &mut Ctx<'_>) {

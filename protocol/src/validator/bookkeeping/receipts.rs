@@ -112,6 +112,11 @@ fn ending(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
     };
     let job = &case.order.body.job;
     let length = tokens.len() as u64;
+    if receipt.finish == Finish::Budget && !is_spent(case, receipt) {
+        return Err(lie(
+            "the receipt says that the cap is used up, and it leaves room for one unit more",
+        ));
+    }
     // Servers of another make do not show the token that ended an answer, and have limits of
     // their own; embeddings have no ending.
     let replayable = receipt.numerics.is_some() && job.meter() == Meter::OutputToken;
@@ -129,6 +134,15 @@ fn ending(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
         _ => (true, ""),
     };
     if ended { Ok(()) } else { Err(lie(what)) }
+}
+
+/// One unit more would cost more than the cap, with the debt that the order took up.
+fn is_spent(case: &Case<'_>, receipt: &Receipt) -> bool {
+    let order = &case.order.body;
+    let units = receipt.counts.delivered().saturating_add(1);
+    let more = receipt.counts.with_delivered(order.job.meter(), units);
+    let cost = receipt.prices.cost_or_max(&more);
+    cost.saturating_add(case.terms.body.carried_debt) > order.max_cost
 }
 
 fn stops(tokens: &[ChainedToken], stop: &[String]) -> bool {
