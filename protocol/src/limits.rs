@@ -46,16 +46,17 @@ pub const MAX_CHUNK_TEXT_BYTES: usize = 64 << 10;
 /// Longest BOLT 11 string. Bytes. Ours are about 300; route hints make it longer.
 pub const MAX_BOLT11_BYTES: usize = 4 << 10;
 /// Longest manifest, as JSON in a listing event. Bytes. Relays commonly refuse events above 64 KiB.
-pub const MAX_MANIFEST_BYTES: usize = 48 << 10;
+pub const MAX_MANIFEST_BYTES: usize = 32 << 10;
 /// Most models in one manifest. Keeps it under [`MAX_MANIFEST_BYTES`].
 pub const MAX_MODELS: usize = 64;
 /// Most addresses in one manifest; more are never dialled.
 pub const MAX_ADDRESSES: usize = 16;
 /// Longest name, reason or other short human text. Bytes.
 pub const MAX_SHORT_TEXT_BYTES: usize = 1 << 10;
-/// Most extension records in a signed message. None are defined yet.
+/// Most extension records in one list. None are defined yet.
 pub const MAX_EXTENSIONS: usize = 32;
-/// Largest extension record. Bytes.
+/// Most contents of all extension records of an envelope and its body, or of a chunk. Bytes.
+/// They are kept with the evidence of an order, message by message.
 pub const MAX_EXTENSION_BYTES: usize = 4 << 10;
 /// Most authority documents (delegations, mandates) carried by an order. Owner, node, agent, spare.
 pub const MAX_AUTHORITY_DOCUMENTS: usize = 4;
@@ -67,9 +68,11 @@ pub const ENVELOPE_WINDOW_MS: u64 = 300_000;
 /// credit, have theirs remembered; the latter may fill half of it. Beyond it orders are refused
 /// as busy.
 pub const MAX_NONCES: usize = 100_000;
+/// Most invoices of one order. One a second for an hour; a signature check each.
+pub const MAX_INVOICES: usize = 4_096;
 /// Payments of one order that may be in flight at once. LDK allows 50 HTLCs a channel; six streams share it.
 pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;
-/// Most listings remembered. At 48 KiB each this bounds memory; `discovery::listings` says which goes first.
+/// Most listings remembered. At 32 KiB each this bounds memory; `discovery::listings` says which goes first.
 pub const MAX_LISTINGS: usize = 4_096;
 /// Most candidates considered for one order.
 pub const MAX_CANDIDATES: usize = 32;

@@ -5,7 +5,7 @@
 //! read by the relay port.
 
 use crate::crypto::tagged_hash;
-use crate::envelope::{Extension, Network};
+use crate::envelope::{EnvelopeError, Extension, Network, check_extensions};
 use crate::ids::{Digest, LightningId, ModelDigest, NodeKey};
 use crate::limits;
 use crate::money::{Meter, Msat, Prices};
@@ -186,6 +186,9 @@ pub enum ManifestError {
         /// Longest life accepted.
         max_ms: u64,
     },
+    /// An extension record that must be understood, or too many or too large ones.
+    #[error(transparent)]
+    Extensions(#[from] EnvelopeError),
     /// The payload names a key other than its signer.
     #[error("manifest of one key is signed by another")]
     WrongSigner,
@@ -237,6 +240,7 @@ impl Manifest {
         for text in texts {
             at_most("a text", text.len(), limits::MAX_SHORT_TEXT_BYTES)?;
         }
+        check_extensions(&self.extensions)?;
         if self.node != *signer {
             return Err(ManifestError::WrongSigner);
         }

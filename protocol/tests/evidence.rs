@@ -304,7 +304,8 @@ fn invoice(change: fn(&mut Invoice)) -> Bundle {
 }
 
 /// Those of [`altered`] by which no third party convicts: the buyer could have made them.
-const UNPROVED: [&str; 12] = [
+const UNPROVED: [&str; 13] = [
+    "receipt-extension-too-large",
     "flipped-text",
     "control-as-text",
     "other-token",
@@ -388,6 +389,15 @@ fn altered() -> Vec<(&'static str, Bundle)> {
                 }];
             }),
         ),
+        (
+            "receipt-extension-too-large",
+            receipt(|r| {
+                r.extensions = vec![Extension {
+                    kind: 1,
+                    value: vec![0; 4_097],
+                }];
+            }),
+        ),
         ("invoice-sum", invoice(|i| i.invoiced.0 += 1)),
         (
             "invoice-amount",
@@ -423,6 +433,13 @@ fn altered_for_the_buyer() -> Vec<(&'static str, Bundle)> {
             "invoice-below-a-step",
             said(Script {
                 terms: |t| t.quantum = Msat(1_300),
+                ..Script::default()
+            }),
+        ),
+        (
+            "steps-without-number",
+            said(Script {
+                order: |o| (o.job.max_output, o.max_cost) = (131_072, Msat(100_000_000)),
                 ..Script::default()
             }),
         ),

@@ -58,7 +58,7 @@ fn validator() -> Secp {
     Secp::from_secret(&[3; 32]).expect("a secret below the group order")
 }
 
-fn extensions() -> Vec<Extension> {
+pub fn extensions() -> Vec<Extension> {
     vec![Extension {
         kind: 1,
         value: vec![0xee; 3],
@@ -119,7 +119,7 @@ fn attached() -> Attached {
     }
 }
 
-fn chat() -> Work {
+pub fn chat() -> Work {
     Work::Chat {
         messages: vec![ChatMessage {
             role: "user".into(),
@@ -140,7 +140,7 @@ fn mandate() -> Mandate {
     }
 }
 
-fn order(work: Work) -> Order {
+pub fn order(work: Work) -> Order {
     Order {
         model: MODEL,
         job: job(work),
@@ -473,21 +473,24 @@ fn sample<T: Serialize + DeserializeOwned>(name: &'static str, value: &T) -> Sam
     }
 }
 
-fn frames() -> Vec<Sample> {
-    let chunk = Frame::Chunk(Chunk {
+pub fn chunk() -> Chunk {
+    Chunk {
         seq: 7,
         tokens: tokens(),
         totals: counts(3),
         finish: Some(Finish::Length),
         attached: attached(),
         extensions: extensions(),
-    });
+    }
+}
+
+fn frames() -> Vec<Sample> {
     let frames = [
         ("frame-order", Frame::Order(signed_order())),
         ("frame-terms", Frame::Terms(signed_terms())),
         ("frame-refusal", Frame::Refusal(refusal())),
         ("frame-accept", Frame::Accept(signed_terms().digest())),
-        ("frame-chunk", chunk),
+        ("frame-chunk", Frame::Chunk(chunk())),
         ("frame-invoice", Frame::Invoice(pick("signed-invoice"))),
         ("frame-paid", Frame::Paid(pick("signed-paid"))),
         ("frame-stop", Frame::Stop),

@@ -519,10 +519,11 @@ def decode(of, data):
 MAX_ENVELOPE = 1 << 20
 
 
-def check_extensions(records, what):
-    check(len(records) <= 32, f"{what} has too many extensions")
+def check_extensions(what, *lists):
+    check(all(len(records) <= 32 for records in lists), f"{what} has too many extensions")
+    records = sum(lists, [])
+    check(sum(len(record["value"]) for record in records) <= 4096, f"{what} has too large extensions")
     for record in records:
-        check(len(record["value"]) <= 4096, f"{what} has too large an extension")
         check(record["kind"] % 2 == 1, f"{what} has an extension that must be understood: {record['kind']}")
 
 
@@ -542,13 +543,12 @@ def open_signed(signed, kind, network=None):
     check(envelope["kind"] == kind and envelope["version"] == 1,
           f"{what} is a message of kind {envelope['kind']}, version {envelope['version']}")
     check(network in (None, envelope["network"]), f"{what} is for network {envelope['network']}")
-    check_extensions(envelope["extensions"], what)
+    check_extensions(what, envelope["extensions"])
     message = tagged_hash("freehold/envelope/1", signed["bytes"])
     check(verify_bip340(envelope["from"], message, signed["signature"]), f"the signature of {what} is wrong")
     body = decode(BODIES[kind], envelope["body"])
-    check_extensions(body["extensions"], what)
-    if kind == "Order":
-        check_extensions(body["job"]["extensions"], "the job")
+    job = body["job"]["extensions"] if kind == "Order" else []
+    check_extensions(what, envelope["extensions"], body["extensions"], job)
     return envelope, body
 
 
@@ -625,6 +625,8 @@ def check_terms(order, terms):
           or prices.get("cached_input_token", 0) <= prices.get("input_token", 0),
           "cached input is dearer than computed input")
     check(terms["carried_debt"] <= terms["quantum"], "the carried debt is larger than a quantum")
+    most = min(cost(terms["prices"], with_delivered(job, given, ordered(job))), order["max_cost"])
+    check(4_096 * terms["quantum"] >= most, "the steps are so small that there would be too many invoices")
     if terms["entry"] is None:
         return
     base = cost(terms["prices"], given)

@@ -565,6 +565,10 @@ impl Buyer {
     }
 
     fn capped(hosts: Vec<Candidate>, mode: PaymentMode, max_cost: Msat) -> Self {
+        Buyer::asking(hosts, mode, max_cost, job())
+    }
+
+    fn asking(hosts: Vec<Candidate>, mode: PaymentMode, max_cost: Msat, job: Job) -> Self {
         let mut buyer = Buyer {
             machine: machine(9),
             order: None,
@@ -580,7 +584,7 @@ impl Buyer {
         buyer.feed(Input::Buy(Box::new(BuyRequest {
             request,
             model: ModelSelector::Any,
-            job: job(),
+            job,
             max_cost,
             mode,
             path: Path::Fast,
@@ -945,6 +949,57 @@ fn output_that_may_be_under_way_is_a_window_and_no_more_than_was_ordered() {
     assert_eq!(unsure(1 << 60, 0, 8), [Msat(56 * 250)]);
     assert_eq!(unsure(4_000, 0, 60), [Msat(4 * 250)]);
     assert_eq!(unsure(4_000, 0, 64), [Msat::ZERO]);
+}
+
+#[test]
+fn an_order_has_no_more_steps_than_its_evidence_holds_invoices() {
+    // 64 tokens and the input cost 16,800, and 4,096 invoices are the most.
+    for (quantum, dials) in [(4, 2), (5, 1)] {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        let quantum = Msat(quantum);
+        let terms = Terms {
+            quantum,
+            ..buyer.terms()
+        };
+        buyer.hears_offer(&terms);
+        assert_eq!(buyer.dials.len(), dials, "{quantum}");
+        assert!(buyer.offences().iter().all(|kind| !kind.is_objective()));
+    }
+}
+
+#[test]
+fn an_order_whose_pieces_fill_its_evidence_ends_and_the_rest_is_kept() {
+    let mut job = job();
+    job.max_output = 4_096;
+    let mut host = candidate(1);
+    host.offer.context = 1 << 20;
+    let mut buyer = Buyer::asking(vec![host], PaymentMode::Metered, Msat(10_000_000), job);
+    let terms = buyer.terms();
+    buyer.hears_offer(&terms);
+    let long = |n| ChainedToken {
+        piece: Piece::text(vec![b'x'; 4_096]),
+        ..token(n)
+    };
+    let mut heard = 0;
+    while !matches!(buyer.said.last(), Some(BuyerEvent::Failed(_))) && heard < 256 {
+        let words = (16 * heard..16 * (heard + 1)).map(long).collect();
+        heard += 1;
+        buyer.hears(Frame::Chunk(chunk(
+            heard - 1,
+            words,
+            u64::from(heard) * 16,
+            None,
+        )));
+    }
+    // A piece and what stands beside it are 4,168 bytes; 8 MiB but for 256 KiB are kept.
+    assert_eq!(heard, (8_388_608 - 262_144) / (16 * 4_168) + 1);
+    assert_eq!(buyer.offences(), [OffenceKind::MalformedFrame]);
+    let bundle = buyer.told.iter().find_map(|message| match message {
+        Message::OrderEnded(evidence) => Some(&evidence.bundle),
+        _ => None,
+    });
+    let bytes = crate::codec::encode(bundle.unwrap()).len();
+    assert!(bytes <= crate::limits::MAX_AUDIT_FRAME_BYTES, "{bytes}");
 }
 
 #[test]

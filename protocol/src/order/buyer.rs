@@ -68,8 +68,16 @@ const STOP_MS: u64 = 10_000;
 /// A host that takes longer to say no has cost an attempt. Milliseconds.
 const QUICK_MS: u64 = 10_000;
 
+/// Evidence of one order that is kept beside its receipt. Bytes; a longest answer in ordinary
+/// words with its invoices is below. A receipt of [`limits::MAX_INVOICES`] payments fits as well.
+const MAX_EVIDENCE_BYTES: usize = limits::MAX_AUDIT_FRAME_BYTES - (256 << 10);
+/// What a token or a signature takes beside its text or bytes, at most.
+const FIXED_BYTES: usize = 72;
+
 /// Two honest clocks may be far enough apart for it, so it proves no bad faith.
 const EXPIRES_SOON: &str = "an invoice that is about to expire, by the clock of this machine";
+
+const TOO_MUCH: &str = "more text or invoices than the evidence of an order holds";
 
 fn expires_soon(facts: &InvoiceFacts, ctx: &Ctx<'_>) -> bool {
     facts.expires < ctx.now.wall.after_ms(MIN_INVOICE_LIFE_MS)
@@ -133,6 +141,8 @@ struct Deal {
     bills: BTreeMap<u32, Bill>,
     asked: Msat,
     invoices: Vec<Signed>,
+    /// Bytes of order, terms, tokens and invoices.
+    evidence: usize,
     finish: Option<Finish>,
     first_token_ms: Option<u64>,
     stream_ms: u64,
@@ -189,6 +199,13 @@ impl Deal {
         };
         let since = self.asked.saturating_sub(self.settled_then);
         terms.most_under_way(job, &self.counts, self.window.saturating_add(since))
+    }
+
+    /// Adds to what is kept; returns whether it is more than can be.
+    fn keeps_too_much(&mut self, parts: impl Iterator<Item = usize>) -> bool {
+        let bytes = parts.map(|bytes| bytes + FIXED_BYTES).sum();
+        self.evidence = self.evidence.saturating_add(bytes);
+        self.evidence > MAX_EVIDENCE_BYTES
     }
 
     /// What was delivered costs.
@@ -424,6 +441,7 @@ impl BuyerOrder {
             bills: BTreeMap::new(),
             asked: Msat::ZERO,
             invoices: Vec::new(),
+            evidence: 0,
             finish: None,
             first_token_ms: None,
             stream_ms: 0,
@@ -590,6 +608,7 @@ impl BuyerOrder {
         deal.counts = terms.input;
         deal.asked = entry.as_ref().map_or(Msat::ZERO, |(_, msat, _)| *msat);
         deal.window = terms.window;
+        deal.keeps_too_much([deal.signed.bytes.len(), signed.bytes.len()].into_iter());
         deal.terms = Some((signed, terms.clone()));
         let order = deal.id;
         self.state = State::Streaming;
@@ -696,6 +715,17 @@ impl BuyerOrder {
             return wrong(
                 OffenceKind::PriceAboveListing,
                 "larger steps of payment than listed",
+            );
+        }
+        // Each step is an invoice that is kept, and a payment.
+        let all = terms
+            .input
+            .with_delivered(job.meter(), job.most_delivered());
+        let most = terms.prices.cost_or_max(&all).min(deal.max_cost);
+        if terms.quantum.0.saturating_mul(limits::MAX_INVOICES as u64) < most.0 {
+            return wrong(
+                OffenceKind::TermsNotAsListed,
+                "steps of payment so small that there would be too many",
             );
         }
         // A host takes up an earlier debt step by step; whether there is one, Payment's books
@@ -830,6 +860,9 @@ impl BuyerOrder {
         let Some(deal) = self.deal.as_mut() else {
             return;
         };
+        if deal.keeps_too_much(chunk.tokens.iter().map(|token| token.piece.bytes.len())) {
+            return self.violation(OffenceKind::MalformedFrame, TOO_MUCH.to_owned(), ctx);
+        }
         for token in &chunk.tokens {
             deal.chain.push(token);
             deal.heads.push(deal.chain.head());
@@ -967,6 +1000,9 @@ impl BuyerOrder {
         let Some(deal) = self.deal.as_mut() else {
             return;
         };
+        if deal.keeps_too_much([signed.bytes.len()].into_iter()) {
+            return self.violation(OffenceKind::MalformedFrame, TOO_MUCH.to_owned(), ctx);
+        }
         deal.window = invoice.window;
         deal.settled_then = deal.settled();
         deal.asked = invoice.invoiced;
@@ -1001,6 +1037,9 @@ impl BuyerOrder {
             || invoice.seq == 0
         {
             return Err(format!("invoice {} out of order", invoice.seq));
+        }
+        if deal.invoices.len() >= limits::MAX_INVOICES {
+            return Err("more invoices than an order may have".to_owned());
         }
         let units = invoice.covers.delivered();
         let covered = usize::try_from(units).unwrap_or(usize::MAX);

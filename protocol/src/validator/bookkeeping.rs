@@ -25,9 +25,6 @@ use std::collections::BTreeMap;
 mod invoices;
 mod receipts;
 
-/// Most invoices in a bundle. One a second for an hour; a signature check each.
-const MAX_INVOICES: usize = 4_096;
-
 /// What a bundle is about; unverified until [`bookkeeping`] passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label {
@@ -119,7 +116,7 @@ fn lie(detail: impl Into<String>) -> Trouble {
 
 fn check(bundle: &Bundle, crypto: &dyn Crypto, network: Network) -> Result<Facts, Trouble> {
     if bundle.tokens.len() > limits::MAX_OUTPUT_TOKENS as usize
-        || bundle.invoices.len() > MAX_INVOICES
+        || bundle.invoices.len() > limits::MAX_INVOICES
     {
         return Err(doubt("the bundle is larger than any order can be"));
     }
