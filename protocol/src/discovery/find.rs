@@ -18,9 +18,9 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A byte count is an upper bound of a token count; a token has rarely more than this many bytes.
-/// Hosts are left out only where even the shortest prompt would not fit.
-const MOST_BYTES_PER_TOKEN: u64 = 8;
+/// Tokens of ordinary text have rarely more bytes than this. Hosts are left out only where even
+/// the shortest prompt would not fit.
+const MOST_BYTES_PER_TOKEN: u64 = 32;
 /// A cool-down that ends within this time puts a host last; a longer one leaves it out. Milliseconds.
 const LONG_COOLDOWN_MS: u64 = 600_000;
 /// Places among the candidates for hosts that served this node, however many others there are.
@@ -314,7 +314,7 @@ fn wanted(offer: &ModelOffer, model: &ModelSelector) -> bool {
 
 fn fits(listing: &Listing, offer: &ModelOffer, query: &Query) -> bool {
     let limits = &listing.manifest.limits;
-    let shortest = query.input_tokens / MOST_BYTES_PER_TOKEN;
+    let shortest = query.input_bytes / MOST_BYTES_PER_TOKEN;
     // The longest text of many is not known here: the host looks at it.
     let whole = match query.items {
         0 => shortest.saturating_add(query.output_tokens),

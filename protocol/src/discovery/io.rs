@@ -38,8 +38,11 @@ pub struct Query {
     pub role: Role,
     /// This host or none.
     pub host: Option<NodeKey>,
-    /// Upper bound of prompt tokens, for ranking by price.
+    /// Prompt tokens that a host may bill at most: what it is ranked by, since nothing else
+    /// binds it.
     pub input_tokens: u64,
+    /// Bytes of text in the prompt.
+    pub input_bytes: u64,
     /// Most output tokens.
     pub output_tokens: u64,
     /// Embeddings wanted; 0 for text.

@@ -1090,6 +1090,26 @@ fn terms_that_leave_no_room_for_the_output_are_left() {
 }
 
 #[test]
+fn hosts_are_ranked_by_what_they_may_bill() {
+    let buyer = Buyer::new(&[1], PaymentMode::Metered);
+    let query = buyer.told.iter().find_map(|message| match message {
+        Message::CandidatesWanted { query, .. } => Some(query.clone()),
+        _ => None,
+    });
+    let most = query.unwrap().input_tokens;
+    // "What is a channel?" and what templates add.
+    assert_eq!(most, 18 + 64 + 1_024);
+    for (claimed, accepted) in [(most, 1), (most + 1, 0)] {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        let mut terms = buyer.terms();
+        terms.input.input_tokens = claimed;
+        buyer.hears_offer(&terms);
+        let sent = buyer.sent.iter().filter(|name| **name == "accept");
+        assert_eq!(sent.count(), accepted, "{claimed}");
+    }
+}
+
+#[test]
 fn a_host_with_larger_steps_than_this_node_agrees_to_is_passed_over() {
     let with = |n, quantum| Candidate {
         quantum: Msat(quantum),

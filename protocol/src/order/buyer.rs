@@ -83,6 +83,17 @@ fn expires_soon(facts: &InvoiceFacts, ctx: &Ctx<'_>) -> bool {
     facts.expires < ctx.now.wall.after_ms(MIN_INVOICE_LIFE_MS)
 }
 
+/// Most tokens that a host may count in the prompt of a job: one for each byte, and what a
+/// template adds.
+fn most_input(job: &Job) -> u64 {
+    let messages = match &job.work {
+        Work::Chat { messages } => messages.len() as u64,
+        Work::Complete { .. } => 1,
+        Work::Embed { texts } => texts.len() as u64,
+    };
+    job.text_bytes() as u64 + messages * TEMPLATE_TOKENS_PER_MESSAGE + TEMPLATE_TOKENS
+}
+
 /// Units of that meter that a job may be delivered.
 fn units(job: &Job, meter: Meter) -> u64 {
     if job.meter() == meter {
@@ -311,7 +322,8 @@ impl BuyerOrder {
                 model: self.request.model.clone(),
                 role: Role::Host,
                 host: self.request.host,
-                input_tokens: self.request.job.text_bytes() as u64 / 4,
+                input_tokens: most_input(&self.request.job),
+                input_bytes: self.request.job.text_bytes() as u64,
                 output_tokens: units(&self.request.job, Meter::OutputToken),
                 items: units(&self.request.job, Meter::Item),
             },
@@ -668,13 +680,7 @@ impl BuyerOrder {
             return wrong(OffenceKind::PriceAboveListing, "prices above the listing");
         }
         let job = &self.request.job;
-        let messages = match &job.work {
-            Work::Chat { messages } => messages.len() as u64,
-            Work::Complete { .. } => 1,
-            Work::Embed { texts } => texts.len() as u64,
-        };
-        let plausible =
-            job.text_bytes() as u64 + messages * TEMPLATE_TOKENS_PER_MESSAGE + TEMPLATE_TOKENS;
+        let plausible = most_input(job);
         if terms.input.prompt() > plausible || terms.input.delivered() != 0 {
             return Err((
                 OffenceKind::WrongCount,

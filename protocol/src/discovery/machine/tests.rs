@@ -128,6 +128,7 @@ fn query() -> Query {
         role: Role::Host,
         host: None,
         input_tokens: 100,
+        input_bytes: 100,
         output_tokens: 100,
         items: 0,
     }

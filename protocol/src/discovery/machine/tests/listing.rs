@@ -187,10 +187,14 @@ fn candidates_are_filtered_by_what_the_order_needs() {
     assert!(ask(&|q| q.model = ModelSelector::Name("other".into())).is_empty());
     assert!(ask(&|q| q.role = Role::Embedder).is_empty());
     assert!(ask(&|q| q.output_tokens = 513).is_empty());
-    assert!(ask(&|q| q.input_tokens = 8 * 2_048).is_empty());
+    assert!(ask(&|q| q.input_bytes = 32 * 2_048).is_empty());
     assert!(
-        !ask(&|q| q.input_tokens = 4 * 1_024).is_empty(),
-        "an upper bound excludes nobody"
+        !ask(&|q| q.input_bytes = 16 * 1_024).is_empty(),
+        "a long prompt may be few tokens"
+    );
+    assert!(
+        !ask(&|q| q.input_tokens = 1 << 20).is_empty(),
+        "what may be billed excludes nobody"
     );
 }
 
