@@ -496,6 +496,82 @@ mod tests {
         assert!(read(&rows).is_empty());
     }
 
+    /// Eight tokens of 64 came, at 250 msat each; the window is the host's.
+    fn interrupted(window: u64, entry: Option<u64>, invoices: &[(u64, u64)]) -> OrderRecord {
+        use crate::crypto::{Crypto, Secp};
+        use crate::envelope::{Body, Network};
+        use crate::order::wire::EntryInvoice;
+        let key = Secp::from_secret(&[1; 32]).unwrap();
+        fn seal<T: Body>(key: &Secp, body: &T) -> Signed {
+            let to = Some(key.key());
+            Signed::seal(key, Network::Regtest, to, WallTime(1), [1; 16], body)
+        }
+        let counts = Counts {
+            output_tokens: 8,
+            ..Counts::default()
+        };
+        let order = crate::validator::testing::order_body();
+        let terms = Terms {
+            order: Digest([0; 32]),
+            input: Counts::default(),
+            prices: crate::money::Prices::chat(0, 250_000_000),
+            window: Msat(window),
+            quantum: Msat(1_000),
+            carried_debt: Msat::ZERO,
+            entry: entry.map(|msat| EntryInvoice {
+                bolt11: String::new(),
+                msat: Msat(msat),
+            }),
+            numerics: None,
+            tokenizer: Digest([0; 32]),
+            template: Digest([0; 32]),
+            starts_within_ms: 0,
+            expires: WallTime(1),
+            extensions: Vec::new(),
+        };
+        let invoices = (1..).zip(invoices).map(|(seq, (msat, window))| Invoice {
+            order: OrderId([0; 16]),
+            seq,
+            bolt11: String::new(),
+            msat: Msat(*msat),
+            covers: counts,
+            invoiced: Msat(*msat),
+            head: Digest([0; 32]),
+            window: Msat(*window),
+            extensions: Vec::new(),
+        });
+        OrderRecord {
+            order: Some(seal(&key, &order)),
+            terms: Some(seal(&key, &terms)),
+            invoices: invoices.map(|invoice| seal(&key, &invoice)).collect(),
+            counts,
+            ..record(1)
+        }
+    }
+
+    #[test]
+    fn an_interrupted_order_may_owe_a_window_and_what_may_have_been_paid_since() {
+        // A step may have been invoiced and paid that was not written down any more.
+        assert_eq!(interrupted(2_000, None, &[]).unsure(), Msat(3_000));
+        // So may the entry.
+        assert_eq!(interrupted(2_000, Some(1_500), &[]).unsure(), Msat(3_500));
+        // The window is the one of the last invoice; each may have been paid after it.
+        let two = interrupted(2_000, None, &[(1_000, 3_000), (1_200, 4_000)]);
+        assert_eq!(two.unsure(), Msat(4_000 + 2_200 + 1_000));
+        // As many as can be under way at once, and no more than was ordered.
+        let many = interrupted(0, None, &[(500, 0); 20]);
+        assert_eq!(many.unsure(), Msat(8 * 500 + 1_000));
+        let all = interrupted(1 << 60, None, &[]);
+        assert_eq!(all.unsure(), Msat(56 * 250));
+        // A host's own record, or one of an order that was forgotten, says nothing.
+        let host = OrderRecord {
+            side: Side::Host,
+            ..interrupted(2_000, None, &[])
+        };
+        assert_eq!(host.unsure(), Msat::ZERO);
+        assert_eq!(record(1).unsure(), Msat::ZERO);
+    }
+
     #[test]
     fn the_oldest_orders_are_deleted_by_age_and_by_bytes() {
         let keep = Keep {

@@ -185,6 +185,10 @@ fn each_difference_is_found_at_its_position() {
     assert!(wrong(4, &found), "{found:?}");
     let found = compare_with(|r| r.expected[9].logits = Digest([0; 32]));
     assert!(wrong(9, &found), "{found:?}");
+    let found = compare_with(|r| r.expected[6].piece.bytes.push(b'!'));
+    assert!(wrong(6, &found), "{found:?}");
+    let found = compare_with(|r| r.expected[2].piece.control = true);
+    assert!(wrong(2, &found), "{found:?}");
     let found = compare_with(|r| r.prompt = Digest([0; 32]));
     assert!(wrong(0, &found), "{found:?}");
     let found = compare_with(|r| r.prompt_tokens = 7);
