@@ -9,6 +9,7 @@
 pub mod busy_sybil;
 pub mod client;
 pub mod deadbeat;
+pub mod dear_input;
 pub mod entry_thief;
 pub mod free_audits;
 pub mod hand;
@@ -147,10 +148,11 @@ strategies! {
     InvoiceSplitter invoice_splitter Host Open "invoice-splitter" "cost-capped" "asks for payment token by token, and earns at routing"
     TextForger text_forger Host Held "text-forger" "fair-verdicts" "shows other text than its tokens say"
     InputInflator input_inflator Host Open "input-inflator" "input-true" "counts three times the prompt"
-    Truncator truncator Host Held "truncator" "fair-verdicts" "ends answers early and says that the model did"
-    EntryThief entry_thief Host Open "entry-thief" "theft-bounded" "takes the entry payment and serves nothing"
+    Truncator truncator Host Held "truncator" "fair-verdicts" "ends answers early, with every word for the end in turn"
+    EntryThief entry_thief Host Open "entry-thief" "theft-bounded" "takes the entry payment and serves nothing, or refuses with every code in turn"
     Tokenless tokenless Host Held "tokenless" "text-bounded" "sends chunks without tokens, without end"
     Refuser refuser Host Held "refuser" "all-served" "is cheap and refuses every order, with every code in turn"
+    DearInput dear_input Host Held "dear-input" "bounds-kept" "lists a price of input a thousand times the usual, and pads its invoices"
     BusySybil busy_sybil Other Held "busy-sybil" "all-served" "lists fresh keys that are cheap and always full"
     ListingFloodFree listing_flood Other Held "listing-flood-0" "all-served" "lists fresh keys without number at price 0"
     ListingFloodCheap listing_flood Other Held "listing-flood-1" "all-served" "lists fresh keys without number at price 1"

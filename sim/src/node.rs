@@ -266,7 +266,7 @@ impl Person {
 pub struct Node {
     /// Who it is.
     pub person: Person,
-    secret: [u8; 32],
+    pub(crate) secret: [u8; 32],
     order_secret: [u8; 32],
     real_crypto: bool,
     /// The five, while it runs.

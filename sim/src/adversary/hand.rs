@@ -102,6 +102,11 @@ impl Hand<'_> {
         SimCrypto::new(secret, self.world.options.real_crypto)
     }
 
+    /// The secret of its own node key.
+    pub(crate) fn secret(&self) -> [u8; 32] {
+        self.own().secret
+    }
+
     /// Signs for somebody with a secret of its own.
     pub fn seal<T: Body>(&mut self, secret: &[u8; 32], to: Option<NodeKey>, body: &T) -> Signed {
         let nonce = self.id();

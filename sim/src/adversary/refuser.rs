@@ -7,37 +7,11 @@ use protocol::inference::io::Effect;
 use protocol::order::wire::Frame;
 use protocol::refusal::{Code, Refusal};
 
-/// The codes.
-const CODES: [Code; 22] = [
-    Code::BadOrder,
-    Code::BadEnvelope,
-    Code::UnknownModel,
-    Code::TooLong,
-    Code::Busy,
-    Code::OwnerActive,
-    Code::CapTooLow,
-    Code::BudgetExhausted,
-    Code::NoHost,
-    Code::WalletCannotPay,
-    Code::PaymentFailed,
-    Code::PaymentUnknown,
-    Code::NotPaid,
-    Code::Disconnected,
-    Code::Timeout,
-    Code::ProtocolViolation,
-    Code::Cancelled,
-    Code::EngineFailed,
-    Code::Interrupted,
-    Code::ShuttingDown,
-    Code::NoInvoice,
-    Code::ModeUnsupported,
-];
-
 struct Refuser(usize);
 
 pub(super) fn begin(_: Strategy, dice: &mut Dice, person: &mut Person) -> impl Adversary + use<> {
     person.undercut();
-    Refuser(dice.below(CODES.len()))
+    Refuser(dice.below(Code::ALL.len()))
 }
 
 impl Adversary for Refuser {
@@ -45,10 +19,15 @@ impl Adversary for Refuser {
         if let AnyEffect::Inference(Effect::Send { frame, .. }) = &mut effect
             && matches!(**frame, Frame::Terms(_))
         {
-            let code = CODES[self.0 % CODES.len()];
-            self.0 += 1;
-            **frame = Frame::Refusal(Refusal::new(code, "not today"));
+            **frame = refusal(&mut self.0);
         }
         vec![effect]
     }
+}
+
+/// A refusal with the next code.
+pub(super) fn refusal(turn: &mut usize) -> Frame {
+    let code = Code::ALL[*turn % Code::ALL.len()];
+    *turn += 1;
+    Frame::Refusal(Refusal::new(code, "not today"))
 }

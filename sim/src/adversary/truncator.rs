@@ -1,4 +1,5 @@
-//! A host that ends answers early and says that the model did (M13).
+//! A host that ends answers early and says that the model did, or whatever else an end can be
+//! (M13).
 
 use super::{Adversary, Hand, Strategy};
 use crate::check::Seen;
@@ -8,10 +9,18 @@ use protocol::inference::io::Input;
 use protocol::order::wire::Finish;
 use protocol::route::Delivery;
 
-struct Truncator;
+/// What it says of the end, in turn.
+const ENDS: [Finish; 4] = [
+    Finish::Stop,
+    Finish::Length,
+    Finish::Budget,
+    Finish::Stopped,
+];
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
-    Truncator
+struct Truncator(usize);
+
+pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+    Truncator(dice.below(ENDS.len()))
 }
 
 impl Adversary for Truncator {
@@ -29,7 +38,8 @@ impl Adversary for Truncator {
                 .running(order)
                 .is_some_and(|run| run.produced < run.answer.length)
         {
-            *finish = Some(Finish::Stop);
+            *finish = Some(ENDS[self.0 % ENDS.len()]);
+            self.0 += 1;
             let order = *order;
             hand.own_mut().engine.running.remove(&order);
             hand.see(Seen::Cut { order });

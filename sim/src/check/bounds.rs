@@ -1,4 +1,4 @@
-//! Bounds are never exceeded: slots, mailboxes, candidates.
+//! Bounds are never exceeded: slots, mailboxes, candidates, evidence.
 
 use super::{Checker, Facts, Seen};
 use protocol::route::Message;
@@ -7,6 +7,10 @@ use protocol::route::Message;
 const MAILBOX: usize = 16_384;
 /// Candidates for one order.
 const CANDIDATES: usize = 32;
+/// Bytes of one invoice that a buyer keeps: a BOLT 11 string, odd records, and the rest.
+const INVOICE: usize = 12 << 10;
+/// Invoices of one order.
+const INVOICES: usize = 4_096;
 
 /// The judge.
 pub struct Bounds;
@@ -33,6 +37,14 @@ impl Checker for Bounds {
             Seen::Emitted { node, effect, .. } => match effect.tell() {
                 Some(Message::CandidatesFound { hosts, .. }) if hosts.len() > CANDIDATES => {
                     Some(format!("node {node} considers {} candidates", hosts.len()))
+                }
+                Some(Message::OrderEnded(evidence)) => {
+                    let invoices = &evidence.bundle.invoices;
+                    let longest = invoices.iter().map(|one| one.bytes.len()).max();
+                    let count = invoices.len();
+                    (longest.unwrap_or(0) > INVOICE || count > INVOICES).then(|| {
+                        format!("node {node} keeps {count} invoices, the longest {longest:?} bytes")
+                    })
                 }
                 _ => None,
             },

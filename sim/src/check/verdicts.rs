@@ -40,7 +40,7 @@ impl Verdicts {
         let replayed = verdict.tier == Tier::ExactReplay && verdict.tokens > 0;
         if let Some(how) = self.forged.get(&order)
             && replayed
-            // Without a receipt the host did not say that this was all.
+            // Without a receipt that the buyer took, there is no evidence that this was all.
             && (*how != CUT || self.receipts.contains(&order))
             && verdict.finding == protocol::bundle::Finding::Honest
         {
@@ -82,7 +82,7 @@ impl Checker for Verdicts {
             }
             Seen::Arrived {
                 stream,
-                frame: Frame::Receipt(_),
+                frame: Frame::Countersigned(_),
                 ..
             } => {
                 let (_, book) = facts.index.on(*stream)?;
