@@ -31,7 +31,8 @@ pub use model::{
     set_renderer,
 };
 pub use runtime::{
-    CancelFlag, Control, Engine, EngineError, EngineOptions, Finish, Generation, Load, Logprob,
-    Logprobs, Next, Replayed, Request, Sampling, Steering, Step, Stream, replay, replay_steered,
+    BACKGROUND, CancelFlag, Control, Engine, EngineError, EngineOptions, Finish, Generation, Load,
+    Logprob, Logprobs, Next, Replayed, Request, Sampling, Steering, Step, Stream, replay,
+    replay_steered,
 };
 pub use tokenizer::{Grammar, GrammarError, Piece, Tokenizer};

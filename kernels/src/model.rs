@@ -191,6 +191,12 @@ impl Model {
         self.0.backing.digest(&self.0.pool)
     }
 
+    /// Whether the file changed while something was still to be read from it: nothing can be
+    /// computed then, until it is opened again.
+    pub fn is_changed(&self) -> bool {
+        self.0.backing.is_changed()
+    }
+
     /// Wait until the weights lie as the kernels read them fastest and the file is no longer
     /// needed, or packing has given up for lack of memory. A large file's may still be packed in the background after
     /// loading; answers need not wait for it.

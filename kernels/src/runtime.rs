@@ -25,7 +25,7 @@ mod stop;
 mod stream;
 
 pub use answer::{Finish, Step};
-pub use engine::{Engine, EngineOptions, Load, Request};
+pub use engine::{BACKGROUND, Engine, EngineOptions, Load, Request};
 pub use generation::Generation;
 pub use logprobs::{Logprob, Logprobs};
 pub use replay::{Replayed, replay, replay_steered};
@@ -196,6 +196,17 @@ pub enum EngineError {
     /// `step` before `prefill`.
     #[error("the prompt has not been computed yet: call prefill first")]
     NotPrefilled,
+}
+
+impl EngineError {
+    /// Whether no later step of the same engine can succeed either.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Device(error) => error.is_lost(),
+            Self::FileChanged => true,
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -278,6 +278,62 @@ fn a_file_that_is_overwritten_or_truncated_after_loading_changes_nothing() {
     }
 }
 
+/// As where memory is too short to pack: everything still comes from the file.
+#[cfg(unix)]
+fn unpacked(path: &Path, bytes: &[u8]) -> (Model, Arc<Gguf>) {
+    std::fs::write(path, bytes).unwrap();
+    let mut model = map(path, false);
+    let file = Arc::new(Gguf::open(path).unwrap());
+    let backing = backing::Backing::new(file.clone(), None);
+    let inner = Arc::get_mut(&mut model.0).unwrap();
+    inner.backing = Arc::new(backing);
+    assert!(model.logits(&[1, 2, 3], false).is_ok());
+    (model, file)
+}
+
+/// Says of a file that it was written to. The clock of the file system may not have moved
+/// since it was.
+#[cfg(unix)]
+fn touch(file: &std::fs::File) {
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    file.set_modified(later).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn an_engine_whose_file_has_changed_says_so_and_ends() {
+    use crate::runtime::{Engine, EngineError, EngineOptions, Request, Sampling};
+    let bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 3);
+    let path = on_disk("engine", &bytes);
+    let (model, _file) = unpacked(&path, &bytes);
+    let engine = Engine::new(&model, EngineOptions::default()).unwrap();
+    let request = Request {
+        prompt: vec![1, 2, 3],
+        sampling: Sampling::default(),
+        seed: 0,
+        max_output: 4,
+        stop: Vec::new(),
+        owner: 0,
+        scope: [0; 32],
+        allowance: u64::MAX,
+    };
+    let ask = || engine.submit(request.clone());
+    assert!(ask().unwrap().all(|step| step.is_ok()));
+    assert_eq!(engine.broken(), None);
+    touch(&std::fs::File::options().write(true).open(&path).unwrap());
+    let gone = EngineError::FileChanged;
+    // Before anybody asked for a step.
+    assert_eq!(engine.broken(), Some(gone.clone()));
+    let stream = ask().unwrap();
+    assert_eq!(stream.last(), Some(Err(gone.clone())));
+    // The thread may still be on its way out when the answer's end is read.
+    while ask().is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(ask().err(), Some(gone));
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[cfg(unix)]
 #[test]
 fn a_file_that_changes_while_it_is_read_fails_batches_and_kills_nobody() {
@@ -304,17 +360,7 @@ fn a_file_that_changes_while_it_is_read_fails_batches_and_kills_nobody() {
     }
     let bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 3);
     let path = on_disk("while", &bytes);
-    let mapped = || {
-        std::fs::write(&path, &bytes).unwrap();
-        let mut model = map(&path, false);
-        // As where memory is too short to pack: everything still comes from the file.
-        let file = Arc::new(Gguf::open(&path).unwrap());
-        let backing = backing::Backing::new(file.clone(), None);
-        let inner = Arc::get_mut(&mut model.0).unwrap();
-        inner.backing = Arc::new(backing);
-        assert!(model.logits(&[1, 2, 3], false).is_ok());
-        (model, file)
-    };
+    let mapped = || unpacked(&path, &bytes);
     let open = || std::fs::File::options().write(true).open(&path).unwrap();
     let gone = Some(EngineError::FileChanged);
     // Shorter: the bytes that are gone read as zeros, and nobody takes them for weights.
@@ -328,9 +374,7 @@ fn a_file_that_changes_while_it_is_read_fails_batches_and_kills_nobody() {
     let mut writer = open();
     writer.seek(SeekFrom::End(-40)).unwrap();
     writer.write_all(&[1; 40]).unwrap();
-    // The clock of the file system may not have moved since the file was written.
-    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
-    writer.set_modified(later).unwrap();
+    touch(&writer);
     assert_eq!(model.logits(&[1, 2, 3], false).err(), gone);
     // Another file under its name, or none: what is mapped stays what it was.
     let (model, _file) = mapped();

@@ -7,9 +7,10 @@
 //! has the bits of a lone [`super::Generation`], whatever shares its batch, however
 //! often it is paused, and whether its prompt was found in the prefix cache.
 //!
-//! Invariants: pages never exceed the budget; jobs never exceed streams plus queue;
-//! every accepted job ends exactly once, even where the thread dies. A panic in a step
-//! fails the jobs of that step; a device that is lost ends the engine.
+//! Invariants: pages never exceed the budget; jobs never exceed streams plus queue, and
+//! background work, counted apart, takes no place from them; every accepted job ends
+//! exactly once, even where the thread dies. A panic in a step fails the jobs of that
+//! step; a device that is lost, or a file that has changed, ends the engine.
 
 mod batch;
 mod job;
@@ -99,11 +100,16 @@ pub struct Request {
     pub allowance: u64,
 }
 
+/// Owner of background work: it waits for that of everybody else, and replays are always its.
+pub const BACKGROUND: u64 = u64::MAX;
+
 /// What an engine has to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Jobs accepted and not ended.
+    /// Jobs accepted and not ended, without background work.
     pub jobs: usize,
+    /// Background work accepted and not ended.
+    pub background: usize,
     /// Of these, the ones that hold a place and could go on.
     pub running: usize,
     /// Pages in use or kept.
@@ -128,6 +134,9 @@ pub(super) struct Hub {
     /// Steps from now on that panic.
     #[cfg(test)]
     faults: std::sync::atomic::AtomicUsize,
+    /// The thread panics outside of a step.
+    #[cfg(test)]
+    falls: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Default)]
@@ -140,6 +149,16 @@ struct Inbox {
     load: Load,
     /// Mean time that a job took, milliseconds.
     job_ms: u64,
+}
+
+impl Inbox {
+    /// Where this job is counted.
+    fn count(&mut self, job: &Job) -> &mut usize {
+        match job.is_background() {
+            true => &mut self.load.background,
+            false => &mut self.load.jobs,
+        }
+    }
 }
 
 impl Hub {
@@ -207,10 +226,13 @@ impl Engine {
         lock(&self.hub.inbox).load
     }
 
-    /// Why this engine takes nothing any more, where it ended by itself: its device is
-    /// lost, or several steps failed one after the other.
+    /// Why this engine takes nothing any more, where it ended by itself or would with its
+    /// next step: its device is lost, its model's file has changed, several steps failed
+    /// one after the other, or its thread panicked.
     pub fn broken(&self) -> Option<EngineError> {
-        lock(&self.hub.inbox).broken.clone()
+        let broken = lock(&self.hub.inbox).broken.clone();
+        let changed = || self.model.is_changed().then_some(EngineError::FileChanged);
+        broken.or_else(changed)
     }
 
     /// Let the next `steps` steps panic.
@@ -292,7 +314,7 @@ impl Engine {
             replayed: Vec::with_capacity(answer.len()),
         };
         let task = Task::Recheck(Box::new(recheck), cancel.clone(), done);
-        self.send(Job::new(u64::MAX, Vec::new(), task))?;
+        self.send(Job::new(BACKGROUND, Vec::new(), task))?;
         self.wait(&result, cancel)
     }
 
@@ -304,7 +326,8 @@ impl Engine {
         lock(&self.prefix).count(&keys[1..], most) * PAGE
     }
 
-    /// [`Model::embed`] in turn with the texts of other owners. Blocks.
+    /// [`Model::embed`] in turn with the texts of other owners, after them as
+    /// [`BACKGROUND`]. Blocks.
     pub fn embed(
         &self,
         owner: u64,
@@ -374,13 +397,15 @@ impl Engine {
         if inbox.stopped {
             return Err(inbox.broken.clone().unwrap_or(EngineError::Stopped));
         }
-        if inbox.load.jobs >= self.options.streams + self.options.queue {
+        let places = self.options.streams + self.options.queue;
+        let taken = inbox.count(&job);
+        if *taken >= places {
             let waiting = (inbox.load.jobs / self.options.streams.max(1)) as u64;
             let (least, most) = RETRY_MS;
             let retry_ms = (inbox.job_ms * waiting / 2).clamp(least, most);
             return Err(EngineError::Busy { retry_ms });
         }
-        inbox.load.jobs += 1;
+        *taken += 1;
         inbox.jobs.push_back(job);
         drop(inbox);
         self.hub.arrived.notify_one();

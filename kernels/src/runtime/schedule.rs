@@ -10,6 +10,8 @@
 //!   slices, owners in turn: a small slice beside running streams, a large one alone.
 //! - A place is given to the owner with the fewest sequences, among equals to whoever
 //!   came first; nobody overtakes a sequence that waits for memory.
+//! - Background work has no place of a stream. One at a time is admitted where nobody else
+//!   waits, it takes nobody's pages, and gives its own up first.
 //! - Where memory runs out, paused sequences give theirs up first, then the youngest.
 //!   The oldest that can go on never does, so it ends; the others compute theirs again.
 //! - Nobody loses pages in a loop. A sequence that waits takes those of a paused one only
@@ -77,6 +79,11 @@ impl View {
         self.admitted && !self.paused
     }
 
+    /// Who comes later gives way first.
+    fn rank(&self) -> (bool, u64) {
+        (self.background, self.arrival)
+    }
+
     fn wanted(&self) -> usize {
         self.known.saturating_sub(self.computed)
     }
@@ -119,31 +126,42 @@ pub(crate) struct Step {
 pub(crate) fn admit(state: &State) -> Option<Admission> {
     let views = &state.views;
     let mut running: BTreeMap<u64, usize> = BTreeMap::new();
-    for view in views.iter().filter(|view| view.runs()) {
+    for view in views.iter().filter(|view| view.runs() && !view.background) {
         *running.entry(view.owner).or_default() += 1;
-    }
-    if running.values().sum::<usize>() >= state.limits.streams {
-        return None;
     }
     let waiting = |index: &usize| !views[*index].admitted && !views[*index].paused;
     let admit = (0..views.len()).filter(waiting).min_by_key(|index| {
         let view = &views[*index];
         let held = running.get(&view.owner).copied().unwrap_or(0);
-        (held, view.arrival)
+        (view.background, held, view.arrival)
     })?;
+    let background = views[admit].background;
+    let full = match background {
+        true => views.iter().any(|view| view.runs() && view.background),
+        false => running.values().sum::<usize>() >= state.limits.streams,
+    };
+    if full {
+        return None;
+    }
     let to_end = views[admit].evicted;
     let growth = |view: &View| view.growth(to_end || view.evicted);
-    let promised: usize = views.iter().filter(|v| v.runs()).map(growth).sum();
+    // Nothing is promised to background work before others.
+    let stays = |view: &&View| view.runs() && !view.background;
+    let promised: usize = views.iter().filter(stays).map(growth).sum();
     let needed = promised + growth(&views[admit]);
     let mut free = state.free;
     let mut preempt = Vec::new();
-    let mut paused = by_age(views, |view| view.admitted && view.paused && view.yields);
-    let most: usize = paused.iter().map(|index| views[*index].pages).sum();
+    let yields = |view: &View| match view.paused {
+        true => view.admitted && view.yields,
+        false => view.runs() && view.background,
+    };
+    let mut victims = by_rank(views, |view| !background && yields(view));
+    let most: usize = victims.iter().map(|index| views[*index].pages).sum();
     if free + most < needed {
         return None;
     }
     while free < needed {
-        let Some(victim) = paused.pop() else {
+        let Some(victim) = victims.pop() else {
             let admit = None;
             return (!preempt.is_empty()).then_some(Admission { admit, preempt });
         };
@@ -203,14 +221,14 @@ fn turns(views: &[View], want: impl Fn(&View) -> bool, turn: impl Fn(&View) -> u
     ranked.into_iter().map(|(_, index)| index).collect()
 }
 
-/// Find pages for the rows, for the oldest sequence first.
+/// Find pages for the rows, for the oldest sequence first and for background work last.
 fn provide(state: &State, mut rows: Vec<(usize, usize)>) -> Step {
     let views = &state.views;
     let mut free = state.free;
     let mut preempt: Vec<usize> = Vec::new();
     let mut dropped: Vec<usize> = Vec::new();
     let mut oldest = rows.clone();
-    oldest.sort_by_key(|(index, _)| views[*index].arrival);
+    oldest.sort_by_key(|(index, _)| views[*index].rank());
     for (index, count) in oldest {
         if preempt.contains(&index) {
             continue;
@@ -218,7 +236,7 @@ fn provide(state: &State, mut rows: Vec<(usize, usize)>) -> Step {
         let view = &views[index];
         let needed = pages(view.computed + count).saturating_sub(view.pages);
         while free < needed {
-            let Some(victim) = victim(views, view.arrival, &preempt) else {
+            let Some(victim) = victim(views, view, &preempt) else {
                 break;
             };
             free += views[victim].private;
@@ -233,19 +251,20 @@ fn provide(state: &State, mut rows: Vec<(usize, usize)>) -> Step {
     Step { preempt, rows }
 }
 
-/// Who gives up its pages for a sequence that arrived at `arrival`.
-fn victim(views: &[View], arrival: u64, gone: &[usize]) -> Option<usize> {
+/// Who gives up its pages for the sequence `to`.
+fn victim(views: &[View], to: &View, gone: &[usize]) -> Option<usize> {
     let left = |index: &usize| !gone.contains(index) && views[*index].pages > 0;
-    let paused = by_age(views, |view| view.admitted && view.paused);
-    let younger = by_age(views, |view| view.runs() && view.arrival > arrival);
-    let last = |order: Vec<usize>| order.into_iter().rfind(left);
-    last(paused).or_else(|| last(younger))
+    let last = |meant: &dyn Fn(&View) -> bool| by_rank(views, meant).into_iter().rfind(left);
+    let later = |view: &View| view.runs() && view.rank() > to.rank();
+    last(&|view| later(view) && view.background)
+        .or_else(|| last(&|view| view.admitted && view.paused && !to.background))
+        .or_else(|| last(&later))
 }
 
-/// Indices of the views that are `meant`, oldest first.
-fn by_age(views: &[View], meant: impl Fn(&View) -> bool) -> Vec<usize> {
+/// Indices of the views that are `meant`, those that give way last first.
+fn by_rank(views: &[View], meant: impl Fn(&View) -> bool) -> Vec<usize> {
     let mut order: Vec<usize> = (0..views.len()).filter(|i| meant(&views[*i])).collect();
-    order.sort_by_key(|index| views[*index].arrival);
+    order.sort_by_key(|index| views[*index].rank());
     order
 }
 

@@ -43,6 +43,9 @@ struct Want {
 pub(super) struct Batch {
     rows: Vec<Row>,
     scratch: Scratch,
+    /// The next step panics in its middle.
+    #[cfg(test)]
+    pub planted: bool,
 }
 
 impl Batch {
@@ -83,7 +86,7 @@ impl Batch {
                     continue;
                 }
                 Task::Answer(answer, _) => answer.tokens.len() - 1..slice.to,
-                Task::Recheck(recheck, ..) => slice.from.max(recheck.prompt_len - 1)..slice.to,
+                Task::Recheck(recheck, ..) => slice.from.max(recheck.next())..slice.to,
             };
             wants.extend(wanted.map(|position| Want {
                 job: slice.job,
@@ -126,6 +129,9 @@ impl Batch {
             .iter()
             .map(|s| take(&mut jobs[s.job].cache))
             .collect();
+        // Where it does most harm: the caches are with nobody.
+        #[cfg(test)]
+        assert!(!self.planted, "planted");
         let mut borrowed: Vec<&mut Cache> = caches.iter_mut().collect();
         model
             .0

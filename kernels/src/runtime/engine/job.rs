@@ -36,6 +36,12 @@ impl Recheck {
         self.replayed.len() == self.tokens.len() - self.prompt_len
     }
 
+    /// The position whose logits are the next that are wanted; those before stay, even
+    /// where they are computed again.
+    pub fn next(&self) -> usize {
+        self.prompt_len - 1 + self.replayed.len()
+    }
+
     /// What an honest engine would have made of the logits after `position`.
     pub fn choose(
         &self,
@@ -150,6 +156,11 @@ impl Job {
         }
     }
 
+    /// Work that nobody waits for.
+    pub fn is_background(&self) -> bool {
+        self.owner == super::BACKGROUND
+    }
+
     pub fn is_cancelled(&self) -> bool {
         match &self.task {
             Task::Answer(_, outlet) => outlet.is_cancelled(),
@@ -201,7 +212,7 @@ impl Job {
         View {
             arrival: self.arrival,
             owner: self.owner,
-            background: matches!(self.task, Task::Recheck(..)),
+            background: self.is_background(),
             whole: matches!(self.task, Task::Embed(..)),
             known,
             computed: self.computed,

@@ -370,6 +370,62 @@ fn a_replay_among_streams_agrees_with_one_alone() {
 }
 
 #[test]
+fn a_replay_that_loses_its_pages_goes_on_where_it_was() {
+    // It fits alone only: an answer that comes meanwhile takes its pages away.
+    let engine = engine(5, 2, 2);
+    let (request, other) = (simple(90, 190), simple(150, 12));
+    let answer: Vec<u32> = alone(&request).iter().map(|step| step.token).collect();
+    let (s, cancel) = (request.sampling, CancelFlag::new());
+    let expected = replay(&MODEL, &request.prompt, &answer, s, 0, &cancel);
+    let most = (90 + 190 - 1) + (150 + 12 - 1);
+    let again = (0..1_000).any(|_| {
+        let before = engine.load().rows;
+        std::thread::scope(|scope| {
+            let stream = scope.spawn(|| {
+                while engine.load().rows == before {
+                    std::thread::yield_now();
+                }
+                all(engine.submit(other.clone()).unwrap())
+            });
+            let replayed = engine.replay(&request.prompt, &answer, s, 0, &cancel);
+            assert_eq!(replayed, expected);
+            assert!(stream.join().unwrap().is_ok());
+        });
+        engine.load().rows - before > most
+    });
+    assert!(again, "nothing was ever computed again");
+}
+
+#[test]
+fn replays_take_no_place_from_answers() {
+    let engine = engine(200, 2, 2);
+    let request = simple(60, 40);
+    let (s, cancel) = (request.sampling, CancelFlag::new());
+    let answer: Vec<u32> = alone(&request).iter().map(|step| step.token).collect();
+    let again = || engine.replay(&request.prompt, &answer, s, 0, &cancel);
+    std::thread::scope(|scope| {
+        // The thread waits for this before it gives a place to anybody.
+        let held = lock(&engine.prefix);
+        let replays: Vec<_> = (0..4).map(|_| scope.spawn(again)).collect();
+        while engine.load().background < 4 {
+            std::thread::yield_now();
+        }
+        assert!(matches!(again(), Err(EngineError::Busy { .. })));
+        let streams = [1, 2, 3, 4].map(|n| engine.submit(simple(n, 3)).unwrap());
+        let fifth = engine.submit(simple(5, 3)).err();
+        assert!(matches!(fifth, Some(EngineError::Busy { .. })), "{fifth:?}");
+        drop(held);
+        for stream in streams {
+            assert!(all(stream).is_ok());
+        }
+        for replay in replays {
+            assert_eq!(replay.join().unwrap().map(|made| made.len()), Ok(40));
+        }
+    });
+    assert_eq!((engine.load().jobs, engine.load().background), (0, 0));
+}
+
+#[test]
 fn a_steered_answer_replays_among_streams_and_another_steering_does_not() {
     let engine = engine(80, 4, 4);
     let mut request = simple(20, 40);
@@ -567,6 +623,50 @@ fn a_panic_in_a_step_fails_its_answers_and_the_engine_goes_on() {
 }
 
 #[test]
+fn a_panic_in_a_step_of_many_touches_no_answer_outside_of_it() {
+    let engine = engine(8, 4, 4);
+    for _ in 0..20 {
+        let requests: Vec<Request> = (0..4)
+            .map(|n| Request {
+                allowance: 1,
+                owner: u64::from(n),
+                ..simple(60 + n, 30)
+            })
+            .collect();
+        let mut streams: Vec<Stream> = requests
+            .iter()
+            .map(|request| engine.submit(request.clone()).unwrap())
+            .collect();
+        let firsts: Vec<Step> = streams
+            .iter_mut()
+            .map(|stream| stream.next().unwrap().unwrap())
+            .collect();
+        // One to four of them are in the next step.
+        engine.plant_faults(1);
+        for stream in &streams {
+            stream.control().allow(u64::MAX);
+        }
+        let mut failed = 0;
+        for ((stream, first), request) in streams.into_iter().zip(firsts).zip(&requests) {
+            match all(stream) {
+                Ok(rest) => assert_eq!([vec![first], rest].concat(), alone(request)),
+                Err(error) => {
+                    assert_eq!(error, EngineError::Fault);
+                    failed += 1;
+                }
+            }
+        }
+        assert!(failed > 0);
+    }
+    // Nothing that they held is lost: one that needs all of the memory still runs.
+    let whole = simple(engine.most_tokens() as u32 - 5, 5);
+    assert_eq!(
+        all(engine.submit(whole.clone()).unwrap()).unwrap(),
+        alone(&whole)
+    );
+}
+
+#[test]
 fn three_panics_in_a_row_end_the_engine_with_a_reason() {
     let engine = engine(100, 4, 4);
     engine.plant_faults(3);
@@ -576,6 +676,20 @@ fn three_panics_in_a_row_end_the_engine_with_a_reason() {
     }
     assert_eq!(last, Some(Err(EngineError::Fault)));
     // The thread may still be on its way out when the answer's end is read.
+    while engine.broken().is_none() {
+        std::thread::yield_now();
+    }
+    let refused = engine.submit(simple(20, 5));
+    assert_eq!(refused.err(), Some(EngineError::Fault));
+}
+
+#[test]
+fn a_panic_outside_of_a_step_leaves_an_engine_that_says_so() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let engine = engine(100, 4, 4);
+    engine.hub.falls.store(true, Relaxed);
+    let ended = all(engine.submit(simple(20, 5)).unwrap());
+    assert_eq!(ended, Err(EngineError::Stopped));
     while engine.broken().is_none() {
         std::thread::yield_now();
     }

@@ -73,6 +73,9 @@ impl Drop for Closing {
     fn drop(&mut self) {
         let mut inbox = lock(&self.0.inbox);
         inbox.stopped = true;
+        if std::thread::panicking() {
+            inbox.broken.get_or_insert(EngineError::Fault);
+        }
         let unheard = std::mem::take(&mut inbox.jobs);
         drop(inbox);
         // Jobs end as stopped when they are dropped.
@@ -181,6 +184,8 @@ impl Worker {
     }
 
     fn admit(&mut self) {
+        #[cfg(test)]
+        self.planted_outside();
         while self.jobs.iter().any(|job| !job.admitted) {
             let Some(admission) = schedule::admit(&self.state()) else {
                 return;
@@ -247,7 +252,7 @@ impl Worker {
             self.jobs[*index].spent(each * *count as u32);
         }
         let lost = made.iter().find_map(|(_, made)| match made {
-            Made::Failed(EngineError::Device(error)) if error.is_lost() => Some(error.clone()),
+            Made::Failed(error) if error.is_final() => Some(error.clone()),
             _ => None,
         });
         let jobs = &mut self.jobs;
@@ -261,14 +266,16 @@ impl Worker {
             .filter_map(|(index, made)| self.deliver(index, made))
             .collect();
         self.end(ended);
-        lost.map_or(Progress::Made, |error| Progress::Broken(error.into()))
+        lost.map_or(Progress::Made, Progress::Broken)
     }
 
     /// What the rows come to; none where computing them panicked.
     fn compute(&mut self, rows: &[(usize, usize)]) -> Option<Vec<(usize, Made)>> {
         let compute = || {
             #[cfg(test)]
-            self.planted();
+            {
+                self.batch.planted = self.planted();
+            }
             self.batch
                 .compute(&self.model, &mut self.jobs, rows, &self.prefix)
         };
@@ -293,13 +300,23 @@ impl Worker {
         }
     }
 
-    /// Panic, if a test wants it.
+    /// Whether a test wants this step to panic.
     #[cfg(test)]
-    fn planted(&self) {
+    fn planted(&self) -> bool {
         use std::sync::atomic::Ordering::Relaxed;
         let fewer = |n: usize| n.checked_sub(1);
         let planted = self.hub.faults.fetch_update(Relaxed, Relaxed, fewer);
-        assert!(planted.is_err(), "planted");
+        planted.is_ok()
+    }
+
+    /// Panic where nothing catches it, if a test wants it.
+    #[cfg(test)]
+    fn planted_outside(&self) {
+        let planted = self
+            .hub
+            .falls
+            .swap(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(!planted, "planted");
     }
 
     /// Add guesses to the rows of a step that has little to do.
@@ -362,10 +379,12 @@ impl Worker {
             {
                 // Before the reader learns of the end: it may ask again at once.
                 let mut inbox = lock(&self.hub.inbox);
-                inbox.load.jobs -= 1;
+                *inbox.count(&job) -= 1;
                 let running = inbox.load.running;
                 inbox.load.running = running.saturating_sub(usize::from(job.admitted));
-                inbox.job_ms = (7 * inbox.job_ms + took) / 8;
+                if !job.is_background() {
+                    inbox.job_ms = (7 * inbox.job_ms + took) / 8;
+                }
             }
             job.end(end);
         }
