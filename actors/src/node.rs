@@ -22,7 +22,7 @@ use crate::shell::inference::{CLIENT_QUEUE, Clients, Counts, InferencePorts};
 use crate::shell::payment::{PaymentPorts, Reports};
 use crate::shell::reputation::ReputationPorts;
 use crate::shell::streams::Streams;
-use crate::shell::validator::{Judgements, ValidatorPorts, VerdictNote};
+use crate::shell::validator::{Judgements, Replays, ValidatorPorts, VerdictNote};
 use crate::shell::{
     Addresses, Shared, inference as inference_shell, payment as payment_shell,
     validator as validator_shell,
@@ -305,6 +305,7 @@ impl Node {
             shared: shared.clone(),
         };
 
+            replays: Replays::default(),
         let (system, actors) = spawn_actors(move || Actors {
             discovery: on_arbiter(Driver::new(discovery_machine, discovery_ports, clock)),
             payment: on_arbiter(Driver::new(payment_machine, payment_ports, clock)),

@@ -16,7 +16,8 @@ mod tests;
 use super::runner::Runners;
 use gate::Gate;
 use job::{check, encode, sampling, steering};
-use kernels::{CancelFlag, Engine, EngineError, EngineOptions, Load, Model};
+pub use kernels::CancelFlag;
+use kernels::{BACKGROUND, Engine, EngineError, EngineOptions, Load, Model};
 use order::Steering;
 use parking_lot::Mutex;
 use protocol::chain::{ChainedToken, Piece};
@@ -195,10 +196,10 @@ impl Compute {
         let found = self
             .model(model)
             .ok_or_else(|| Refusal::new(Code::UnknownModel, "this model is not loaded"))?;
-        let running = self.engines.lock().get(model).cloned();
-        if let Some(broken) = running.as_ref().and_then(|engine| engine.broken()) {
-            return Err(Refusal::new(Code::EngineFailed, broken.to_string()));
+        if let Some(broken) = self.broken(model) {
+            return Err(Refusal::new(Code::EngineFailed, broken));
         }
+        let running = self.engines.lock().get(model).cloned();
         check(&found, job).map_err(|reason| Refusal::new(Code::BadOrder, reason))?;
         let sequences = encode(&found, job)?;
         let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
@@ -214,6 +215,19 @@ impl Compute {
             longest: longest as u64,
             digest: prompt_digest(salt, &tokens),
         })
+    }
+
+    /// Why a model here answers nothing any more, until the node is started again.
+    pub fn broken(&self, model: &ModelDigest) -> Option<String> {
+        let running = self.engines.lock().get(model).cloned();
+        let reason = match running {
+            Some(engine) => engine.broken(),
+            None => {
+                let changed = self.model(model).is_some_and(|model| model.is_changed());
+                changed.then_some(EngineError::FileChanged)
+            }
+        };
+        reason.map(|reason| reason.to_string())
     }
 
     /// Refuses what the engine's memory never holds: nothing may be paid for it.
@@ -263,7 +277,14 @@ impl Compute {
         let steering = Arc::new(Steering::new(allowed, self.pace.is_some()));
         self.jobs.lock().insert(order, steering.clone());
         let (compute, model) = (self.clone(), *model);
+        let listed = Listed {
+            jobs: self.jobs.clone(),
+            order,
+        };
         let run = move || {
+            let _listed = listed;
+            #[cfg(test)]
+            tests::planted(&job);
             let result = compute.engine(&model).and_then(|engine| match job.work {
                 Work::Embed { .. } => embed::serve(&engine, owner, &job, &steering, &out),
                 _ => {
@@ -280,14 +301,13 @@ impl Compute {
                 // The receiver may be gone: then nobody wants to know.
                 let _ = out.blocking_send(Output::Failed(reason));
             }
-            compute.jobs.lock().remove(&order);
         };
-        if std::thread::Builder::new()
+        // What does not start is dropped, and its entry with it.
+        let started = std::thread::Builder::new()
             .name("order".to_owned())
-            .spawn(run)
-            .is_err()
-        {
-            self.jobs.lock().remove(&order);
+            .spawn(run);
+        if let Err(error) = started {
+            tracing::error!(%error, "no thread for an order");
         }
         receiver
     }
@@ -321,7 +341,8 @@ impl Compute {
         self.runners.cancel_all();
     }
 
-    /// Recomputes an answer from its tokens. Blocks: call it from a blocking thread.
+    /// Recomputes an answer from its tokens. Blocks, until it is cancelled at most: call it
+    /// from a blocking thread.
     ///
     /// # Errors
     /// Why this node cannot.
@@ -331,19 +352,22 @@ impl Compute {
         job: &Job,
         salt: &[u8; 16],
         tokens: &[ChainedToken],
+        cancel: &CancelFlag,
     ) -> Result<Replay, String> {
         let engine = self.engine(model)?;
         let model = engine.model();
         let sequences = encode(model, job).map_err(|refusal| refusal.message)?;
         if let Work::Embed { .. } = job.work {
-            return embed_again(&engine, &sequences, salt, tokens);
+            return embed_again(&engine, &sequences, salt, tokens, cancel);
         }
         let prompt = sequences.concat();
         let answer: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+        let (sampling, steering) = (sampling(job), steering(job));
         let replayed = insist(|| {
-            let never = CancelFlag::new();
-            let (sampling, steering) = (sampling(job), steering(job));
-            Some(engine.replay_steered(&prompt, &answer, sampling, &steering, job.seed, &never))
+            let wanted = !cancel.is_cancelled();
+            let attempt =
+                || engine.replay_steered(&prompt, &answer, sampling, &steering, job.seed, cancel);
+            wanted.then(attempt)
         });
         let replayed = replayed
             .unwrap_or(Err(EngineError::Cancelled))
@@ -364,6 +388,18 @@ impl Compute {
     }
 }
 
+/// An order among the jobs, until its thread ends, however it ends.
+pub(in crate::ports) struct Listed<T> {
+    pub jobs: Arc<Mutex<BTreeMap<OrderId, T>>>,
+    pub order: OrderId,
+}
+
+impl<T> Drop for Listed<T> {
+    fn drop(&mut self) {
+        self.jobs.lock().remove(&self.order);
+    }
+}
+
 /// Tokens, prompt and answer, that a model takes and that an engine with these bounds holds.
 pub fn context_within(model: &Model, options: &EngineOptions) -> u32 {
     let most = Engine::most_tokens_of(model, options);
@@ -377,10 +413,11 @@ fn embed_again(
     texts: &[Vec<u32>],
     salt: &[u8; 16],
     tokens: &[ChainedToken],
+    cancel: &CancelFlag,
 ) -> Result<Replay, String> {
-    let never = CancelFlag::new();
     let again = |(text, id): (&Vec<u32>, u32)| {
-        let vector = insist(|| Some(engine.embed(u64::MAX, text, &never)));
+        let wanted = || !cancel.is_cancelled();
+        let vector = insist(|| wanted().then(|| engine.embed(BACKGROUND, text, cancel)));
         let vector = vector
             .unwrap_or(Err(EngineError::Cancelled))
             .map_err(|error| error.to_string())?;

@@ -1,9 +1,13 @@
 //! ValidatorActor: replays on our own engine, audits asked and answered.
 
+mod replays;
+
+pub use replays::Replays;
+
 use super::Shared;
 use super::streams::{Arrival, Streams};
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
-use crate::ports::compute::Compute;
+use crate::ports::compute::{CancelFlag, Compute};
 use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
 use parking_lot::Mutex;
 use protocol::bundle::{AuditFrame, Bundle, Verdict};
@@ -57,6 +61,8 @@ pub struct ValidatorPorts {
     pub streams: Streams,
     /// The engine.
     pub compute: Compute,
+    /// What it computes again, and what waits for that.
+    pub replays: Replays,
     /// Shows verdicts.
     pub notes: broadcast::Sender<VerdictNote>,
     /// Operators that wait.
@@ -70,28 +76,31 @@ impl Ports<Validator> for ValidatorPorts {
             Effect::Tell(message) => return self.shared.tell(message),
             Effect::Replay {
                 id,
+                stranger,
                 model,
                 job,
                 salt,
                 tokens,
             } => {
                 let (shared, compute) = (self.shared.clone(), self.compute.clone());
+                let turn = self.replays.begin(id, stranger);
                 self.shared.runtime.spawn(async move {
-                    let replayed = tokio::task::spawn_blocking(move || {
+                    let replay = move |cancel: &CancelFlag| {
                         let absent = compute.model(&model).is_none();
-                        let replay = compute.replay(&model, &job, &salt, &tokens);
+                        let replay = compute.replay(&model, &job, &salt, &tokens, cancel);
                         replay.map_err(|reason| match absent {
                             true => Unrepeatable::Absent,
                             false => Unrepeatable::Failed(reason),
                         })
-                    })
-                    .await;
-                    let failed =
-                        || Unrepeatable::Failed("the engine failed on this bundle".to_owned());
-                    let result = replayed.unwrap_or_else(|_| Err(failed())).map(Box::new);
+                    };
+                    let Some(replayed) = turn.run(replay).await else {
+                        return; // Nobody waits for it.
+                    };
+                    let result = replayed.map(Box::new);
                     shared.to_validator(Input::Replayed { id, result }).await;
                 });
             }
+            Effect::CancelReplay { id } => self.replays.cancel(&id),
             Effect::AskValidator {
                 id,
                 addresses,

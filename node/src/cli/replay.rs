@@ -9,7 +9,7 @@ use crate::folder::Folder;
 use crate::models::{self, Source};
 use crate::server::control::find_bundle;
 use crate::service::Needs;
-use actors::ports::compute::Compute;
+use actors::ports::compute::{CancelFlag, Compute};
 use actors::ports::storage::Storage;
 use anyhow::Context;
 use kernels::{Model, OpenOptions};
@@ -90,7 +90,13 @@ fn recompute(model: Model, digest: &ModelDigest, facts: &Facts) -> anyhow::Resul
     let compute = Compute::new();
     compute.add(model);
     let replay = compute
-        .replay(digest, &facts.job, &facts.salt, &facts.tokens)
+        .replay(
+            digest,
+            &facts.job,
+            &facts.salt,
+            &facts.tokens,
+            &CancelFlag::new(),
+        )
         .map_err(|reason| anyhow::anyhow!("the answer cannot be computed again: {reason}"))?;
     Ok(compare(facts, &replay))
 }

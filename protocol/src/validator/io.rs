@@ -69,14 +69,18 @@ pub enum Effect {
     Persist(Vec<Record>),
     /// To a sibling machine.
     Tell(Message),
-    /// Run prompt and answer through our own engine.
+    /// Run prompt and answer through our own engine. `stranger`: neither we nor the operator
+    /// ask for it; such replays wait for each other.
     Replay {
         id: EffectId,
+        stranger: bool,
         model: ModelDigest,
         job: Box<Job>,
         salt: [u8; 16],
         tokens: Vec<ChainedToken>,
     },
+    /// End this replay, whether it runs or waits: nobody hears its result.
+    CancelReplay { id: EffectId },
     /// Send a bundle to another node's `/freehold/audit/1` and wait for its verdict.
     AskValidator {
         id: EffectId,

@@ -18,6 +18,8 @@
 //! - Jobs are bounded; strangers get at most half of them, one peer at most
 //!   [`MAX_PER_PEER`], and none while a replay of ours is due. What they ask for is counted
 //!   before any of it is done: checks and signatures in an hour, per peer and in all.
+//! - A replay that nobody waits for any more, for its stream is closed or its time is over,
+//!   is cancelled.
 //! - A stranger learns where an answer differs from a replay, not what the replay gives.
 //!
 //! # Crash recovery
@@ -243,6 +245,7 @@ impl Validator {
     fn give_up(&mut self, now: Now, id: EffectId, out: &mut Outbox<Effect>) {
         match self.jobs.get(&id).map(|job| &job.stage) {
             Some(Stage::Replaying(_)) => {
+                out.push(Effect::CancelReplay { id });
                 self.replayed(
                     now,
                     id,
@@ -294,7 +297,7 @@ impl Machine for Validator {
                 peer,
                 frame,
             } => self.asked(now, stream, peer, *frame, out),
-            Input::StreamClosed { stream } => self.closed(stream),
+            Input::StreamClosed { stream } => self.closed(stream, out),
             Input::Replayed { id, result } => self.replayed(now, id, result, out),
             Input::Validators { id, hosts } => self.validators(now, id, hosts, out),
             Input::Answered { id, result } => self.answered(now, id, result, out),

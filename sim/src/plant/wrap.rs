@@ -242,6 +242,7 @@ fn effect_of(
             Plant::AcquitCheat,
             AnyEffect::Validator(CheckEffect::Replay {
                 id,
+                stranger,
                 model,
                 job,
                 salt,
@@ -251,6 +252,7 @@ fn effect_of(
             memory.asked.insert(id, tokens.clone());
             vec![AnyEffect::Validator(CheckEffect::Replay {
                 id,
+                stranger,
                 model,
                 job,
                 salt,

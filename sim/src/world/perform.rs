@@ -340,6 +340,7 @@ impl World {
                 job,
                 salt,
                 tokens,
+                ..
             } => {
                 self.tally.replays += 1;
                 let answer = Answer::new(&model, &job);
@@ -359,6 +360,8 @@ impl World {
                 };
                 self.post(node, Via::Engine, Delivery::Validator(replayed), wait);
             }
+            // It has its answer already, which the machine no longer knows.
+            CheckEffect::CancelReplay { .. } => {}
             CheckEffect::AskValidator {
                 id,
                 addresses,

@@ -30,7 +30,7 @@ impl Gate {
         self.enter_within(UNPAID_TIMEOUT)
     }
 
-    fn enter_within(&self, timeout: Duration) -> Option<Inside<'_>> {
+    pub(super) fn enter_within(&self, timeout: Duration) -> Option<Inside<'_>> {
         let shared = &*self.0;
         let mut inside = shared.inside.lock();
         let full = |inside: &mut usize| *inside >= UNPAID_MAX;

@@ -42,6 +42,11 @@ fn job(question: &str, seed: u64) -> Job {
     }
 }
 
+/// Panics in the thread of an order that wants it.
+pub(super) fn planted(job: &Job) {
+    assert_ne!(job.date, "planted");
+}
+
 /// Takes output until `enough` tokens or the end.
 fn take(
     receiver: &mut mpsc::Receiver<Output>,
@@ -75,7 +80,9 @@ fn orders_that_run_together_replay_token_for_token() {
     for (job, output) in jobs.iter().zip(&mut outputs) {
         let (tokens, finish) = take(output, usize::MAX);
         assert!(finish.is_some() && !tokens.is_empty());
-        let replay = compute.replay(&model, job, &[0; 16], &tokens).unwrap();
+        let replay = compute
+            .replay(&model, job, &[0; 16], &tokens, &CancelFlag::new())
+            .unwrap();
         assert_eq!(replay.expected, tokens);
         assert!(output.blocking_recv().is_none());
     }
@@ -133,7 +140,9 @@ fn a_steered_order_replays_and_has_the_form_and_the_probabilities_asked_for() {
             .zip(&tokens)
             .all(|(l, t)| l.chosen.token == t.id && l.top.len() == 2)
     );
-    let replay = compute.replay(&model, &job, &[0; 16], &tokens).unwrap();
+    let replay = compute
+        .replay(&model, &job, &[0; 16], &tokens, &CancelFlag::new())
+        .unwrap();
     assert_eq!(replay.expected, tokens);
     job.steering.constraint = Some(Constraint::Regex("(".to_owned()));
     let refused = compute.count(&model, &job, &[0; 16]).unwrap_err();
@@ -196,7 +205,9 @@ fn embeddings_come_in_their_order_as_they_are_paid_and_replay() {
         );
     }
     let tokens: Vec<ChainedToken> = heard.iter().map(|(token, _)| token.clone()).collect();
-    let replay = compute.replay(&model, &job, &[0; 16], &tokens).unwrap();
+    let replay = compute
+        .replay(&model, &job, &[0; 16], &tokens, &CancelFlag::new())
+        .unwrap();
     assert_eq!(replay.expected, tokens);
     let wrong = compute.count(&model, &self::job("a chat", 1), &[0; 16]);
     assert_eq!(wrong.unwrap_err().code, Code::BadOrder);
@@ -221,7 +232,9 @@ fn what_is_shown_otherwise_than_the_tokens_say_is_seen_by_a_replay() {
     let job = job("What is a sat?", 11);
     let mut output = compute.start(order(1), &model, job.clone(), u64::MAX);
     let (shown, _) = take(&mut output, usize::MAX);
-    let replay = compute.replay(&model, &job, &[0; 16], &shown).unwrap();
+    let replay = compute
+        .replay(&model, &job, &[0; 16], &shown, &CancelFlag::new())
+        .unwrap();
     let same = |(a, b): &(&ChainedToken, &ChainedToken)| a.id == b.id && a.logits == b.logits;
     assert!(shown.iter().zip(&replay.expected).all(|pair| same(&pair)));
     assert_ne!(shown, replay.expected);
@@ -244,4 +257,111 @@ fn a_prompt_that_the_memory_does_not_hold_is_refused_before_it_is_paid() {
     short.max_output += 1;
     assert_eq!(count(&short).unwrap_err().code, Code::TooLong);
     assert!(compute.loads().is_empty(), "no engine has started");
+}
+
+#[test]
+fn a_replay_that_is_cancelled_leaves_the_engine() {
+    let (compute, model) = compute();
+    let job = job("Who pays?", 3);
+    let count = compute.count(&model, &job, &[0; 16]).unwrap().tokens;
+    let token = ChainedToken {
+        id: 40,
+        logits: Digest([0; 32]),
+        piece: Piece::default(),
+    };
+    // As long as the context takes.
+    let answer = vec![token; (compute.context(&model) as u64 - count) as usize];
+    let cancel = CancelFlag::new();
+    std::thread::scope(|scope| {
+        let replay = scope.spawn(|| compute.replay(&model, &job, &[0; 16], &answer, &cancel));
+        let background = || {
+            compute
+                .loads()
+                .get(&model)
+                .map_or(0, |load| load.background)
+        };
+        while background() == 0 && !replay.is_finished() {
+            std::thread::yield_now();
+        }
+        cancel.cancel();
+        assert!(replay.join().unwrap().is_err());
+        assert_eq!(background(), 0);
+    });
+    let again = compute.replay(&model, &job, &[0; 16], &answer, &cancel);
+    assert!(again.is_err(), "nor does it begin");
+}
+
+#[test]
+fn an_order_whose_thread_panics_is_no_longer_under_way() {
+    let (compute, model) = compute();
+    let mut job = job("Who pays?", 3);
+    job.date = "planted".to_owned();
+    let mut output = compute.start(order(1), &model, job, u64::MAX);
+    assert!(output.blocking_recv().is_none());
+    let since = std::time::Instant::now();
+    while compute.is_busy() {
+        assert!(since.elapsed() < Duration::from_secs(30), "it stays busy");
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn nothing_is_counted_for_a_model_whose_file_has_changed() {
+    use kernels::gguf::TensorType;
+    use kernels::synthetic::{Shape, qwen3};
+    // Large enough to be packed after it was opened, so that the file is still read.
+    let shape = Shape {
+        embedding: 512,
+        feed_forward: 16_384,
+        layers: 3,
+        ..Shape::tiny()
+    };
+    let file = qwen3(&shape, TensorType::Q8_0, 5);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    std::fs::write(&path, file).unwrap();
+    let job = Job {
+        work: Work::Complete {
+            prompt: "x".to_owned(),
+        },
+        ..job("", 1)
+    };
+    // Packing may be quicker once or twice: then nothing is wrong with the model.
+    let mut rounds = 0;
+    let (compute, model) = loop {
+        let model = Model::open(&path, &OpenOptions::default()).unwrap();
+        let later = std::time::SystemTime::now() + Duration::from_secs(60 + rounds);
+        let writer = std::fs::File::options().write(true).open(&path).unwrap();
+        writer.set_modified(later).unwrap();
+        let changed = model.is_changed();
+        let compute = Compute::new();
+        let model = compute.add(model);
+        if changed {
+            break (compute, model);
+        }
+        assert!(compute.count(&model, &job, &[0; 16]).is_ok());
+        rounds += 1;
+        assert!(rounds < 20, "packing is always quicker");
+    };
+    let refused = compute.count(&model, &job, &[0; 16]).unwrap_err();
+    assert_eq!(refused.code, Code::EngineFailed);
+    // Nor once its engine runs.
+    let mut output = compute.start(order(1), &model, job.clone(), u64::MAX);
+    assert!(matches!(output.blocking_recv(), Some(Output::Failed(_))));
+    let refused = compute.count(&model, &job, &[0; 16]).unwrap_err();
+    assert_eq!(refused.code, Code::EngineFailed);
+}
+
+#[test]
+fn what_nobody_paid_is_counted_behind_the_gate() {
+    let (compute, model) = compute();
+    let mut inside = Vec::new();
+    while let Some(place) = compute.unpaid.enter_within(Duration::ZERO) {
+        inside.push(place);
+    }
+    let refused = compute.count(&model, &job("x", 1), &[0; 16]).unwrap_err();
+    assert_eq!(refused.code, Code::Busy);
+    inside.pop();
+    assert!(compute.count(&model, &job("x", 1), &[0; 16]).is_ok());
 }

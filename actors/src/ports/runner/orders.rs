@@ -1,7 +1,7 @@
 //! The runners of a node, and the orders that run at them.
 
 use super::{Runner, serve};
-use crate::ports::compute::Output;
+use crate::ports::compute::{Listed, Output};
 use parking_lot::Mutex;
 use protocol::ids::{ModelDigest, OrderId};
 use protocol::work::Job;
@@ -53,14 +53,18 @@ impl Runners {
             cancelled: false,
         });
         self.jobs.lock().insert(order, gate);
-        let (jobs, runtime) = (self.jobs.clone(), runner.runtime.clone());
+        let runtime = runner.runtime.clone();
+        let listed = Listed {
+            jobs: self.jobs.clone(),
+            order,
+        };
         runtime.spawn(async move {
+            let _listed = listed;
             if let Err(error) = serve::serve(&runner, &job, entry, pace, &out).await {
                 runner.failed(&error);
                 // The receiver may be gone: then nobody wants to know.
                 let _ = out.send(Output::Failed(error.for_buyer())).await;
             }
-            jobs.lock().remove(&order);
         });
         receiver
     }

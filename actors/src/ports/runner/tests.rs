@@ -2,7 +2,7 @@
 //! A server that nobody here wrote is `tests/thirdparty/runner.sh`.
 
 use super::*;
-use crate::ports::compute::{Compute, Output};
+use crate::ports::compute::{CancelFlag, Compute, Output};
 use protocol::chain::{ChainedToken, UNKNOWN_TOKEN};
 use protocol::ids::OrderId;
 use protocol::order::wire::Finish;
@@ -355,7 +355,13 @@ async fn what_a_server_does_not_know_is_left_out_after_its_first_complaint() {
     assert!(
         setup
             .compute
-            .replay(&setup.model, &job("x", 1), &[0; 16], &[])
+            .replay(
+                &setup.model,
+                &job("x", 1),
+                &[0; 16],
+                &[],
+                &CancelFlag::new()
+            )
             .is_err()
     );
 }

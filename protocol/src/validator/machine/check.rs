@@ -57,6 +57,7 @@ impl Validator {
         let id = self.ids.fresh();
         out.push(Effect::Replay {
             id,
+            stranger: matches!(origin, Origin::Audit { .. }),
             model: facts.label.model,
             job: Box::new(facts.job.clone()),
             salt: facts.salt,

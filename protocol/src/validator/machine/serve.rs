@@ -32,7 +32,7 @@ impl Validator {
             return refuse(stream, refusal, out);
         };
         if let Err(refusal) = self.admit(stream, peer) {
-            self.closed(stream);
+            self.closed(stream, out);
             return refuse(stream, refusal, out);
         }
         if let Err(refusal) = self.count(now, peer, &bundle) {
@@ -96,11 +96,15 @@ impl Validator {
         Ok(())
     }
 
-    /// The peer went away: its check is dropped.
-    pub(super) fn closed(&mut self, stream: StreamId) {
-        self.jobs.retain(
-            |_, job| !matches!(job.origin, Origin::Audit { stream: gone, .. } if gone == stream),
-        );
+    /// The peer went away: its check is dropped, and the engine need not go on.
+    pub(super) fn closed(&mut self, stream: StreamId, out: &mut Outbox<Effect>) {
+        self.jobs.retain(|id, job| {
+            let stays = !matches!(job.origin, Origin::Audit { stream: gone, .. } if gone == stream);
+            if !stays && matches!(job.stage, Stage::Replaying(_)) {
+                out.push(Effect::CancelReplay { id: *id });
+            }
+            stays
+        });
     }
 }
 

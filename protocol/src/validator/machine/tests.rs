@@ -265,7 +265,9 @@ fn an_engine_that_fails_or_hangs_leaves_the_books() {
         let id = replay_id(&effects).unwrap();
         let effects = if hangs {
             assert_eq!(machine.deadline(), Some(at(600_000).tick));
-            wake(&mut machine, at(600_000))
+            let effects = wake(&mut machine, at(600_000));
+            assert_eq!(effects[0], Effect::CancelReplay { id });
+            effects
         } else {
             let result = Err(Unrepeatable::Absent);
             feed(&mut machine, at(1), Input::Replayed { id, result })

@@ -240,15 +240,32 @@ fn a_check_whose_stream_closed_is_dropped() {
     let mut machine = machine(config());
     let effects = feed(&mut machine, at(0), check(1, 8));
     let id = replay_id(&effects).unwrap();
-    feed(
-        &mut machine,
-        at(1),
-        Input::StreamClosed {
-            stream: StreamId(1),
-        },
-    );
+    let closed = Input::StreamClosed {
+        stream: StreamId(1),
+    };
+    let effects = feed(&mut machine, at(1), closed);
     assert_eq!(machine.pending(), 0);
+    assert_eq!(effects, [Effect::CancelReplay { id }], "the engine stops");
     assert!(feed(&mut machine, at(2), replayed(id, honest_replay())).is_empty());
+}
+
+#[test]
+fn only_what_strangers_ask_for_waits_for_each_other() {
+    let stranger = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Replay { stranger, .. } => Some(*stranger),
+            _ => None,
+        })
+    };
+    let mut machine = machine(config());
+    let asked = feed(&mut machine, at(0), check(1, 8));
+    assert_eq!(stranger(&asked), Some(true));
+    let own = feed(&mut machine, at(0), ended(&Script::default(), true));
+    assert_eq!(stranger(&own), Some(false));
+    let bundle = Box::new(testing::bundle(&Script::default()));
+    let id = EffectId(77);
+    let judged = feed(&mut machine, at(0), Input::Judge { id, bundle });
+    assert_eq!(stranger(&judged), Some(false));
 }
 
 #[test]
