@@ -13,11 +13,13 @@ use actors::ports::wallet::{
     Delivery, FailReason, Incoming, Invoice, Network, OpenChannel, Outgoing, PayOutcome, Payment,
     Peer, Wallet, WalletError, WalletEvent,
 };
+use actors::shell::payment::forget;
 use bitcoin::hashes::{Hash as _, sha256};
 use futures::StreamExt as _;
 use lab::{Lab, LabOptions, MinerOptions};
 use protocol::ids::{PaymentHash, Preimage};
 use protocol::money::Msat;
+use protocol::payment::io::Input;
 
 /// Bound on anything that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -383,6 +385,36 @@ async fn a_second_wallet_on_the_same_folder_is_refused_and_stopping_twice_is_fin
     let lookup = world.payer.lookup_outgoing(invoice.hash).await;
     assert_eq!(lookup, Err(WalletError::NotRunning));
     world.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_invoice_that_nobody_paid_is_forgotten_when_it_can_no_longer_be_paid() {
+    let lab = Lab::start(LabOptions::default()).await.unwrap();
+    let runtime = Arc::new(WalletRuntime::new().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&lab, dir.path(), 7, &free_address());
+    // Long enough for the first two questions on a busy machine.
+    config.keep_invoices = Duration::from_secs(20);
+    let wallet = LdkWallet::start(config, runtime).await.unwrap();
+    let made = wallet.create_invoice(Msat(1_000), [0; 32], 2).await;
+    let hash = made.unwrap().hash;
+    let early = forget(&wallet, vec![hash]).await;
+    let [
+        Input::StillNeeded {
+            hash: told,
+            wait_ms,
+        },
+    ] = early[..]
+    else {
+        panic!("{early:?}");
+    };
+    assert!(told == hash && wait_ms <= 20_000, "{wait_ms}");
+    until("it is forgotten", || async {
+        forget(&wallet, vec![hash]).await.is_empty()
+    })
+    .await;
+    assert_eq!(wallet.lookup_incoming(hash).await, Ok(Incoming::NotFound));
+    wallet.stop().await;
 }
 
 #[tokio::test]

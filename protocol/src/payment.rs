@@ -58,7 +58,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use saga::Saga;
 use std::collections::BTreeMap;
-use sweep::{SWEPT, Sweep};
+pub use sweep::UNPAID_KEPT_MS;
+use sweep::{SWEPT, SWEPT_UNPAID, Sweep};
 use turn::{Job, RecordError, Timers, Turn};
 use unpaid::Unpaid;
 
@@ -186,6 +187,7 @@ impl Payment {
                 Table::Ledger => machine.load_row(&record.key, value),
                 Table::Credit => machine.credits.load(&record.key, value),
                 Table::Outgoing if record.key == SWEPT => machine.sweep.load(value),
+                Table::Outgoing if record.key == SWEPT_UNPAID => machine.sweep.load_unpaid(value),
                 Table::Outgoing => turn::load_extra(&record.key, value, &mut fee_limits),
                 _ => Ok(()),
             };
@@ -338,6 +340,7 @@ impl Machine for Payment {
                 hash,
                 outcome,
             } => self.sent(turn_ref, event, &hash, outcome),
+            Input::StillNeeded { hash, wait_ms } => self.still_needed(now, hash, wait_ms),
             Input::Report { id } => {
                 let report = Box::new(self.report(now));
                 turn_ref.then(Effect::Reply { id, report });

@@ -107,9 +107,12 @@ impl Ports<Payment> for PaymentPorts {
                 });
             }
             Effect::ForgetPayments { hashes } => {
-                let wallet = self.wallet.clone();
-                let forgetting = async move { forget(wallet.as_ref(), hashes).await };
-                self.shared.runtime.spawn(forgetting);
+                let (wallet, shared) = (self.wallet.clone(), self.shared.clone());
+                self.shared.runtime.spawn(async move {
+                    for needed in forget(wallet.as_ref(), hashes).await {
+                        shared.to_payment(needed).await;
+                    }
+                });
             }
             Effect::Reply { id, report } => {
                 if let Some(waiting) = self.reports.lock().remove(&id) {
@@ -234,18 +237,24 @@ async fn look_up(
     }
 }
 
-/// Lets the wallet drop the records of payments that the books are done with. One that is still needed
-/// stays, and is dropped with a later sweep.
-pub async fn forget(wallet: &dyn Wallet, hashes: Vec<PaymentHash>) {
+/// Lets the wallet drop the records of payments that the books are done with. Of those that
+/// it still needs, the machine is to be told.
+pub async fn forget(wallet: &dyn Wallet, hashes: Vec<PaymentHash>) -> Vec<Input> {
+    let mut needed = Vec::new();
     for hash in hashes {
         match wallet.forget(hash).await {
-            Ok(()) | Err(WalletError::TooEarlyToForget { .. }) => {}
+            Ok(()) => {}
+            Err(WalletError::TooEarlyToForget { hash, wait_s }) => {
+                let wait_ms = wait_s.saturating_mul(1_000);
+                needed.push(Input::StillNeeded { hash, wait_ms });
+            }
             Err(error) => {
                 tracing::debug!(%error, "records of payments could not be dropped");
-                return;
+                break;
             }
         }
     }
+    needed
 }
 
 /// Feeds the wallet's events to Payment until the wallet stops.

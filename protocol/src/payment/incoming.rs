@@ -235,8 +235,7 @@ impl Payment {
             return;
         }
         let (wall, order) = (turn.now.wall, entry.order);
-        let dead = entry.expires.after_ms(self.config.unknown_grace_ms);
-        self.sweep.add_unpaid(dead, *hash);
+        self.sweep.expired(entry);
         self.ledger.change(Some(&mut *turn), row, |entry| {
             entry.state = EntryState::Expired;
             entry.changed = wall;

@@ -193,6 +193,9 @@ pub enum Input {
         hash: PaymentHash,
         outcome: PayOutcome,
     },
+    /// Of [`Effect::ForgetPayments`]: the wallet needs this record for so much longer.
+    /// Milliseconds.
+    StillNeeded { hash: PaymentHash, wait_ms: u64 },
     /// An operator asks for the books.
     Report { id: EffectId },
 }

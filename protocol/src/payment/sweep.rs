@@ -2,7 +2,7 @@
 //!
 //! The books keep every row. What is asked of the wallet is written down first, so an
 //! entry is swept once; one that a crash comes between stays in the wallet, which is harmless.
-//! Invoices that nobody paid go as soon as nobody can pay them any more: strangers cause them
+//! Invoices that nobody paid go as soon as the wallet lets them go: strangers cause them
 //! for free. Those may be named again when their row comes of age.
 
 use super::Payment;
@@ -13,8 +13,8 @@ use super::turn::{self, Extra, RecordError, Turn};
 use crate::ids::PaymentHash;
 use crate::machine::Table;
 use crate::money::Msat;
-use crate::time::{Tick, WallTime};
-use std::collections::VecDeque;
+use crate::time::{Now, Tick, WallTime};
+use std::collections::{BTreeSet, VecDeque};
 
 /// Most payments in one effect: some 10 KB of hashes, and a short transaction for the wallet.
 const MAX_SWEPT: usize = 256;
@@ -22,22 +22,34 @@ const MAX_SWEPT: usize = 256;
 /// Pause between two sweeps. Milliseconds.
 const SWEEP_MS: u64 = 3_600_000;
 
-/// Pause after a sweep that was full. Milliseconds. At 256 a minute it outruns four strangers
-/// a second.
-const FULL_SWEEP_MS: u64 = 60_000;
+/// Pause after a sweep that was full. Milliseconds. It outruns 25 strangers a second.
+const FULL_SWEEP_MS: u64 = 10_000;
+
+/// How long after it was made a wallet keeps an invoice that nobody pays, at most. Milliseconds.
+/// Lightning nodes go by the time of blocks, up to two hours behind, and no invoice of ours is
+/// good for more than an hour.
+pub const UNPAID_KEPT_MS: u64 = 3 * 3_600_000;
+
+/// How much later than it was asked for an invoice may be made, by the wallet's clock. Milliseconds.
+const MAKING_MS: u64 = 60_000;
 
 /// Key in [`Table::Outgoing`] of how far the sweep has come.
 pub(super) const SWEPT: &[u8] = b"swept";
+
+/// The same of unpaid invoices, which are swept by time.
+pub(super) const SWEPT_UNPAID: &[u8] = b"unpaid";
 
 /// Entries that the wallet still knows.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     /// Row, when it was written, hash; oldest first, as many as there are hashes in memory.
     waiting: VecDeque<(u64, WallTime, PaymentHash)>,
-    /// When it is past being paid, and hash, of invoices that nobody paid in this run.
-    unpaid: VecDeque<(WallTime, PaymentHash)>,
+    /// When the wallet may forget it, and hash, of invoices that nobody paid.
+    unpaid: BTreeSet<(WallTime, PaymentHash)>,
     /// Rows before it were swept.
     from: u64,
+    /// Unpaid invoices that the wallet could forget until then were swept.
+    unpaid_until: WallTime,
     /// When the next one may be.
     next: Tick,
 }
@@ -49,13 +61,22 @@ impl Sweep {
         if self.waiting.len() > MAX_HASHES {
             self.waiting.pop_front();
         }
+        if (entry.side, entry.state) == (Side::Host, EntryState::Expired) {
+            self.expired(entry);
+        }
     }
 
-    /// An invoice was not paid, and cannot be after `dead`.
-    pub fn add_unpaid(&mut self, dead: WallTime, hash: PaymentHash) {
-        self.unpaid.push_back((dead, hash));
+    /// Nobody paid this invoice.
+    pub fn expired(&mut self, entry: &LedgerEntry) {
+        let kept = UNPAID_KEPT_MS.saturating_add(MAKING_MS);
+        self.add_unpaid(entry.created.after_ms(kept), entry.hash);
+    }
+
+    /// The wallet may forget this unpaid invoice from `free` on.
+    pub fn add_unpaid(&mut self, free: WallTime, hash: PaymentHash) {
+        self.unpaid.insert((free, hash));
         if self.unpaid.len() > MAX_HASHES {
-            self.unpaid.pop_front();
+            self.unpaid.pop_first();
         }
     }
 
@@ -65,8 +86,16 @@ impl Sweep {
         Ok(())
     }
 
+    /// Loads until when unpaid invoices were swept.
+    pub fn load_unpaid(&mut self, value: &[u8]) -> Result<(), RecordError> {
+        self.unpaid_until = WallTime(turn::decode::<Extra>(value)?.row);
+        Ok(())
+    }
+
     /// Everything is loaded: drops what was swept before.
     pub fn begin(&mut self) {
+        let until = self.unpaid_until;
+        self.unpaid.retain(|(free, _)| *free > until);
         let swept = self.waiting.partition_point(|(row, ..)| *row < self.from);
         self.waiting.drain(..swept);
     }
@@ -76,12 +105,14 @@ impl Payment {
     /// Asks the wallet to forget what is due, if an hour has passed since it was last asked.
     pub(super) fn sweep(&mut self, turn: &mut Turn) {
         let kept_ms = self.config.retention_days.saturating_mul(DAY_MS);
-        if kept_ms == 0 || turn.now.tick < self.sweep.next {
+        if turn.now.tick < self.sweep.next {
             return;
         }
         let mut hashes = Vec::new();
-        self.sweep_unpaid(turn.now.wall, &mut hashes);
-        self.sweep_old(turn, kept_ms, &mut hashes);
+        self.sweep_unpaid(turn, &mut hashes);
+        if kept_ms > 0 {
+            self.sweep_old(turn, kept_ms, &mut hashes);
+        }
         let pause = match hashes.len() < MAX_SWEPT {
             true => SWEEP_MS,
             false => FULL_SWEEP_MS,
@@ -92,17 +123,33 @@ impl Payment {
         }
     }
 
-    fn sweep_unpaid(&mut self, wall: WallTime, hashes: &mut Vec<PaymentHash>) {
-        while let Some((dead, hash)) = self.sweep.unpaid.front().copied()
+    /// The wallet still needs the record of a payment, for so long.
+    pub(super) fn still_needed(&mut self, now: Now, hash: PaymentHash, wait_ms: u64) {
+        let entry = self.ledger.find(Side::Host, &hash);
+        if entry.is_some_and(|(_, entry, _)| entry.state == EntryState::Expired) {
+            let wait_ms = wait_ms.clamp(1_000, UNPAID_KEPT_MS);
+            self.sweep.add_unpaid(now.wall.after_ms(wait_ms), hash);
+        }
+    }
+
+    fn sweep_unpaid(&mut self, turn: &mut Turn, hashes: &mut Vec<PaymentHash>) {
+        let before = self.sweep.unpaid_until;
+        while let Some((free, hash)) = self.sweep.unpaid.first().copied()
             && hashes.len() < MAX_SWEPT
-            && dead < wall
+            && free < turn.now.wall
         {
-            self.sweep.unpaid.pop_front();
+            self.sweep.unpaid.pop_first();
+            self.sweep.unpaid_until = free.max(self.sweep.unpaid_until);
             // Paid late: kept like any other payment.
             let entry = self.ledger.find(Side::Host, &hash);
             if entry.is_none_or(|(_, entry, _)| entry.state != EntryState::Settled) {
                 hashes.push(hash);
             }
+        }
+        if self.sweep.unpaid_until != before {
+            let row = self.sweep.unpaid_until.0;
+            let msat = Msat::ZERO;
+            turn.put(Table::Outgoing, SWEPT_UNPAID, &Extra { row, msat });
         }
     }
 

@@ -525,7 +525,7 @@ fn the_wallet_is_told_to_forget_what_ended_long_ago_part_by_part_and_each_once()
         assert!(hashes.len() <= 256);
         let hashes_full = hashes.len() == 256;
         asked.extend(hashes);
-        let early = if hashes_full { 59_999 } else { 3_599_999 };
+        let early = if hashes_full { 9_999 } else { 3_599_999 };
         assert_eq!(forgotten(&rig.wait(early)), vec![], "too soon");
         if step == 1 {
             rig.restart();

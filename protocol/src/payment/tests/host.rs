@@ -1,6 +1,7 @@
 //! The rules of the side that is paid, one test each.
 
 use super::*;
+use crate::payment::UNPAID_KEPT_MS;
 
 const QUANTUM: u64 = 1_000;
 
@@ -685,25 +686,64 @@ fn an_end_is_confirmed_behind_what_it_writes_each_time_and_booked_once() {
     assert_eq!(costs, [Msat(1_700), Msat(1_700)]);
 }
 
+/// What the wallet is asked to forget.
+fn forgotten(effects: Vec<Effect>) -> Vec<PaymentHash> {
+    let hashes = effects.into_iter().map(|effect| match effect {
+        Effect::ForgetPayments { hashes } => hashes,
+        _ => Vec::new(),
+    });
+    hashes.flatten().collect()
+}
+
 #[test]
 fn the_wallet_forgets_invoices_that_nobody_can_pay_any_more_and_none_that_was_paid() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(Config {
+        retention_days: 0,
+        ..Config::default()
+    });
     for n in 0..300 {
         open(&mut rig, n, 5);
         make(&mut rig, n, 0, n, 1_000);
         close(&mut rig, n, 5, 0, 0);
     }
+    // Any wallet would refuse before.
+    rig.pass(UNPAID_KEPT_MS);
+    assert_eq!(forgotten(rig.received(1, hash(7), 1_000)), []);
     rig.pass(3_600_000);
-    let mut told = Vec::new();
-    for effects in [rig.received(1, hash(7), 1_000), rig.wait(60_000)] {
-        let before = told.len();
-        for effect in effects {
-            if let Effect::ForgetPayments { hashes } = effect {
-                told.extend(hashes);
-            }
-        }
-        assert!(told.len() > before && told.len() <= before + 256);
-    }
-    let unpaid: Vec<PaymentHash> = (0..300).filter(|n| *n != 7).map(hash).collect();
+    let mut told = forgotten(rig.wait(0));
+    assert_eq!(told.len(), 256);
+    told.extend(forgotten(rig.wait(10_000)));
+    told.sort();
+    let mut unpaid: Vec<PaymentHash> = (0..300).filter(|n| *n != 7).map(hash).collect();
+    unpaid.sort();
     assert!(told == unpaid, "{} of {}", told.len(), unpaid.len());
+}
+
+#[test]
+fn unpaid_invoices_are_forgotten_after_a_restart_too_and_again_where_it_was_too_early() {
+    let mut rig = Rig::new(Config::default());
+    for n in 0..2 {
+        open(&mut rig, n, 5);
+        make(&mut rig, n, 0, n, 1_000);
+        close(&mut rig, n, 5, 0, 0);
+        rig.pass(3_600_000);
+    }
+    rig.restart();
+    assert_eq!(forgotten(rig.wait(UNPAID_KEPT_MS - 3_600_000)), [hash(0)]);
+    let early = Input::StillNeeded {
+        hash: hash(0),
+        wait_ms: 7_000_000,
+    };
+    assert_eq!(rig.give(early), []);
+    // The first one comes again when the wallet said so; after another restart it does not.
+    assert_eq!(forgotten(rig.wait(3_600_000)), [hash(1)]);
+    rig.restart();
+    assert_eq!(forgotten(rig.wait(3_600_000)), []);
+    let early = Input::StillNeeded {
+        hash: hash(1),
+        wait_ms: 7_000_000,
+    };
+    rig.give(early);
+    assert_eq!(forgotten(rig.wait(3_600_000)), []);
+    assert_eq!(forgotten(rig.wait(3_600_000)), [hash(1)]);
 }

@@ -10,6 +10,8 @@ use bitcoin::Network;
 use protocol::ids::LightningId;
 use serde::{Deserialize, Serialize};
 
+use super::invoices::KEEP;
+
 /// Where the wallet learns about the chain.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -106,6 +108,9 @@ pub struct LdkConfig {
     pub pay_timeout: Duration,
     /// How long opening a channel waits for the peer's consent.
     pub open_timeout: Duration,
+    /// How long after it was made the record of an invoice is kept at least. Less than the
+    /// default is for tests: LDK takes payments for so long.
+    pub keep_invoices: Duration,
 }
 
 impl LdkConfig {
@@ -126,6 +131,7 @@ impl LdkConfig {
             pay_timeout: Duration::from_secs(60),
             // A peer on Tor with a slow disk answers within a minute.
             open_timeout: Duration::from_secs(60),
+            keep_invoices: KEEP,
         }
     }
 }

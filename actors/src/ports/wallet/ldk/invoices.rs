@@ -3,6 +3,7 @@
 //! Holding, settling and cancelling are next door in `holds`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bitcoin::hashes::{Hash as _, sha256};
 use ldk_node::lightning_invoice::{Bolt11InvoiceDescription, Description, Sha256};
@@ -10,6 +11,7 @@ use ldk_node::lightning_types::payment::PaymentHash as LdkHash;
 use ldk_node::payment::{PaymentDirection, PaymentStatus};
 use protocol::ids::PaymentHash;
 use protocol::money::Msat;
+use protocol::payment::UNPAID_KEPT_MS;
 
 use super::{Inner, convert, now_ms};
 use crate::ports::wallet::invoice::facts;
@@ -17,7 +19,9 @@ use crate::ports::wallet::{Incoming, Invoice, MAX_EXPIRY_S, WalletError};
 
 /// LDK accepts payments up to two hours after an invoice's expiry, because it
 /// goes by block times; records are kept for that long and the longest expiry.
-const KEEP_S: u64 = 2 * 3_600 + MAX_EXPIRY_S as u64;
+pub(super) const KEEP: Duration = Duration::from_secs(2 * 3_600 + MAX_EXPIRY_S as u64);
+// The books ask for it then, and not earlier.
+const _: () = assert!(KEEP.as_millis() as u64 == UNPAID_KEPT_MS);
 
 /// The hash of a description, as an invoice carries it.
 pub(super) fn hashed(description: [u8; 32]) -> Bolt11InvoiceDescription {
@@ -114,6 +118,7 @@ pub(super) fn lookup(inner: &Arc<Inner>, hash: PaymentHash) -> Result<Incoming, 
 /// Drops the records of a final payment or an invoice past its time. Blocks.
 pub(super) fn forget(inner: &Arc<Inner>, hash: PaymentHash) -> Result<(), WalletError> {
     let id = convert::payment_id(hash);
+    let keep_s = inner.config.keep_invoices.as_secs();
     let journal = inner.store.journal(hash)?;
     let details = inner.node.payment(&id);
     let wait_s = |until_s: u64| until_s.saturating_sub(now_ms() / 1_000);
@@ -121,9 +126,9 @@ pub(super) fn forget(inner: &Arc<Inner>, hash: PaymentHash) -> Result<(), Wallet
         (None, None) => return Ok(()),
         (Some(details), _) if details.direction == PaymentDirection::Inbound => {
             if inner.held.lock().contains_key(&hash) {
-                KEEP_S
+                keep_s
             } else {
-                wait_s(details.latest_update_timestamp.saturating_add(KEEP_S))
+                wait_s(details.latest_update_timestamp.saturating_add(keep_s))
             }
         }
         (_, journal) => {
