@@ -3,6 +3,8 @@
 //! Not what is asked: that is [`super::guard`]'s. Bounds whoever opens connections and says
 //! nothing, sends its headers or its body byte by byte, or does not read its answer.
 
+mod patient;
+
 use super::errors::ApiError;
 use axum::Router;
 use axum::body::Body;
@@ -13,6 +15,7 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use patient::Patient;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +39,8 @@ pub struct Bounds {
     pub connections: usize,
     /// Longest wait for the head of a request, the first byte included.
     pub head: Duration,
+    /// Longest wait for a client to take more of an answer.
+    pub write: Duration,
 }
 
 impl Default for Bounds {
@@ -46,6 +51,8 @@ impl Default for Bounds {
             connections: 256,
             // A program sends its head in one piece; a connection without work is closed.
             head: Duration::from_secs(15),
+            // A program reads at once; one on a lost line comes back within seconds.
+            write: Duration::from_secs(30),
         }
     }
 }
@@ -112,7 +119,10 @@ async fn connection<I>(
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head)
         .max_buf_size(HEAD_MAX_BYTES)
-        .serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(Patient::new(io, bounds.write)),
+            TowerToHyperService::new(router),
+        );
     tokio::pin!(serving);
     // An error here is a client that went away or spoke no HTTP.
     tokio::select! {
@@ -155,9 +165,12 @@ pub async fn whole_body(request: Request, next: Next, most: usize, within: Durat
 mod tests {
     use super::*;
     use axum::middleware;
-    use axum::routing::post;
+    use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+
+    /// Bytes of an answer that no buffer takes whole.
+    const LARGE: usize = 64 << 20;
 
     /// A server with one place, on a free port.
     async fn server(bounds: Bounds) -> (SocketAddr, watch::Sender<bool>) {
@@ -169,6 +182,7 @@ mod tests {
                 "/",
                 post(|body: String| async move { body.len().to_string() }),
             )
+            .route("/large", get(|| async { vec![b'x'; LARGE] }))
             .layer(middleware::from_fn(|request, next| {
                 whole_body(request, next, 16, Duration::from_millis(200))
             }));
@@ -180,6 +194,7 @@ mod tests {
         Bounds {
             connections: 1,
             head: Duration::from_millis(200),
+            write: Duration::from_millis(500),
         }
     }
 
@@ -217,6 +232,53 @@ mod tests {
         assert!(answer(address, GOOD).await.ends_with("\r\n\r\n2"));
         let mut rest = Vec::new();
         let _ = slow.read_to_end(&mut rest).await;
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_its_answer_gives_its_place_back_and_who_does_gets_it_whole() {
+        let (address, _stop) = server(one_place()).await;
+        let ask = "GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let mut deaf = TcpStream::connect(address).await.unwrap();
+        deaf.write_all(ask.as_bytes()).await.unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(30), answer(address, GOOD)).await;
+        assert!(waited.is_ok_and(|said| said.ends_with("\r\n\r\n2")));
+        // Slow, and with pauses below the bound.
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(ask.as_bytes()).await.unwrap();
+        let mut said = vec![0; 4 << 20];
+        let mut count = 0;
+        loop {
+            let read = slow.read(&mut said).await.unwrap();
+            if read == 0 {
+                break;
+            }
+            count += read;
+            if count < 8 << 20 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        assert!(count > LARGE, "{count} of {LARGE} bytes");
+        drop(deaf);
+    }
+
+    #[tokio::test]
+    async fn little_is_kept_by_the_system_for_a_client_that_does_not_read() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4 << 10).unwrap();
+        let connecting = client.connect(listener.local_addr().unwrap());
+        let (deaf, accepted) = tokio::join!(connecting, listener.accept());
+        let (stream, _) = accepted.unwrap();
+        let mut kept = 0;
+        // What the other side's system takes needs a moment.
+        for _ in 0..50 {
+            while let Ok(taken) = stream.try_write(&[0; 4 << 10]) {
+                kept += taken;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(kept < 256 << 10, "{kept} bytes");
+        drop(deaf);
     }
 
     #[tokio::test]
