@@ -3,7 +3,7 @@
 //! Not a policy: it opens no channel and pays nothing by itself. The pieces:
 //! `config` what it is given, `runtime` the threads it runs on, `store` its
 //! files, `start` the attempts to start it, `events` the one consumer of LDK's event queue, `pay` and `holds` and
-//! `channels` the calls, `peers` the reconnecting. Called through the traits of
+//! `channels` the calls, `peers` the reconnecting, `usable` what channels prove of payments. Called through the traits of
 //! the port only.
 //!
 //! ldk-node's calls are synchronous, write to disk, and panic inside a
@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -42,6 +42,7 @@ mod peers;
 mod runtime;
 mod start;
 mod store;
+mod usable;
 
 pub use config::{ChainSource, LdkConfig, LogLevel};
 pub use runtime::WalletRuntime;
@@ -50,6 +51,7 @@ use channels::{ChannelNews, Funding};
 use pay::Waiters;
 use start::Phase;
 use store::{Held, Store};
+use usable::Usable;
 
 /// The embedded wallet. Stop it with [`Wallet::stop`]; dropping it does the
 /// same in the background.
@@ -72,8 +74,8 @@ struct Inner {
     /// Holds the last one's funding, where the wallet has not seen it yet.
     opening: tokio::sync::Mutex<Option<Funding>>,
     news: broadcast::Sender<ChannelNews>,
-    /// Since when all channels have been usable without a break.
-    usable_since: Mutex<Option<Instant>>,
+    /// Since when channels can be used.
+    usable: Usable,
     /// When this run began; older records may be of payments that never left.
     started_ms: u64,
     stopping: watch::Sender<bool>,
@@ -150,6 +152,7 @@ impl Inner {
         let store = Store::open(&config.dir)?;
         let outbox = Arc::new(Outbox::open(Box::new(store.clone()))?);
         let held = store.load_held()?;
+        let usable = Usable::open(store.clone())?;
         let node = build(&config, &store, &runtime)?;
         Ok(Arc::new(Self {
             node_id: LightningId(node.node_id().serialize()),
@@ -164,7 +167,7 @@ impl Inner {
             opening: tokio::sync::Mutex::new(None),
             // Only an open in progress listens, to its own channel.
             news: broadcast::Sender::new(64),
-            usable_since: Mutex::new(None),
+            usable,
             started_ms: now_ms(),
             stopping: watch::Sender::new(false),
             phase: watch::Sender::new(Phase::Starting(None)),

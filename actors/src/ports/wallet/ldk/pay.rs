@@ -21,7 +21,7 @@ use std::time::Duration;
 use ldk_node::lightning::routing::router::RouteParametersConfig;
 use ldk_node::lightning_invoice::Bolt11Invoice;
 use ldk_node::payment::{PaymentDetails, PaymentDirection, PaymentStatus};
-use ldk_node::{LightningBalance, NodeError};
+use ldk_node::{ChannelDetails, LightningBalance, NodeError};
 use parking_lot::Mutex;
 use protocol::ids::PaymentHash;
 use protocol::money::Msat;
@@ -36,9 +36,9 @@ use crate::ports::wallet::{FailReason, Outgoing, PayOutcome, Payment, WalletErro
 /// held up by consumers that do not acknowledge.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long all channels must have been usable before the absence of a payment
-/// in them proves that it never left. LDK drops a peer that does not complete a
-/// commitment within two minutes.
+/// How long all channels that a payment may have gone through must have been usable
+/// before its absence in them proves that it never left. LDK drops a peer that does not
+/// complete a commitment within two minutes.
 const QUIET: Duration = Duration::from_secs(180);
 
 /// Calls to pay that are in progress, by hash.
@@ -286,12 +286,7 @@ fn submit(
         .map(|journal| journal.at_ms);
     let says = facts(invoice);
     if says.expired(now_ms()) {
-        return Ok(not_handed_over(
-            inner,
-            hash,
-            doubtful.is_some(),
-            FailReason::Expired,
-        ));
+        return Ok(not_handed_over(inner, hash, doubtful, FailReason::Expired));
     }
     let mut entry = Journal {
         msat: payment.msat,
@@ -300,6 +295,7 @@ fn submit(
         state: JournalState::Started,
     };
     inner.store.write_journal(hash, &entry)?;
+    inner.usable.look(&inner.node.list_channels())?;
     let limits = RouteParametersConfig {
         max_total_routing_fee_msat: Some(payment.max_fee.0),
         ..RouteParametersConfig::default()
@@ -323,20 +319,20 @@ fn submit(
                 }
             }
             inner.store.write_journal(hash, &entry)?;
-            Ok(not_handed_over(inner, hash, doubtful.is_some(), reason))
+            Ok(not_handed_over(inner, hash, doubtful, reason))
         }
     }
 }
 
-/// LDK took nothing this time. If an earlier run may have handed it over, that
-/// proves nothing.
+/// LDK took nothing this time. If an earlier run may have handed it over (`doubtful`:
+/// when), that proves nothing.
 fn not_handed_over(
     inner: &Arc<Inner>,
     hash: PaymentHash,
-    doubtful: bool,
+    doubtful: Option<u64>,
     reason: FailReason,
 ) -> Submitted {
-    if doubtful && !quiet(inner) {
+    if doubtful.is_some_and(|began_ms| !quiet(inner, began_ms)) {
         return Submitted::Done(PayOutcome::Unknown {
             submitted: false,
             why: format!(
@@ -359,35 +355,58 @@ fn why_not_sent(inner: &Inner, payment: &Payment, error: &NodeError) -> FailReas
         _ => {}
     }
     let channels = inner.node.list_channels();
-    let usable = || channels.iter().filter(|channel| channel.is_usable);
-    let capacity: u64 = usable().map(|channel| channel.outbound_capacity_msat).sum();
+    let figures: Vec<Figures> = channels.iter().map(Figures::of).collect();
+    why_channels_refuse(&figures, payment.msat, payment.max_fee)
+}
+
+/// What a channel says of itself that decides whether something can be sent.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    ready: bool,
+    usable: bool,
+    capacity: u64,
+    most_at_once: u64,
+    least_at_once: u64,
+}
+
+impl Figures {
+    fn of(channel: &ChannelDetails) -> Self {
+        Self {
+            ready: channel.is_channel_ready,
+            usable: channel.is_usable,
+            capacity: channel.outbound_capacity_msat,
+            most_at_once: channel.next_outbound_htlc_limit_msat,
+            least_at_once: channel.next_outbound_htlc_minimum_msat,
+        }
+    }
+}
+
+fn why_channels_refuse(channels: &[Figures], msat: Msat, max_fee: Msat) -> FailReason {
+    let usable = || channels.iter().filter(|channel| channel.usable);
+    let capacity: u64 = usable().map(|channel| channel.capacity).sum();
     // Over all channels: a payment may be split between them.
-    let at_once: u64 = usable()
-        .map(|channel| channel.next_outbound_htlc_limit_msat)
-        .sum();
-    if usable().next().is_none() && channels.iter().any(|channel| channel.is_channel_ready) {
+    let at_once: u64 = usable().map(|channel| channel.most_at_once).sum();
+    if usable().next().is_none() && channels.iter().any(|channel| channel.ready) {
         FailReason::PeerOffline
-    } else if capacity < payment.msat.0 {
+    } else if capacity < msat.0 {
         FailReason::Underfunded {
-            needed: payment.msat,
+            needed: msat,
             spendable: Msat(capacity),
         }
-    } else if usable().all(|channel| channel.next_outbound_htlc_minimum_msat > payment.msat.0) {
+    } else if usable().all(|channel| channel.least_at_once > msat.0) {
         // Too small: the most that may be under way in amounts too small for
         // an output of their own (27,750 sat at the lowest fees) is under way.
         FailReason::ChannelBusy
     } else if at_once == 0 {
         // As many payments are under way as there may be.
         FailReason::ChannelBusy
-    } else if at_once < payment.msat.0 {
+    } else if at_once < msat.0 {
         FailReason::TooLarge {
-            needed: payment.msat,
+            needed: msat,
             largest: Msat(at_once),
         }
     } else {
-        FailReason::NoRoute {
-            max_fee: payment.max_fee,
-        }
+        FailReason::NoRoute { max_fee }
     }
 }
 
@@ -406,7 +425,8 @@ pub(super) fn lookup(inner: &Arc<Inner>, hash: PaymentHash) -> Result<Outgoing, 
             }
             (PaymentStatus::Pending | PaymentStatus::Succeeded, _) => {
                 let since = details.latest_update_timestamp.saturating_mul(1_000);
-                return Ok(open_or_lost(inner, hash, since));
+                let began = journal.map_or(since, |journal| journal.at_ms.min(since));
+                return Ok(open_or_lost(inner, hash, since, began));
             }
             (PaymentStatus::Failed, _) => {}
         }
@@ -423,13 +443,13 @@ pub(super) fn lookup(inner: &Arc<Inner>, hash: PaymentHash) -> Result<Outgoing, 
                 preimage,
             },
             JournalState::Failed { reason } => Outgoing::Failed { reason },
-            JournalState::Started => open_or_lost(inner, hash, journal.at_ms),
+            JournalState::Started => open_or_lost(inner, hash, journal.at_ms, journal.at_ms),
         },
     })
 }
 
-fn open_or_lost(inner: &Arc<Inner>, hash: PaymentHash, since_ms: u64) -> Outgoing {
-    if earlier(inner, since_ms) && !inner.waiters.busy(hash) && quiet(inner) {
+fn open_or_lost(inner: &Inner, hash: PaymentHash, since_ms: u64, began_ms: u64) -> Outgoing {
+    if earlier(inner, since_ms) && !inner.waiters.busy(hash) && quiet(inner, began_ms) {
         Outgoing::Failed {
             reason: FailReason::NeverLeft,
         }
@@ -445,15 +465,18 @@ fn earlier(inner: &Inner, ms: u64) -> bool {
     ms.saturating_add(1_000) < inner.started_ms
 }
 
-/// Whether the channels prove that nothing from an earlier run is under way:
-/// all usable for long enough, no payment of ours in any of them, no event
-/// waiting.
-fn quiet(inner: &Inner) -> bool {
-    let long_enough = inner
-        .usable_since
-        .lock()
-        .is_some_and(|since| since.elapsed() >= QUIET);
-    long_enough
+/// Whether the channels prove that nothing which an earlier run began then is under way:
+/// all that it may have gone through usable for long enough, no payment of ours in any of
+/// them, no event waiting.
+fn quiet(inner: &Inner, began_ms: u64) -> bool {
+    let channels = inner.node.list_channels();
+    let (mattered, others): (Vec<_>, Vec<_>) = channels
+        .iter()
+        .partition(|channel| inner.usable.mattered(channel, began_ms));
+    let other = |id| others.iter().any(|channel| channel.channel_id == id);
+    let long_enough = |channel: &&ChannelDetails| inner.usable.is_for(channel, QUIET);
+    inner.usable.is_open_for(QUIET)
+        && mattered.iter().all(long_enough)
         && inner.node.next_event().is_none()
         && inner
             .node
@@ -462,12 +485,62 @@ fn quiet(inner: &Inner) -> bool {
             .iter()
             .all(|balance| match balance {
                 LightningBalance::ClaimableOnChannelClose {
+                    channel_id,
                     outbound_payment_htlc_rounded_msat,
                     ..
-                } => *outbound_payment_htlc_rounded_msat == 0,
+                } => *outbound_payment_htlc_rounded_msat == 0 || other(*channel_id),
                 LightningBalance::MaybeTimeoutClaimableHTLC {
                     outbound_payment, ..
                 } => !outbound_payment,
                 _ => true,
             })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_say_why_nothing_was_sent() {
+        let fine = Figures {
+            ready: true,
+            usable: true,
+            capacity: 90_000,
+            most_at_once: 50_000,
+            least_at_once: 1,
+        };
+        let away = Figures {
+            usable: false,
+            ..fine
+        };
+        let busy = Figures {
+            most_at_once: 0,
+            ..fine
+        };
+        let dust = Figures {
+            least_at_once: 400_000,
+            ..fine
+        };
+        let max_fee = Msat(7);
+        let why = |channels: &[Figures], msat| why_channels_refuse(channels, Msat(msat), max_fee);
+        let underfunded = |needed, spendable| FailReason::Underfunded {
+            needed: Msat(needed),
+            spendable: Msat(spendable),
+        };
+        assert_eq!(why(&[], 1), underfunded(1, 0));
+        assert_eq!(why(&[away, away], 1), FailReason::PeerOffline);
+        // What lies with a peer that is away cannot be spent.
+        assert_eq!(why(&[fine, away], 90_001), underfunded(90_001, 90_000));
+        assert_eq!(why(&[dust], 1_000), FailReason::ChannelBusy);
+        assert_eq!(why(&[busy], 1_000), FailReason::ChannelBusy);
+        // There is enough, but not for one payment, in one part or in several.
+        let too_large = |needed, largest| FailReason::TooLarge {
+            needed: Msat(needed),
+            largest: Msat(largest),
+        };
+        assert_eq!(why(&[fine], 60_000), too_large(60_000, 50_000));
+        assert_eq!(why(&[fine, busy], 120_000), too_large(120_000, 50_000));
+        assert_eq!(why(&[fine, fine], 60_000), FailReason::NoRoute { max_fee });
+        assert_eq!(why(&[fine], 50_000), FailReason::NoRoute { max_fee });
+    }
 }

@@ -1,7 +1,7 @@
 //! Keeping the peers of our channels connected.
 //!
 //! ldk-node looks once a minute; a payment should not wait for that after a
-//! restart. Also keeps the time since which every channel has been usable.
+//! restart. Also keeps the time since which each channel has been usable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,14 +47,8 @@ fn look_once(
     mut absent: HashMap<PublicKey, Absent>,
 ) -> HashMap<PublicKey, Absent> {
     let channels = inner.node.list_channels();
-    let all_usable = channels.iter().all(|channel| channel.is_usable);
-    {
-        let mut since = inner.usable_since.lock();
-        *since = match (*since, all_usable) {
-            (Some(since), true) => Some(since),
-            (None, true) => Some(Instant::now()),
-            (_, false) => None,
-        };
+    if let Err(error) = inner.usable.look(&channels) {
+        tracing::debug!(%error, "what channels can be used could not be written");
     }
     let peers = inner.node.list_peers();
     absent.retain(|key, _| peers.iter().any(|p| p.node_id == *key && !p.is_connected));

@@ -25,6 +25,7 @@ const OUTBOX: &str = "outbox";
 const OUTGOING: &str = "outgoing";
 const HELD: &str = "held";
 const CLAIMED: &str = "claimed";
+const CHANNELS: &str = "channels";
 
 /// A payment that we have set out to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +125,28 @@ impl Store {
             }
         }
         Ok(all)
+    }
+
+    /// Of each channel, by its number here, since when it cannot be used; none, it can.
+    pub fn load_channels(&self) -> Result<HashMap<u128, Option<u64>>, WalletError> {
+        let mut all = HashMap::new();
+        for name in self.names(CHANNELS)? {
+            let number = name.parse().map_err(|_| WalletError::Storage {
+                reason: format!("channel `{name}` has no number"),
+            })?;
+            if let Some(since_ms) = self.get(CHANNELS, &name)? {
+                all.insert(number, since_ms);
+            }
+        }
+        Ok(all)
+    }
+
+    pub fn write_channel(&self, number: u128, away_ms: Option<u64>) -> Result<(), WalletError> {
+        self.put(CHANNELS, &number.to_string(), &away_ms)
+    }
+
+    pub fn remove_channel(&self, number: u128) -> Result<(), WalletError> {
+        self.delete(CHANNELS, &number.to_string())
     }
 
     fn get<T: DeserializeOwned>(&self, space: &str, name: &str) -> Result<Option<T>, WalletError> {
