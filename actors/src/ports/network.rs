@@ -23,6 +23,7 @@ mod frame;
 mod handle;
 mod keys;
 mod protocols;
+mod revocable;
 mod scope;
 mod streams;
 mod swarm;

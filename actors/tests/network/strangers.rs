@@ -238,6 +238,28 @@ async fn a_hundred_silent_connections_from_one_address_shut_nobody_else_out() {
 }
 
 #[tokio::test]
+async fn silent_connections_from_many_addresses_give_way_to_newcomers() {
+    let host = Host::new(69).await;
+    let text = host.handle.local_addresses().remove(0).to_string();
+    let port: u16 = text.split('/').nth(4).unwrap().parse().unwrap();
+    let mut silent = Vec::new();
+    // 320, each address within its bound; there is room for 256.
+    for n in 0..320 {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = format!("127.0.1.{}:0", 1 + n / 16);
+        socket.bind(from.parse().unwrap()).unwrap();
+        let to = format!("127.0.0.1:{port}").parse().unwrap();
+        silent.push(within(socket.connect(to)).await.unwrap());
+    }
+    let mut status = host.handle.status();
+    within(status.wait_for(|status| status.failed_inbound >= 64))
+        .await
+        .unwrap();
+    host.serves().await;
+    drop(silent);
+}
+
+#[tokio::test]
 async fn connections_of_one_address_are_bounded_and_free_again_when_one_leaves() {
     let host = Host::with(66, |config| config.bounds.connections_per_origin = 3).await;
     let mut near = Vec::new();

@@ -19,13 +19,15 @@ pub const CONNECTIONS_PER_PEER: u32 = 4;
 /// Dials under way. Each may hold several sockets for up to the connect timeout.
 pub const PENDING_DIALS: u32 = 32;
 /// Inbound connections that have not proved their key yet, of all addresses. A socket and a few
-/// kilobytes each, for [`Timing::connect`] at most.
+/// kilobytes each, for [`Timing::connect`] at most. Beyond it the oldest gives way to the newest: an
+/// honest one needs some round trips, a silent one all the time that it gets.
 pub const PENDING_INBOUND: u32 = 256;
-/// The same from one address (or /64 of IPv6): silent connections of one machine must not shut out
-/// the others, and as many buyers may well come at once through one router.
+/// The same from one address (or /64 of IPv6, and twice as many from a /48): silent connections of
+/// one machine must not shut out the others, and as many buyers may well come at once through one
+/// router.
 pub const PENDING_INBOUND_PER_ORIGIN: u32 = 16;
-/// Connections from one address (or /64 of IPv6): an office behind one router, and an eighth of
-/// all.
+/// Connections from one address (or /64 of IPv6, and twice as many from a /48): an office behind one
+/// router, and an eighth of all.
 pub const CONNECTIONS_PER_ORIGIN: u32 = 32;
 /// Inbound streams of one peer: a buyer needs one per order; an agent a few.
 pub const INBOUND_STREAMS_PER_PEER: usize = 16;
@@ -96,7 +98,7 @@ pub const TOPICS_PER_PEER: usize = 128;
 pub const GOSSIP_PER_AUTHOR: u32 = 120;
 /// The span over which [`GOSSIP_PER_AUTHOR`] counts.
 pub const GOSSIP_WINDOW: Duration = Duration::from_secs(60);
-/// Authors whose messages are counted at once; those of more are passed over until the span ends.
+/// Authors whose messages are counted at once; beyond it one, drawn by lot, is forgotten.
 pub const GOSSIP_AUTHORS: usize = 4096;
 /// Pairs of author and topic whose last number is remembered; beyond it the lowest numbers go.
 pub const GOSSIP_SEQUENCES: usize = 16_384;

@@ -3,6 +3,7 @@
 //! No policy and no loop; `task` drives what is built here.
 
 use super::bounds::*;
+use super::revocable::{Latest, Revocable};
 use super::scope::GlobalOnly;
 use super::{Config, Identity, PeerId, Role, StartError, admission, streams};
 use futures::future::Either;
@@ -49,11 +50,12 @@ pub(super) fn build(
     extra: Option<ReadyTransport>,
     tasks: Tasks,
 ) -> Result<Swarm<Behaviour>, StartError> {
-    let transport = transport(config, identity, extra)?;
+    let latest = Latest::default();
+    let transport = Revocable::new(transport(config, identity, extra)?, latest.clone()).boxed();
     let settings = libp2p::swarm::Config::with_executor(move |task| tasks.spawn(task))
         .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS)
         .with_idle_connection_timeout(IDLE_CONNECTION);
-    let behaviour = behaviour(config, identity)?;
+    let behaviour = behaviour(config, identity, latest)?;
     Ok(Swarm::new(
         transport,
         behaviour,
@@ -149,7 +151,11 @@ fn sockets(config: &Config, identity: &Identity) -> Result<ReadyTransport, Start
     })
 }
 
-fn behaviour(config: &Config, identity: &Identity) -> Result<Behaviour, StartError> {
+fn behaviour(
+    config: &Config,
+    identity: &Identity,
+    latest: Latest,
+) -> Result<Behaviour, StartError> {
     let bounds = &config.bounds;
     let one_way = bounds.connections.min(CONNECTIONS_ONE_WAY);
     // Where others dial in, dials of our own have what is left.
@@ -159,7 +165,8 @@ fn behaviour(config: &Config, identity: &Identity) -> Result<Behaviour, StartErr
     };
     let orders = streams::Orders::default();
     let limits = ConnectionLimits::default()
-        .with_max_pending_incoming(Some(PENDING_INBOUND))
+        // Those that gave way are counted here for a moment more.
+        .with_max_pending_incoming(Some(2 * PENDING_INBOUND))
         .with_max_pending_outgoing(Some(bounds.pending_dials))
         .with_max_established_outgoing(Some(outgoing))
         .with_max_established_per_peer(Some(bounds.connections_per_peer));
@@ -173,10 +180,14 @@ fn behaviour(config: &Config, identity: &Identity) -> Result<Behaviour, StartErr
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         admission: admission::Behaviour::new(
-            bounds.pending_inbound_per_origin,
-            bounds.connections_per_origin,
-            one_way,
+            admission::Limits {
+                pending: PENDING_INBOUND,
+                pending_per_origin: bounds.pending_inbound_per_origin,
+                established: one_way,
+                established_per_origin: bounds.connections_per_origin,
+            },
             orders.clone(),
+            latest,
         ),
         streams: streams::Behaviour::new(
             &config.accept,

@@ -3,6 +3,7 @@
 use super::super::bounds::{GOSSIP_AUTHORS, GOSSIP_SEQUENCES, GOSSIP_WINDOW, REPORT_INTERVAL};
 use super::{Misbehaviour, PeerId};
 use libp2p::swarm::ConnectionError;
+use rand::Rng;
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
@@ -42,8 +43,9 @@ impl Policing {
         true
     }
 
-    /// Counts a message; returns how many its author signed in this window. Authors beyond those
-    /// that are counted have too many.
+    /// Counts a message; returns how many its author signed in this window. Where as many authors
+    /// are counted as can be, one of them, drawn by lot, is forgotten: keys are free, and many of
+    /// them must not take away the word from everybody else.
     pub(super) fn count_gossip(&mut self, author: PeerId, now: Instant) -> u32 {
         let since = *self.gossip_since.get_or_insert(now);
         if now.duration_since(since) >= GOSSIP_WINDOW {
@@ -51,7 +53,10 @@ impl Policing {
             self.gossip_since = Some(now);
         }
         if self.gossip.len() >= GOSSIP_AUTHORS && !self.gossip.contains_key(&author) {
-            return u32::MAX;
+            let drawn = rand::thread_rng().gen_range(0..self.gossip.len());
+            if let Some(author) = self.gossip.keys().nth(drawn).copied() {
+                self.gossip.remove(&author);
+            }
         }
         let count = self.gossip.entry(author).or_insert(0);
         *count = count.saturating_add(1);
@@ -149,15 +154,23 @@ mod tests {
     }
 
     #[test]
-    fn authors_without_end_do_not_reset_anybodys_count() {
+    fn authors_without_end_shut_no_author_out_and_reset_few_counts() {
         let mut policing = Policing::default();
-        let (author, now) = (PeerId::random(), Instant::now());
-        assert_eq!(policing.count_gossip(author, now), 1);
-        for _ in 0..GOSSIP_AUTHORS {
-            policing.count_gossip(PeerId::random(), now);
+        let now = Instant::now();
+        let known: Vec<PeerId> = (0..100).map(|_| PeerId::random()).collect();
+        for author in &known {
+            assert_eq!(policing.count_gossip(*author, now), 1);
         }
-        assert_eq!(policing.count_gossip(author, now), 2);
-        assert_eq!(policing.count_gossip(PeerId::random(), now), u32::MAX);
+        // As many as there is room for, and a tenth more.
+        for _ in 0..GOSSIP_AUTHORS - 100 + GOSSIP_AUTHORS / 10 {
+            assert_eq!(policing.count_gossip(PeerId::random(), now), 1);
+            assert!(policing.gossip.len() <= GOSSIP_AUTHORS);
+        }
+        let counted = known
+            .iter()
+            .filter(|author| policing.count_gossip(**author, now) == 2);
+        // Some 10 of 100 are drawn; 50 by one chance in 10^20.
+        assert!(counted.count() > 50);
     }
 
     #[test]
