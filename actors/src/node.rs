@@ -16,7 +16,7 @@ use crate::ports::relay::{
 use crate::ports::storage::Storage;
 use crate::ports::wallet::Wallet;
 use crate::shell::discovery::{
-    DiscoveryPorts, Lists, Withdrawal, follow_relays, gossip, judge as judge_gossip,
+    DiscoveryPorts, Lists, OwnAddresses, Withdrawal, attend_relays, gossip, judge as judge_gossip,
 };
 use crate::shell::inference::{CLIENT_QUEUE, Clients, Counts, InferencePorts};
 use crate::shell::payment::{PaymentPorts, Reports};
@@ -275,6 +275,11 @@ impl Node {
             signer: event_signer,
             gossip: serving.clone().unwrap_or_else(|| dialer.clone()),
             dialer: dialer.clone(),
+            addresses: OwnAddresses {
+                network: config.network,
+                announce: config.announce.clone(),
+                serving: serving.clone(),
+            },
             wallet: wallet.clone(),
             lists: lists.clone(),
             withdrawal: withdrawal.clone(),
@@ -300,12 +305,12 @@ impl Node {
             compute: compute.clone(),
             notes: notes.clone(),
             judgements: judgements.clone(),
+            replays: Replays::default(),
         };
         let reputation_ports = ReputationPorts {
             shared: shared.clone(),
         };
 
-            replays: Replays::default(),
         let (system, actors) = spawn_actors(move || Actors {
             discovery: on_arbiter(Driver::new(discovery_machine, discovery_ports, clock)),
             payment: on_arbiter(Driver::new(payment_machine, payment_ports, clock)),
@@ -341,15 +346,18 @@ impl Node {
             actors.reputation.recipient::<Halt>(),
         ];
 
-        let dialled = follow_swarm(shared.clone(), streams.clone(), dialer_events);
-        shared.supervise("the events of outgoing connections", dialled);
+        let outgoing = "the events of outgoing connections";
+        attend_swarm(&shared, outgoing, streams.clone(), dialer_events);
         if let Some(events) = serving_events {
-            let served = follow_swarm(shared.clone(), streams, events);
-            shared.supervise("the events of incoming connections", served);
+            attend_swarm(
+                &shared,
+                "the events of incoming connections",
+                streams,
+                events,
+            );
         }
         if let Some(events) = relay_events {
-            let listings = follow_relays(shared.clone(), config.network, relays.clone(), events);
-            shared.supervise("the events of the relays", listings);
+            attend_relays(&shared, config.network, relays.clone(), events);
         }
         let payments = payment_shell::follow(shared.clone(), wallet.clone());
         // A wallet that is not there has no events.
@@ -402,11 +410,6 @@ impl Node {
         };
         let message = protocol::manifest::lightning_statement(&self.inner.key, config.network);
         let limits = listed_limits(models.iter().map(|model| model.limits));
-        let addresses = match config.announce.is_empty() {
-            true => self.listening(),
-            false => self.named(&config.announce),
-        };
-        let addresses = told_to_others(config.network, addresses);
         let manifest = Manifest {
             network: config.network,
             node: self.inner.key,
@@ -419,7 +422,8 @@ impl Node {
             limits,
             payment_modes: config.orders.modes.clone(),
             quantum: config.quantum,
-            addresses,
+            // Those of each self-test.
+            addresses: Vec::new(),
             created: wall_now(),
             expires: wall_now(),
             extensions: Vec::new(),
@@ -446,23 +450,9 @@ impl Node {
 
     /// Where it can be reached; empty for a pure client.
     pub fn addresses(&self) -> Vec<String> {
-        let listening = self.listening();
-        listening.iter().map(ToString::to_string).collect()
-    }
-
-    fn listening(&self) -> Vec<Multiaddr> {
         let serving = self.inner.serving.iter();
-        serving.flat_map(NetworkHandle::local_addresses).collect()
-    }
-
-    /// The operator's addresses, each with our peer id at its end.
-    fn named(&self, addresses: &[Multiaddr]) -> Vec<Multiaddr> {
-        let me = self.inner.serving.as_ref().map(NetworkHandle::peer_id);
-        let with_peer = |address: &Multiaddr| match (network::peer_of(address), me) {
-            (None, Some(me)) => address.clone().with_p2p(me).unwrap_or_else(|same| same),
-            _ => address.clone(),
-        };
-        addresses.iter().map(with_peer).collect()
+        let listening = serving.flat_map(NetworkHandle::local_addresses);
+        listening.map(|address| address.to_string()).collect()
     }
 
     /// The wallet.
@@ -722,22 +712,6 @@ async fn answered<T>(
     tokio::time::timeout(limit, both).await.ok().flatten()
 }
 
-/// The addresses that a listing names: those that mean the same machine to everybody. On a network
-/// for tests all nodes are near.
-fn told_to_others(network: Network, addresses: Vec<Multiaddr>) -> Vec<String> {
-    let (told, kept): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
-        .partition(|address| network == Network::Regtest || network::is_global(address));
-    if told.is_empty() && !kept.is_empty() {
-        tracing::warn!(
-            addresses = ?kept,
-            "no address of this node can be reached from outside its own network: set `announce` in \
-             freehold.toml to its public address"
-        );
-    }
-    told.iter().map(ToString::to_string).collect()
-}
-
 /// The limits that a listing shows for all its models: the largest of each. A buyer bounds
 /// them by the context of the model that it asks for, and the host by that model's own.
 fn listed_limits(models: impl Iterator<Item = HostLimits>) -> HostLimits {
@@ -796,6 +770,16 @@ async fn start_serving(
     }
     let identity = Identity::from_secret(config.keys.node).map_err(|_| NodeError::Keys)?;
     Ok(Some(Swarm::start(serving, identity).await?))
+}
+
+/// Hears what a swarm tells, for as long as the node lives.
+pub(crate) fn attend_swarm(
+    shared: &Shared,
+    part: &'static str,
+    streams: Streams,
+    events: mpsc::Receiver<NetworkEvent>,
+) {
+    shared.supervise(part, follow_swarm(shared.clone(), streams, events));
 }
 
 async fn follow_swarm(shared: Shared, streams: Streams, mut events: mpsc::Receiver<NetworkEvent>) {
@@ -874,20 +858,6 @@ async fn spawn_actors(
 mod tests {
     use super::*;
     use crate::ports::relay::EventSigner;
-
-    #[test]
-    fn a_listing_names_no_address_of_a_private_network_unless_all_nodes_are_near() {
-        let addresses: Vec<Multiaddr> = [
-            "/ip4/127.0.0.1/tcp/9",
-            "/ip4/192.168.1.5/udp/9/quic-v1",
-            "/ip4/8.8.8.8/tcp/9",
-        ]
-        .map(|text| text.parse().unwrap())
-        .to_vec();
-        let told = told_to_others(Network::Signet, addresses.clone());
-        assert_eq!(told, ["/ip4/8.8.8.8/tcp/9"]);
-        assert_eq!(told_to_others(Network::Regtest, addresses).len(), 3);
-    }
 
     #[test]
     fn a_mere_client_shows_relays_no_node_key() {

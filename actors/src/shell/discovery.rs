@@ -3,7 +3,8 @@
 use super::Shared;
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::network::{
-    GossipMessage, Judgement, Multiaddr, NetworkEvent, NetworkHandle, Protocol, Status,
+    self, GossipMessage, Judgement, Multiaddr, NetworkEvent, NetworkHandle, PeerId, Protocol,
+    Status,
 };
 use crate::ports::relay::listing::{
     ListingDeletion, ListingDraft, ListingEvent, MAX_FOLLOWED, deletion_filters,
@@ -62,12 +63,64 @@ pub struct DiscoveryPorts {
     pub gossip: NetworkHandle,
     /// The buyer's swarm, which knows nothing of our addresses: for the self-test.
     pub dialer: NetworkHandle,
+    /// Where others may reach us, as things are now.
+    pub addresses: OwnAddresses,
     /// For the self-test: can we be paid?
     pub wallet: Arc<dyn Wallet>,
     /// Operators that wait.
     pub lists: Lists,
     /// The withdrawal under way.
     pub withdrawal: Withdrawal,
+}
+
+/// The addresses that a listing names.
+#[derive(Clone)]
+pub struct OwnAddresses {
+    /// The network that money moves on.
+    pub network: Network,
+    /// What the operator says they are; none: those that the swarm listens on.
+    pub announce: Vec<Multiaddr>,
+    /// The serving swarm, where there is one.
+    pub serving: Option<NetworkHandle>,
+}
+
+impl OwnAddresses {
+    /// As things are now: an interface may come up after the node, or get another address.
+    pub fn now(&self) -> Vec<String> {
+        let serving = self.serving.iter();
+        let addresses = match self.announce.is_empty() {
+            true => serving.flat_map(NetworkHandle::local_addresses).collect(),
+            false => {
+                let me = self.serving.as_ref().map(NetworkHandle::peer_id);
+                let named = |address: &Multiaddr| with_peer(address, me);
+                self.announce.iter().map(named).collect()
+            }
+        };
+        told_to_others(self.network, addresses)
+    }
+}
+
+/// An address of the operator's, with our peer id at its end.
+fn with_peer(address: &Multiaddr, me: Option<PeerId>) -> Multiaddr {
+    match (network::peer_of(address), me) {
+        (None, Some(me)) => address.clone().with_p2p(me).unwrap_or_else(|same| same),
+        _ => address.clone(),
+    }
+}
+
+/// Those that mean the same machine to everybody. On a network for tests all nodes are near.
+fn told_to_others(network: Network, addresses: Vec<Multiaddr>) -> Vec<String> {
+    let (told, kept): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| network == Network::Regtest || network::is_global(address));
+    if told.is_empty() && !kept.is_empty() {
+        tracing::warn!(
+            addresses = ?kept,
+            "no address of this node can be reached from outside its own network: set `announce` in \
+             freehold.toml to its public address"
+        );
+    }
+    told.iter().map(ToString::to_string).collect()
 }
 
 /// The gossip topic of a model's pulses.
@@ -80,11 +133,13 @@ impl Ports<Discovery> for DiscoveryPorts {
         match effect {
             Effect::Persist(records) => return self.shared.persist(records),
             Effect::Tell(message) => return self.shared.tell(message),
-            Effect::SelfTest { id, manifest } => {
+            Effect::SelfTest { id, mut manifest } => {
+                manifest.addresses = self.addresses.now();
                 let (shared, wallet) = (self.shared.clone(), self.wallet.clone());
                 let (dialer, serving) = (self.dialer.clone(), self.gossip.clone());
                 self.shared.runtime.spawn(async move {
-                    let result = self_test(&dialer, &serving, wallet.as_ref(), &manifest).await;
+                    let tested = self_test(&dialer, &serving, wallet.as_ref(), &manifest).await;
+                    let result = tested.map(|()| manifest.addresses);
                     shared.to_discovery(Input::SelfTested { id, result }).await;
                 });
             }
@@ -306,6 +361,17 @@ async fn exchange(
     // An audit stream is closed in order, an order stream answered.
     stream.next().await.map_err(|error| text(&error))?;
     Ok(())
+}
+
+/// Feeds what relays bring to Discovery, for as long as the node lives.
+pub fn attend_relays(
+    shared: &Shared,
+    network: Network,
+    relays: Option<RelayHandle>,
+    events: mpsc::Receiver<RelayEvent>,
+) {
+    let following = follow_relays(shared.clone(), network, relays, events);
+    shared.supervise("the events of the relays", following);
 }
 
 /// Feeds what relays bring to Discovery until the pool ends.

@@ -1,9 +1,11 @@
 //! The shells with ears in place of the five machines.
 
-use super::discovery::{follow_relays, judge};
+use super::discovery::{OwnAddresses, follow_relays, judge};
+use super::inference::{Counts, InferencePorts};
 use super::*;
+use crate::driver::Ports;
 use crate::ports::compute::Output;
-use crate::ports::network::{GossipMessage, Identity, Judgement};
+use crate::ports::network::{self, GossipMessage, Identity, Judgement, NetworkEvent};
 use crate::ports::relay::listing::ListingDeletion;
 use crate::ports::relay::{EventSigner, RelayEvent, SecretSigner};
 use actix::{Actor, Context, Handler};
@@ -262,4 +264,113 @@ fn a_pulse_is_its_hosts_own_fresh_and_numbered_by_its_time() {
     ] {
         assert_eq!(judged(node, topic, &data), Judgement::Malformed);
     }
+}
+
+#[test]
+fn a_listing_names_no_address_of_a_private_network_unless_all_nodes_are_near() {
+    let addresses = [
+        "/ip4/127.0.0.1/tcp/9",
+        "/ip4/192.168.1.5/udp/9/quic-v1",
+        "/ip4/8.8.8.8/tcp/9",
+    ]
+    .map(|text| text.parse().unwrap());
+    let own = |network| OwnAddresses {
+        network,
+        announce: addresses.to_vec(),
+        serving: None,
+    };
+    assert_eq!(own(Network::Signet).now(), ["/ip4/8.8.8.8/tcp/9"]);
+    assert_eq!(own(Network::Regtest).now().len(), 3);
+}
+
+#[tokio::test]
+async fn a_listing_names_the_addresses_that_the_swarm_has_now() {
+    let identity = Identity::from_secret([7; 32]).unwrap();
+    let at = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    let config = network::Config::serving("regtest", at);
+    let (serving, _events) = network::Network::start(config, identity).await.unwrap();
+    let mut own = OwnAddresses {
+        network: Network::Regtest,
+        announce: Vec::new(),
+        serving: Some(serving.clone()),
+    };
+    let one: Vec<String> = own.now();
+    assert_eq!(one.len(), 1);
+    // Of its own interface it may name none, as after a start without one.
+    own.serving = None;
+    assert_eq!(own.now(), Vec::<String>::new());
+    own.announce = vec!["/ip4/192.0.2.1/tcp/9".parse().unwrap()];
+    own.serving = Some(serving.clone());
+    assert_eq!(
+        own.now(),
+        [format!("/ip4/192.0.2.1/tcp/9/p2p/{}", serving.peer_id())]
+    );
+    serving.shutdown().await;
+}
+
+#[test]
+fn private_orders_come_from_peers_of_their_own_and_the_others_from_one() {
+    with(|heard| async move {
+        let identity = Identity::from_secret([7; 32]).unwrap();
+        let at = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        let config = network::Config::serving("regtest", at);
+        let (host, mut events) = network::Network::start(config, identity).await.unwrap();
+        let dial = network::Config::client("regtest");
+        let started = network::Network::start(dial.clone(), Identity::ephemeral());
+        let (dialer, _dialled) = started.await.unwrap();
+        let mut ports = InferencePorts {
+            shared: heard.shared.clone(),
+            dialer: dialer.clone(),
+            dial,
+            streams: Default::default(),
+            compute: Default::default(),
+            counts: Counts::new(1),
+            clients: Default::default(),
+        };
+        let addresses: Vec<String> = host
+            .local_addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let mut open = async |n, private| {
+            ports.perform(inference::io::Effect::OpenStream {
+                id: protocol::ids::EffectId(n),
+                host: protocol::ids::NodeKey([7; 32]),
+                addresses: addresses.clone(),
+                private,
+            });
+            loop {
+                if let Some(NetworkEvent::Stream(stream)) = events.recv().await {
+                    return stream.tag();
+                }
+            }
+        };
+        let usual = [open(1, false).await, open(2, false).await];
+        assert_eq!(usual[0], usual[1]);
+        let apart = [open(3, true).await, open(4, true).await];
+        assert!(apart[0] != apart[1] && !apart.contains(&usual[0]));
+        dialer.shutdown().await;
+        host.shutdown().await;
+    });
+}
+
+/// What the node says of the part that ended.
+async fn ended(shared: &Shared) -> String {
+    let mut fatal = shared.fatal();
+    let fatal = fatal.wait_for(Option::is_some).await.unwrap().clone();
+    fatal.unwrap().what
+}
+
+#[test]
+fn a_node_stops_when_nobody_hears_its_swarms_or_relays_any_more() {
+    with(|heard| async move {
+        let (_, events) = mpsc::channel(1);
+        crate::node::attend_swarm(&heard.shared, "a swarm", Default::default(), events);
+        assert!(ended(&heard.shared).await.ends_with("a swarm"));
+    });
+    with(|heard| async move {
+        let (_, events) = mpsc::channel(1);
+        super::discovery::attend_relays(&heard.shared, Network::Regtest, None, events);
+        assert!(ended(&heard.shared).await.ends_with("relays"));
+    });
 }

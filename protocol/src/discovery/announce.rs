@@ -3,7 +3,8 @@
 //! Not other hosts' listings. A listing is published only after a self-test said
 //! *reachable and payable*, and each renewal is tested again: otherwise it would
 //! be a ghost. A node whose places others have taken is reached all the same: it
-//! stays listed, or whoever takes them would choose who is.
+//! stays listed, or whoever takes them would choose who is. A listing names the
+//! addresses of its last test, for a machine's may change.
 //!
 //! # States
 //! `Waiting(until) → Testing → Publishing → Waiting(next) …`; a failure goes back
@@ -61,12 +62,16 @@ pub struct Own {
 impl Own {
     /// Begins with a self-test. `before` is the listing that this one replaces.
     pub fn new(
-        manifest: Manifest,
+        mut manifest: Manifest,
         before: Option<Own>,
         now: Now,
         ids: &mut EffectIds,
         out: &mut Outbox<Effect>,
     ) -> Self {
+        if let Some(old) = &before {
+            // Until the next self-test.
+            manifest.addresses.clone_from(&old.manifest.addresses);
+        }
         let (created, listed, loads) = before
             .map(|old| (old.created, old.listed, old.loads))
             .unwrap_or_default();
@@ -96,7 +101,7 @@ impl Own {
         &mut self,
         now: Now,
         id: EffectId,
-        result: Result<(), SelfTestError>,
+        result: Result<Vec<String>, SelfTestError>,
         ids: &mut EffectIds,
         out: &mut Outbox<Effect>,
     ) {
@@ -104,7 +109,10 @@ impl Own {
             return;
         }
         match result {
-            Ok(()) => self.publish(now, ids, out),
+            Ok(addresses) => {
+                self.manifest.addresses = addresses;
+                self.publish(now, ids, out);
+            }
             Err(SelfTestError::NoRoom) => self.crowded(now, ids, out),
             Err(SelfTestError::Failed(reason)) => self.not_ready(now, &reason, out),
         }
@@ -153,7 +161,8 @@ impl Own {
         }
         out.push(Effect::Notice(format!(
             "Not listed: the self-test says \"{reason}\". Fix it (open the port, or set `announce` \
-             in freehold.toml; for payments, `freehold wallet balance` must show inbound capacity); \
+             in freehold.toml; for payments, `freehold wallet balance` must show inbound capacity, and \
+             nobody can open a channel to a wallet with less than 25,000 sat on chain); \
              tested again in {} s.",
             pause_ms / 1_000
         )));

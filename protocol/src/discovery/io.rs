@@ -102,10 +102,10 @@ pub enum Input {
     Announce(Box<Manifest>),
     /// Operator: take our listing back.
     Withdraw,
-    /// [`Effect::SelfTest`] is done.
+    /// [`Effect::SelfTest`] is done: the addresses that the listing is to name, or why it failed.
     SelfTested {
         id: EffectId,
-        result: Result<(), SelfTestError>,
+        result: Result<Vec<String>, SelfTestError>,
     },
     /// [`Effect::Publish`] is done.
     Published {
@@ -133,7 +133,8 @@ pub enum Effect {
     Persist(Vec<Record>),
     /// To a sibling machine.
     Tell(Message),
-    /// Check from outside the order path that we are reachable and payable.
+    /// Check from outside the order path that we are reachable, at the addresses that this
+    /// machine has now, and payable.
     SelfTest {
         id: EffectId,
         manifest: Box<Manifest>,

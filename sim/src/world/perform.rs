@@ -280,7 +280,7 @@ impl World {
     fn perform_listing(&mut self, node: NodeIx, effect: discovery::io::Effect) {
         use discovery::io::{Effect, Input, SelfTestError};
         match effect {
-            Effect::SelfTest { id, .. } => {
+            Effect::SelfTest { id, manifest } => {
                 let cut = [true, false].iter().any(|way| {
                     self.net
                         .cuts
@@ -291,7 +291,7 @@ impl World {
                     let reason = "this node cannot be reached".to_owned();
                     Err(SelfTestError::Failed(reason))
                 } else {
-                    Ok(())
+                    Ok(manifest.addresses)
                 };
                 let wait = if cut { 15_000 * MS } else { self.latency() * 3 };
                 self.post(

@@ -445,9 +445,7 @@ mod tests {
             .enumerate()
         {
             admission.peers.insert(numbered(number), PeerId::random());
-            admission
-                .established
-                .add(numbered(number), origins(remote));
+            admission.established.add(numbered(number), origins(remote));
         }
         // Who gives way; it is put back at once.
         let mut ask = |remote: &str| {

@@ -7,6 +7,11 @@ fn own_manifest() -> Manifest {
     manifest(scheme().key(), 500, Now::default())
 }
 
+/// Where the self-test found us.
+fn here() -> Vec<String> {
+    vec!["/ip4/192.0.2.1/tcp/9".to_owned()]
+}
+
 fn test_id(effects: &[Effect]) -> Option<EffectId> {
     effects.iter().find_map(|effect| match effect {
         Effect::SelfTest { id, .. } => Some(*id),
@@ -39,7 +44,14 @@ fn announce(machine: &mut Discovery, now: Now) -> EffectId {
 }
 
 fn publish(machine: &mut Discovery, now: Now, id: EffectId) -> Manifest {
-    let effects = feed(machine, now, Input::SelfTested { id, result: Ok(()) });
+    let effects = feed(
+        machine,
+        now,
+        Input::SelfTested {
+            id,
+            result: Ok(here()),
+        },
+    );
     let (id, manifest) = publication(&effects).unwrap();
     let accepted = vec!["ws://one".to_owned()];
     let input = Input::Published {
@@ -49,6 +61,20 @@ fn publish(machine: &mut Discovery, now: Now, id: EffectId) -> Manifest {
     };
     feed(machine, now, input);
     manifest
+}
+
+#[test]
+fn a_listing_names_the_addresses_of_its_last_self_test() {
+    let mut machine = machine();
+    let id = announce(&mut machine, at(0));
+    assert_eq!(publish(&mut machine, at(1_000), id).addresses, here());
+    let due_ms = machine.deadline().unwrap().0 / 1_000_000;
+    let later = at(due_ms + 1);
+    let id = test_id(&wake(&mut machine, later)).unwrap();
+    let moved = vec!["/ip4/198.51.100.7/tcp/9".to_owned()];
+    let result = Ok(moved.clone());
+    let effects = feed(&mut machine, later, Input::SelfTested { id, result });
+    assert_eq!(publication(&effects).unwrap().1.addresses, moved);
 }
 
 #[test]
@@ -149,7 +175,10 @@ fn relays_that_refuse_are_named_and_tried_again() {
     let effects = feed(
         &mut machine,
         at(0),
-        Input::SelfTested { id, result: Ok(()) },
+        Input::SelfTested {
+            id,
+            result: Ok(here()),
+        },
     );
     let (id, _) = publication(&effects).unwrap();
     let refused = vec![("ws://one".to_owned(), "pow: 16 bits needed".to_owned())];
@@ -173,7 +202,10 @@ fn steps_that_never_end_are_tried_again() {
     feed(
         &mut machine,
         at(125_000),
-        Input::SelfTested { id, result: Ok(()) },
+        Input::SelfTested {
+            id,
+            result: Ok(here()),
+        },
     );
     let effects = wake(&mut machine, at(245_000));
     assert_eq!(notices(&effects).len(), 1);
@@ -188,7 +220,10 @@ fn withdrawing_deletes_the_listing_even_one_that_is_on_its_way() {
     let effects = feed(
         &mut machine,
         at(0),
-        Input::SelfTested { id, result: Ok(()) },
+        Input::SelfTested {
+            id,
+            result: Ok(here()),
+        },
     );
     let (id, _) = publication(&effects).unwrap();
     assert!(feed(&mut machine, at(1), Input::Withdraw).contains(&Effect::Unpublish));
