@@ -51,10 +51,15 @@ impl Needs {
         matches!(self, Needs::All | Needs::Purchase | Needs::Market)
     }
 
-    /// Whether a node that was started for this has what `other` needs.
+    /// Whether a node that was started for this has what `other` needs, and for long enough.
+    /// One that was started for a command ends with it: another command may look at its lists
+    /// meanwhile, but neither buy nor move money.
     pub fn covers(self, other: Needs) -> bool {
-        let public = self == Needs::All || other != Needs::All;
-        public && (self.wallet() || !other.wallet()) && (self.market() || !other.market())
+        match other {
+            Needs::Books => true,
+            Needs::Market => self.market(),
+            Needs::All | Needs::Purchase | Needs::Wallet => self == Needs::All,
+        }
     }
 }
 
@@ -259,9 +264,19 @@ mod tests {
 
     #[test]
     fn a_node_for_one_command_serves_only_those_that_need_no_more() {
-        assert!(Needs::All.covers(Needs::Purchase) && Needs::Purchase.covers(Needs::Wallet));
-        assert!(Needs::Market.covers(Needs::Books) && !Needs::Books.covers(Needs::Market));
-        assert!(!Needs::Market.covers(Needs::Wallet) && !Needs::Wallet.covers(Needs::Market));
-        assert!(!Needs::Purchase.covers(Needs::All));
+        let all = [
+            Needs::All,
+            Needs::Purchase,
+            Needs::Wallet,
+            Needs::Market,
+            Needs::Books,
+        ];
+        assert!(all.iter().all(|other| Needs::All.covers(*other)));
+        // What ends with a command is nothing for another one to buy or to pay with.
+        for one in &all[1..] {
+            assert!(all[..3].iter().all(|other| !one.covers(*other)), "{one:?}");
+            assert!(one.covers(Needs::Books));
+        }
+        assert!(Needs::Purchase.covers(Needs::Market) && !Needs::Wallet.covers(Needs::Market));
     }
 }

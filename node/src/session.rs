@@ -109,10 +109,11 @@ impl Session {
             .any(|row| name.is_none_or(|name| row.name == name || row.digest.to_string() == name)))
     }
 
-    /// Carries out `work`, unless somebody presses Ctrl-C or the system asks to stop.
+    /// Carries out `work`, unless somebody presses Ctrl-C, the system asks to stop, or the node
+    /// that was started for this command must stop.
     ///
     /// # Errors
-    /// What `work` says, or [`Interrupted`].
+    /// What `work` says, [`Interrupted`], or why the node must stop.
     pub async fn unless_stopped<T>(
         &self,
         work: impl Future<Output = anyhow::Result<T>>,
@@ -121,6 +122,21 @@ impl Session {
         tokio::select! {
             result = work => result,
             () = stops.next() => Err(Interrupted.into()),
+            died = self.died() => Err(died),
+        }
+    }
+
+    /// Waits until the node that was started for this command must stop (its disk is full,
+    /// say), and returns why. For ever, where another process has the node.
+    pub async fn died(&self) -> anyhow::Error {
+        let Some(running) = &self.running else {
+            return std::future::pending().await;
+        };
+        let mut fatal = running.node.fatal();
+        let fatal = fatal.wait_for(Option::is_some).await;
+        match fatal.ok().and_then(|fatal| fatal.clone()) {
+            Some(fatal) => anyhow::anyhow!("{}; {}", fatal.what, fatal.fix),
+            None => anyhow::anyhow!("the node stopped by itself; its log says why"),
         }
     }
 

@@ -72,10 +72,7 @@ async fn ask(
         if globals.json {
             print_json(&outcome)?;
         }
-        return Ok(match outcome.failure {
-            None => ExitCode::SUCCESS,
-            Some(_) => ExitCode::FAILURE,
-        });
+        return Ok(outcome.code(outcome.failure.is_none()));
     }
     let mut verdicts = match args.buy.audit {
         true => Some(session.client.verdicts().await?),
@@ -109,11 +106,7 @@ async fn ask(
         .as_ref()
         .and_then(|row| row.result.as_ref().ok())
         .is_some_and(|verdict| verdict.finding.convicts());
-    Ok(if outcome.receipt.is_some() && !convicted {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(outcome.code(outcome.receipt.is_some() && !convicted))
 }
 
 fn messages(args: &Args) -> anyhow::Result<Vec<ChatMessage>> {

@@ -5,9 +5,9 @@
 //! machine has the model that was named, or nobody else sells one, it answers itself.
 
 use super::lines::agree;
-use super::{Globals, show};
+use super::{Globals, INTERRUPTED, show};
 use crate::control::{BuyOrder, Client, Purchase, RunLine, VerdictRow};
-use crate::session::Session;
+use crate::session::{Interrupted, Session};
 use crate::signals::Stops;
 use anyhow::Context;
 use protocol::ids::{NodeKey, OrderId, PaymentHash};
@@ -19,6 +19,7 @@ use protocol::refusal::Refusal;
 use protocol::work::{Constraint, Sampling};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// What `ask` and `chat` have in common.
@@ -195,9 +196,20 @@ pub struct Outcome {
     pub verdict: Option<VerdictRow>,
     /// This machine answered, for nothing.
     pub local: bool,
+    /// Somebody pressed Ctrl-C, or the system asked to stop.
+    pub interrupted: bool,
 }
 
 impl Outcome {
+    /// The exit code of a command that did nothing else.
+    pub fn code(&self, done: bool) -> ExitCode {
+        match (self.interrupted, done) {
+            (true, _) => ExitCode::from(INTERRUPTED),
+            (false, true) => ExitCode::SUCCESS,
+            (false, false) => ExitCode::FAILURE,
+        }
+    }
+
     /// Sum of payments without fees.
     pub fn paid(&self) -> Msat {
         self.payments
@@ -259,8 +271,10 @@ pub async fn run_here(
             line = run.next() => line,
             () = stops.next() => {
                 outcome.finish = Some(Finish::Stopped);
+                outcome.interrupted = true;
                 break;
             }
+            died = session.died() => return Err(died),
         };
         let Some(line) = line else { break };
         match line? {
@@ -305,9 +319,11 @@ pub async fn buy(
             event = purchase.next() => event,
             () = stops.next() => {
                 interrupts += 1;
+                outcome.interrupted = true;
                 interrupt(client, &purchase, interrupts, &mut screen).await?;
                 continue;
             }
+            died = session.died() => return Err(died),
         };
         let Some(event) = event else { break };
         match event? {
@@ -320,13 +336,15 @@ pub async fn buy(
                 outcome.chosen = Some(*candidate);
                 outcome.max_cost_msat = max_cost;
                 let agreed = match &purchase.notice {
-                    None => args.yes || consent(&mut stops).await?,
+                    None if args.yes => Some(true),
+                    None => consent(&mut stops).await?,
                     Some(notice) => {
                         eprintln!("NOTE    {}", show::clean(notice, 1_000));
                         consent_in_person(args.yes, &mut stops).await?
                     }
                 };
-                if !agreed {
+                outcome.interrupted |= agreed.is_none();
+                if agreed != Some(true) {
                     outcome.declined = true;
                     client.cancel(purchase.request).await?;
                     return Ok(outcome);
@@ -400,21 +418,21 @@ pub async fn buy(
 }
 
 /// Asks the user for what `--yes` does not agree to.
-async fn consent_in_person(yes: bool, stops: &mut Stops) -> anyhow::Result<bool> {
+async fn consent_in_person(yes: bool, stops: &mut Stops) -> anyhow::Result<Option<bool>> {
     if yes && !std::io::stdin().is_terminal() {
         eprintln!("--yes does not agree to that: ask at a terminal, or name the model's digest");
-        return Ok(false);
+        return Ok(Some(false));
     }
     consent(stops).await
 }
 
-/// Asks the user; Ctrl-C is a no.
-async fn consent(stops: &mut Stops) -> anyhow::Result<bool> {
+/// Asks the user; `None` at Ctrl-C.
+async fn consent(stops: &mut Stops) -> anyhow::Result<Option<bool>> {
     tokio::select! {
-        agreed = agree("Buy this?", "--yes") => agreed,
+        agreed = agree("Buy this?", "--yes") => agreed.map(Some),
         () = stops.next() => {
             eprintln!();
-            Ok(false)
+            Ok(None)
         }
     }
 }
@@ -438,7 +456,7 @@ async fn interrupt(
             screen.status("cancelling");
             client.cancel(purchase.request).await?;
         }
-        _ => anyhow::bail!("interrupted; `freehold ledger` shows what was paid"),
+        _ => return Err(Interrupted.into()),
     }
     Ok(())
 }
@@ -473,7 +491,10 @@ fn choice(candidate: &Candidate, max_cost: Msat, considered: u32) {
             show::clean(&term.why, 100)
         );
     }
-    eprintln!("The host reads the prompt. Do not send what must stay secret.");
+    eprintln!(
+        "The host reads the prompt, and by default keeps its evidence, the prompt in it, for 90 days; \
+         --forget asks it to keep none. Do not send what must stay secret."
+    );
 }
 
 /// Shows what was bought.
@@ -628,5 +649,27 @@ impl Screen {
         if self.midline && !self.silent {
             println!();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_purchase_says_so_whatever_was_delivered() {
+        let code = |interrupted, done| {
+            let outcome = Outcome {
+                interrupted,
+                ..Outcome::default()
+            };
+            format!("{:?}", outcome.code(done))
+        };
+        let exit = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!([code(false, true), code(false, false)], [exit(0), exit(1)]);
+        assert_eq!(
+            [code(true, true), code(true, false)],
+            [exit(130), exit(130)]
+        );
     }
 }

@@ -4,6 +4,7 @@ use super::{Globals, show};
 use crate::control::{Client, Degraded};
 use crate::folder::Folder;
 use crate::service::{self, Needs, Running, StartOptions};
+use crate::session::Interrupted;
 use crate::signals::Stops;
 use clap::ValueEnum;
 use kernels::Cheat;
@@ -65,10 +66,7 @@ pub async fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let preparing = service::prepare(&folder, options, &mut say);
     let prepared = tokio::select! {
         prepared = preparing => prepared?,
-        () = stops.next() => {
-            eprintln!("stopped before it was up");
-            return Ok(ExitCode::SUCCESS);
-        }
+        () = stops.next() => return Err(Interrupted.into()),
     };
     // From here on the wallet is open: a signal is looked at when it can stop in order.
     let running = service::launch(prepared, &mut say).await?;
