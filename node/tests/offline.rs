@@ -2,6 +2,7 @@
 //! models of its machine, says what is missing, and takes it up when it is back.
 
 use anyhow::{Context, Result, ensure};
+use freehold::config::document;
 use freehold::control::{BuyOrder, Client, ControlError, RunLine};
 use freehold::folder::Folder;
 use freehold::service::{self, Needs, StartOptions};
@@ -9,9 +10,11 @@ use freehold::session::Session;
 use protocol::inference::io::ModelSelector;
 use protocol::work::{ChatMessage, Work};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// Longer than any single step takes on a loaded machine.
 const BOUND: Duration = Duration::from_secs(60);
@@ -22,18 +25,133 @@ fn nowhere() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// A node as `init` makes it, with a chain server at `chain` and nothing else in reach.
+/// What `init` writes, with a chain server at `chain` and nothing else in reach.
+fn settings(fresh: &str, chain: SocketAddr) -> String {
+    let head = "network = \"signet\"\n";
+    let relays = format!("{head}relays = [\"ws://{}\"]\n", nowhere());
+    assert!(fresh.contains(head));
+    format!(
+        "{}\n[chain]\nkind = \"esplora\"\nurl = \"http://{chain}\"\n\
+         [gateway]\nlisten = \"127.0.0.1:0\"\n",
+        fresh.replacen(head, &relays, 1)
+    )
+}
+
+/// A node as `init` makes it, in this process.
 fn folder(dir: &Path, chain: SocketAddr) -> Folder {
     let folder = Folder::new(dir.join("node"));
-    let settings = format!(
-        "network = \"signet\"\nrelays = [\"ws://{relay}\"]\n\
-         [chain]\nkind = \"esplora\"\nurl = \"http://{chain}\"\n\
-         [gateway]\nlisten = \"127.0.0.1:0\"\n[[models]]\npath = \"pocket\"\n",
-        relay = nowhere(),
-    );
     let words = actors::keys::NodeKeys::fresh_words();
+    let settings = settings(&document::fresh("signet"), chain);
     folder.create(&settings, &words).unwrap();
     folder
+}
+
+/// A folder that the command `init` made, with nothing in reach.
+fn made(dir: &Path) -> Result<Folder> {
+    let folder = Folder::new(dir.join("node"));
+    let made = freehold(&folder).arg("init").output()?;
+    ensure!(made.status.success(), "{made:?}");
+    let fresh = std::fs::read_to_string(folder.config_path())?;
+    std::fs::write(folder.config_path(), settings(&fresh, nowhere()))?;
+    Ok(folder)
+}
+
+/// The real command on a folder.
+fn freehold(folder: &Folder) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
+    command
+        .arg("--dir")
+        .arg(folder.dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Sends a signal by its name.
+fn signal(child: &Child, name: &str) -> Result<()> {
+    let sent = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(child.id().to_string())
+        .status()?;
+    ensure!(sent.success(), "{name}");
+    Ok(())
+}
+
+/// Waits for the end of a command within the bound.
+fn end(child: &mut Child) -> Result<ExitStatus> {
+    let until = Instant::now() + BOUND;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill()?;
+    anyhow::bail!("it does not stop");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_node_without_a_network_answers_within_ten_seconds_and_stops_at_signals()
+-> Result<()> {
+    for name in ["INT", "TERM"] {
+        let dir = tempfile::tempdir()?;
+        let folder = made(dir.path())?;
+        let begun = Instant::now();
+        let mut node = freehold(&folder).args(["up", "--json"]).spawn()?;
+        let out = node.stdout.take().context("no output")?;
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(out).read_line(&mut line).map(|_| line)
+        });
+        let ready: Value = serde_json::from_str(&line.await??)?;
+        let gateway = ready["gateway"].as_str().context("no gateway")?;
+        let body = json!({
+            "model": "pocket", "max_tokens": 4,
+            "messages": [{"role": "user", "content": "What is a relay?"}],
+        });
+        let asked = reqwest::Client::new()
+            .post(format!("{gateway}/v1/chat/completions"))
+            .json(&body)
+            .send();
+        let answer: Value = asked.await?.error_for_status()?.json().await?;
+        let took = begun.elapsed();
+        assert_eq!(answer["freehold"]["local"], true);
+        ensure!(took < Duration::from_secs(10), "{took:?}");
+        // A command of its own beside it.
+        let models = freehold(&folder).args(["models", "--json"]).output()?;
+        ensure!(models.status.success(), "{models:?}");
+        ensure!(String::from_utf8(models.stdout)?.contains("pocket"));
+        signal(&node, name)?;
+        assert_eq!(end(&mut node)?.code(), Some(0), "{name}");
+        ensure!(folder.control().is_none() && folder.lock().is_ok());
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_command_that_is_interrupted_ends_with_130_and_leaves_no_node() -> Result<()> {
+    for name in ["INT", "TERM"] {
+        let dir = tempfile::tempdir()?;
+        let folder = made(dir.path())?;
+        // It waits for relays that do not answer.
+        let mut command = freehold(&folder).args(["hosts", "--json"]).spawn()?;
+        let err = command.stderr.take().context("no output")?;
+        let mut lines = BufReader::new(err).lines();
+        let begun = lines.by_ref().map_while(Result::ok);
+        let early = begun.take_while(|line| !line.contains("no node runs"));
+        ensure!(early.count() < 100);
+        signal(&command, name)?;
+        // Its lines are read to their end, or it could not write them.
+        let rest = std::thread::spawn(move || lines.map_while(Result::ok).last());
+        assert_eq!(end(&mut command)?.code(), Some(130), "{name}");
+        let last = rest.join().unwrap_or_default().unwrap_or_default();
+        ensure!(last.contains("interrupted"), "{last}");
+        ensure!(folder.control().is_none() && folder.lock().is_ok());
+    }
+    Ok(())
 }
 
 async fn up(folder: &Folder) -> Result<service::Running> {

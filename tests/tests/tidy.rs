@@ -412,19 +412,37 @@ fn named_in_last_cells(text: &str) -> Vec<(usize, String)> {
     found
 }
 
+/// The names of the functions that the test runner calls.
+fn tests_in<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let (mut found, mut marked) = (Vec::new(), false);
+    for line in lines.map(str::trim_start) {
+        marked |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        let after = line.trim_start_matches("async ");
+        if let Some(name) = after.strip_prefix("fn ") {
+            let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
+            if std::mem::take(&mut marked) {
+                found.push(name[..end.unwrap_or(name.len())].to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_function_without_the_attribute_is_no_test() {
+    let text = "#[test]\nfn one() {\nfn helper() {}\n}\n#[tokio::test(flavor = \"x\")]\n\
+                async fn two() {}\n#[cfg(unix)]\nfn three() {}\n#[test]\n#[cfg(unix)]\nfn four() {}";
+    assert_eq!(tests_in(text.lines()), ["one", "two", "four"]);
+}
+
 #[test]
 fn every_test_that_the_threats_name_exists() {
     let root = root();
     let text = fs::read_to_string(root.join("protocol/THREATS.md")).expect("the threats");
     let mut known = BTreeSet::new();
     for path in files(&root, &[".rs"]) {
-        for (_, line) in code_lines(&path) {
-            let after = line.trim_start().trim_start_matches("async ");
-            if let Some(name) = after.strip_prefix("fn ") {
-                let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
-                known.insert(name[..end.unwrap_or(name.len())].to_owned());
-            }
-        }
+        let lines = code_lines(&path);
+        known.extend(tests_in(lines.iter().map(|(_, line)| line.as_str())));
     }
     let named = named_in_last_cells(&text);
     assert!(named.len() > 50, "{} tests are named", named.len());

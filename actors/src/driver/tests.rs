@@ -191,6 +191,37 @@ fn a_slow_disk_holds_back_what_comes_from_outside_and_stops_nothing() {
 }
 
 #[test]
+fn a_full_mailbox_makes_its_senders_wait_and_loses_nothing() {
+    let seen = Arc::new(Seen::default());
+    let ports = ToyPorts(seen.clone());
+    actix::System::new().block_on(async {
+        let actor = Driver::create(|ctx| {
+            ctx.set_mailbox_capacity(1);
+            let toy = Toy { recovered: false };
+            Driver::new(toy, ports, SystemClock::start())
+        });
+        let mailbox = actor.clone().recipient::<Deliver<Say>>();
+        let say = |n| Say::Effects(vec![Do::Note(n)]);
+        let sending = (1..=8).map(|n| seen.room.send(&mailbox, say(n)));
+        let sending = futures::future::join_all(sending);
+        tokio::pin!(sending);
+        // The actor has not run yet.
+        assert!(futures::poll!(&mut sending).is_pending());
+        let full = mailbox.try_send(Deliver::new(say(9)));
+        assert!(matches!(full, Err(actix::dev::SendError::Full(_))));
+        let (begun, _) = tokio::join!(actor.send(Begin), sending);
+        begun.unwrap();
+        actor.send(Halt).await.unwrap();
+    });
+    let mut done = seen.done.lock().clone();
+    done.sort_by_key(|effect| match effect {
+        Do::Note(n) => *n,
+        _ => 99,
+    });
+    assert_eq!(done, [0, 1, 2, 3, 4, 5, 6, 7, 8].map(Do::Note));
+}
+
+#[test]
 fn a_panic_in_a_machine_stops_the_node_and_lets_go_of_who_waits() {
     let seen = with(|actor, seen| async move {
         actor.send(Begin).await.unwrap();
