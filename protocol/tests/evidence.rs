@@ -544,7 +544,8 @@ fn every_altered_bundle_is_refused() {
 
 #[test]
 fn an_end_of_each_kind_that_is_true_is_no_lie() {
-    let ends: [(Finish, fn(&mut Order), fn(&mut Vec<ChainedToken>)); 4] = [
+    type End = (Finish, fn(&mut Order), fn(&mut Vec<ChainedToken>));
+    let ends: [End; 4] = [
         (Finish::Stop, |_| {}, |_| {}),
         // 3,300 is the cost of ten tokens, one more is 250.
         (Finish::Budget, |o| o.max_cost = Msat(3_649), |_| {}),
