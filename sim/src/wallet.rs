@@ -48,6 +48,8 @@ pub struct Issued {
     pub preimage: Preimage,
     /// When it expires, by the payee's clock.
     pub expires: WallTime,
+    /// The same in simulated nanoseconds: no clock that is set back revives it.
+    pub until: u64,
     /// Whether it was paid.
     pub paid: bool,
 }
@@ -133,7 +135,7 @@ impl Wallets {
     }
 
     /// Makes an invoice's secret and remembers it.
-    pub fn issue(&mut self, node: usize, msat: Msat, expires: WallTime) -> PaymentHash {
+    pub fn issue(&mut self, node: usize, msat: Msat, expires: WallTime, until: u64) -> PaymentHash {
         use protocol::crypto::tagged_hash;
         self.next_secret += 1;
         let preimage = tagged_hash("sim/preimage/1", &[&self.next_secret.to_le_bytes()]).0;
@@ -143,15 +145,16 @@ impl Wallets {
             msat,
             preimage: Preimage(preimage),
             expires,
+            until,
             paid: false,
         };
         self.of[node].issued.insert(hash, issued);
         hash
     }
 
-    /// Invoices of a node that could still be paid, by its clock.
-    pub fn payable(&self, node: usize, wall: WallTime) -> usize {
-        let open = |issued: &&Issued| !issued.paid && issued.expires > wall;
+    /// Invoices of a node that are not paid and whose time is not over.
+    pub fn payable(&self, node: usize, now: u64) -> usize {
+        let open = |issued: &&Issued| !issued.paid && issued.until > now;
         self.of[node].issued.values().filter(open).count()
     }
 

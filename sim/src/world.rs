@@ -507,8 +507,7 @@ impl World {
     fn survey(&mut self) {
         for node in 0..self.nodes.len() {
             if self.up(node) {
-                let wall = self.nodes[node].now(self.now).wall;
-                let invoices = self.wallets.payable(node, wall);
+                let invoices = self.wallets.payable(node, self.now);
                 let store = std::mem::take(&mut self.nodes[node].store);
                 self.see(Seen::Stored {
                     node,
@@ -574,15 +573,19 @@ impl World {
             if one.machines.is_none() || one.lanes[lane].syncing.is_some() {
                 return;
             }
-            let Some(effect) = one.lanes[lane].pending.pop_front() else {
+            if one.lanes[lane].pending.is_empty() {
                 return;
-            };
+            }
             if let Some(left) = one.cut.as_mut() {
                 if *left == 0 {
-                    return self.crash(node);
+                    self.crash(node);
+                    continue;
                 }
                 *left -= 1;
             }
+            let Some(effect) = one.lanes[lane].pending.pop_front() else {
+                return;
+            };
             let wall = one.now(self.now).wall;
             self.court.see(
                 self.now,
@@ -603,9 +606,9 @@ impl World {
                 return;
             }
             if let Some(message) = effect.tell() {
-                if self.dice.chance(self.plan.full_ppm) {
-                    // A full mailbox among siblings stops the node.
-                    return self.crash(node);
+                // A full mailbox among siblings stops the node; an adversary's has room.
+                if self.dice.chance(self.plan.full_ppm) && self.crash(node) {
+                    return;
                 }
                 let delivery = protocol::route::deliver(message.clone());
                 self.post(node, Via::Sibling(actor), delivery, 0);

@@ -120,15 +120,16 @@ impl World {
     }
 
     /// The process is gone: memory, mailboxes, streams, and writes that were not durable.
-    pub(super) fn crash(&mut self, node: NodeIx) {
+    /// Returns whether it is: nothing that a node had begun is lost while it lives on.
+    pub(super) fn crash(&mut self, node: NodeIx) -> bool {
         if !self.up(node) {
-            return;
+            return false;
         }
         let person = &self.nodes[node].person;
         if person.strategy.is_some() && !person.honest() {
             // An adversary looks after its machine.
             self.nodes[node].cut = None;
-            return;
+            return false;
         }
         self.tally.crashes += 1;
         self.trace.numbers(&[node as u64]);
@@ -167,6 +168,7 @@ impl World {
             let at = self.now + self.dice.ms(500, 90_000);
             self.queue.push(at, Event::Fault(Fault::Restart { node }));
         }
+        true
     }
 
     fn drop_streams(&mut self, node: NodeIx) {

@@ -24,11 +24,10 @@ impl World {
         description_hash: [u8; 32],
         expiry_s: u32,
     ) {
-        let expires = self.nodes[node]
-            .now(self.now)
-            .wall
-            .after_ms(u64::from(expiry_s) * 1_000);
-        let hash = self.wallets.issue(node, msat, expires);
+        let life_ms = u64::from(expiry_s) * 1_000;
+        let expires = self.nodes[node].now(self.now).wall.after_ms(life_ms);
+        let until = self.now + life_ms * MS;
+        let hash = self.wallets.issue(node, msat, expires, until);
         let facts = InvoiceFacts {
             payee: self.nodes[node].person.lightning,
             hash,
