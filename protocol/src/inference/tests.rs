@@ -231,6 +231,36 @@ fn begins(effects: &[Effect]) -> bool {
     effects.iter().any(starts)
 }
 
+/// The accounts among `effects`, with what is owed.
+fn accounts(effects: &[Effect]) -> Vec<(Counts, Msat)> {
+    let closed = effects.iter().filter_map(|effect| match effect {
+        Effect::Tell(Message::CloseOrder { account, unpaid }) => Some((account.counts, *unpaid)),
+        _ => None,
+    });
+    closed.collect()
+}
+
+#[test]
+fn input_that_was_invoiced_is_booked_though_no_token_came() {
+    let mut machine = host();
+    let signed = order(1);
+    let order = OrderId::of(&signed.digest());
+    let effects = arrives_with(&mut machine, 0, 1, 1, &signed, Msat(4_000));
+    accepts(&mut machine, 1, 1, &effects);
+    // The buyer wants no more before there is anything, and then does not pay in time.
+    let (stream, frame) = (StreamId(1), Box::new(Frame::Stop));
+    let effects = feed(&mut machine, 2, Input::Received { stream, frame });
+    let invoiced = |effect: &Effect| matches!(effect, Effect::Tell(Message::MakeInvoice { seq: 1, msat, .. }) if *msat == Msat(800));
+    assert!(effects.iter().any(invoiced), "{effects:?}");
+    let result = Ok(("invoice".to_owned(), PaymentHash([1; 32])));
+    let seq = 1;
+    feed(&mut machine, 3, Input::InvoiceMade { order, seq, result });
+    let mut out = Outbox::default();
+    machine.expire(at(600_000), &mut out);
+    let effects: Vec<_> = out.drain().collect();
+    assert_eq!(accounts(&effects), [(counts(0), Msat(800))]);
+}
+
 #[test]
 fn an_order_that_is_sent_again_is_not_served_again() {
     let mut machine = host();
@@ -480,15 +510,7 @@ fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
     let mut machine = host();
     let signed = order(1);
     let effects = arrives(&mut machine, 0, 1, 1, &signed);
-    let terms = effects.iter().find_map(|effect| match effect {
-        Effect::Send { frame, .. } => match frame.as_ref() {
-            Frame::Terms(terms) => Some(terms.digest()),
-            _ => None,
-        },
-        _ => None,
-    });
-    let (stream, frame) = (StreamId(1), Box::new(Frame::Accept(terms.unwrap())));
-    feed(&mut machine, 1, Input::Received { stream, frame });
+    accepts(&mut machine, 1, 1, &effects);
     // Past the terms' life and the invoice's expiry.
     let late = 150_000;
     let mut out = Outbox::default();
@@ -722,6 +744,8 @@ impl Buyer {
     }
 
     fn seal<T: Body>(&self, body: &T) -> Signed {
+        let dialed = self.dials.last().unwrap();
+        let by = (1..9).map(keys).find(|keys| keys.key() == *dialed).unwrap();
         let order = self.order.as_ref().unwrap();
         let envelope: crate::envelope::Envelope =
             crate::codec::decode(&order.bytes, 1 << 20).unwrap();
@@ -1398,38 +1422,127 @@ fn an_entry_payment_above_input_and_one_step_is_not_paid() {
     }
 }
 
-#[test]
-fn a_debt_that_the_books_do_not_know_sends_the_buyer_to_the_next_host() {
-    let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
-    let order = OrderId::of(&buyer.order.as_ref().unwrap().digest());
-    buyer.pays_entry();
-    assert_eq!(buyer.dials.len(), 1);
-    let refusal = Refusal::new(Code::DebtDisputed, "no");
-    let seq = 0;
-    buyer.feed(Input::NotSettled {
-        order,
-        seq,
-        refusal,
-    });
-    assert_eq!(buyer.dials.len(), 2);
+impl Buyer {
+    /// Terms with an entry payment are accepted; it is asked of Payment.
+    fn owes_entry(hosts: &[u8]) -> Self {
+        let mut buyer = Buyer::new(hosts, PaymentMode::Metered);
+        buyer.hears_entry();
+        buyer
+    }
+
+    fn id(&self) -> OrderId {
+        OrderId::of(&self.order.as_ref().unwrap().digest())
+    }
+
+    fn hears_entry(&mut self) {
+        let terms = self.with_entry(self.terms(), 1_800);
+        self.hears_offer(&terms);
+    }
+
+    /// Payment says no to the entry payment.
+    fn is_not_settled(&mut self, order: OrderId, code: Code) {
+        let (seq, refusal) = (0, Refusal::new(code, "no route"));
+        self.feed(Input::NotSettled {
+            order,
+            seq,
+            refusal,
+        });
+    }
+
+    fn failures(&self) -> Vec<Code> {
+        let failures = self.said.iter().filter_map(|event| match event {
+            BuyerEvent::Failed(refusal) => Some(refusal.code),
+            _ => None,
+        });
+        failures.collect()
+    }
+
+    /// How the orders went, as Reputation is told.
+    fn refusals(&self) -> Vec<(NodeKey, Option<Code>)> {
+        let outcomes = self.told.iter().filter_map(|message| match message {
+            Message::Happened(outcome) => Some((outcome.host, outcome.refused)),
+            _ => None,
+        });
+        outcomes.collect()
+    }
 }
 
 #[test]
-fn a_peer_that_never_pays_is_soon_refused_and_others_are_not() {
-    let mut machine = host();
-    let mut taken = 0;
-    for n in 0..200 {
-        let effects = arrives(&mut machine, 0, u64::from(n), 1, &order(n));
-        taken += usize::from(refusals(&effects).is_empty());
-        let (stream, frame) = (StreamId(u64::from(n)), Box::new(Frame::Cancel));
-        feed(&mut machine, 0, Input::Received { stream, frame });
+fn an_entry_that_cannot_be_paid_is_asked_of_the_next_host() {
+    for code in [Code::PaymentFailed, Code::CapTooLow, Code::DebtDisputed] {
+        let mut buyer = Buyer::owes_entry(&[1, 3]);
+        assert_eq!((buyer.payments(), buyer.dials.len()), (1, 1));
+        buyer.is_not_settled(buyer.id(), code);
+        assert_eq!(buyer.dials, [keys(1).key(), keys(3).key()], "{code:?}");
+        assert_eq!(buyer.refusals(), [(keys(1).key(), Some(code))]);
+        assert_eq!((buyer.offences(), buyer.failures()), (vec![], vec![]));
+        // The money set aside passes to the next order.
+        let bound = buyer.told.iter().filter(|message| match message {
+            Message::Bind { request, .. } => *request == RequestId(1),
+            _ => false,
+        });
+        assert_eq!(bound.count(), 2);
+        let released = |message: &Message| matches!(message, Message::Release { .. });
+        assert!(!buyer.told.iter().any(released));
+        // The account of the order that was left is closed.
+        let closed = |message: &&Message| matches!(message, Message::CloseOrder { .. });
+        assert_eq!(buyer.told.iter().filter(closed).count(), 1);
+        buyer.hears_entry();
+        assert_eq!(buyer.payments(), 2);
     }
-    assert_eq!(taken, MAX_VOID_PER_MINUTE as usize);
-    let other = arrives(&mut machine, 0, 500, 2, &order(500));
-    assert_eq!(refusals(&other), []);
-    // A minute later it may try again.
-    let mut out = Outbox::default();
-    machine.expire(at(61_000), &mut out);
-    let again = arrives(&mut machine, 61_000, 501, 1, &order(501));
-    assert_eq!(refusals(&again), []);
+}
+
+#[test]
+fn a_payment_of_unknown_fate_is_not_replaced() {
+    let mut buyer = Buyer::owes_entry(&[1, 3]);
+    let first = buyer.id();
+    buyer.is_not_settled(first, Code::PaymentUnknown);
+    assert_eq!((buyer.dials.len(), buyer.failures()), (1, vec![]));
+    // Whatever else ends the order: no other host is asked while it may have been paid.
+    let mut silent = Buyer::owes_entry(&[1, 3]);
+    silent.is_not_settled(silent.id(), Code::PaymentUnknown);
+    let stream = StreamId(silent.stream);
+    silent.feed(Input::Closed { stream });
+    assert_eq!(silent.dials.len(), 1);
+    assert_eq!(silent.failures(), [Code::Disconnected]);
+    // Once it is known to have failed, it is another matter.
+    buyer.is_not_settled(first, Code::PaymentFailed);
+    assert_eq!((buyer.dials.len(), buyer.failures()), (2, vec![]));
+    // A success of it that comes late is none of the next order's.
+    buyer.feed(Input::Settled {
+        order: first,
+        seq: 0,
+        hash: PaymentHash([1; 32]),
+        preimage: None,
+        msat: Msat(1_800),
+        fee: Msat::ZERO,
+        ms: 1,
+    });
+    let paid = |event: &BuyerEvent| matches!(event, BuyerEvent::Paid { .. });
+    assert!(!buyer.said.iter().any(paid));
+}
+
+#[test]
+fn hosts_that_cannot_be_paid_are_few_and_the_reason_is_told() {
+    let mut buyer = Buyer::owes_entry(&[1, 3, 4, 5, 6]);
+    for _ in 0..3 {
+        assert_eq!(buyer.failures(), []);
+        buyer.is_not_settled(buyer.id(), Code::PaymentFailed);
+        if buyer.failures().is_empty() {
+            buyer.hears_entry();
+        }
+    }
+    assert_eq!(buyer.dials.len(), 3);
+    let Some(BuyerEvent::Failed(refusal)) = buyer.said.last() else {
+        panic!("the purchase is over");
+    };
+    assert_eq!(refusal.code, Code::PaymentFailed);
+    assert_eq!(
+        refusal.message,
+        "3 hosts could not be paid; the last: no route"
+    );
+    // What this node's own limits forbid, no other host can help with.
+    let mut buyer = Buyer::owes_entry(&[1, 3]);
+    buyer.is_not_settled(buyer.id(), Code::BudgetExhausted);
+    assert_eq!(buyer.failures(), [Code::BudgetExhausted]);
 }

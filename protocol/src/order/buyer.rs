@@ -7,14 +7,15 @@
 //!
 //! # States
 //! `Reserving → Finding → [Confirming →] Dialing → Ordered → Streaming → Over`;
-//! before any money moved, a host that refuses (whatever its reason) or cannot be
-//! reached is followed by the next candidate.
+//! while nothing was paid, a host that refuses (whatever its reason), cannot be reached or
+//! cannot be paid is followed by the next candidate.
 //!
 //! # Invariants
 //! - The sum of payments asked of Payment never exceeds the larger of the entry
 //!   payment and the cost of what was delivered, and never `max_cost`.
-//! - A payment is asked for once per invoice; a failed one ends the order, an
-//!   unknown one is never replaced.
+//! - A payment is asked for once per invoice; a failed one ends the order, and the next host
+//!   is asked only once every payment of this one is known to have failed. An unknown one is
+//!   never replaced.
 //! - No invoice is smaller than the step agreed upon, but the last: the number of
 //!   payments, and so of routing fees, is bounded by what was ordered.
 //! - A host that was told to stop is paid for what it may have sent by then, and is left after
@@ -114,12 +115,22 @@ enum State {
     Over,
 }
 
+/// What our wallet says of a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Under way, or nobody knows.
+    Open,
+    Settled,
+    /// Not made, for good.
+    Failed,
+}
+
 #[derive(Debug)]
 struct Bill {
     hash: PaymentHash,
     msat: Msat,
     head: Digest,
-    settled: bool,
+    fate: Fate,
     /// When our wallet was asked to pay it.
     asked: Tick,
 }
@@ -188,6 +199,8 @@ pub struct BuyerOrder {
     considered: u32,
     /// Hosts that could not be reached, or took long and did not serve.
     attempts: u32,
+    /// Hosts that could not be paid.
+    unpayable: u32,
     /// What is told where nobody serves the request.
     refusal: Option<Refusal>,
     deal: Option<Deal>,
@@ -238,22 +251,36 @@ impl Deal {
         }
     }
 
+    /// Whether nothing was delivered, and nothing was or can still be paid.
+    fn is_untouched(&self) -> bool {
+        let failed = |bill: &Bill| bill.fate == Fate::Failed;
+        self.next_chunk == 0 && self.bills.values().all(failed)
+    }
+
+    fn all_settled(&self) -> bool {
+        let settled = |bill: &Bill| bill.fate == Fate::Settled;
+        self.bills.values().all(settled)
+    }
+
     /// Books what a refusal says about the host: it did not take the order, or it took it with
     /// money or words under way and did not keep to it. What we caused ourselves says nothing.
     fn blame(&mut self, code: Code, now: Tick) {
-        let slow = |bill: &Bill| !bill.settled && now.ms_since(bill.asked) >= PROMPT_PAYMENT_MS;
-        let untouched = self.bills.is_empty() && self.next_chunk == 0;
+        let slow =
+            |bill: &Bill| bill.fate == Fate::Open && now.ms_since(bill.asked) >= PROMPT_PAYMENT_MS;
         match code {
             Code::Cancelled if self.stopped.is_some() => {}
             Code::NotPaid if self.bills.values().any(slow) => self.refused = Some(code),
-            _ if untouched => self.refused = Some(code),
+            _ if self.is_untouched() => self.refused = Some(code),
             _ => self.broken_off = true,
         }
     }
 
     /// What our wallet says is paid.
     fn settled(&self) -> Msat {
-        let settled = self.bills.values().filter(|bill| bill.settled);
+        let settled = self
+            .bills
+            .values()
+            .filter(|bill| bill.fate == Fate::Settled);
         settled.fold(Msat::ZERO, |sum, bill| sum.saturating_add(bill.msat))
     }
 }
@@ -272,6 +299,7 @@ impl BuyerOrder {
             candidates: VecDeque::new(),
             considered: 0,
             attempts: 0,
+            unpayable: 0,
             refusal: None,
             deal: None,
             deadline: ctx.now.tick.after_ms(ctx.config.terms_timeout_ms),
@@ -352,17 +380,22 @@ impl BuyerOrder {
     }
 
     /// Remembers why a host did not serve. One that says "later" is told rather than one
-    /// that says "never".
+    /// that says "never"; and what our own wallet found rather than what a host said.
     fn note(&mut self, refusal: Refusal) {
-        let later = |refusal: &Refusal| refusal.code.is_retryable();
-        if self.refusal.as_ref().is_none_or(|known| !later(known)) || later(&refusal) {
+        let rank = |refusal: &Refusal| match refusal.code {
+            code if code.is_retryable() => 2,
+            code if !code.is_from_hosts() => 1,
+            _ => 0,
+        };
+        let known = self.refusal.as_ref().map(rank);
+        if known.is_none_or(|known| rank(&refusal) >= known) {
             self.refusal = Some(refusal);
         }
     }
 
     fn next_candidate(&mut self, ctx: &mut Ctx<'_>) {
         self.deal = None;
-        let spent = self.attempts >= ctx.config.max_attempts;
+        let spent = self.attempts.max(self.unpayable) >= ctx.config.max_attempts;
         let Some(candidate) = self.candidates.front().filter(|_| !spent).cloned() else {
             let refusal = self
                 .refusal
@@ -504,11 +537,7 @@ impl BuyerOrder {
     /// here": the next candidate is tried.
     fn give_up(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
         // Once a word was delivered, another host's answer would be spliced to it.
-        let untouched = self
-            .deal
-            .as_ref()
-            .is_some_and(|deal| deal.bills.is_empty() && deal.next_chunk == 0);
-        if !untouched {
+        if !self.deal.as_ref().is_some_and(Deal::is_untouched) {
             return self.fail(refusal, ctx);
         }
         let waited = |deal: &Deal| ctx.now.tick.ms_since(deal.sent) >= QUICK_MS;
@@ -840,7 +869,7 @@ impl BuyerOrder {
                 hash: facts.hash,
                 msat,
                 head: deal.chain.head(),
-                settled: false,
+                fate: Fate::Open,
                 asked: ctx.now.tick,
             },
         );
@@ -1098,9 +1127,8 @@ impl BuyerOrder {
                 invoice.invoiced, deal.max_cost
             ));
         }
-        if deal.bills.values().filter(|bill| !bill.settled).count()
-            >= limits::MAX_PAYMENTS_IN_FLIGHT
-        {
+        let open = |bill: &&Bill| bill.fate == Fate::Open;
+        if deal.bills.values().filter(open).count() >= limits::MAX_PAYMENTS_IN_FLIGHT {
             return Err("too many unpaid invoices at once".to_owned());
         }
         self.check_bolt11(
@@ -1118,10 +1146,14 @@ impl BuyerOrder {
             return;
         };
         let (order, host) = (deal.id, deal.candidate.host);
-        let Some(bill) = deal.bills.get_mut(&seq).filter(|bill| !bill.settled) else {
+        let Some(bill) = deal
+            .bills
+            .get_mut(&seq)
+            .filter(|bill| bill.fate != Fate::Settled)
+        else {
             return;
         };
-        bill.settled = true;
+        bill.fate = Fate::Settled;
         let (hash, msat, head) = (bill.hash, bill.msat, bill.head);
         if let Some(stream) = deal.stream {
             let paid = Paid {
@@ -1150,7 +1182,7 @@ impl BuyerOrder {
     /// Takes up a receipt that was held back: once every payment is known, or `now`.
     fn release_receipt(&mut self, now: bool, ctx: &mut Ctx<'_>) -> bool {
         let Some(deal) = &self.deal else { return false };
-        let ready = now || deal.bills.values().all(|bill| bill.settled);
+        let ready = now || deal.all_settled();
         match deal.held_receipt.clone().filter(|_| ready) {
             Some(receipt) => {
                 self.receipt(receipt, ctx);
@@ -1161,28 +1193,39 @@ impl BuyerOrder {
     }
 
     /// Payment did not settle an invoice.
-    pub fn not_settled(&mut self, seq: u32, refusal: Refusal, ctx: &mut Ctx<'_>) {
+    pub fn not_settled(&mut self, seq: u32, mut refusal: Refusal, ctx: &mut Ctx<'_>) {
         if refusal.code == Code::PaymentUnknown {
             // Never replaced: the order goes on for as long as the window lasts.
             return;
         }
-        if refusal.code == Code::DebtDisputed {
-            // Payment's books contradict the host, and nothing was sent for this invoice. Books
-            // can differ in good faith where an order broke off: it is no offence, the host is
-            // only not bought from.
-            if let Some(deal) = self.deal.as_mut() {
-                deal.bills.remove(&seq);
-                deal.refused = Some(refusal.code);
-            }
-            if let Some(stream) = self.stream() {
-                ctx.send(stream, Frame::Cancel);
-            }
-            return self.give_up(refusal, ctx);
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        match deal.bills.get_mut(&seq) {
+            // Nothing was sent for a debt that the books do not know, and it is not taken up.
+            Some(_) if refusal.code == Code::DebtDisputed => drop(deal.bills.remove(&seq)),
+            Some(bill) => bill.fate = Fate::Failed,
+            None => return,
         }
-        if let Some(stream) = self.stream() {
+        if let Some(stream) = deal.stream {
             ctx.send(stream, Frame::Cancel);
         }
-        self.fail(refusal, ctx);
+        // This host cannot be paid from here, which is no offence: books can differ in good
+        // faith, and a route can be missing or dear. Another one may be in reach.
+        let here = matches!(
+            refusal.code,
+            Code::DebtDisputed | Code::PaymentFailed | Code::CapTooLow
+        );
+        if !here || !deal.is_untouched() {
+            return self.fail(refusal, ctx);
+        }
+        deal.refused = Some(refusal.code);
+        self.unpayable += 1;
+        if self.unpayable > 1 {
+            let (hosts, last) = (self.unpayable, refusal.message);
+            refusal.message = format!("{hosts} hosts could not be paid; the last: {last}");
+        }
+        self.give_up(refusal, ctx);
     }
 
     fn receipt(&mut self, signed: Signed, ctx: &mut Ctx<'_>) {
@@ -1197,7 +1240,7 @@ impl BuyerOrder {
             return;
         };
         let Some(stream) = deal.stream else { return };
-        let settled = deal.bills.values().all(|bill| bill.settled);
+        let settled = deal.all_settled();
         if !settled && deal.held_receipt.is_none() {
             // The host's wallet is a moment ahead of ours.
             deal.held_receipt = Some(signed);
