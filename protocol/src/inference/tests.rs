@@ -109,6 +109,10 @@ fn writes(effects: &[Effect]) -> Vec<Record> {
 
 /// A host of one model with one slot and no queue.
 fn host() -> Inference {
+    host_of(offer())
+}
+
+fn host_of(offer: ModelOffer) -> Inference {
     let mut machine = machine(1);
     let limits = HostLimits {
         concurrent_orders: 1,
@@ -116,10 +120,7 @@ fn host() -> Inference {
         prompt_tokens: 1_024,
         output_tokens: 512,
     };
-    let served = Served {
-        offer: offer(),
-        limits,
-    };
+    let served = Served { offer, limits };
     feed(&mut machine, 0, Input::Serve(vec![served]));
     machine
 }
@@ -259,6 +260,32 @@ fn input_that_was_invoiced_is_booked_though_no_token_came() {
     machine.expire(at(600_000), &mut out);
     let effects: Vec<_> = out.drain().collect();
     assert_eq!(accounts(&effects), [(counts(0), Msat(800))]);
+}
+
+#[test]
+fn free_answers_are_no_unpaid_orders() {
+    let free = ModelOffer {
+        prices: Prices::chat(0, 0),
+        ..offer()
+    };
+    let mut machine = host_of(free);
+    for n in 0..2 * MAX_VOID_PER_MINUTE as u16 {
+        let (ms, stream) = (u64::from(n) * 10, u64::from(n));
+        let signed = order(n);
+        let effects = arrives(&mut machine, ms, stream, 1, &signed);
+        assert_eq!(refusals(&effects), [], "order {n}");
+        accepts(&mut machine, ms, stream, &effects);
+        let produced = Input::Produced {
+            order: OrderId::of(&signed.digest()),
+            tokens: vec![token(1)],
+            finish: Some(Finish::Stop),
+            attached: Default::default(),
+        };
+        feed(&mut machine, ms + 1, produced);
+        let stream = StreamId(stream);
+        feed(&mut machine, ms + 2, Input::Closed { stream });
+        assert_eq!(machine.active(), 0);
+    }
 }
 
 #[test]
