@@ -112,6 +112,8 @@ codes! {
     NotAsListed = 26 "not_as_listed",
     /// This peer, or everybody together, asks for more than is given to those who have not paid.
     TooManyUnpaid = 27 "too_many_unpaid",
+    /// This node's wallet is not open yet, or the peers of its channels are away (HTTP 503).
+    WalletAway = 28 "wallet_away",
 }
 
 impl Serialize for Code {
@@ -182,6 +184,9 @@ impl Code {
             }
             Code::NotAsListed => "ask again: listings are read anew; or choose another host",
             Code::TooManyUnpaid => "pay for what is under way, or try again in a moment",
+            Code::WalletAway => {
+                "try again later; check the internet connection, [chain] in freehold.toml and `freehold wallet channels`"
+            }
             Code::Unknown(_) => "update freehold, or choose another host",
         }
     }
@@ -197,6 +202,7 @@ impl Code {
                 | Code::NoInvoice
                 | Code::TooManyUnpaid
                 | Code::NotAsListed
+                | Code::WalletAway
         )
     }
 
@@ -213,6 +219,7 @@ impl Code {
                 | Code::Interrupted
                 | Code::DebtDisputed
                 | Code::NotAsListed
+                | Code::WalletAway
         )
     }
 
@@ -256,7 +263,8 @@ impl Code {
             | Code::NoInvoice
             | Code::StorageFailed
             | Code::NotAsListed
-            | Code::TooManyUnpaid => 503,
+            | Code::TooManyUnpaid
+            | Code::WalletAway => 503,
         }
     }
 }

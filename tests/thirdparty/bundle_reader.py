@@ -409,7 +409,7 @@ class Code:
              "no_host wallet_cannot_pay payment_failed payment_unknown not_paid disconnected timeout "
              "protocol_violation cancelled engine_failed interrupted shutting_down no_invoice "
              "mode_unsupported storage_failed handling_unsupported host_misconfigured debt_disputed "
-             "not_as_listed too_many_unpaid").split()
+             "not_as_listed too_many_unpaid wallet_away").split()
 
     def read(self, source):
         return U16.read(source)

@@ -60,7 +60,7 @@ impl ApiError {
 /// The answer to a purchase that was refused. A wallet that cannot pay because it is not open
 /// yet, or because the peers of its channels are away, is no empty wallet: later it can.
 pub async fn of_purchase(wallet: &dyn Wallet, refusal: Refusal) -> ApiError {
-    if refusal.code != Code::WalletCannotPay {
+    if !matches!(refusal.code, Code::WalletCannotPay | Code::WalletAway) {
         return refusal.into();
     }
     let (message, fix) = match wallet.opened().await {
@@ -83,7 +83,7 @@ pub async fn of_purchase(wallet: &dyn Wallet, refusal: Refusal) -> ApiError {
         }
     };
     let mut error = ApiError::new(503, message, fix);
-    error.body.error.code = Some("wallet_away".to_owned());
+    error.body.error.code = Some(Code::WalletAway.word().to_owned());
     error.retry_after_ms = Some(AWAY_RETRY_MS);
     error
 }
@@ -169,6 +169,10 @@ mod tests {
         assert!(error.body.error.message.contains("no chain"));
         let other = Refusal::new(Code::BudgetExhausted, "spent");
         assert_eq!(of_purchase(&wallet, other).await.status, 402);
+        // Whatever the wallet says by then, a purchase that it was away for can be tried again.
+        let away = ApiError::from(Refusal::new(Code::WalletAway, "no answer"));
+        let word = away.body.error.code.as_deref();
+        assert_eq!((away.status, word), (503, Some("wallet_away")));
     }
 
     #[test]

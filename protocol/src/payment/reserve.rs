@@ -15,6 +15,9 @@ use crate::route::Message;
 use crate::time::WallTime;
 use std::collections::BTreeMap;
 
+/// Suggested wait where the wallet is away. Milliseconds. Peers are called every half minute.
+const AWAY_RETRY_MS: u64 = 30_000;
+
 impl Payment {
     /// Sets money aside if the limits allow, and asks the wallet whether it is there.
     pub(super) fn reserve(
@@ -100,19 +103,27 @@ impl Payment {
         let max_cost = reservation.max_cost;
         let problem = match spendable {
             Some(spendable) if spendable >= wanted => None,
-            Some(spendable) => Some(format!(
-                "the wallet can spend {spendable}, and this order may cost up to {max_cost} (all open orders together {wanted})"
-            )),
-            None => Some("the wallet did not say what it can spend".to_owned()),
+            Some(spendable) => {
+                let text = format!(
+                    "the wallet can spend {spendable}, and this order may cost up to {max_cost} (all open orders together {wanted})"
+                );
+                Some(Refusal::new(Code::WalletCannotPay, text))
+            }
+            None => {
+                let text = "the wallet does not say what it can spend";
+                let mut refusal = Refusal::new(Code::WalletAway, text);
+                refusal.retry_after_ms = Some(AWAY_RETRY_MS);
+                Some(refusal)
+            }
         };
         let result = match problem {
             None => {
                 reservation.check = None;
                 Ok(())
             }
-            Some(text) => {
+            Some(refusal) => {
                 self.budgets.reservations.remove(&request);
-                Err(Refusal::new(Code::WalletCannotPay, text))
+                Err(refusal)
             }
         };
         turn.tell(Message::Reserved { request, result });

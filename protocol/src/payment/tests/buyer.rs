@@ -107,10 +107,7 @@ fn an_order_above_its_limit_or_above_the_wallet_is_refused_with_figures() {
     let refusal = rig.reserve(3, "cli", 9_000, Some(8_999)).unwrap_err();
     assert_eq!(refusal.code, Code::WalletCannotPay);
     assert!(refusal.message.contains("8.999 sat"), "{}", refusal.message);
-    assert_eq!(
-        code(rig.reserve(4, "cli", 9_000, None)),
-        Code::WalletCannotPay
-    );
+    assert_eq!(code(rig.reserve(4, "cli", 9_000, None)), Code::WalletAway);
 }
 
 #[test]
@@ -125,7 +122,7 @@ fn a_wallet_that_never_answers_refuses_the_reservation() {
     let effects = rig.wait(30_000);
     assert!(matches!(
         &effects[..],
-        [Effect::Tell(Message::Reserved { result: Err(refusal), .. })] if refusal.code == Code::WalletCannotPay
+        [Effect::Tell(Message::Reserved { result: Err(refusal), .. })] if refusal.code == Code::WalletAway
     ));
     assert_eq!(rig.machine.deadline(), None);
 }
