@@ -547,13 +547,13 @@ impl Parts<'_> {
                 self.buyer(request, |buyer| buyer.reserved(result, ctx))
             }
             Input::Opened { id, stream } => self.opened(id, stream, ctx),
-            Input::OpenFailed { id, reason } => {
+            Input::OpenFailed { id, reason, ours } => {
                 if let Some(buyer) = self
                     .buyers
                     .values_mut()
                     .find(|buyer| buyer.dialing() == Some(id))
                 {
-                    buyer.open_failed(&reason, ctx);
+                    buyer.open_failed(&reason, ours, ctx);
                 }
             }
             Input::Received { stream, frame } => self.received(stream, *frame, ctx),

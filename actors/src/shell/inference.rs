@@ -149,17 +149,10 @@ impl InferencePorts {
                         swarm.shutdown().await;
                     }
                 }
-                // The host has no part in it. A machine that is told of a failed dial books it as the
-                // host's; a refusal as busy makes it look elsewhere.
-                Err(error) if error.is_own() => {
-                    let stream = streams.number();
-                    shared.to_inference(Input::Opened { id, stream }).await;
-                    let frame = Box::new(Frame::Refusal(busy(&error.to_string())));
-                    shared.to_inference(Input::Received { stream, frame }).await;
-                }
                 Err(error) => {
-                    let reason = error.to_string();
-                    shared.to_inference(Input::OpenFailed { id, reason }).await;
+                    let (reason, ours) = (error.to_string(), error.is_own());
+                    let failed = Input::OpenFailed { id, reason, ours };
+                    shared.to_inference(failed).await;
                 }
             }
         });

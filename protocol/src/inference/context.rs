@@ -36,10 +36,14 @@ pub struct Config {
     pub late_entry_ms: u64,
     /// Host: how long a running order may stall unpaid before it ends. Milliseconds.
     pub pay_timeout_ms: u64,
+    /// Host: how long the engine may give no output where it is allowed some. Milliseconds.
+    pub engine_timeout_ms: u64,
     /// Host: expiry of invoices. Seconds. Longer than `pay_timeout_ms`, or a slow payment is lost.
     pub invoice_expiry_s: u32,
     /// Buyer: how long a dial may take. Milliseconds.
     pub dial_timeout_ms: u64,
+    /// Buyer: how long the client may take to agree to a choice. Milliseconds.
+    pub confirm_timeout_ms: u64,
     /// Buyer: how long terms may take. Milliseconds. Counting a long prompt takes a while on a slow host.
     pub terms_timeout_ms: u64,
     /// Buyer: how long the first token may take, queue and prefill included. Milliseconds.
@@ -79,8 +83,12 @@ impl Config {
             // Wallets behind NWC answer as late as 72 s; a retry on the way takes as long.
             late_entry_ms: 120_000,
             pay_timeout_ms: 60_000,
+            // Twice as long as buyers wait for the first token.
+            engine_timeout_ms: 360_000,
             invoice_expiry_s: 180,
             dial_timeout_ms: 20_000,
+            // Half the life of a listing; the money is set aside meanwhile.
+            confirm_timeout_ms: 600_000,
             terms_timeout_ms: 30_000,
             first_token_timeout_ms: 180_000,
             max_wait_ms: 120_000,

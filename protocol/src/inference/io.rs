@@ -132,8 +132,12 @@ pub enum Input {
 
     /// [`Effect::OpenStream`] succeeded.
     Opened { id: EffectId, stream: StreamId },
-    /// [`Effect::OpenStream`] failed.
-    OpenFailed { id: EffectId, reason: String },
+    /// [`Effect::OpenStream`] failed; `ours`: for want of a stream of this node.
+    OpenFailed {
+        id: EffectId,
+        reason: String,
+        ours: bool,
+    },
     /// A peer opened an order stream to us.
     Inbound { stream: StreamId, peer: PeerTag },
     /// A frame arrived.

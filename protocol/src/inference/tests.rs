@@ -589,6 +589,8 @@ struct Buyer {
     dials: Vec<NodeKey>,
     /// Names of the frames sent.
     sent: Vec<&'static str>,
+    /// How many of them find no stream of this node.
+    no_dials: usize,
     stream: u64,
     ms: u64,
 }
@@ -618,7 +620,13 @@ impl Buyer {
     }
 
     fn asking(hosts: Vec<Candidate>, mode: PaymentMode, max_cost: Msat, job: Job) -> Self {
-        let mut buyer = Buyer {
+        let mut buyer = Buyer::idle();
+        buyer.buys(hosts, (mode, max_cost, job), false);
+        buyer
+    }
+
+    fn idle() -> Self {
+        Buyer {
             machine: machine(9),
             order: None,
             offered: None,
@@ -626,11 +634,27 @@ impl Buyer {
             told: Vec::new(),
             dials: Vec::new(),
             sent: Vec::new(),
+            no_dials: 0,
             stream: 0,
             ms: 0,
-        };
+        }
+    }
+
+    /// Wants the usual of these hosts.
+    fn wants(&mut self, hosts: &[u8], confirm: bool) {
+        let hosts = hosts.iter().map(|n| candidate(*n)).collect();
+        let usual = (PaymentMode::Metered, Msat(1_000_000), job());
+        self.buys(hosts, usual, confirm);
+    }
+
+    fn buys(
+        &mut self,
+        hosts: Vec<Candidate>,
+        (mode, max_cost, job): (PaymentMode, Msat, Job),
+        confirm: bool,
+    ) {
         let request = RequestId(1);
-        buyer.feed(Input::Buy(Box::new(BuyRequest {
+        self.feed(Input::Buy(Box::new(BuyRequest {
             request,
             model: ModelSelector::Any,
             job,
@@ -641,17 +665,16 @@ impl Buyer {
             handling: Handling::Plain,
             budget: "cli".into(),
             host: None,
-            confirm: false,
+            confirm,
             audit: false,
             private: false,
         })));
         let result = Ok(());
-        buyer.feed(Input::Reserved { request, result });
-        buyer.feed(Input::Candidates { request, hosts });
-        buyer
+        self.feed(Input::Reserved { request, result });
+        self.feed(Input::Candidates { request, hosts });
     }
 
-    /// Dials succeed at once.
+    /// Dials succeed at once, but for the first `no_dials` of them.
     fn feed(&mut self, input: Input) {
         self.ms += 1;
         let effects = feed(&mut self.machine, self.ms, input);
@@ -674,6 +697,11 @@ impl Buyer {
                 match effect {
                     Effect::OpenStream { id, host, .. } => {
                         self.dials.push(host);
+                        if self.dials.len() <= self.no_dials {
+                            let (reason, ours) = ("no stream left".to_owned(), true);
+                            inputs.push(Input::OpenFailed { id, reason, ours });
+                            continue;
+                        }
                         self.stream += 1;
                         let stream = StreamId(self.stream);
                         inputs.push(Input::Opened { id, stream });
@@ -777,8 +805,6 @@ impl Buyer {
         let envelope: crate::envelope::Envelope =
             crate::codec::decode(&order.bytes, 1 << 20).unwrap();
         let nonce = [self.ms as u8; 16];
-        let dialed = self.dials.last().unwrap();
-        let by = (1..9).map(keys).find(|keys| keys.key() == *dialed).unwrap();
         Signed::seal(
             &by,
             NETWORK,
@@ -1572,4 +1598,100 @@ fn hosts_that_cannot_be_paid_are_few_and_the_reason_is_told() {
     let mut buyer = Buyer::owes_entry(&[1, 3]);
     buyer.is_not_settled(buyer.id(), Code::BudgetExhausted);
     assert_eq!(buyer.failures(), [Code::BudgetExhausted]);
+}
+
+#[test]
+fn a_host_is_not_blamed_where_this_node_has_no_stream_left() {
+    let mut buyer = Buyer::idle();
+    buyer.no_dials = 1;
+    buyer.wants(&[1, 3], false);
+    assert_eq!(buyer.dials, [keys(1).key(), keys(3).key()]);
+    assert_eq!((buyer.offences(), buyer.refusals()), (vec![], vec![]));
+    let mut buyer = Buyer::idle();
+    buyer.no_dials = 2;
+    buyer.wants(&[1, 3], false);
+    assert_eq!(buyer.failures(), [Code::Busy]);
+    assert_eq!((buyer.offences(), buyer.refusals()), (vec![], vec![]));
+}
+
+#[test]
+fn a_choice_that_nobody_agrees_to_ends_and_sets_the_money_free() {
+    let mut buyer = Buyer::idle();
+    buyer.wants(&[1, 3], true);
+    assert_eq!(buyer.dials, []);
+    let timeout_ms = Config::new(NETWORK).confirm_timeout_ms;
+    let due = at(buyer.ms + timeout_ms).tick;
+    assert!(buyer.machine.deadline().is_some_and(|tick| tick <= due));
+    buyer.waits(timeout_ms);
+    let released = |message: &Message| matches!(message, Message::Release { .. });
+    assert_eq!(buyer.failures(), [Code::Timeout]);
+    assert!(buyer.told.iter().any(released));
+    assert_eq!((buyer.machine.active(), buyer.refusals()), (0, vec![]));
+}
+
+/// How far an order went before both its buyer and the engine fell silent.
+const SILENT_AFTER: [usize; 6] = [0, 1, 2, 3, 4, 5];
+
+#[test]
+fn an_order_with_a_silent_buyer_and_a_silent_engine_ends_and_closes_its_stream() {
+    for steps in SILENT_AFTER {
+        let mut machine = host();
+        let signed = order(1);
+        let (id, stream) = (OrderId::of(&signed.digest()), StreamId(1));
+        let mut effects = Vec::new();
+        if steps == 0 {
+            let peer = peer(1);
+            effects.extend(feed(&mut machine, 0, Input::Inbound { stream, peer }));
+            let frame = Box::new(Frame::Order(signed.clone()));
+            effects.extend(feed(&mut machine, 0, Input::Received { stream, frame }));
+        } else {
+            effects = arrives_with(&mut machine, 0, 1, 1, &signed, Msat(4_000));
+        }
+        if steps >= 2 {
+            let accepted = accepts(&mut machine, 1, 1, &effects);
+            effects.extend(accepted);
+        }
+        let finish = (steps >= 4).then_some(Finish::Stop);
+        if steps >= 3 {
+            let produced = Input::Produced {
+                order: id,
+                tokens: vec![token(1)],
+                finish,
+                attached: Default::default(),
+            };
+            effects.extend(feed(&mut machine, 2, produced));
+        }
+        if steps >= 5 {
+            let (seq, hash) = (1, PaymentHash([1; 32]));
+            let result = Ok(("invoice".to_owned(), hash));
+            let made = Input::InvoiceMade {
+                order: id,
+                seq,
+                result,
+            };
+            effects.extend(feed(&mut machine, 3, made));
+            let (msat, window) = (Msat(1_050), Msat(5_000));
+            let granted = Input::CreditGranted {
+                order: id,
+                seq,
+                hash,
+                msat,
+                window,
+            };
+            effects.extend(feed(&mut machine, 4, granted));
+        }
+        assert_eq!(machine.active(), 1, "after {steps} steps");
+        // Whatever the peer holds open: ten minutes later nothing of it is left.
+        let mut out = Outbox::default();
+        while let Some(due) = machine.deadline()
+            && due <= at(600_000).tick
+            && machine.active() > 0
+        {
+            machine.expire(at(due.0 / 1_000_000 + 1), &mut out);
+        }
+        effects.extend(out.drain());
+        assert_eq!(machine.active(), 0, "after {steps} steps");
+        let closed = |effect: &&Effect| **effect == Effect::Close { stream };
+        assert_eq!(effects.iter().filter(closed).count(), 1);
+    }
 }

@@ -75,6 +75,9 @@ const MAX_EVIDENCE_BYTES: usize = limits::MAX_AUDIT_FRAME_BYTES - (256 << 10);
 /// What a token or a signature takes beside its text or bytes, at most.
 const FIXED_BYTES: usize = 72;
 
+/// Suggested wait where this node had no stream left. Milliseconds.
+const OWN_STREAMS_RETRY_MS: u64 = 5_000;
+
 /// Two honest clocks may be far enough apart for it, so it proves no bad faith.
 const EXPIRES_SOON: &str = "an invoice that is about to expire, by the clock of this machine";
 
@@ -313,7 +316,7 @@ impl BuyerOrder {
 
     /// When [`BuyerOrder::expire`] must run.
     pub fn deadline(&self) -> Option<Tick> {
-        (!matches!(self.state, State::Over | State::Confirming)).then_some(self.deadline)
+        (self.state != State::Over).then_some(self.deadline)
     }
 
     /// The order under way, if there is one.
@@ -413,6 +416,7 @@ impl BuyerOrder {
         );
         if self.request.confirm {
             self.state = State::Confirming;
+            self.deadline = ctx.now.tick.after_ms(ctx.config.confirm_timeout_ms);
         } else {
             self.dial(ctx);
         }
@@ -514,8 +518,14 @@ impl BuyerOrder {
         ctx.send(stream, Frame::Order(signed));
     }
 
-    /// The host could not be reached.
-    pub fn open_failed(&mut self, reason: &str, ctx: &mut Ctx<'_>) {
+    /// The host could not be reached. `ours`: this node did not try, for want of a stream of
+    /// its own, and the host has no part in it.
+    pub fn open_failed(&mut self, reason: &str, ours: bool, ctx: &mut Ctx<'_>) {
+        if ours {
+            let mut refusal = Refusal::new(Code::Busy, reason);
+            refusal.retry_after_ms = Some(OWN_STREAMS_RETRY_MS);
+            return self.give_up(refusal, ctx);
+        }
         if let Some(deal) = &self.deal {
             ctx.offence(
                 deal.candidate.host,
@@ -1386,6 +1396,7 @@ impl BuyerOrder {
         let what = match self.state {
             State::Reserving => "the wallet did not answer in time",
             State::Finding => "no candidates were found in time",
+            State::Confirming => "nobody agreed to the choice in time",
             State::Dialing(_) => "the host could not be reached in time",
             State::Ordered => "the host sent no terms in time",
             _ => "the host fell silent",

@@ -123,6 +123,8 @@ pub struct HostOrder {
     next_chunk: u32,
     receipt: Option<Signed>,
     came: Tick,
+    /// When the engine last gave output, or began.
+    produced_at: Tick,
     started: WallTime,
     ended: WallTime,
     deadline: Tick,
@@ -179,6 +181,7 @@ impl HostOrder {
             next_chunk: 0,
             receipt: None,
             came: ctx.now.tick,
+            produced_at: ctx.now.tick,
             started: ctx.now.wall,
             ended: ctx.now.wall,
             deadline: ctx.now.tick.after_ms(ctx.config.terms_ttl_ms),
@@ -582,6 +585,7 @@ impl HostOrder {
     pub fn start(&mut self, ctx: &mut Ctx<'_>) {
         self.state = State::Running;
         self.started = ctx.now.wall;
+        self.produced_at = ctx.now.tick;
         self.allowed = self.allowance();
         self.touch(ctx);
         ctx.out.push(Effect::StartEngine {
@@ -659,6 +663,7 @@ impl HostOrder {
         if tokens.is_empty() && finish.is_none() {
             return;
         }
+        self.produced_at = ctx.now.tick;
         self.send_chunk(tokens, finish, attached, ctx);
         match finish {
             Some(finish) => {
@@ -1003,7 +1008,12 @@ impl HostOrder {
             }
             // Still entitled to produce: the engine is slow, the buyer is not late.
             State::Running if self.outstanding() == 0 && self.counts.delivered() < self.allowed => {
-                self.touch(ctx);
+                let silent_ms = ctx.now.tick.ms_since(self.produced_at);
+                if silent_ms < ctx.config.engine_timeout_ms {
+                    return self.touch(ctx);
+                }
+                let text = format!("the engine gave no output for {} s", silent_ms / 1_000);
+                self.fail(Refusal::new(Code::EngineFailed, text), ctx);
             }
             State::Running | State::Settling => {
                 self.fail(

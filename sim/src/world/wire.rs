@@ -73,7 +73,8 @@ impl World {
         }
         let Some(to) = target.filter(|to| self.up(*to)) else {
             let reason = "no answer at this address".to_owned();
-            let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason });
+            let ours = false;
+            let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason, ours });
             return self.post(node, Via::Net, failed, 0);
         };
         let peer = self.nodes[node].person.tag();
