@@ -58,6 +58,9 @@ class Mutant:
     def __init__(self, number, listed, text):
         self.number, self.name, self.file = number, listed["name"], listed["file"]
         self.verdict = None
+        if listed["function"] is None:
+            self.verdict = "not judged"  # A constant, which reads no variable.
+            return
         starts = [0]
         for line in text.splitlines(keepends=True):
             starts.append(starts[-1] + len(line))
@@ -68,13 +71,10 @@ class Mutant:
         line = re.compile(r"^ *(pub(\(\w+\))? )?(const )?fn ", re.M)
         head = line.search(text, text.rfind("\n", 0, head) + 1).start()
         self.start = body(text, head)
-        self.signature = text[head : self.start]
         self.body = text[self.start : first] + listed["replacement"] + text[last : self.end]
-
-    @property
-    def buildable(self):
-        """Bodies that differ have different types behind `impl`, and `const` reads no variable."""
-        return not re.search(r"const fn|-> impl", self.signature)
+        # Neither does a constant function; and bodies that differ have different types.
+        if re.search(r"const fn|-> impl", text[head : self.start]):
+            self.verdict = "not judged"
 
     @property
     def key(self):
@@ -264,8 +264,6 @@ def main():
         drawn = random.Random(args.seed).sample(everything, min(args.count, len(everything)))
         print(f"{len(drawn)} of {len(everything)} mutants, by seed {args.seed}", flush=True)
         mutants = [Mutant(n, one, texts[one["file"]]) for n, one in enumerate(drawn, 1)]
-        for mutant in mutants:
-            mutant.verdict = None if mutant.buildable else "not judged"
         settle(tree, target, texts, mutants)
         tests = ["test", "--no-run", "--package", "protocol"]
         unit = executables(tree, target, *tests, "--lib")
