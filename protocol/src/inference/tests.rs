@@ -289,6 +289,26 @@ fn free_answers_are_no_unpaid_orders() {
 }
 
 #[test]
+fn a_peer_that_never_pays_is_soon_refused_and_others_are_not() {
+    let mut machine = host();
+    let mut taken = 0;
+    for n in 0..200 {
+        let effects = arrives(&mut machine, 0, u64::from(n), 1, &order(n));
+        taken += usize::from(refusals(&effects).is_empty());
+        let (stream, frame) = (StreamId(u64::from(n)), Box::new(Frame::Cancel));
+        feed(&mut machine, 0, Input::Received { stream, frame });
+    }
+    assert_eq!(taken, MAX_VOID_PER_MINUTE as usize);
+    let other = arrives(&mut machine, 0, 500, 2, &order(500));
+    assert_eq!(refusals(&other), []);
+    // A minute later it may try again.
+    let mut out = Outbox::default();
+    machine.expire(at(61_000), &mut out);
+    let again = arrives(&mut machine, 61_000, 501, 1, &order(501));
+    assert_eq!(refusals(&again), []);
+}
+
+#[test]
 fn an_order_that_is_sent_again_is_not_served_again() {
     let mut machine = host();
     let signed = order(1);
