@@ -88,9 +88,15 @@ enum Origin {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
-    Fresh { until: Tick, peer: PeerTag },
     Buyer(RequestId),
     Host(OrderId),
+}
+
+/// An inbound stream on which nothing came yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fresh {
+    until: Tick,
+    peer: PeerTag,
 }
 
 /// Buys and sells answers: owns every order of this node, admits orders of peers, turns
@@ -112,6 +118,7 @@ pub struct Inference {
     /// When the orders that run began, and how long orders take, slowly averaged.
     begun: BTreeMap<OrderId, Tick>,
     order_ms: u64,
+    fresh: BTreeMap<StreamId, Fresh>,
     streams: BTreeMap<StreamId, Use>,
     served: BTreeMap<ModelDigest, Served>,
     loads: BTreeMap<ModelDigest, (u32, u32)>,
@@ -144,6 +151,7 @@ impl Inference {
             queue: VecDeque::new(),
             begun: BTreeMap::new(),
             order_ms: TYPICAL_ORDER_MS,
+            fresh: BTreeMap::new(),
             streams: BTreeMap::new(),
             served: BTreeMap::new(),
             loads: BTreeMap::new(),
@@ -214,6 +222,7 @@ impl Inference {
             hosts: &mut self.hosts,
             peers: &mut self.peers,
             voids: &self.voids,
+            fresh: &mut self.fresh,
             streams: &mut self.streams,
             served: &self.served,
             admission: self.admission,
@@ -265,7 +274,6 @@ impl Inference {
         self.hosts.retain(|_, order| order.state != HostState::Over);
         let (buyers, hosts) = (&self.buyers, &self.hosts);
         self.streams.retain(|_, used| match used {
-            Use::Fresh { .. } => true,
             Use::Buyer(request) => buyers.contains_key(request),
             Use::Host(order) => hosts.contains_key(order),
         });
@@ -402,22 +410,20 @@ impl Inference {
     }
 
     fn inbound(&mut self, stream: StreamId, peer: PeerTag, now: Now, out: &mut Outbox<Effect>) {
-        let mut fresh: BTreeMap<PeerTag, Vec<StreamId>> = BTreeMap::new();
-        for (id, used) in &self.streams {
-            if let Use::Fresh { peer, .. } = used {
-                fresh.entry(*peer).or_default().push(*id);
-            }
-        }
-        if fresh.values().map(Vec::len).sum::<usize>() >= MAX_FRESH_STREAMS {
+        if self.fresh.len() >= MAX_FRESH_STREAMS {
             // Whoever opens many streams loses its own: the newest of the peer with most.
-            let most = fresh.values().max_by_key(|streams| streams.len());
+            let mut peers: BTreeMap<PeerTag, Vec<StreamId>> = BTreeMap::new();
+            for (id, fresh) in &self.fresh {
+                peers.entry(fresh.peer).or_default().push(*id);
+            }
+            let most = peers.values().max_by_key(|streams| streams.len());
             if let Some(newest) = most.and_then(|streams| streams.last()).copied() {
-                self.streams.remove(&newest);
+                self.fresh.remove(&newest);
                 out.push(Effect::Close { stream: newest });
             }
         }
         let until = now.tick.after_ms(FRESH_STREAM_MS);
-        self.streams.insert(stream, Use::Fresh { until, peer });
+        self.fresh.insert(stream, Fresh { until, peer });
     }
 
     fn buy(&mut self, request: BuyRequest, now: Now, out: &mut Outbox<Effect>) {
@@ -487,10 +493,7 @@ impl Machine for Inference {
     fn deadline(&self) -> Option<Tick> {
         let buyers = self.buyers.values().filter_map(BuyerOrder::deadline);
         let hosts = self.hosts.values().filter_map(HostOrder::deadline);
-        let fresh = self.streams.values().filter_map(|used| match used {
-            Use::Fresh { until, .. } => Some(*until),
-            _ => None,
-        });
+        let fresh = self.fresh.values().map(|fresh| fresh.until);
         let sweeps = !self.voids.is_empty()
             || !self.replay.is_empty()
             || !self.retained.is_empty()
@@ -522,6 +525,7 @@ struct Parts<'a> {
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
     peers: &'a mut BTreeMap<OrderId, PeerTag>,
     voids: &'a BTreeMap<Origin, u32>,
+    fresh: &'a mut BTreeMap<StreamId, Fresh>,
     streams: &'a mut BTreeMap<StreamId, Use>,
     served: &'a BTreeMap<ModelDigest, Served>,
     admission: Admission,
@@ -655,15 +659,17 @@ impl Parts<'_> {
     }
 
     fn received(&mut self, stream: StreamId, frame: Frame, ctx: &mut Ctx<'_>) {
-        match (self.streams.get(&stream).copied(), frame) {
-            (Some(Use::Buyer(request)), frame) => self.on_buyer_stream(request, stream, frame, ctx),
-            (Some(Use::Host(order)), frame) => self.host_frame(order, frame, ctx),
-            (Some(Use::Fresh { .. }), Frame::Order(signed)) => self.order(stream, signed, ctx),
-            (Some(Use::Fresh { .. }), frame) => {
-                let message = format!("a stream begins with an order, not with {}", frame.name());
-                self.refuse(stream, Refusal::new(Code::ProtocolViolation, message), ctx);
+        if let Some(fresh) = self.fresh.remove(&stream) {
+            if let Frame::Order(signed) = frame {
+                return self.order(stream, fresh.peer, signed, ctx);
             }
-            (None, _) => {}
+            let message = format!("a stream begins with an order, not with {}", frame.name());
+            return self.refuse(stream, Refusal::new(Code::ProtocolViolation, message), ctx);
+        }
+        match self.streams.get(&stream).copied() {
+            Some(Use::Buyer(request)) => self.on_buyer_stream(request, stream, frame, ctx),
+            Some(Use::Host(order)) => self.host_frame(order, frame, ctx),
+            None => {}
         }
     }
 
@@ -682,13 +688,19 @@ impl Parts<'_> {
         });
     }
 
+    /// Refuses what came first on a stream.
     fn refuse(&mut self, stream: StreamId, refusal: Refusal, ctx: &mut Ctx<'_>) {
-        self.streams.remove(&stream);
         ctx.send(stream, Frame::Refusal(refusal));
         ctx.close(stream);
     }
 
-    fn order(&mut self, stream: StreamId, signed: crate::envelope::Signed, ctx: &mut Ctx<'_>) {
+    fn order(
+        &mut self,
+        stream: StreamId,
+        peer: PeerTag,
+        signed: crate::envelope::Signed,
+        ctx: &mut Ctx<'_>,
+    ) {
         let opened = match signed.open::<Order>(
             ctx.crypto,
             ctx.config.network,
@@ -704,7 +716,7 @@ impl Parts<'_> {
                 );
             }
         };
-        let offer = match self.admit(&opened, stream, &ctx.config.modes) {
+        let offer = match self.admit(&opened, peer, &ctx.config.modes) {
             Ok(offer) => offer,
             Err(refusal) => return self.refuse(stream, refusal, ctx),
         };
@@ -717,19 +729,10 @@ impl Parts<'_> {
             return self.refuse(stream, busy(Code::TooManyUnpaid, text), ctx);
         }
         let id = OrderId::of(&opened.digest);
-        if let Some(peer) = self.peer(stream) {
-            self.peers.insert(id, peer);
-        }
+        self.peers.insert(id, peer);
         self.streams.insert(stream, Use::Host(id));
         self.hosts
             .insert(id, HostOrder::open(stream, signed, opened, offer, ctx));
-    }
-
-    fn peer(&self, stream: StreamId) -> Option<PeerTag> {
-        match self.streams.get(&stream) {
-            Some(Use::Fresh { peer, .. }) => Some(*peer),
-            _ => None,
-        }
     }
 
     /// Lets unpaid orders go until one of `bytes` has room: first the oldest whose terms nobody
@@ -792,7 +795,7 @@ impl Parts<'_> {
     fn admit(
         &self,
         opened: &Opened<Order>,
-        stream: StreamId,
+        peer: PeerTag,
         modes: &[PaymentMode],
     ) -> Result<crate::manifest::ModelOffer, Refusal> {
         let (order, digest, buyer) = (&opened.body, &opened.digest, &opened.envelope.from);
@@ -860,18 +863,14 @@ impl Parts<'_> {
         if taken >= room as usize || self.hosts.len() >= limits::MAX_ORDERS {
             return Err(busy(Code::Busy, "all slots and the queue are full"));
         }
-        let peer = self.peer(stream);
         let of_peer = |known: bool| {
             let unpaid = self.hosts.iter().filter(|(id, host)| {
-                host.is_unpaid()
-                    && host.is_known() == known
-                    && peer.is_some()
-                    && self.peers.get(id).copied() == peer
+                host.is_unpaid() && host.is_known() == known && self.peers.get(id) == Some(&peer)
             });
             unpaid.count()
         };
         let void = |origin| self.voids.get(&origin).copied().unwrap_or_default();
-        let voids = peer.map_or(0, |peer| void(Origin::Peer(peer)));
+        let voids = void(Origin::Peer(peer));
         if of_peer(false) >= MAX_UNPAID_PER_PEER
             || of_peer(true) >= room as usize
             || voids.max(void(Origin::Key(*buyer))) >= MAX_VOID_PER_MINUTE
@@ -932,6 +931,9 @@ impl Parts<'_> {
     }
 
     fn garbled(&mut self, stream: StreamId, detail: String, ctx: &mut Ctx<'_>) {
+        if self.fresh.remove(&stream).is_some() {
+            return self.refuse(stream, Refusal::new(Code::ProtocolViolation, detail), ctx);
+        }
         match self.streams.get(&stream).copied() {
             Some(Use::Buyer(request)) => self.buyer(request, |buyer| buyer.garbled(detail, ctx)),
             Some(Use::Host(order)) => self.host(order, |host| {
@@ -943,14 +945,12 @@ impl Parts<'_> {
                 }));
                 host.fail(Refusal::new(Code::ProtocolViolation, detail), ctx);
             }),
-            Some(Use::Fresh { .. }) => {
-                self.refuse(stream, Refusal::new(Code::ProtocolViolation, detail), ctx);
-            }
             None => {}
         }
     }
 
     fn closed(&mut self, stream: StreamId, ctx: &mut Ctx<'_>) {
+        self.fresh.remove(&stream);
         match self.streams.remove(&stream) {
             Some(Use::Buyer(request)) => self.buyer(request, |buyer| {
                 if buyer.stream() == Some(stream) {
@@ -961,7 +961,7 @@ impl Parts<'_> {
                 host.stream = None;
                 host.abandon(Code::Disconnected, ctx);
             }),
-            Some(Use::Fresh { .. }) | None => {}
+            None => {}
         }
     }
 
@@ -974,16 +974,12 @@ impl Parts<'_> {
                 host.expire(ctx);
             }
         }
-        let late = |used: &Use| matches!(used, Use::Fresh { until, .. } if *until <= ctx.now.tick);
-        let silent: Vec<_> = self
-            .streams
-            .iter()
-            .filter(|(_, used)| late(used))
-            .map(|(id, _)| *id)
-            .collect();
-        for stream in silent {
-            self.streams.remove(&stream);
-            ctx.close(stream);
-        }
+        self.fresh.retain(|stream, fresh| {
+            let late = fresh.until <= ctx.now.tick;
+            if late {
+                ctx.close(*stream);
+            }
+            !late
+        });
     }
 }
