@@ -740,25 +740,27 @@ impl Parts<'_> {
     /// payments should have come. Returns whether there is room.
     fn make_room(&mut self, bytes: usize, ctx: &mut Ctx<'_>) -> bool {
         let now = ctx.now.tick;
-        loop {
-            let unpaid = || self.hosts.iter().filter(|(_, order)| order.is_unpaid());
-            let held: usize = unpaid().map(|(_, order)| order.bytes()).sum();
-            if unpaid().count() < MAX_UNPAID && held.saturating_add(bytes) <= MAX_UNPAID_BYTES {
-                return true;
-            }
-            let gives_way = |order: &HostOrder| {
-                let accepted = order.accepted();
-                accepted.is_none_or(|then| now.ms_since(then) >= ENTRY_GRACE_MS)
-            };
-            let oldest = unpaid()
-                .filter(|(_, order)| gives_way(order))
-                .min_by_key(|(_, order)| (order.accepted(), order.is_known(), order.came()));
-            let Some(id) = oldest.map(|(id, _)| *id) else {
+        let (mut count, mut held) = (0, bytes);
+        for order in self.hosts.values().filter(|order| order.is_unpaid()) {
+            count += 1;
+            held = held.saturating_add(order.bytes());
+        }
+        while count >= MAX_UNPAID || held > MAX_UNPAID_BYTES {
+            let grace = |then| now.ms_since(then) < ENTRY_GRACE_MS;
+            let gives_way =
+                |order: &&mut HostOrder| order.is_unpaid() && !order.accepted().is_some_and(grace);
+            let unpaid = self.hosts.values_mut().filter(gives_way);
+            let oldest =
+                unpaid.min_by_key(|order| (order.accepted(), order.is_known(), order.came()));
+            let Some(oldest) = oldest else {
                 return false;
             };
-            self.host(id, |order| order.evict(ctx));
-            // What is over is dropped at the end of the turn; it counts no more now.
+            count -= 1;
+            held = held.saturating_sub(oldest.bytes());
+            // It is dropped at the end of the turn; it counts no more now.
+            oldest.evict(ctx);
         }
+        true
     }
 
     /// Of the strangers' orders that cost less than a msat one stands at a time: they hold
