@@ -580,7 +580,9 @@ mod tests {
         };
         let mut retained = Retained::default();
         for number in 0..20 {
-            retained.keep(&record(number), WallTime(u64::from(number) * DAY_MS));
+            let order = record(number);
+            let rows = retained.keep(&order, WallTime(u64::from(number) * DAY_MS));
+            assert_eq!(rows[0].key, order_key(Side::Buyer, &order.id()));
         }
         let gone = retained.sweep(keep, WallTime(19 * DAY_MS));
         assert_eq!(retained.len(), 11);

@@ -13,6 +13,7 @@ struct Sale {
     facts: PromptFacts,
     credit: Credit,
     id: OrderId,
+    stream: StreamId,
     sent: Vec<Frame>,
     told: Vec<Message>,
     /// Output that the engine may have made in all.
@@ -20,8 +21,6 @@ struct Sale {
     cancelled: bool,
     next: u32,
 }
-
-const STREAM: StreamId = StreamId(1);
 
 fn ordered() -> Order {
     Order {
@@ -63,6 +62,7 @@ impl Sale {
                 debt: Msat::ZERO,
             },
             id: OrderId([0; 16]),
+            stream: StreamId(0),
             sent: Vec::new(),
             told: Vec::new(),
             allowed: None,
@@ -75,17 +75,24 @@ impl Sale {
     fn offered(mut self, offer: ModelOffer, order: &Order) -> Sale {
         let limits = HostLimits {
             concurrent_orders: 1,
-            queued_orders: 0,
+            queued_orders: 1,
             prompt_tokens: 1_024,
             output_tokens: 512,
         };
         self.feed(Input::Serve(vec![Served { offer, limits }]));
-        let (stream, peer) = (STREAM, peer(1));
-        self.feed(Input::Inbound { stream, peer });
-        let signed = seal(2, 1, order);
-        self.id = OrderId::of(&signed.digest());
-        self.hears(Frame::Order(signed));
+        self.comes(1, order);
         self
+    }
+
+    /// Order number `n`, on a stream of its own.
+    fn comes(&mut self, n: u8, order: &Order) {
+        self.stream = StreamId(u64::from(n));
+        let (stream, peer) = (self.stream, peer(1));
+        self.feed(Input::Inbound { stream, peer });
+        let signed = seal(2, n, order);
+        self.id = OrderId::of(&signed.digest());
+        self.sent.clear();
+        self.hears(Frame::Order(signed));
     }
 
     /// The order runs.
@@ -144,7 +151,7 @@ impl Sale {
     }
 
     fn hears(&mut self, frame: Frame) {
-        let (stream, frame) = (STREAM, Box::new(frame));
+        let (stream, frame) = (self.stream, Box::new(frame));
         self.feed(Input::Received { stream, frame });
     }
 
@@ -465,12 +472,25 @@ fn a_slow_engine_is_waited_for_and_a_late_payment_is_not() {
     sale.produces(4, None);
     sale.waits_until(10);
     assert_eq!(sale.machine.deadline(), Some(at(60_005).tick));
-    sale.waits_until(60_000);
+    sale.waits_until(60_004);
     assert_eq!(sale.refused(), None);
-    sale.waits_until(60_100);
+    sale.waits_until(60_005);
     assert_eq!(sale.refused(), Some(Code::NotPaid));
     assert_eq!(sale.account().1, Msat(1_800));
     assert!(sale.cancelled);
+}
+
+#[test]
+fn terms_announce_a_wait_by_how_long_orders_took() {
+    let mut sale = Sale::running(4_000);
+    sale.waits_until(70_004);
+    sale.hears(Frame::Cancel);
+    sale.comes(2, &ordered());
+    assert_eq!(sale.terms().1.starts_within_ms, 0);
+    sale.accepts();
+    sale.comes(3, &ordered());
+    // An eighth of 70 s, and seven of what was thought before.
+    assert_eq!(sale.terms().1.starts_within_ms, 17_500);
 }
 
 #[test]

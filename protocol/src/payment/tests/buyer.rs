@@ -361,6 +361,18 @@ fn what_was_spent_today_survives_a_restart_and_ends_with_the_day() {
 }
 
 #[test]
+fn the_words_of_a_wallet_are_booked_as_far_as_they_fit() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let reason = "no route ".repeat(100);
+    let words = reason[..300].to_owned();
+    rig.sent(1, hash(1), PayOutcome::Failed { reason });
+    assert_eq!(rig.report().entries[0].note, words);
+}
+
+#[test]
 fn a_payment_outside_of_any_order_is_acknowledged() {
     let mut rig = Rig::new(Config::default());
     let effects = rig.sent(4, hash(1), settled(0));
