@@ -110,13 +110,10 @@ pub struct Inference {
     replay: ReplayWindow,
     buyers: BTreeMap<RequestId, BuyerOrder>,
     hosts: BTreeMap<OrderId, HostOrder>,
-    /// Whose orders they are.
-    peers: BTreeMap<OrderId, PeerTag>,
     /// Orders of each origin that ended unpaid since the last sweep.
     voids: BTreeMap<Origin, u32>,
     queue: VecDeque<OrderId>,
-    /// When the orders that run began, and how long orders take, slowly averaged.
-    begun: BTreeMap<OrderId, Tick>,
+    /// How long orders take, slowly averaged. Milliseconds.
     order_ms: u64,
     fresh: BTreeMap<StreamId, Fresh>,
     streams: BTreeMap<StreamId, Use>,
@@ -146,10 +143,8 @@ impl Inference {
             replay: ReplayWindow::default(),
             buyers: BTreeMap::new(),
             hosts: BTreeMap::new(),
-            peers: BTreeMap::new(),
             voids: BTreeMap::new(),
             queue: VecDeque::new(),
-            begun: BTreeMap::new(),
             order_ms: TYPICAL_ORDER_MS,
             fresh: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -220,7 +215,6 @@ impl Inference {
             replay: &mut self.replay,
             buyers: &mut self.buyers,
             hosts: &mut self.hosts,
-            peers: &mut self.peers,
             voids: &self.voids,
             fresh: &mut self.fresh,
             streams: &mut self.streams,
@@ -271,6 +265,7 @@ impl Inference {
         self.close_unfinished(now, out);
         self.buyers.retain(|_, order| !order.is_over());
         self.count_voids();
+        self.time_orders(now);
         self.hosts.retain(|_, order| order.state != HostState::Over);
         let (buyers, hosts) = (&self.buyers, &self.hosts);
         self.streams.retain(|_, used| match used {
@@ -284,19 +279,15 @@ impl Inference {
         });
         self.enqueue(now, out);
         self.start_queued(now, out);
-        self.time_orders(now);
-        let hosts = &self.hosts;
-        self.peers.retain(|id, _| hosts.contains_key(id));
         self.report_load(out);
     }
 
     /// Counts the orders that ended unpaid in this turn.
     fn count_voids(&mut self) {
         let over = |order: &HostOrder| order.state == HostState::Over && order.was_void();
-        for (id, order) in self.hosts.iter().filter(|(_, order)| over(order)) {
-            let peer = self.peers.get(id).copied().map(Origin::Peer);
+        for order in self.hosts.values().filter(|order| over(order)) {
             let key = order.is_known().then(|| Origin::Key(order.buyer()));
-            for origin in peer.into_iter().chain(key) {
+            for origin in [Origin::Peer(order.peer())].into_iter().chain(key) {
                 if self.voids.len() < MAX_COUNTED_ORIGINS || self.voids.contains_key(&origin) {
                     let count = self.voids.entry(origin).or_default();
                     *count = count.saturating_add(1);
@@ -338,21 +329,9 @@ impl Inference {
 
     /// Learns how long orders take from those that no longer run.
     fn time_orders(&mut self, now: Now) {
-        let hosts = &self.hosts;
-        let runs = |id: &OrderId| {
-            let order = hosts.get(id);
-            order.is_some_and(|order| order.state == HostState::Running)
-        };
-        let mut order_ms = self.order_ms;
-        self.begun.retain(|id, begun| {
-            let goes_on = runs(id);
-            if !goes_on {
-                let took = now.tick.ms_since(*begun);
-                order_ms = order_ms.saturating_mul(7).saturating_add(took) / 8;
-            }
-            goes_on
-        });
-        self.order_ms = order_ms;
+        for took in self.hosts.values_mut().filter_map(|order| order.took(now)) {
+            self.order_ms = self.order_ms.saturating_mul(7).saturating_add(took) / 8;
+        }
     }
 
     fn running(&self, model: &ModelDigest) -> u32 {
@@ -377,7 +356,6 @@ impl Inference {
                 self.queue.push_back(id);
                 continue;
             }
-            self.begun.insert(id, now.tick);
             self.with(now, out, |parts, ctx| {
                 if let Some(order) = parts.hosts.get_mut(&id) {
                     order.start(ctx);
@@ -523,7 +501,6 @@ struct Parts<'a> {
     replay: &'a mut ReplayWindow,
     buyers: &'a mut BTreeMap<RequestId, BuyerOrder>,
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
-    peers: &'a mut BTreeMap<OrderId, PeerTag>,
     voids: &'a BTreeMap<Origin, u32>,
     fresh: &'a mut BTreeMap<StreamId, Fresh>,
     streams: &'a mut BTreeMap<StreamId, Use>,
@@ -729,10 +706,9 @@ impl Parts<'_> {
             return self.refuse(stream, busy(Code::TooManyUnpaid, text), ctx);
         }
         let id = OrderId::of(&opened.digest);
-        self.peers.insert(id, peer);
         self.streams.insert(stream, Use::Host(id));
-        self.hosts
-            .insert(id, HostOrder::open(stream, signed, opened, offer, ctx));
+        let order = HostOrder::open(stream, peer, signed, opened, offer, ctx);
+        self.hosts.insert(id, order);
     }
 
     /// Lets unpaid orders go until one of `bytes` has room: first the oldest whose terms nobody
@@ -866,9 +842,10 @@ impl Parts<'_> {
             return Err(busy(Code::Busy, "all slots and the queue are full"));
         }
         let of_peer = |known: bool| {
-            let unpaid = self.hosts.iter().filter(|(id, host)| {
-                host.is_unpaid() && host.is_known() == known && self.peers.get(id) == Some(&peer)
-            });
+            let unpaid = self
+                .hosts
+                .values()
+                .filter(|host| host.is_unpaid() && host.is_known() == known && host.peer() == peer);
             unpaid.count()
         };
         let void = |origin| self.voids.get(&origin).copied().unwrap_or_default();

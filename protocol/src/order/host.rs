@@ -32,7 +32,7 @@ use super::wire::{
 };
 use crate::chain::{ChainedToken, TokenChain};
 use crate::envelope::{Envelope, Opened, Signed};
-use crate::ids::{Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
+use crate::ids::{Digest, EffectId, NodeKey, OrderId, PaymentHash, PeerTag, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, PromptFacts};
 use crate::limits;
@@ -43,7 +43,7 @@ use crate::order::record::{Closing, Journal, OrderRecord};
 use crate::payment::io::{Credit, OrderAccount, Side};
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
-use crate::time::{Tick, WallTime};
+use crate::time::{Now, Tick, WallTime};
 use std::collections::BTreeMap;
 
 /// How long a buyer may take to countersign. Milliseconds. The receipt stands without it.
@@ -94,6 +94,8 @@ pub struct HostOrder {
     pub stream: Option<StreamId>,
     /// Where it stands.
     pub state: State,
+    /// Who sent it.
+    peer: PeerTag,
     signed: Signed,
     order: Opened<Order>,
     offer: ModelOffer,
@@ -125,6 +127,8 @@ pub struct HostOrder {
     came: Tick,
     /// When the engine last gave output, or began.
     produced_at: Tick,
+    /// When it began to run, while it does.
+    runs_since: Option<Tick>,
     started: WallTime,
     ended: WallTime,
     deadline: Tick,
@@ -134,6 +138,7 @@ impl HostOrder {
     /// Takes an order that was admitted, and has its prompt counted.
     pub fn open(
         stream: StreamId,
+        peer: PeerTag,
         signed: Signed,
         order: Opened<Order>,
         offer: ModelOffer,
@@ -151,6 +156,7 @@ impl HostOrder {
         HostOrder {
             stream: Some(stream),
             state: State::Counting(id),
+            peer,
             chain: TokenChain::new(&order.digest, &Digest([0; 32])),
             signed,
             order,
@@ -182,6 +188,7 @@ impl HostOrder {
             receipt: None,
             came: ctx.now.tick,
             produced_at: ctx.now.tick,
+            runs_since: None,
             started: ctx.now.wall,
             ended: ctx.now.wall,
             deadline: ctx.now.tick.after_ms(ctx.config.terms_ttl_ms),
@@ -244,6 +251,17 @@ impl HostOrder {
     /// What was paid for it.
     pub fn paid(&self) -> Msat {
         self.paid
+    }
+
+    /// Who sent it.
+    pub fn peer(&self) -> PeerTag {
+        self.peer
+    }
+
+    /// How long it ran, once, when it no longer runs. Milliseconds.
+    pub fn took(&mut self, now: Now) -> Option<u64> {
+        let since = self.runs_since.take_if(|_| self.state != State::Running)?;
+        Some(now.tick.ms_since(since))
     }
 
     /// When it came.
@@ -586,6 +604,7 @@ impl HostOrder {
         self.state = State::Running;
         self.started = ctx.now.wall;
         self.produced_at = ctx.now.tick;
+        self.runs_since = Some(ctx.now.tick);
         self.allowed = self.allowance();
         self.touch(ctx);
         ctx.out.push(Effect::StartEngine {
