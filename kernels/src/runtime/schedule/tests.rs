@@ -123,6 +123,49 @@ fn background_work_waits_its_turns_and_gets_it() {
     assert!(slices[1] >= 10 && slices[0] >= 3 * slices[1], "{slices:?}");
 }
 
+fn replay(view: View) -> View {
+    View {
+        background: true,
+        owner: u64::MAX,
+        ..view
+    }
+}
+
+#[test]
+fn a_paid_order_takes_the_place_of_a_replay() {
+    // As many replays as there are streams, all before it: none is in its way.
+    let mut views = vec![replay(running(0, 1, 500, 64))];
+    views.extend((1..9).map(|i| replay(view(i, 1, 500))));
+    views.push(view(9, 1, 10));
+    let admission = admit(&state(views, 100)).unwrap();
+    assert_eq!((admission.admit, admission.preempt), (Some(9), vec![]));
+    // Of two that could give their pages the replay does, whoever is older; no more than are needed.
+    let mut paused = running(1, 2, 640, 640);
+    paused.paused = true;
+    let views = vec![replay(running(0, 1, 641, 640)), paused, view(2, 3, 600)];
+    let admission = admit(&state(views, 0)).unwrap();
+    assert_eq!((admission.admit, admission.preempt), (Some(2), vec![0]));
+    // Also in the middle of an answer, however young that is.
+    let views = vec![replay(running(0, 1, 96, 64)), running(7, 1, 65, 64)];
+    let step = plan(&state(views, 0));
+    assert_eq!((step.preempt, step.rows), (vec![0], vec![(1, 1)]));
+}
+
+#[test]
+fn a_replay_that_waits_for_the_whole_memory_holds_up_no_paid_order() {
+    // It came first, its owner has nothing running, and it does not fit.
+    let long = replay(view(1, 1, 5_000));
+    let views = vec![running(0, 2, 64, 63), long.clone(), view(2, 2, 100)];
+    let admission = admit(&state(views, 60)).unwrap();
+    assert_eq!((admission.admit, admission.preempt), (Some(2), vec![]));
+    // Nor does a short one overtake an order that waits for memory.
+    let short = replay(view(1, 1, 10));
+    let views = vec![running(0, 2, 64, 63), short, view(2, 2, 500)];
+    assert_eq!(admit(&state(views, 2)), None);
+    // With nobody else it gets its place.
+    assert_eq!(admit(&state(vec![long], 100)).unwrap().admit, Some(0));
+}
+
 #[test]
 fn background_work_has_no_place_of_a_stream_and_gives_way_to_everybody() {
     let background = |view: View| View {
