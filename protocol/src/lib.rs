@@ -4,6 +4,7 @@
 //! IO, no threads, no async: the node's actors and the simulator drive the same
 //! machines. Start reading at `machine`, then `route`.
 
+pub mod blob;
 pub mod bundle;
 pub mod chain;
 pub mod codec;

@@ -6,6 +6,13 @@
 pub const MAX_ORDER_FRAME_BYTES: usize = 1 << 20;
 /// Largest frame on an audit stream. Bytes. A bundle holds the order, and 36 bytes per token.
 pub const MAX_AUDIT_FRAME_BYTES: usize = 8 << 20;
+/// Largest frame on a blob stream. Bytes. A group of a file, its proof, and the digests of a split
+/// model's files.
+pub const MAX_BLOB_FRAME_BYTES: usize = 320 << 10;
+/// Most files of a split model. Their digests fit into a frame beside a group.
+pub const MAX_MODEL_PARTS: usize = 1_024;
+/// Most bytes before the tensors of a model's file. The largest known vocabularies take a fourth.
+pub const MAX_METADATA_BYTES: usize = 64 << 20;
 /// Most messages in one chat. Beyond it a client is looping, not talking.
 pub const MAX_CHAT_MESSAGES: usize = 1_024;
 /// Most text in one order over all messages. Bytes. Leaves room for the rest of the frame.

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, missing_docs)] // each test binary uses its part
 
+use protocol::blob::{BlobFrame, Slice, SliceRequest, of_parts};
 use protocol::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
 use protocol::chain::{ChainedToken, Piece, TokenChain};
 use protocol::codec;
@@ -581,7 +582,29 @@ fn others() -> Vec<Sample> {
             },
         ),
         sample("quote-frame-refusal", &QuoteFrame::Refusal(refusal())),
+        sample("blob-frame-get", &BlobFrame::Get(slice_request())),
+        sample("blob-frame-slice", &BlobFrame::Slice(Box::new(slice()))),
+        sample("blob-frame-refusal", &BlobFrame::Refusal(refusal())),
     ]
+}
+
+/// The second file of a model that is split into two of 40 bytes.
+fn slice() -> Slice {
+    let digest = |byte| Digest(*blake3::hash(&[byte; 40]).as_bytes());
+    Slice {
+        parts: vec![digest(1), digest(2)],
+        length: 40,
+        bytes: vec![2; 40],
+        path: Vec::new(),
+    }
+}
+
+fn slice_request() -> SliceRequest {
+    SliceRequest {
+        model: of_parts(&slice().parts),
+        part: 1,
+        group: 0,
+    }
 }
 
 /// A sample of every type that travels; made once, as most of it is signing.

@@ -7,6 +7,7 @@
 
 use kernels::Tokenizer;
 use kernels::gguf::Gguf;
+use protocol::blob::BlobFrame;
 use protocol::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::codec;
 use protocol::crypto::{Secp, read_bolt11};
@@ -58,6 +59,7 @@ fn wire(bytes: &[u8]) {
         HostQuote,
         RouterOffer,
         QuoteFrame,
+        BlobFrame,
         Mandate,
         Revocation,
         Pulse,

@@ -503,6 +503,9 @@ FRAME = Enum(order=SIGNED, terms=SIGNED, refusal=REFUSAL, accept=DIGEST, chunk=C
              paid=SIGNED, stop=None, cancel=None, receipt=SIGNED, countersigned=SIGNED)
 AUDIT_FRAME = Enum(check=BUNDLE, verdict=SIGNED, refusal=REFUSAL)
 QUOTE_FRAME = Enum(request=SIGNED, offers=Struct(offer=SIGNED, quotes=Many(SIGNED)), refusal=REFUSAL)
+BLOB_FRAME = Enum(get=Struct(model=Fixed(32), part=U32, group=U64),
+                  slice=Struct(parts=Many(Fixed(32)), length=U64, bytes=Blob(), path=Many(Fixed(32))),
+                  refusal=REFUSAL)
 BODIES = dict(zip(KINDS, (MANIFEST, ORDER_BODY, TERMS, INVOICE, PAID, RECEIPT, COUNTERSIGNED, VERDICT,
                           QUOTE_REQUEST, HOST_QUOTE, ROUTER_OFFER, MANDATE, REVOCATION)))
 
@@ -838,6 +841,7 @@ def type_of(name):
     if name in VECTORS:
         return VECTORS[name]
     for prefix, of in (("signed-", SIGNED), ("quote-frame-", QUOTE_FRAME), ("frame-", FRAME),
+                       ("blob-frame-", BLOB_FRAME),
                        ("audit-", AUDIT_FRAME), ("order-", ORDER_BODY), ("verdict-", VERDICT)):
         if name.startswith(prefix):
             return of
