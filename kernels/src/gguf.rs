@@ -12,6 +12,7 @@ mod digest;
 mod error;
 #[cfg(unix)]
 mod guard;
+mod head;
 mod read;
 mod source;
 mod split;
@@ -21,6 +22,8 @@ pub mod write;
 
 pub(crate) use digest::Digester;
 pub use error::GgufError;
+pub(crate) use head::Hashes;
+pub use head::{GROUP_BYTES, Head};
 pub use source::{Mapping, Source};
 pub use types::TensorType;
 pub use value::{Array, Value};
@@ -72,6 +75,8 @@ pub struct Gguf {
     parts: Vec<Source>,
     version: u32,
     metadata: BTreeMap<String, Value>,
+    /// Where the first part's tensor entries begin.
+    metadata_end: usize,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
 }
@@ -114,6 +119,7 @@ impl Gguf {
             parts,
             version: directory.version,
             metadata: directory.metadata,
+            metadata_end: directory.metadata_end,
             tensors: directory.tensors,
             by_name,
         })
@@ -174,6 +180,10 @@ impl Gguf {
     /// The model's digest: BLAKE3 of the file; of a split model, BLAKE3 over the
     /// parts' digests in order. Reads every byte, on all threads that the system gives.
     pub fn digest(&self) -> [u8; 32] {
+        self.hashes().digest
+    }
+
+    fn hashes(&self) -> Hashes {
         self.digester().finish(&Pool::new(default_threads()))
     }
 

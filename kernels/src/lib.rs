@@ -27,8 +27,8 @@ pub mod train;
 pub use cpu::{CpuFeatures, SimdLevel, cpu_features, memory};
 pub use model::{
     ChatMessage, Cheat, ChildRenderer, DeviceChoice, LoadError, Model, ModelInfo, NUMERICS,
-    OpenOptions, Placement, RenderRequest, Renderer, TemplateError, render_template, serve_renders,
-    set_renderer,
+    OpenOptions, Placement, RenderRequest, Renderer, TemplateError, encode_chat, render_template,
+    serve_renders, set_renderer,
 };
 pub use runtime::{
     BACKGROUND, CancelFlag, Control, Engine, EngineError, EngineOptions, Finish, Generation, Load,

@@ -15,8 +15,8 @@ mod template;
 
 pub use error::LoadError;
 pub use template::{
-    ChatMessage, ChildRenderer, RenderRequest, Renderer, TemplateError, render_template,
-    serve_renders, set_renderer,
+    ChatMessage, ChildRenderer, RenderRequest, Renderer, TemplateError, encode_chat,
+    render_template, serve_renders, set_renderer,
 };
 
 pub(crate) use forward::{Row, Scratch};
@@ -24,7 +24,7 @@ pub(crate) use graph::{Graph, Head, Pooling};
 
 use crate::cpu::{Simd, SimdLevel};
 use crate::cuda::{CudaError, DeviceModel};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Head as FileHead};
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
@@ -197,6 +197,12 @@ impl Model {
         self.0.backing.is_changed()
     }
 
+    /// What the file holds before its weights, for those who have not the model. `None` until
+    /// [`Self::digest`] is known, and where the file has changed since it was loaded.
+    pub fn head(&self) -> Option<Arc<FileHead>> {
+        self.0.backing.head()
+    }
+
     /// Wait until the weights lie as the kernels read them fastest and the file is no longer
     /// needed, or packing has given up for lack of memory. A large file's may still be packed in the background after
     /// loading; answers need not wait for it.
@@ -259,15 +265,12 @@ impl Model {
         messages: &[ChatMessage],
         date: &str,
     ) -> Result<Vec<u32>, TemplateError> {
-        let text = self.render_chat(messages, date)?;
-        let tokenizer = &self.0.tokenizer;
-        let mut tokens = tokenizer.encode(&text, true);
-        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos())
-            && tokens.first() != Some(&bos)
-        {
-            tokens.insert(0, bos);
-        }
-        Ok(tokens)
+        encode_chat(
+            &self.0.tokenizer,
+            self.0.template.as_deref(),
+            messages,
+            date,
+        )
     }
 }
 

@@ -6,6 +6,7 @@
 //! own sake says so beforehand ([`Digester::read`]), so that then no byte is brought
 //! into memory twice. Called by `Gguf` and the loader.
 
+use super::head::{FileHashes, GROUP_BYTES, Hashes};
 use super::source::Source;
 use crate::pool::Pool;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len};
@@ -14,7 +15,7 @@ use std::sync::OnceLock;
 
 /// Bytes of a subtree, a power of two: enough to amortise the claim, and little to read
 /// again where a part ends inside.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = GROUP_BYTES;
 
 /// The digest of files: of one, BLAKE3 of its bytes; of several, BLAKE3 over theirs.
 pub(crate) struct Digester<'a>(Vec<One<'a>>);
@@ -46,17 +47,19 @@ impl<'a> Digester<'a> {
     }
 
     /// Hash what has not been read, and keep nothing of it in memory.
-    pub fn finish(self, pool: &Pool) -> [u8; 32] {
-        match &self.0[..] {
-            [one] => one.finish(pool),
+    pub fn finish(self, pool: &Pool) -> Hashes {
+        let files: Vec<_> = self.0.iter().map(|one| one.finish(pool)).collect();
+        let digest = match &files[..] {
+            [one] => one.digest,
             several => {
                 let mut all = blake3::Hasher::new();
                 for one in several {
-                    all.update(&one.finish(pool));
+                    all.update(&one.digest);
                 }
                 all.finalize().into()
             }
-        }
+        };
+        Hashes { digest, files }
     }
 }
 
@@ -77,10 +80,13 @@ impl One<'_> {
         }
     }
 
-    fn finish(&self, pool: &Pool) -> [u8; 32] {
+    fn finish(&self, pool: &Pool) -> FileHashes {
         let bytes = self.source.bytes();
         if self.pieces.is_empty() {
-            return blake3::hash(bytes).into();
+            return FileHashes {
+                digest: blake3::hash(bytes).into(),
+                leaves: Vec::new(),
+            };
         }
         pool.run(self.pieces.len(), &|i| {
             if self.pieces[i].get().is_none() {
@@ -90,7 +96,10 @@ impl One<'_> {
         });
         let leaves: Vec<ChainingValue> = (0..self.pieces.len()).map(|i| self.hash(i)).collect();
         let (left, right) = halves(bytes.len(), &leaves);
-        merge_subtrees_root(&left, &right, Mode::Hash).into()
+        FileHashes {
+            digest: merge_subtrees_root(&left, &right, Mode::Hash).into(),
+            leaves,
+        }
     }
 
     fn hash(&self, i: usize) -> ChainingValue {
@@ -151,7 +160,7 @@ mod tests {
                         "{len} {part:?}"
                     );
                 }
-                assert!(digester.finish(&pool) == expected, "{len} {part:?}");
+                assert!(digester.finish(&pool).digest == expected, "{len} {part:?}");
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Every count is compared with the bytes left before anything is allocated, so
 //! memory stays within a small multiple of the file.
 
+use super::head::Metadata;
 use super::split::Split;
 use super::{Array, GgufError, Tensor, TensorType, Value};
 use std::collections::{BTreeMap, HashSet};
@@ -21,6 +22,8 @@ const MIN_TENSOR: u64 = 32;
 
 pub(super) struct Directory {
     pub version: u32,
+    /// Where the tensor entries begin.
+    pub metadata_end: usize,
     pub split: Split,
     pub metadata: BTreeMap<String, Value>,
     pub tensors: Vec<Tensor>,
@@ -29,39 +32,30 @@ pub(super) struct Directory {
 /// Read everything before the tensor data and check all extents.
 pub(super) fn directory(file: &[u8]) -> Result<Directory, GgufError> {
     let mut r = Reader { file, at: 0 };
-    let magic: [u8; 4] = r.array("the magic")?;
-    if &magic != b"GGUF" {
-        return Err(GgufError::BadMagic { found: magic });
-    }
-    let version = r.u32("the version")?;
-    match version {
-        2 | 3 => {}
-        v if matches!(v.swap_bytes(), 1..=3) => return Err(GgufError::BigEndian),
-        version => return Err(GgufError::Version { version }),
-    }
-    let tensor_count = r.u64("the tensor count")?;
-    let entry_count = r.u64("the metadata count")?;
-    r.fits("the metadata count", entry_count, MIN_ENTRY)?;
+    let (version, tensor_count, entry_count) = r.header()?;
     r.fits("the tensor count", tensor_count, MIN_TENSOR)?;
     check_tensors(tensor_count)?;
-
-    let mut metadata = BTreeMap::new();
-    for _ in 0..entry_count {
-        let key = r.string("a metadata key")?;
-        let ty = r.u32("a value type")?;
-        let value = r.value(&key, ty)?;
-        if metadata.contains_key(&key) {
-            return Err(GgufError::DuplicateKey { key });
-        }
-        metadata.insert(key, value);
-    }
+    let metadata = r.metadata(entry_count)?;
+    let metadata_end = r.at;
     let tensors = r.tensors(tensor_count, alignment(&metadata)?)?;
     Ok(Directory {
         version,
+        metadata_end,
         split: split(&metadata),
         metadata,
         tensors,
     })
+}
+
+/// Read the metadata of the beginning of a file.
+pub(super) fn metadata(beginning: &[u8]) -> Result<Metadata, GgufError> {
+    let mut r = Reader {
+        file: beginning,
+        at: 0,
+    };
+    let (version, _, entry_count) = r.header()?;
+    let metadata = r.metadata(entry_count)?;
+    Ok((version, metadata, r.at))
 }
 
 /// Refuse more tensors than any model has.
@@ -103,6 +97,38 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Version, number of tensors, number of metadata entries.
+    fn header(&mut self) -> Result<(u32, u64, u64), GgufError> {
+        let magic: [u8; 4] = self.array("the magic")?;
+        if &magic != b"GGUF" {
+            return Err(GgufError::BadMagic { found: magic });
+        }
+        let version = self.u32("the version")?;
+        match version {
+            2 | 3 => {}
+            v if matches!(v.swap_bytes(), 1..=3) => return Err(GgufError::BigEndian),
+            version => return Err(GgufError::Version { version }),
+        }
+        let tensors = self.u64("the tensor count")?;
+        let entries = self.u64("the metadata count")?;
+        self.fits("the metadata count", entries, MIN_ENTRY)?;
+        Ok((version, tensors, entries))
+    }
+
+    fn metadata(&mut self, entries: u64) -> Result<BTreeMap<String, Value>, GgufError> {
+        let mut metadata = BTreeMap::new();
+        for _ in 0..entries {
+            let key = self.string("a metadata key")?;
+            let ty = self.u32("a value type")?;
+            let value = self.value(&key, ty)?;
+            if metadata.contains_key(&key) {
+                return Err(GgufError::DuplicateKey { key });
+            }
+            metadata.insert(key, value);
+        }
+        Ok(metadata)
+    }
+
     fn left(&self) -> usize {
         self.file.len() - self.at
     }

@@ -188,6 +188,36 @@ fn the_first_part_opens_a_split_model_whole() {
 }
 
 #[test]
+fn a_head_is_read_without_tensors_and_a_shorter_one_asks_for_more() {
+    let whole = Gguf::from_bytes(sample()).unwrap();
+    let (digest, head) = whole.digest_and_head();
+    assert_eq!(digest, whole.digest());
+    assert_eq!(
+        (head.length, head.parts),
+        (sample().len() as u64, Vec::new())
+    );
+    for length in 0..head.bytes.len() {
+        let beginning = head.bytes[..length].to_vec();
+        match Gguf::from_head(beginning) {
+            Ok(read) => {
+                assert!(length >= whole.metadata_end);
+                assert_eq!(read.metadata(), whole.metadata());
+                assert!(read.tensors().is_empty());
+            }
+            Err(error) => {
+                assert!(length < whole.metadata_end && error.is_short(), "{error}");
+            }
+        }
+    }
+    assert!(!Gguf::from_head(*b"GGML....").unwrap_err().is_short());
+    let folder = Folder::new("head");
+    let parts = parts(3);
+    let (_, head) = Gguf::open(&folder.write(&parts)).unwrap().digest_and_head();
+    let digests: Vec<[u8; 32]> = parts.iter().map(|p| blake3::hash(p).into()).collect();
+    assert_eq!(head.parts, digests);
+}
+
+#[test]
 fn what_is_wrong_with_a_split_model_is_said_by_name() {
     let folder = Folder::new("parts");
     let good = parts(3);

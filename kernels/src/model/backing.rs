@@ -5,7 +5,7 @@
 //! whether the file is still what was loaded ([`Backing::check`]); where it is not,
 //! batches fail from then on, and nothing else.
 
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Hashes, Head};
 use crate::pool::Pool;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,16 +14,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 pub(crate) struct Backing {
     file: Mutex<Option<Arc<Gguf>>>,
     changed: AtomicBool,
-    digest: OnceLock<[u8; 32]>,
+    hashes: OnceLock<Hashes>,
+    /// Of a file that was let go; of another one once it was asked for.
+    head: OnceLock<Arc<Head>>,
 }
 
 impl Backing {
-    /// Of a file whose digest may be known already.
-    pub fn new(file: Arc<Gguf>, digest: Option<[u8; 32]>) -> Self {
+    /// Of a file whose hashes may be known already.
+    pub fn new(file: Arc<Gguf>, hashes: Option<Hashes>) -> Self {
         Self {
             file: Mutex::new(Some(file)),
             changed: AtomicBool::new(false),
-            digest: digest.map_or_else(OnceLock::new, OnceLock::from),
+            hashes: hashes.map_or_else(OnceLock::new, OnceLock::from),
+            head: OnceLock::new(),
         }
     }
 
@@ -49,16 +52,35 @@ impl Backing {
         let read = || {
             let file = self.file();
             // Only a file with a digest is let go.
-            file.map_or([0; 32], |file| file.digester().finish(pool))
+            let none = || Hashes {
+                digest: [0; 32],
+                files: Vec::new(),
+            };
+            file.map_or_else(none, |file| file.digester().finish(pool))
         };
-        *self.digest.get_or_init(read)
+        self.hashes.get_or_init(read).digest
+    }
+
+    /// The file's head, once its digest is known; `None` where it has changed.
+    pub fn head(&self) -> Option<Arc<Head>> {
+        if let Some(head) = self.head.get() {
+            return Some(head.clone());
+        }
+        let (file, hashes) = (self.file()?, self.hashes.get()?);
+        let head = Arc::new(file.head(hashes));
+        // What was read until now is the file that was hashed.
+        (!self.is_changed()).then(|| self.head.get_or_init(|| head).clone())
     }
 
     /// Lets a mapped file go, for nothing is read from it any more: not where its digest
     /// is not known.
     pub fn let_go(&self) {
         // A last look: what was read until now is what stays.
-        if self.is_changed() || self.digest.get().is_none() {
+        if self.is_changed() || self.hashes.get().is_none() {
+            return;
+        }
+        let mapped = self.file().is_some_and(|file| file.is_mapped());
+        if mapped && self.head().is_none() {
             return;
         }
         let mut held = self.held();

@@ -133,6 +133,28 @@ pub(super) fn render(
     render_template(source, &bos, &eos, messages, date)
 }
 
+/// The tokens of the prompt that a model's template makes of a conversation, special tokens
+/// recognised, preceded by BOS where the model wants one and the template has not written it.
+///
+/// # Errors
+/// Why there is no prompt.
+pub fn encode_chat(
+    tokenizer: &Tokenizer,
+    template: Option<&str>,
+    messages: &[ChatMessage],
+    date: &str,
+) -> Result<Vec<u32>, TemplateError> {
+    let source = template.ok_or(TemplateError::Missing)?;
+    let text = render(source, tokenizer, messages, date)?;
+    let mut tokens = tokenizer.encode(&text, true);
+    if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos())
+        && tokens.first() != Some(&bos)
+    {
+        tokens.insert(0, bos);
+    }
+    Ok(tokens)
+}
+
 /// The prompt that a template makes of a conversation, for a vocabulary whose BOS and
 /// EOS tokens have these names. `date` is `YYYY-MM-DD`. Renders where [`set_renderer`]
 /// says.

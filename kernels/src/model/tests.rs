@@ -265,6 +265,11 @@ fn a_file_that_is_overwritten_or_truncated_after_loading_changes_nothing() {
             assert!(model.0.backing.file().is_none(), "nothing is mapped");
             let digest: [u8; 32] = blake3::hash(&bytes).into();
             assert_eq!(model.digest(), digest);
+            let head = model.head().unwrap();
+            assert_eq!(
+                (head.length, &head.bytes[..4]),
+                (bytes.len() as u64, &b"GGUF"[..])
+            );
             std::fs::File::options()
                 .write(true)
                 .open(&path)
