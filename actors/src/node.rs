@@ -6,6 +6,7 @@
 use crate::clock::{Clock, SystemClock, wall_now};
 use crate::driver::{Begin, Deliver, Driver, Fatal, Flush, Halt, Look};
 use crate::keys::NodeKeys;
+use crate::ports::blob::{self, Blobs, Cache, Vocabularies};
 use crate::ports::compute::Compute;
 use crate::ports::network::{
     self, Identity, Multiaddr, Network as Swarm, NetworkEvent, NetworkHandle, Protocol,
@@ -87,6 +88,8 @@ pub struct NodeConfig {
     pub discovery: discovery::Config,
     /// Scores.
     pub reputation: reputation::Config,
+    /// Where vocabularies of models that are bought from others are kept.
+    pub vocabularies: Cache,
 }
 
 /// Why a node does not start.
@@ -154,6 +157,7 @@ struct Inner {
     withdrawal: Withdrawal,
     draining: AtomicBool,
     compute: Compute,
+    vocabularies: Vocabularies,
     wallet: Arc<dyn Wallet>,
     serving: Option<NetworkHandle>,
     dialer: NetworkHandle,
@@ -289,12 +293,18 @@ impl Node {
             wallet: wallet.clone(),
             reports: reports.clone(),
         };
+        let vocabularies = Vocabularies::new(
+            compute.clone(),
+            config.vocabularies.clone(),
+            dialer_config(&config),
+        );
         let inference_ports = InferencePorts {
             shared: shared.clone(),
             dialer: dialer.clone(),
             dial: dialer_config(&config),
             streams: streams.clone(),
             compute: compute.clone(),
+            vocabularies: vocabularies.clone(),
             counts: Counts::new(counts_at_once()),
             clients: clients.clone(),
         };
@@ -346,13 +356,26 @@ impl Node {
             actors.reputation.recipient::<Halt>(),
         ];
 
+        let listed = config
+            .serve
+            .iter()
+            .map(|model| model.offer.digest)
+            .collect();
+        let blobs = Blobs::new(compute.clone(), listed, blob::Bounds::default());
         let outgoing = "the events of outgoing connections";
-        attend_swarm(&shared, outgoing, streams.clone(), dialer_events);
+        attend_swarm(
+            &shared,
+            outgoing,
+            streams.clone(),
+            blobs.clone(),
+            dialer_events,
+        );
         if let Some(events) = serving_events {
             attend_swarm(
                 &shared,
                 "the events of incoming connections",
                 streams,
+                blobs,
                 events,
             );
         }
@@ -375,6 +398,7 @@ impl Node {
                 withdrawal,
                 draining: AtomicBool::new(false),
                 compute,
+                vocabularies,
                 wallet,
                 serving,
                 dialer,
@@ -463,6 +487,11 @@ impl Node {
     /// The engine.
     pub fn compute(&self) -> &Compute {
         &self.inner.compute
+    }
+
+    /// The vocabularies of models that are bought from others.
+    pub fn vocabularies(&self) -> &Vocabularies {
+        &self.inner.vocabularies
     }
 
     /// The machines' records, for reading.
@@ -764,6 +793,7 @@ async fn start_serving(
     serving.accept.clear();
     if config.roles.contains(&Role::Host) {
         serving.accept.push(Protocol::Order);
+        serving.accept.push(Protocol::Blob);
     }
     if config.roles.contains(&Role::Validator) {
         serving.accept.push(Protocol::Audit);
@@ -777,12 +807,18 @@ pub(crate) fn attend_swarm(
     shared: &Shared,
     part: &'static str,
     streams: Streams,
+    blobs: Blobs,
     events: mpsc::Receiver<NetworkEvent>,
 ) {
-    shared.supervise(part, follow_swarm(shared.clone(), streams, events));
+    shared.supervise(part, follow_swarm(shared.clone(), streams, blobs, events));
 }
 
-async fn follow_swarm(shared: Shared, streams: Streams, mut events: mpsc::Receiver<NetworkEvent>) {
+async fn follow_swarm(
+    shared: Shared,
+    streams: Streams,
+    blobs: Blobs,
+    mut events: mpsc::Receiver<NetworkEvent>,
+) {
     while let Some(event) = events.recv().await {
         gossip(&shared, &event);
         match event {
@@ -801,12 +837,14 @@ async fn follow_swarm(shared: Shared, streams: Streams, mut events: mpsc::Receiv
                         stream,
                     ));
                 }
-                Protocol::Quote | Protocol::Blob => {}
+                Protocol::Blob => drop(tokio::spawn(blobs.clone().serve(stream))),
+                Protocol::Quote => {}
             },
             NetworkEvent::Excess(stream) => match stream.protocol {
                 Protocol::Order => drop(tokio::spawn(inference_shell::turn_away(stream))),
                 Protocol::Audit => drop(tokio::spawn(validator_shell::turn_away(stream))),
-                Protocol::Quote | Protocol::Blob => {}
+                Protocol::Blob => drop(tokio::spawn(blob::turn_away(stream))),
+                Protocol::Quote => {}
             },
             // What a connection does is no deed of a node's key: nothing of it is signed, and whoever
             // passes gossip on could make it. The network port holds the peer to its bounds.

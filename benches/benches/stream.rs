@@ -78,7 +78,9 @@ async fn buy(buyer: &TestNode, tokens: u32, private: bool) -> Result<Run> {
                     payments,
                 });
             }
-            BuyerEvent::Chosen { .. } | BuyerEvent::Accepted { .. } => {}
+            BuyerEvent::Chosen { .. }
+            | BuyerEvent::Accepted { .. }
+            | BuyerEvent::InputCounted { .. } => {}
         }
     }
     bail!("the purchase ended without a receipt")

@@ -143,6 +143,8 @@ pub struct Storage {
     pub keep_days: u32,
     /// Mebibytes over all orders; the oldest go first.
     pub keep_mib: u64,
+    /// Mebibytes of vocabularies of models that are bought from others; 0 fetches none.
+    pub vocabularies_mib: u64,
 }
 
 /// How this node sells.
@@ -341,6 +343,7 @@ impl Default for Storage {
         Storage {
             keep_days: 90,
             keep_mib: 1_024,
+            vocabularies_mib: 256,
         }
     }
 }

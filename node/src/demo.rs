@@ -310,7 +310,9 @@ impl Told {
                     ms,
                 });
             }
-            BuyerEvent::Finished { .. } | BuyerEvent::Failed(_) => {}
+            BuyerEvent::Finished { .. }
+            | BuyerEvent::Failed(_)
+            | BuyerEvent::InputCounted { .. } => {}
         }
     }
 }

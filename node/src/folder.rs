@@ -150,6 +150,11 @@ impl Folder {
         self.dir.join("db")
     }
 
+    /// Where vocabularies of models that are bought from others are kept.
+    pub fn vocabularies_path(&self) -> PathBuf {
+        self.dir.join("vocabularies")
+    }
+
     /// The wallet's folder.
     pub fn wallet_path(&self) -> PathBuf {
         self.dir.join("wallet")

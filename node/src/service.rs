@@ -171,13 +171,14 @@ pub async fn launch(prepared: Prepared, say: Say<'_>) -> anyhow::Result<Running>
         true => wallet::open(&folder, &config, keys.lightning, say).await?,
         false => wallet::none(&config, &keys.lightning, "this command needs none")?,
     };
-    let node_config = match reach::node_config(&config, keys, &loaded.models) {
-        Ok(node_config) => node_config,
-        Err(error) => {
-            wallet.stop().await;
-            return Err(error);
-        }
-    };
+    let node_config =
+        match reach::node_config(&config, keys, &loaded.models, folder.vocabularies_path()) {
+            Ok(node_config) => node_config,
+            Err(error) => {
+                wallet.stop().await;
+                return Err(error);
+            }
+        };
     let started = Node::start(node_config, wallet.clone(), compute, storage).await;
     let node = match started {
         Ok(node) => node,

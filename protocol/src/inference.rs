@@ -537,6 +537,12 @@ impl Parts<'_> {
                     buyer.open_failed(&reason, ours, ctx);
                 }
             }
+            Input::InputCounted { id, count } => {
+                let mut buyers = self.buyers.values_mut();
+                if let Some(buyer) = buyers.find(|buyer| buyer.awaits_count(id)) {
+                    buyer.counted(count, ctx);
+                }
+            }
             Input::Received { stream, frame } => self.received(stream, *frame, ctx),
             Input::Garbled { stream, detail } => self.garbled(stream, detail, ctx),
             Input::Closed { stream } => self.closed(stream, ctx),

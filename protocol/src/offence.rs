@@ -37,6 +37,8 @@ pub enum OffenceKind {
     /// Terms with another tokenizer, template or numerics than the listing. A listing
     /// that a relay held back looks the same.
     TermsNotAsListed,
+    /// Terms that charge more prompt tokens than the model's own vocabulary counts.
+    FalseInput,
     /// Terms or an invoice too near to their end. Clocks that differ look the same.
     Stale,
 }
@@ -45,13 +47,15 @@ impl OffenceKind {
     /// Returns whether it proves bad faith, as against a fault anybody can have.
     ///
     /// Only what a host signed after the order was accepted may be reported as one of
-    /// these: before that a relay, a clock or an update can be the cause.
+    /// these: before that a relay, a clock or an update can be the cause. None of them
+    /// changes how many tokens a prompt has.
     pub fn is_objective(&self) -> bool {
         matches!(
             self,
             OffenceKind::WrongAnswer
                 | OffenceKind::WrongReceipt
                 | OffenceKind::WrongCount
+                | OffenceKind::FalseInput
                 | OffenceKind::WrongInvoice
         )
     }

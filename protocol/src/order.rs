@@ -6,4 +6,5 @@ pub mod attached;
 pub mod buyer;
 pub mod host;
 pub mod record;
+mod recount;
 pub mod wire;

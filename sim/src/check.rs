@@ -221,7 +221,7 @@ impl Court {
             Box::new(caps::Caps),
             Box::new(served::PaidServed::default()),
             Box::new(theft::Theft::default()),
-            Box::new(theft::Counted),
+            Box::new(theft::Counted::default()),
             Box::new(strangers::Strangers::default()),
             Box::new(text::Shown::default()),
             Box::new(text::Bounded::default()),

@@ -145,7 +145,7 @@ labels! {
     InvoiceHead "invoice-head" "fair-blame" "invoices have another head of the chain"
     TokenAltered "token-altered" "fair-blame" "a token is altered after it entered the chain"
     ChunkLost "chunk-lost" "fair-blame" "a chunk is lost between the machine and the stream"
-    CountTwice "count-twice" "input-true" "the prompt is counted twice"
+    CountTwice "count-twice" "input-true" "everybody counts the prompt twice"
     WordsAltered "words-altered" "text-true" "the user sees other words"
     OutputLost "output-lost" "text-true" "the user does not see all of the output"
     NoncesKept "nonces-kept" "strangers-bounded" "nonces are never deleted"

@@ -10,6 +10,8 @@ use protocol::inference::io::Served;
 use protocol::manifest::{HostLimits, ModelOffer};
 use protocol::money::{Meter, Prices};
 
+/// The chat template of every model of the world, by digest.
+pub const TEMPLATE: Digest = Digest([1; 32]);
 /// Noon: 2026-01-15 12:00 UTC.
 const NOON_MS: u64 = 1_768_478_400_000;
 /// Half an hour before midnight UTC: the faulty phase crosses it, and the day's budgets with it.
@@ -143,7 +145,7 @@ pub fn offer(model: ModelDigest, prices: Prices) -> ModelOffer {
         name: format!("model-{}", model.short()),
         digest: model,
         tokenizer: Digest(model.0),
-        template: Digest([1; 32]),
+        template: TEMPLATE,
         architecture: "sim".to_owned(),
         quantisation: "none".to_owned(),
         context: 16_384,

@@ -65,6 +65,7 @@ pub(crate) enum Via {
     Engine,
     Relay,
     Person,
+    Vocabulary,
 }
 
 impl Via {
@@ -76,6 +77,7 @@ impl Via {
             Via::Engine => 12,
             Via::Relay => 13,
             Via::Person => 14,
+            Via::Vocabulary => 15,
         }
     }
 }
@@ -172,6 +174,8 @@ pub struct World {
     pub(crate) raw: BTreeSet<StreamId>,
     /// Payments that an adversary made in place of its machines.
     pub(crate) own_payments: BTreeSet<PaymentHash>,
+    /// Vocabularies that nodes fetched, and from when on they are there.
+    pub(crate) vocabularies: BTreeMap<(NodeIx, ModelDigest), u64>,
     strategies: Vec<Strategy>,
     orders_seen: Vec<(u64, NodeIx, NodeIx, Vec<u8>)>,
     court: Court,
@@ -225,6 +229,7 @@ impl World {
             purchases: BTreeMap::new(),
             next_request: 0,
             answered: BTreeMap::new(),
+            vocabularies: BTreeMap::new(),
             raw: BTreeSet::new(),
             own_payments: BTreeSet::new(),
             strategies,
@@ -388,6 +393,11 @@ impl World {
     /// Puts an input into a mailbox; it comes out in the order of its sender, a little later.
     pub(crate) fn post(&mut self, node: NodeIx, from: Via, delivery: Delivery, after: u64) {
         let jitter = self.dice.between(1_000, 200_000);
+        self.post_in(node, from, delivery, after + jitter);
+    }
+
+    /// Puts an input into a mailbox after exactly that time.
+    pub(crate) fn post_in(&mut self, node: NodeIx, from: Via, delivery: Delivery, after: u64) {
         let to = lane_of(delivery.to());
         let one = &mut self.nodes[node];
         let epoch = one.epoch;
@@ -395,7 +405,7 @@ impl World {
             .fifo
             .entry((from.code(), u8::try_from(to).unwrap_or(0)))
             .or_default();
-        let at = (self.now + after + jitter).max(*last + 1);
+        let at = (self.now + after).max(*last + 1);
         *last = at;
         one.lanes[to].mail += 1;
         let count = one.lanes[to].mail;

@@ -54,6 +54,8 @@ pub struct Plan {
     pub cheat: Option<Cheat>,
     /// Show buyers other words than the model chose.
     pub other_words: bool,
+    /// Prompt tokens that are billed and not there.
+    pub extra_input: u64,
     /// Pause between tokens.
     pub pace: Option<Duration>,
     /// Msat per million output tokens.
@@ -77,6 +79,7 @@ impl Plan {
             roles: roles.to_vec(),
             cheat: None,
             other_words: false,
+            extra_input: 0,
             pace: None,
             output_price: 250_000_000,
             payment: payment::Config::default(),
@@ -144,7 +147,8 @@ impl Stage {
         let wallet = SlowWallet::around(wallet, plan.payment_delay);
         let compute = Compute::new()
             .with_pace(plan.pace)
-            .with_other_words(plan.other_words);
+            .with_other_words(plan.other_words)
+            .with_extra_input(plan.extra_input);
         let mut serve = Vec::new();
         if let Some(bytes) = &plan.model {
             let options = OpenOptions {
@@ -302,6 +306,10 @@ fn config(keys: NodeKeys, plan: &Plan, serve: Vec<Served>, relay: String) -> Res
         },
         discovery: discovery::Config::new(network),
         reputation: reputation::Config::default(),
+        vocabularies: actors::ports::blob::Cache {
+            folder: None,
+            bytes: 64 << 20,
+        },
     })
 }
 

@@ -29,7 +29,9 @@ async fn buy(buyer: &TestNode) -> Result<Answer> {
                 BuyerEvent::Paid { msat, ms, .. } => payments.push((msat, ms)),
                 BuyerEvent::Failed(refusal) => bail!("the purchase failed: {refusal}"),
                 BuyerEvent::Finished { receipt, .. } => return Ok(*receipt),
-                BuyerEvent::Chosen { .. } | BuyerEvent::Accepted { .. } => {}
+                BuyerEvent::Chosen { .. }
+                | BuyerEvent::Accepted { .. }
+                | BuyerEvent::InputCounted { .. } => {}
             }
         }
         bail!("the purchase ended without a receipt")

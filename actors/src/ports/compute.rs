@@ -17,12 +17,13 @@ use super::runner::Runners;
 use gate::Gate;
 use job::{check, encode, sampling, steering};
 pub use kernels::CancelFlag;
+use kernels::gguf::Head;
 use kernels::{BACKGROUND, Engine, EngineError, EngineOptions, Load, Model};
 use order::Steering;
 use parking_lot::Mutex;
 use protocol::chain::{ChainedToken, Piece};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
-use protocol::inference::io::PromptFacts;
+use protocol::inference::io::{InputCount, InputFacts, PromptFacts};
 use protocol::order::attached::{Attached, vector_digest};
 use protocol::order::wire::{Finish, prompt_digest};
 use protocol::refusal::{Code, Refusal};
@@ -70,6 +71,7 @@ pub struct Compute {
     options: EngineOptions,
     pace: Option<Duration>,
     other_words: bool,
+    extra_input: u64,
     runners: Runners,
     /// Before orders that are not paid yet.
     unpaid: Gate,
@@ -91,6 +93,13 @@ impl Compute {
     /// that is found out.
     pub fn with_other_words(mut self, cheat: bool) -> Self {
         self.other_words = cheat;
+        self
+    }
+
+    /// Counts so many prompt tokens that are not there: for demonstrations of how that is found
+    /// out.
+    pub fn with_extra_input(mut self, tokens: u64) -> Self {
+        self.extra_input = tokens;
         self
     }
 
@@ -160,6 +169,30 @@ impl Compute {
         self.models.lock().values().cloned().collect()
     }
 
+    /// What a model's file holds before its weights, where it is here. The first call may
+    /// read it.
+    pub fn head(&self, model: &ModelDigest) -> Option<Arc<Head>> {
+        match self.runners.of(model) {
+            Some(runner) => runner.head(),
+            None => self.model(model)?.head(),
+        }
+    }
+
+    /// Counts a prompt that this node buys an answer to, where the model is here as well.
+    /// Blocks: call it from a blocking thread.
+    pub fn count_own(&self, model: &ModelDigest, job: &Job) -> Option<InputCount> {
+        let model = self.model(model)?;
+        Some(match encode(&model, job) {
+            Ok(sequences) => InputCount::Counted(InputFacts {
+                tokens: sequences.iter().map(|tokens| tokens.len() as u64).sum(),
+                tokenizer: Digest(model.info().tokenizer_digest),
+                template: Digest(model.info().template_digest),
+                numerics: model.info().numerics.clone(),
+            }),
+            Err(_) => InputCount::Unknown,
+        })
+    }
+
     /// Tokenizes a job's prompt. Blocks: call it from a blocking thread.
     ///
     /// # Errors
@@ -210,7 +243,7 @@ impl Compute {
         };
         let tokens = sequences.concat();
         Ok(PromptFacts {
-            tokens: tokens.len() as u64,
+            tokens: tokens.len() as u64 + self.extra_input,
             cached: cached as u64,
             longest: longest as u64,
             digest: prompt_digest(salt, &tokens),

@@ -37,6 +37,7 @@ pub use orders::Runners;
 pub use vocabulary::{Vocabulary, VocabularyError};
 
 use client::Client;
+use kernels::gguf::Head;
 use parking_lot::Mutex;
 use protocol::codec;
 use protocol::ids::{Digest, ModelDigest};
@@ -165,6 +166,11 @@ impl Runner {
     /// What a listing says of it.
     pub fn info(&self) -> &RunnerInfo {
         &self.info
+    }
+
+    /// What others may read of the model's file, where it is here.
+    pub fn head(&self) -> Option<Arc<Head>> {
+        self.vocabulary.as_ref()?.head.clone()
     }
 
     /// Its server's base address.

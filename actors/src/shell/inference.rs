@@ -3,6 +3,7 @@
 use super::Shared;
 use super::streams::{Arrival, Reader, Streams};
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
+use crate::ports::blob::Vocabularies;
 use crate::ports::compute::{Compute, Output, owner_of};
 use crate::ports::network::{
     self, ApartStream, FrameError, FramedStream, NetworkHandle, Protocol, open_apart,
@@ -10,7 +11,7 @@ use crate::ports::network::{
 use parking_lot::Mutex;
 use protocol::ids::{EffectId, OrderId, RequestId, StreamId};
 use protocol::inference::Inference;
-use protocol::inference::io::{BuyerEvent, Effect, Input, PromptFacts};
+use protocol::inference::io::{BuyerEvent, Effect, Input, InputCount, PromptFacts};
 use protocol::order::wire::Frame;
 use protocol::refusal::{Code, Refusal};
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub struct InferencePorts {
     pub streams: Streams,
     /// The engine.
     pub compute: Compute,
+    /// Vocabularies of models that are bought from others.
+    pub vocabularies: Vocabularies,
     /// Prompts that are counted.
     pub counts: Counts,
     /// Local clients.
@@ -78,6 +81,21 @@ impl Ports<Inference> for InferencePorts {
                     .spawn(self.counts.count(shared, id, count));
             }
             Effect::CancelCount { id } => self.counts.cancel(id),
+            Effect::CountInput { id, model, job } => {
+                let (shared, vocabularies) = (self.shared.clone(), self.vocabularies.clone());
+                self.shared.runtime.spawn(async move {
+                    let counted =
+                        tokio::task::spawn_blocking(move || vocabularies.count(&model, &job)).await;
+                    let count = counted.unwrap_or(InputCount::Unknown);
+                    shared.to_inference(Input::InputCounted { id, count }).await;
+                });
+            }
+            Effect::FetchVocabulary { model, hosts } => {
+                let vocabularies = self.vocabularies.clone();
+                self.shared
+                    .runtime
+                    .spawn(async move { vocabularies.fetch(model, hosts).await });
+            }
             Effect::StartEngine {
                 order,
                 buyer,

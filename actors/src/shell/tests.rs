@@ -4,6 +4,7 @@ use super::discovery::{OwnAddresses, follow_relays, judge};
 use super::inference::{Counts, InferencePorts};
 use super::*;
 use crate::driver::Ports;
+use crate::ports::blob::{Blobs, Vocabularies};
 use crate::ports::compute::Output;
 use crate::ports::network::{self, GossipMessage, Identity, Judgement, NetworkEvent};
 use crate::ports::relay::listing::ListingDeletion;
@@ -324,6 +325,11 @@ fn private_orders_come_from_peers_of_their_own_and_the_others_from_one() {
             dial,
             streams: Default::default(),
             compute: Default::default(),
+            vocabularies: Vocabularies::new(
+                Default::default(),
+                Default::default(),
+                network::Config::client("regtest"),
+            ),
             counts: Counts::new(1),
             clients: Default::default(),
         };
@@ -365,7 +371,8 @@ async fn ended(shared: &Shared) -> String {
 fn a_node_stops_when_nobody_hears_its_swarms_or_relays_any_more() {
     with(|heard| async move {
         let (_, events) = mpsc::channel(1);
-        crate::node::attend_swarm(&heard.shared, "a swarm", Default::default(), events);
+        let blobs = Blobs::new(Default::default(), Default::default(), Default::default());
+        crate::node::attend_swarm(&heard.shared, "a swarm", Default::default(), blobs, events);
         assert!(ended(&heard.shared).await.ends_with("a swarm"));
     });
     with(|heard| async move {

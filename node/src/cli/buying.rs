@@ -178,6 +178,8 @@ pub struct Outcome {
     pub max_cost_msat: Msat,
     /// The order.
     pub order: Option<OrderId>,
+    /// Prompt tokens by this node's own count, where it has the model's vocabulary.
+    pub input_counted_here: Option<u64>,
     /// Payments in the order in which they settled.
     pub payments: Vec<Payment>,
     /// From the order to the first text, milliseconds.
@@ -371,6 +373,7 @@ pub async fn buy(
                     );
                 }
             }
+            BuyerEvent::InputCounted { tokens } => outcome.input_counted_here = Some(tokens),
             BuyerEvent::Output {
                 text, totals, cost, ..
             } => {
@@ -511,6 +514,12 @@ fn account(outcome: &Outcome) {
             receipt.counts.output_tokens,
             outcome.total_ms as f64 / 1e3
         );
+        match outcome.input_counted_here {
+            Some(tokens) => eprintln!("input counted here: {tokens}"),
+            None => eprintln!(
+                "input not counted here: this node has not the model's vocabulary, the host's count was believed within bounds"
+            ),
+        }
         eprintln!("cost    {}", receipt.cost);
         if receipt.debt > Msat::ZERO {
             eprintln!(

@@ -187,6 +187,10 @@ network = "{network}"
 #keep_days = 90
 # Most that they may take, in MiB; the oldest go first.
 #keep_mib = 1024
+# Vocabularies of models that are bought from others, in MiB, so that prompts are
+# counted here too; each is fetched once, from a host, after the first answer. The
+# oldest go first; 0 fetches none, and hosts' counts are then believed up to a bound.
+#vocabularies_mib = 256
 
 [validator]
 # Share of your own orders that is checked by recomputation, in parts per million

@@ -350,7 +350,9 @@ async fn bought_piece(bought: &mut Bought, fees: &mut Msat) -> Option<Piece> {
                 })));
             }
             BuyerEvent::Failed(refusal) => return Some(Piece::Failed(refusal)),
-            BuyerEvent::Chosen { .. } | BuyerEvent::Accepted { .. } => {}
+            BuyerEvent::Chosen { .. }
+            | BuyerEvent::Accepted { .. }
+            | BuyerEvent::InputCounted { .. } => {}
         }
     }
 }

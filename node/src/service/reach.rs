@@ -7,12 +7,14 @@ use crate::config::Config;
 use crate::models::LocalModel;
 use crate::profile;
 use actors::node::NodeConfig;
+use actors::ports::blob::Cache;
 use actors::ports::network::{Identity, Multiaddr};
 use protocol::manifest::Role;
 use protocol::order::record::Keep;
 use protocol::{discovery, inference, payment, reputation, validator};
+use std::path::PathBuf;
 
-/// What the node's actors are given.
+/// What the node's actors are given. `vocabularies` is the folder of those that are fetched.
 ///
 /// # Errors
 /// Where an address cannot be read.
@@ -20,6 +22,7 @@ pub fn node_config(
     config: &Config,
     keys: actors::keys::NodeKeys,
     served: &[LocalModel],
+    vocabularies: PathBuf,
 ) -> anyhow::Result<NodeConfig> {
     let network = config.network;
     let addresses = |list: &[String]| {
@@ -67,6 +70,10 @@ pub fn node_config(
         },
         discovery: discovery::Config::new(network),
         reputation: reputation::Config::default(),
+        vocabularies: Cache {
+            folder: Some(vocabularies),
+            bytes: config.storage.vocabularies_mib.saturating_mul(1 << 20),
+        },
         keys,
     })
 }

@@ -94,6 +94,39 @@ pub struct PromptFacts {
     pub digest: Digest,
 }
 
+/// What a buyer learns from counting its own prompt with the model's vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputFacts {
+    /// Tokens in the rendered prompt, of all texts together.
+    pub tokens: u64,
+    /// Digest of the tokenizer that counted.
+    pub tokenizer: Digest,
+    /// Digest of the template that rendered.
+    pub template: Digest,
+    /// The numerics whose rules of counting were used.
+    pub numerics: Option<String>,
+}
+
+/// What came of counting a prompt that this node buys an answer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InputCount {
+    /// The vocabulary is here, verified against the model's digest.
+    Counted(InputFacts),
+    /// It is not here.
+    Absent,
+    /// It is here and does not say: its template met a limit, say.
+    Unknown,
+}
+
+/// A host that has a model's vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VocabularySource {
+    /// Its node key.
+    pub host: NodeKey,
+    /// Where to dial.
+    pub addresses: Vec<String>,
+}
+
 /// A model that this node serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
@@ -152,6 +185,8 @@ pub enum Input {
         id: EffectId,
         result: Result<PromptFacts, Refusal>,
     },
+    /// [`Effect::CountInput`] is done.
+    InputCounted { id: EffectId, count: InputCount },
     /// The engine produced output.
     Produced {
         order: OrderId,
@@ -240,6 +275,11 @@ pub enum BuyerEvent {
         #[serde(default)]
         carried: Msat,
     },
+    /// The prompt was counted here too, and the host's count is not above.
+    InputCounted {
+        /// Prompt tokens by our own count.
+        tokens: u64,
+    },
     /// Output arrived.
     Output {
         /// Text.
@@ -308,6 +348,18 @@ pub enum Effect {
     /// The order of this [`Effect::CountPrompt`] has ended: a count that has not begun need not.
     /// No completion follows, or one that comes to nothing.
     CancelCount { id: EffectId },
+    /// Count a prompt of our own with the model's vocabulary, if it is here.
+    CountInput {
+        id: EffectId,
+        model: ModelDigest,
+        job: Box<Job>,
+    },
+    /// Fetch a model's vocabulary for later orders, from any of these hosts, in the
+    /// background. Nothing is said when it is done.
+    FetchVocabulary {
+        model: ModelDigest,
+        hosts: Vec<VocabularySource>,
+    },
     /// Begin to generate; no token beyond the allowance.
     StartEngine {
         order: OrderId,

@@ -5,7 +5,8 @@ mod host;
 
 use super::context::Config;
 use super::io::{
-    BuyRequest, BuyerEvent, Candidate, Effect, Input, ModelSelector, PromptFacts, Served,
+    BuyRequest, BuyerEvent, Candidate, Effect, Input, InputCount, InputFacts, ModelSelector,
+    PromptFacts, Served,
 };
 use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
 use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
@@ -13,7 +14,8 @@ use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{
-    Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId, StreamId,
+    Digest, EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId,
+    StreamId,
 };
 use crate::limits;
 use crate::machine::{Machine, Outbox, Record, Table};
@@ -611,6 +613,10 @@ struct Buyer {
     sent: Vec<&'static str>,
     /// How many of them find no stream of this node.
     no_dials: usize,
+    /// The count of the prompt that was asked for last.
+    counting: Option<EffectId>,
+    /// Hosts that the vocabulary is fetched from.
+    sources: Vec<NodeKey>,
     stream: u64,
     ms: u64,
 }
@@ -655,6 +661,8 @@ impl Buyer {
             dials: Vec::new(),
             sent: Vec::new(),
             no_dials: 0,
+            counting: None,
+            sources: Vec::new(),
             stream: 0,
             ms: 0,
         }
@@ -731,6 +739,13 @@ impl Buyer {
                         if let Frame::Order(signed) = *frame {
                             self.order = Some(signed);
                         }
+                    }
+                    Effect::CountInput { id, .. } => {
+                        assert!(self.order.is_some(), "the order goes first");
+                        self.counting = Some(id);
+                    }
+                    Effect::FetchVocabulary { hosts, .. } => {
+                        self.sources.extend(hosts.iter().map(|source| source.host));
                     }
                     Effect::Deliver { event, .. } => self.said.push(event),
                     Effect::Tell(message) => self.told.push(message),
@@ -1714,4 +1729,123 @@ fn an_order_with_a_silent_buyer_and_a_silent_engine_ends_and_closes_its_stream()
         let closed = |effect: &&Effect| **effect == Effect::Close { stream };
         assert_eq!(effects.iter().filter(closed).count(), 1);
     }
+}
+
+impl Buyer {
+    fn counts(&mut self, count: InputCount) {
+        let id = self.counting.take().unwrap();
+        self.feed(Input::InputCounted { id, count });
+    }
+
+    fn hears_terms(&mut self) {
+        let terms = self.seal(&self.terms());
+        self.hears(Frame::Terms(terms));
+    }
+
+    fn hears_word(&mut self, seq: u32) {
+        let frame = chunk(seq, vec![token(seq)], u64::from(seq) + 1, None);
+        self.hears(Frame::Chunk(frame));
+    }
+}
+
+/// What our own vocabulary says of the prompt; the terms of these tests say 8.
+fn counted(tokens: u64, numerics: &str) -> InputCount {
+    InputCount::Counted(InputFacts {
+        tokens,
+        tokenizer: offer().tokenizer,
+        template: offer().template,
+        numerics: Some(numerics.into()),
+    })
+}
+
+#[test]
+fn a_count_above_our_own_is_not_accepted_and_convicts_where_the_rules_are_the_same() {
+    for (numerics, kind) in [
+        ("exact", OffenceKind::FalseInput),
+        ("other", OffenceKind::TermsNotAsListed),
+    ] {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        buyer.counts(counted(7, numerics));
+        buyer.hears_terms();
+        assert_eq!(buyer.offences(), [kind]);
+        assert_eq!(buyer.payments(), 0);
+        assert_eq!(buyer.dials, [keys(1).key(), keys(3).key()]);
+        let accepted = |event: &BuyerEvent| matches!(event, BuyerEvent::Accepted { .. });
+        assert!(!buyer.said.iter().any(accepted));
+    }
+}
+
+#[test]
+fn a_count_that_comes_late_ends_the_order_where_the_hosts_is_above() {
+    let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    buyer.hears_terms();
+    buyer.hears_word(0);
+    buyer.counts(counted(7, "exact"));
+    assert_eq!(buyer.offences(), [OffenceKind::FalseInput]);
+    let failed = |event: &BuyerEvent| matches!(event, BuyerEvent::Failed(_));
+    assert!(buyer.said.iter().any(failed));
+    // Nothing more is paid.
+    buyer.bills(2_800, Digest([1; 32]));
+    assert_eq!(buyer.payments(), 0);
+}
+
+#[test]
+fn a_count_that_agrees_is_told_once_whenever_it_comes() {
+    for (early, tokens) in [(true, 8), (false, 8), (true, 9)] {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        if early {
+            buyer.counts(counted(tokens, "exact"));
+        }
+        buyer.hears_terms();
+        if !early {
+            buyer.counts(counted(tokens, "exact"));
+        }
+        buyer.hears_word(0);
+        buyer.hears_word(1);
+        let told = buyer.said.iter().filter_map(|event| match event {
+            BuyerEvent::InputCounted { tokens } => Some(*tokens),
+            _ => None,
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [tokens]);
+        assert_eq!((buyer.offences(), buyer.sources), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn a_missing_vocabulary_is_fetched_once_and_never_before_the_first_word() {
+    for early in [true, false] {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        if early {
+            buyer.counts(InputCount::Absent);
+        }
+        buyer.hears_terms();
+        assert_eq!(buyer.sources, []);
+        buyer.hears_word(0);
+        if !early {
+            assert_eq!(buyer.sources, []);
+            buyer.counts(InputCount::Absent);
+        }
+        buyer.hears_word(1);
+        assert_eq!(buyer.sources, [keys(1).key(), keys(3).key()]);
+    }
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    buyer.counts(InputCount::Unknown);
+    buyer.hears_terms();
+    buyer.hears_word(0);
+    assert_eq!((buyer.sources.len(), buyer.offences()), (0, vec![]));
+}
+
+#[test]
+fn a_listing_whose_vocabulary_is_not_the_models_is_left_and_convicts_nobody() {
+    let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    let InputCount::Counted(facts) = counted(8, "exact") else {
+        unreachable!("just made");
+    };
+    buyer.counts(InputCount::Counted(InputFacts {
+        template: Digest([77; 32]),
+        ..facts
+    }));
+    buyer.hears_terms();
+    assert_eq!(buyer.offences(), [OffenceKind::TermsNotAsListed]);
+    assert_eq!(buyer.dials, [keys(1).key(), keys(3).key()]);
 }

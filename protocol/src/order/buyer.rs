@@ -22,10 +22,12 @@
 //!   ten seconds.
 //! - What is shown is [`crate::text`]'s function of pieces that the signed heads
 //!   commit to; nothing is paid for other pieces.
-//! - Before the terms are accepted nothing that a host says convicts it: a listing
-//!   may have changed on its way here.
+//! - Before the terms are accepted nothing that a host says convicts it, for a listing
+//!   may have changed on its way here; but for a count of the prompt that the model's own
+//!   vocabulary contradicts, which no listing decides.
 
 use super::attached;
+use super::recount::Recount;
 use super::wire::{
     self, Chunk, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt, Status, Terms,
 };
@@ -34,7 +36,9 @@ use crate::crypto::{Crypto, InvoiceFacts};
 use crate::envelope::{EnvelopeError, Opened, Signed};
 use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
-use crate::inference::io::{BuyRequest, BuyerEvent, Candidate, Effect, Evidence};
+use crate::inference::io::{
+    BuyRequest, BuyerEvent, Candidate, Effect, Evidence, InputCount, VocabularySource,
+};
 use crate::limits;
 use crate::manifest::{PaymentMode, Role};
 use crate::money::{Counts, Meter, Msat};
@@ -54,6 +58,8 @@ use std::collections::{BTreeMap, VecDeque};
 const TEMPLATE_TOKENS_PER_MESSAGE: u64 = 64;
 /// The same for the template as a whole: some models come with a long default system prompt.
 const TEMPLATE_TOKENS: u64 = 1_024;
+/// Hosts that a missing vocabulary is asked of: the one that serves, and some to turn to.
+const MAX_VOCABULARY_SOURCES: usize = 4;
 /// How long a receipt waits for our own wallet to know of the payments in it. Milliseconds.
 /// Shorter than the host waits for the countersignature.
 const HOLD_RECEIPT_MS: u64 = 5_000;
@@ -176,6 +182,8 @@ struct Deal {
     receipt: Option<Signed>,
     countersigned: Option<Signed>,
     price_kept: bool,
+    /// Our own count of the prompt, from when the order was sent.
+    recount: Option<Recount>,
     /// Why the host did not take the order.
     refused: Option<Code>,
     /// The host took the order and something for it, and then refused it.
@@ -498,6 +506,7 @@ impl BuyerOrder {
             receipt: None,
             countersigned: None,
             price_kept: true,
+            recount: None,
             refused: None,
             broken_off: false,
             stopped: None,
@@ -516,6 +525,78 @@ impl BuyerOrder {
         self.state = State::Ordered;
         self.deadline = ctx.now.tick.after_ms(ctx.config.terms_timeout_ms);
         ctx.send(stream, Frame::Order(signed));
+        // Behind the order: it takes no time from the way to the first token.
+        let model = deal.candidate.offer.digest;
+        deal.recount = Some(Recount::begin(model, &self.request.job, ctx));
+    }
+
+    /// Whether this purchase waits for that count of its prompt.
+    pub fn awaits_count(&self, id: EffectId) -> bool {
+        let recount = self.deal.as_ref().and_then(|deal| deal.recount.as_ref());
+        recount.is_some_and(|recount| recount.awaits(id))
+    }
+
+    /// Our own count of the prompt is there, or cannot be.
+    pub fn counted(&mut self, count: InputCount, ctx: &mut Ctx<'_>) {
+        if let Some(recount) = self.deal.as_mut().and_then(|deal| deal.recount.as_mut()) {
+            recount.counted(count);
+        }
+        if self.state != State::Streaming {
+            return;
+        }
+        let terms = self.deal.as_ref().and_then(|deal| deal.terms.as_ref());
+        let checked = terms.map_or(Ok(()), |(_, terms)| self.check_count(terms));
+        match checked {
+            Ok(()) => self.tell_count(ctx),
+            Err((kind, detail)) => return self.violation(kind, detail, ctx),
+        }
+        self.fetch_vocabulary(ctx);
+    }
+
+    fn check_count(&self, terms: &Terms) -> Result<(), (OffenceKind, String)> {
+        match &self.deal {
+            Some(Deal {
+                recount: Some(recount),
+                candidate,
+                ..
+            }) => recount.check(&candidate.offer, terms),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the client that the host's count was held against our own.
+    fn tell_count(&self, ctx: &mut Ctx<'_>) {
+        let recount = self.deal.as_ref().and_then(|deal| deal.recount.as_ref());
+        if let Some(tokens) = recount.and_then(Recount::tokens) {
+            ctx.deliver(self.request.request, BuyerEvent::InputCounted { tokens });
+        }
+    }
+
+    /// Once the first word came, and not before, a vocabulary that is missing is fetched for
+    /// the next order: from this host, or from another that lists the model.
+    fn fetch_vocabulary(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(deal) = self.deal.as_mut() else {
+            return;
+        };
+        let missing =
+            deal.first_token_ms.is_some() && deal.recount.as_mut().is_some_and(Recount::must_fetch);
+        if !missing {
+            return;
+        }
+        let model = deal.candidate.offer.digest;
+        let same = |host: &&Candidate| host.offer.digest == model;
+        let others = self.candidates.iter().filter(same);
+        let hosts = std::iter::once(&deal.candidate)
+            .chain(others)
+            .take(MAX_VOCABULARY_SOURCES)
+            .map(|host| VocabularySource {
+                host: host.host,
+                addresses: host.addresses.clone(),
+            });
+        ctx.out.push(Effect::FetchVocabulary {
+            model,
+            hosts: hosts.collect(),
+        });
     }
 
     /// The host could not be reached. `ours`: this node did not try, for want of a stream of
@@ -622,7 +703,8 @@ impl BuyerOrder {
             Err(error) => return self.violation(OffenceKind::BadSignature, error.to_string(), ctx),
         };
         let terms = opened.body;
-        if let Err((kind, detail)) = self.check_terms(&terms, ctx) {
+        let checked = self.check_terms(&terms, ctx);
+        if let Err((kind, detail)) = checked.and_then(|()| self.check_count(&terms)) {
             return self.violation(kind, detail, ctx);
         }
         let entry = match self.check_entry(&terms, ctx) {
@@ -682,6 +764,7 @@ impl BuyerOrder {
                 carried: terms.carried_debt,
             },
         );
+        self.tell_count(ctx);
         ctx.send(stream, Frame::Accept(digest));
         if let Some((bolt11, msat, facts)) = entry {
             self.pay(0, bolt11, facts, msat, ctx);
@@ -939,6 +1022,7 @@ impl BuyerOrder {
                 attached: chunk.attached,
             },
         );
+        self.fetch_vocabulary(ctx);
     }
 
     /// Whether the host sends more than it may after a Stop.
@@ -1411,6 +1495,8 @@ impl BuyerOrder {
         // Before the terms are accepted nothing is owed, and a listing may have changed.
         let kind = match self.state {
             State::Streaming => kind,
+            // No listing has a part in how many tokens a prompt has.
+            _ if kind == OffenceKind::FalseInput => kind,
             _ if kind.is_objective() => OffenceKind::TermsNotAsListed,
             _ => kind,
         };

@@ -290,6 +290,7 @@ fn sentence(kind: &OffenceKind) -> &'static str {
         OffenceKind::WrongAnswer => "wrong answer",
         OffenceKind::WrongReceipt => "wrong receipt",
         OffenceKind::WrongCount => "wrong count",
+        OffenceKind::FalseInput => "false count of the prompt",
         OffenceKind::WrongInvoice => "wrong invoice",
         _ => "misbehaviour",
     }

@@ -3,9 +3,11 @@
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
-use protocol::ids::Digest;
+use protocol::ids::{Digest, EffectId, ModelDigest};
+use protocol::inference::io::{Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::payment::io::Effect;
-use std::collections::BTreeMap;
+use protocol::route::Delivery;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Entries that one buyer loses to one host before it learns. Each counts as a failure, and
 /// failures in a row are a pause; it is not for ever, since networks fail too.
@@ -52,8 +54,15 @@ impl Checker for Theft {
     }
 }
 
-/// The judge of prompts billed.
-pub struct Counted;
+/// The judge of prompts billed: who has the model's vocabulary pays for no prompt that is not
+/// there. Who has not may be told anything, until it has it.
+#[derive(Default)]
+pub struct Counted {
+    /// Counts under way, and of which model.
+    counting: BTreeMap<(NodeIx, EffectId), ModelDigest>,
+    /// Whose vocabulary each node was seen to have.
+    has: BTreeSet<(NodeIx, ModelDigest)>,
+}
 
 impl Checker for Counted {
     fn name(&self) -> &'static str {
@@ -61,18 +70,37 @@ impl Checker for Counted {
     }
 
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
-        let Seen::Performed {
-            node,
-            effect: AnyEffect::Payment(Effect::Pay { hash, .. }),
-            ..
-        } = seen
-        else {
-            return None;
+        let (node, hash) = match seen {
+            Seen::Performed {
+                node,
+                effect: AnyEffect::Inference(OrderEffect::CountInput { id, model, .. }),
+                ..
+            } => {
+                self.counting.insert((*node, *id), *model);
+                return None;
+            }
+            Seen::Handed {
+                node,
+                delivery: Delivery::Inference(OrderInput::InputCounted { id, count }),
+            } => {
+                let model = self.counting.remove(&(*node, *id))?;
+                if matches!(count, InputCount::Counted(_)) {
+                    self.has.insert((*node, model));
+                }
+                return None;
+            }
+            Seen::Performed {
+                node,
+                effect: AnyEffect::Payment(Effect::Pay { hash, .. }),
+                ..
+            } => (node, hash),
+            _ => return None,
         };
         let (_, book) = facts.index.paid_by(hash)?;
         let billed = book.input.prompt();
         let honest = facts.people.get(*node)?.honest();
-        (honest && billed > book.counted).then(|| {
+        let has = self.has.contains(&(*node, book.model));
+        (honest && has && billed > book.counted).then(|| {
             format!(
                 "node {node} pays for {billed} tokens of a prompt of {} in order {}",
                 book.counted,

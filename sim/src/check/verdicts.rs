@@ -136,6 +136,7 @@ impl Checker for Blame {
             OffenceKind::WrongAnswer
                 | OffenceKind::WrongReceipt
                 | OffenceKind::WrongCount
+                | OffenceKind::FalseInput
                 | OffenceKind::WrongInvoice
         );
         let accused = facts.by_key(&offence.by)?;

@@ -7,7 +7,7 @@ use crate::faults::Vice;
 use crate::node::{AnyEffect, Node, Person};
 use protocol::codec;
 use protocol::envelope::Envelope;
-use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderInput};
+use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::machine::{Record, Table};
 use protocol::money::{Msat, Prices};
@@ -135,6 +135,18 @@ pub fn inputs(
             facts.tokens *= 2;
             let result = Ok(facts);
             pass(Delivery::Inference(OrderInput::Counted { id, result }))
+        }
+        // Buyers as well, or those who have the vocabulary would see it.
+        (
+            Plant::CountTwice,
+            Delivery::Inference(OrderInput::InputCounted {
+                id,
+                count: InputCount::Counted(mut facts),
+            }),
+        ) => {
+            facts.tokens *= 2;
+            let count = InputCount::Counted(facts);
+            pass(Delivery::Inference(OrderInput::InputCounted { id, count }))
         }
         (Plant::BelieveDebt, Delivery::Payment(PayInput::Pay(mut pay))) => {
             pay.carried = Msat::ZERO;

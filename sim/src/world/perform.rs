@@ -8,10 +8,14 @@ use crate::event::{Event, Mind, NodeIx};
 use crate::faults::Vice;
 use crate::node::AnyEffect;
 use crate::people::End;
+use crate::profile::TEMPLATE;
 use crate::wallet::Wallet;
 use protocol::chain::ChainedToken;
-use protocol::ids::{ModelDigest, OrderId, RequestId};
-use protocol::inference::io::{BuyerEvent, Effect as OrderEffect, Input as OrderInput};
+use protocol::crypto::tagged_hash;
+use protocol::ids::{Digest, ModelDigest, OrderId, RequestId};
+use protocol::inference::io::{
+    BuyerEvent, Effect as OrderEffect, Input as OrderInput, InputCount, InputFacts,
+};
 use protocol::money::Meter;
 use protocol::order::wire::Finish;
 use protocol::route::Delivery;
@@ -19,6 +23,10 @@ use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput, Replay
 use protocol::work::Job;
 use protocol::{discovery, payment};
 
+/// What counting a prompt takes a buyer: less than terms take to come. Milliseconds.
+const COUNT_MS: u64 = 2;
+/// What a vocabulary takes to come, for each step of a lot of 192. Milliseconds.
+const FETCH_MS: u64 = 300;
 /// A pause longer than this is no pause, it is the end of a custom. Milliseconds.
 const SHUNNED_MS: u64 = 600_000;
 
@@ -58,6 +66,20 @@ impl World {
                     wait,
                 );
             }
+            OrderEffect::CountInput { id, model, job } => {
+                let count = match self.has_vocabulary(node, model) {
+                    true => InputCount::Counted(InputFacts {
+                        tokens: count(&job, &[0; 16]).tokens,
+                        tokenizer: Digest(model.0),
+                        template: TEMPLATE,
+                        numerics: Some(NUMERICS.to_owned()),
+                    }),
+                    false => InputCount::Absent,
+                };
+                let counted = Delivery::Inference(OrderInput::InputCounted { id, count });
+                self.post_in(node, Via::Vocabulary, counted, COUNT_MS * MS);
+            }
+            OrderEffect::FetchVocabulary { model, .. } => self.fetch_vocabulary(node, model),
             OrderEffect::StartEngine {
                 order,
                 model,
@@ -80,6 +102,34 @@ impl World {
             // It is counted all the same, and comes to nothing.
             OrderEffect::CancelCount { .. } | OrderEffect::Persist(_) | OrderEffect::Tell(_) => {}
         }
+    }
+
+    /// Whether a node has a model's vocabulary: half of them from the beginning, by lot, and
+    /// whoever fetched it.
+    fn has_vocabulary(&self, node: NodeIx, model: ModelDigest) -> bool {
+        let from = match self.vocabularies.get(&(node, model)) {
+            Some(from) => *from,
+            None if self.lot("sim/vocabulary/1", node, model) < 128 => 0,
+            None => return false,
+        };
+        from <= self.now
+    }
+
+    /// It comes within a minute, or, one time in four, never.
+    fn fetch_vocabulary(&mut self, node: NodeIx, model: ModelDigest) {
+        let lot = u64::from(self.lot("sim/fetch/1", node, model));
+        if lot < 192 {
+            let at = self.now + lot * FETCH_MS * MS;
+            self.vocabularies.entry((node, model)).or_insert(at);
+        }
+    }
+
+    /// A number of the seed that takes nothing from its dice: worlds without a liar about
+    /// prompts go as they would without this.
+    fn lot(&self, tag: &'static str, node: NodeIx, model: ModelDigest) -> u8 {
+        let seed = self.options.seed.to_le_bytes();
+        let node = (node as u64).to_le_bytes();
+        tagged_hash(tag, &[&seed, &node, &model.0]).0[0]
     }
 
     fn start_engine(
@@ -211,7 +261,9 @@ impl World {
             BuyerEvent::Failed(refusal) => {
                 self.ended(node, request, End::Failed(refusal.code), &refusal.message);
             }
-            BuyerEvent::Output { .. } | BuyerEvent::Paid { .. } => {}
+            BuyerEvent::Output { .. }
+            | BuyerEvent::Paid { .. }
+            | BuyerEvent::InputCounted { .. } => {}
         }
     }
 

@@ -51,6 +51,12 @@ impl Origin {
     }
 }
 
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
 /// An origin has as many connections as it may have.
 #[derive(Debug, thiserror::Error)]
 #[error("{}/{} has {limit} {what} already", origin.ip, origin.prefix)]
@@ -140,7 +146,7 @@ impl Counted {
 }
 
 /// The origins of an address; none where it names no IP address (an onion service, say).
-fn origins(address: &Multiaddr) -> Vec<Origin> {
+pub(super) fn origins(address: &Multiaddr) -> Vec<Origin> {
     let v4 = |ip: Ipv4Addr| {
         vec![Origin {
             ip: IpAddr::V4(ip),

@@ -25,6 +25,7 @@ pub use reader::FrameReader;
 pub(super) use wire::{Duplex, Registry};
 pub use writer::FrameWriter;
 
+use super::admission::Origin;
 use super::bounds::Timing;
 use super::{NodeKey, PeerId, Protocol, Reporter};
 use parking_lot::Mutex;
@@ -123,6 +124,7 @@ pub struct FramedStream {
     pub node: Option<NodeKey>,
     /// What is spoken on it.
     pub protocol: Protocol,
+    origin: Option<Origin>,
     reader: FrameReader,
     writer: FrameWriter,
 }
@@ -140,6 +142,25 @@ impl FramedStream {
         let mut tag = [0; 16];
         tag.copy_from_slice(&digest.0[..16]);
         PeerTag(tag)
+    }
+
+    /// Tells the address that the peer came from, or the /48 of IPv6, from others. Where there
+    /// is none, it is the peer's own tag.
+    pub fn group(&self) -> PeerTag {
+        let Some(origin) = self.origin else {
+            return self.tag();
+        };
+        let text = origin.to_string();
+        let digest = tagged_hash("freehold/peer-group/1", &[text.as_bytes()]);
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&digest.0[..16]);
+        PeerTag(tag)
+    }
+
+    /// The same stream, of a connection that came from there.
+    pub(super) fn from(mut self, origin: Option<Origin>) -> Self {
+        self.origin = origin;
+        self
     }
 
     pub(super) fn new(
@@ -163,6 +184,7 @@ impl FramedStream {
             peer,
             node: super::node_key_of(&peer),
             protocol,
+            origin: None,
             reader: FrameReader::new(
                 wire.clone(),
                 protocol,

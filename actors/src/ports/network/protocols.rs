@@ -14,7 +14,7 @@ pub enum Protocol {
     Audit,
     /// Signed offers from a router.
     Quote,
-    /// Slices of a model file, each with its BLAKE3 proof.
+    /// The beginning of a model's file in slices, each with its BLAKE3 proof.
     Blob,
 }
 
@@ -42,8 +42,8 @@ impl Protocol {
             Self::Audit => 8 << 20,
             // A handful of offers of about a kilobyte each.
             Self::Quote => 256 << 10,
-            // A slice of 1 MiB and its proof, which is below 64 KiB.
-            Self::Blob => (1 << 20) + (64 << 10),
+            // A group of 256 KiB, its proof, and the digests of a split model's files.
+            Self::Blob => 320 << 10,
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod handler;
 
+use super::admission::{Origin, origins};
 use super::bounds::{REFUSALS, REFUSALS_PER_PEER};
 use super::{OpenError, PeerId, Protocol};
 use handler::{Handler, Inbound};
@@ -44,6 +45,7 @@ pub(super) enum Event {
         peer: PeerId,
         protocol: Protocol,
         stream: Box<Stream>,
+        origin: Option<Origin>,
         slot: Slot,
     },
     /// The peer has as many streams as it may have.
@@ -64,6 +66,7 @@ pub(super) enum Event {
 pub(super) struct Excess {
     pub(super) protocol: Protocol,
     pub(super) stream: Box<Stream>,
+    pub(super) origin: Option<Origin>,
     pub(super) slot: Slot,
 }
 
@@ -232,9 +235,11 @@ impl NetworkBehaviour for Behaviour {
         _: ConnectionId,
         _: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        from: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.accepted.clone()))
+        // The widest: a customer has many narrow ones.
+        let origin = origins(from).last().copied();
+        Ok(Handler::new(self.accepted.clone(), origin))
     }
 
     fn handle_established_outbound_connection(
@@ -245,7 +250,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.accepted.clone()))
+        Ok(Handler::new(self.accepted.clone(), None))
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
@@ -254,7 +259,11 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         peer: PeerId,
         connection: ConnectionId,
-        Inbound { protocol, stream }: THandlerOutEvent<Self>,
+        Inbound {
+            protocol,
+            stream,
+            origin,
+        }: THandlerOutEvent<Self>,
     ) {
         let stream = Box::new(stream);
         let event = match admit(&self.serving, peer) {
@@ -264,6 +273,7 @@ impl NetworkBehaviour for Behaviour {
                     peer,
                     protocol,
                     stream,
+                    origin,
                     slot,
                 }
             }
@@ -272,6 +282,7 @@ impl NetworkBehaviour for Behaviour {
                 let excess = admit(&self.refusing, peer).ok().map(|slot| Excess {
                     protocol,
                     stream,
+                    origin,
                     slot,
                 });
                 match refusal {

@@ -12,6 +12,7 @@ mod policing;
 
 pub(super) use life::start;
 
+use super::admission::Origin;
 use super::bounds::BOOTSTRAP_INTERVAL;
 use super::frame::Registry;
 use super::handle::peer_of;
@@ -221,9 +222,10 @@ impl Task {
                 peer,
                 protocol,
                 stream,
+                origin,
                 slot,
             } => {
-                let stream = self.framed(peer, protocol, stream, slot);
+                let stream = self.framed(peer, protocol, stream, origin, slot);
                 self.outlet.emit(NetworkEvent::Stream(stream));
             }
             streams::Event::TooMany { peer, open, excess } => {
@@ -241,13 +243,14 @@ impl Task {
         let Some(streams::Excess {
             protocol,
             stream,
+            origin,
             slot,
         }) = excess
         else {
             self.status.send_modify(|status| status.no_room += 1);
             return;
         };
-        let stream = self.framed(peer, protocol, stream, slot);
+        let stream = self.framed(peer, protocol, stream, origin, slot);
         self.outlet.emit(NetworkEvent::Excess(stream));
     }
 
@@ -256,6 +259,7 @@ impl Task {
         peer: PeerId,
         protocol: Protocol,
         stream: Box<libp2p::Stream>,
+        origin: Option<Origin>,
         slot: streams::Slot,
     ) -> FramedStream {
         let reporter = Reporter {
@@ -264,7 +268,7 @@ impl Task {
         };
         let slot: Option<Box<dyn Send>> = Some(Box::new(slot));
         let timing = &self.config.timing;
-        FramedStream::new(stream, protocol, timing, reporter, &self.registry, slot)
+        FramedStream::new(stream, protocol, timing, reporter, &self.registry, slot).from(origin)
     }
 
     fn report(&mut self, peer: PeerId, kind: Misbehaviour) {

@@ -2,13 +2,17 @@
 //! template. Its weights are hashed and never loaded.
 
 use crate::ports::compute::job::said;
-use kernels::gguf::{Gguf, GgufError, Tensor, Value};
+use kernels::gguf::{Gguf, GgufError, Head, Tensor, Value};
 use kernels::tokenizer::{TokenKind, TokenizerError};
-use kernels::{ChatMessage, Tokenizer, render_template};
+use kernels::{Tokenizer, encode_chat};
 use protocol::ids::{Digest, ModelDigest};
 use protocol::work::{Job, Work};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What stands for the path of what is in memory.
+const IN_MEMORY: &str = "the file in memory";
 
 /// A file that tells nothing about a model.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,8 @@ pub struct Vocabulary {
     pub parameters: u64,
     /// Context in tokens; 0 where the file does not say.
     pub context: u32,
+    /// What others may read of the file; none where this was read from no more.
+    pub head: Option<Arc<Head>>,
     tokenizer: Tokenizer,
     template: Option<String>,
     /// Encoding puts a space in front of text.
@@ -64,16 +70,7 @@ impl Vocabulary {
     /// # Errors
     /// Where it is no model's file, or its tokenizer is not known here.
     pub fn open(path: &Path) -> Result<Self, VocabularyError> {
-        let file = Gguf::open(path);
-        file.and_then(|file| Self::read(&file))
-            .map_err(|source| VocabularyError::File {
-                path: path.to_owned(),
-                source,
-            })?
-            .map_err(|source| VocabularyError::Tokenizer {
-                path: path.to_owned(),
-                source,
-            })
+        Self::of(Gguf::open(path), path, None)
     }
 
     /// As [`Self::open`], from memory.
@@ -81,20 +78,41 @@ impl Vocabulary {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, VocabularyError> {
-        let path = || PathBuf::from("the file in memory");
-        Gguf::from_bytes(bytes)
-            .and_then(|file| Self::read(&file))
+        Self::of(Gguf::from_bytes(bytes), Path::new(IN_MEMORY), None)
+    }
+
+    /// From the beginning of a file that was verified against the model's digest: nothing is
+    /// known of its weights.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_head(
+        bytes: impl Into<Arc<[u8]>>,
+        model: ModelDigest,
+    ) -> Result<Self, VocabularyError> {
+        Self::of(Gguf::from_head(bytes), Path::new(IN_MEMORY), Some(model))
+    }
+
+    fn of(
+        file: Result<Gguf, GgufError>,
+        path: &Path,
+        verified: Option<ModelDigest>,
+    ) -> Result<Self, VocabularyError> {
+        file.and_then(|file| Self::read(&file, verified))
             .map_err(|source| VocabularyError::File {
-                path: path(),
+                path: path.to_owned(),
                 source,
             })?
             .map_err(|source| VocabularyError::Tokenizer {
-                path: path(),
+                path: path.to_owned(),
                 source,
             })
     }
 
-    fn read(file: &Gguf) -> Result<Result<Self, TokenizerError>, GgufError> {
+    fn read(
+        file: &Gguf,
+        verified: Option<ModelDigest>,
+    ) -> Result<Result<Self, TokenizerError>, GgufError> {
         let architecture = file.str("general.architecture")?.to_owned();
         let tokenizer = match Tokenizer::from_gguf(file) {
             Ok(tokenizer) => tokenizer,
@@ -107,8 +125,15 @@ impl Vocabulary {
         let context = file.uint(&format!("{architecture}.context_length"));
         let first = tokenizer.encode("a", false).first().copied();
         let (words, lines) = joins(&tokenizer);
+        let (digest, head) = match verified {
+            Some(digest) => (digest, None),
+            None => {
+                let (digest, head) = file.digest_and_head();
+                (ModelDigest(digest), Some(Arc::new(head)))
+            }
+        };
         Ok(Ok(Vocabulary {
-            digest: ModelDigest(file.digest()),
+            digest,
             template_digest: Digest(
                 blake3::hash(template.as_deref().unwrap_or_default().as_bytes()).into(),
             ),
@@ -120,6 +145,7 @@ impl Vocabulary {
                 .ok()
                 .and_then(|n| u32::try_from(n).ok())
                 .unwrap_or_default(),
+            head,
             leads: first.is_some_and(|id| tokenizer.bytes(id).starts_with(b" ")),
             tokenizer,
             template,
@@ -133,36 +159,26 @@ impl Vocabulary {
         Digest(self.tokenizer.digest())
     }
 
-    /// The tokens of a job's prompt, rendered as the model's template says.
+    /// The tokens of a job's prompt, rendered as the model's template says; of texts to embed,
+    /// those of all.
     ///
     /// # Errors
     /// A sentence for the buyer.
     pub fn prompt(&self, job: &Job) -> Result<Vec<u32>, String> {
         match &job.work {
-            Work::Chat { messages } => self.chat(&said(messages), &job.date),
+            Work::Chat { messages } => encode_chat(
+                &self.tokenizer,
+                self.template.as_deref(),
+                &said(messages),
+                &job.date,
+            )
+            .map_err(|error| error.to_string()),
             Work::Complete { prompt } => Ok(self.tokenizer.encode(prompt, false)),
-            _ => Err("the server behind this listing answers chats and continues text".to_owned()),
+            Work::Embed { texts } => Ok(texts
+                .iter()
+                .flat_map(|text| self.tokenizer.encode_whole(text, false))
+                .collect()),
         }
-    }
-
-    fn chat(&self, messages: &[ChatMessage], date: &str) -> Result<Vec<u32>, String> {
-        let name = |id: Option<u32>| {
-            id.map(|id| String::from_utf8_lossy(self.tokenizer.bytes(id)).into_owned())
-                .unwrap_or_default()
-        };
-        let source = self
-            .template
-            .as_deref()
-            .ok_or("the model file has no chat template; send a plain prompt")?;
-        let (bos, eos) = (name(self.tokenizer.bos()), name(self.tokenizer.eos()));
-        let text = render_template(source, &bos, &eos, messages, date)
-            .map_err(|error| error.to_string())?;
-        let mut tokens = self.tokenizer.encode(&text, true);
-        let bos = self.tokenizer.bos().filter(|_| self.tokenizer.add_bos());
-        if let Some(bos) = bos.filter(|bos| tokens.first() != Some(bos)) {
-            tokens.insert(0, bos);
-        }
-        Ok(tokens)
     }
 
     /// The tokens of a stretch of an answer: of its beginning, or from a place where
@@ -258,7 +274,7 @@ fn quantisation(file: &Gguf) -> String {
 mod tests {
     use super::*;
     use crate::ports::runner::tests::job;
-    use kernels::{Model, OpenOptions};
+    use kernels::{ChatMessage, Model, OpenOptions};
 
     #[test]
     fn identity_and_prompt_are_those_of_the_loaded_model() {
@@ -273,12 +289,17 @@ mod tests {
         assert_eq!(vocabulary.quantisation, info.quantisation);
         assert_eq!(vocabulary.context, info.context);
         assert_eq!(vocabulary.parameters, info.parameters);
+        let head = vocabulary.head.clone().unwrap();
+        assert_eq!(*head, *model.head().unwrap());
+        let alone = Vocabulary::from_head(head.bytes.as_slice(), vocabulary.digest).unwrap();
+        assert_eq!(alone.template_digest, vocabulary.template_digest);
+        assert_eq!(alone.tokenizer_digest(), vocabulary.tokenizer_digest());
         let said = [ChatMessage {
             role: "user".to_owned(),
             content: "What is a sat?".to_owned(),
         }];
         assert_eq!(
-            vocabulary.prompt(&job("What is a sat?", 1)).unwrap(),
+            alone.prompt(&job("What is a sat?", 1)).unwrap(),
             model.encode_chat(&said, "2026-11-20").unwrap()
         );
     }

@@ -1,5 +1,6 @@
 //! One connection's share of the stream behaviour: agrees on the protocol.
 
+use super::super::admission::Origin;
 use super::super::bounds::NEGOTIATION_TIMEOUT;
 use super::super::{OpenError, Protocol};
 use super::OpenRequest;
@@ -22,6 +23,8 @@ use std::task::{Context, Poll};
 pub struct Inbound {
     pub(super) protocol: Protocol,
     pub(super) stream: Stream,
+    /// Where the connection came from, if the peer made it.
+    pub(super) origin: Option<Origin>,
 }
 
 type ToBehaviour = ConnectionHandlerEvent<Choice, OpenRequest, Inbound>;
@@ -30,13 +33,15 @@ type ToBehaviour = ConnectionHandlerEvent<Choice, OpenRequest, Inbound>;
 /// and by the connection's limit of negotiating streams.
 pub struct Handler {
     accepted: Arc<[Protocol]>,
+    origin: Option<Origin>,
     queue: VecDeque<ToBehaviour>,
 }
 
 impl Handler {
-    pub(super) fn new(accepted: Arc<[Protocol]>) -> Self {
+    pub(super) fn new(accepted: Arc<[Protocol]>, origin: Option<Origin>) -> Self {
         Self {
             accepted,
+            origin,
             queue: VecDeque::new(),
         }
     }
@@ -84,7 +89,11 @@ impl ConnectionHandler for Handler {
                 ..
             }) => {
                 if let Some(protocol) = Protocol::from_wire(&name) {
-                    let inbound = Inbound { protocol, stream };
+                    let inbound = Inbound {
+                        protocol,
+                        stream,
+                        origin: self.origin,
+                    };
                     self.queue
                         .push_back(ConnectionHandlerEvent::NotifyBehaviour(inbound));
                 }

@@ -1,0 +1,19 @@
+//! `/freehold/blob/1`: the beginnings of models' files, for those who have not the models.
+//!
+//! `serve` gives them away and `allowance` bounds how much, `fetch` reads and verifies them,
+//! [`Vocabularies`] keeps what was read and counts prompts with it. Proofs are
+//! `protocol::blob`'s; what a count is held against is decided by the order machine.
+
+mod allowance;
+mod fetch;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod vocabularies;
+
+pub use allowance::{Allowance, Bounds};
+pub use fetch::{FetchError, Limits, fetch};
+pub use serve::{Blobs, turn_away};
+pub use vocabularies::{Cache, Vocabularies};
+
+const _: () = assert!(kernels::gguf::GROUP_BYTES as u64 == protocol::blob::GROUP_BYTES);

@@ -1,0 +1,102 @@
+//! The buyer's own count of its prompt, held against the host's.
+//!
+//! An order names its model by digest, so whoever has the vocabulary and the template counts
+//! what the host counts. The count runs while the order is on its way; where the vocabulary is
+//! not here, it is fetched once the first word came, for the next order.
+
+use super::wire::Terms;
+use crate::ids::{EffectId, ModelDigest};
+use crate::inference::context::Ctx;
+use crate::inference::io::{Effect, InputCount, InputFacts};
+use crate::manifest::ModelOffer;
+use crate::offence::OffenceKind;
+use crate::work::Job;
+
+/// Where the count stands.
+#[derive(Debug)]
+enum State {
+    Counting(EffectId),
+    Known(InputCount),
+}
+
+/// See the head of the file.
+#[derive(Debug)]
+pub(super) struct Recount {
+    state: State,
+    fetched: bool,
+}
+
+impl Recount {
+    /// Has the prompt counted.
+    pub(super) fn begin(model: ModelDigest, job: &Job, ctx: &mut Ctx<'_>) -> Self {
+        let id = ctx.fresh();
+        let job = Box::new(job.clone());
+        ctx.out.push(Effect::CountInput { id, model, job });
+        Recount {
+            state: State::Counting(id),
+            fetched: false,
+        }
+    }
+
+    /// Whether that count is awaited here.
+    pub(super) fn awaits(&self, id: EffectId) -> bool {
+        matches!(self.state, State::Counting(awaited) if awaited == id)
+    }
+
+    /// Takes in the count.
+    pub(super) fn counted(&mut self, count: InputCount) {
+        self.state = State::Known(count);
+    }
+
+    /// The count, where there is one.
+    fn facts(&self) -> Option<&InputFacts> {
+        match &self.state {
+            State::Known(InputCount::Counted(facts)) => Some(facts),
+            _ => None,
+        }
+    }
+
+    /// Our own count of the prompt.
+    pub(super) fn tokens(&self) -> Option<u64> {
+        self.facts().map(|facts| facts.tokens)
+    }
+
+    /// Whether the vocabulary is to be fetched now: true once.
+    pub(super) fn must_fetch(&mut self) -> bool {
+        let absent = matches!(self.state, State::Known(InputCount::Absent));
+        absent && !std::mem::replace(&mut self.fetched, true)
+    }
+
+    /// Holds terms against the count, if it is known.
+    ///
+    /// # Errors
+    /// What is wrong. It convicts where both sides count by the same rules: nothing but the
+    /// job and the model's digest, which the order names, decides the count.
+    pub(super) fn check(
+        &self,
+        offer: &ModelOffer,
+        terms: &Terms,
+    ) -> Result<(), (OffenceKind, String)> {
+        let Some(own) = self.facts() else {
+            return Ok(());
+        };
+        if (own.tokenizer, own.template) != (offer.tokenizer, offer.template) {
+            let detail = "a listing whose tokenizer or template is not the model's".to_owned();
+            return Err((OffenceKind::TermsNotAsListed, detail));
+        }
+        let theirs = terms.input.prompt();
+        if theirs <= own.tokens {
+            return Ok(());
+        }
+        let same_rules = terms.numerics.is_some() && terms.numerics == own.numerics;
+        let kind = match same_rules {
+            true => OffenceKind::FalseInput,
+            false => OffenceKind::TermsNotAsListed,
+        };
+        let detail = format!(
+            "the terms charge {theirs} prompt tokens, the model's vocabulary counts {}",
+            own.tokens
+        );
+        Err((kind, detail))
+    }
+}
