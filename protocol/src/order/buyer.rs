@@ -203,9 +203,9 @@ impl Deal {
     }
 
     /// What the host may have sent beyond what arrived: the window that it signed last, which
-    /// each payment since then widens by its own amount at most.
+    /// each payment since then widens by its own amount at most. Nothing behind the end.
     fn unsure(&self, job: &Job) -> Msat {
-        let Some((_, terms)) = &self.terms else {
+        let (Some((_, terms)), None) = (&self.terms, self.finish) else {
             return Msat::ZERO;
         };
         let since = self.asked.saturating_sub(self.settled_then);
