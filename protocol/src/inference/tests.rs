@@ -7,7 +7,7 @@ use super::context::Config;
 use super::io::{
     BuyRequest, BuyerEvent, Candidate, Effect, Input, ModelSelector, PromptFacts, Served,
 };
-use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
+use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID};
 use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
@@ -15,7 +15,7 @@ use crate::envelope::{Body, Network, Signed};
 use crate::ids::{
     Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId, StreamId,
 };
-use crate::limits;
+use crate::limits::{self, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
 use crate::machine::{Machine, Outbox, Record, Table};
 use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat, Prices};
@@ -109,10 +109,14 @@ fn writes(effects: &[Effect]) -> Vec<Record> {
 
 /// A host of one model with one slot and no queue.
 fn host() -> Inference {
+    host_with_queue(0)
+}
+
+fn host_with_queue(queued_orders: u32) -> Inference {
     let mut machine = machine(1);
     let limits = HostLimits {
         concurrent_orders: 1,
-        queued_orders: 0,
+        queued_orders,
         prompt_tokens: 1_024,
         output_tokens: 512,
     };
@@ -209,15 +213,20 @@ fn arrives_with(
 }
 
 /// The buyer accepts the terms that are among `effects`.
-fn accepts(machine: &mut Inference, ms: u64, stream: u64, effects: &[Effect]) -> Vec<Effect> {
+fn terms_of(effects: &[Effect]) -> &Signed {
     let terms = effects.iter().find_map(|effect| match effect {
         Effect::Send { frame, .. } => match frame.as_ref() {
-            Frame::Terms(terms) => Some(terms.digest()),
+            Frame::Terms(terms) => Some(terms),
             _ => None,
         },
         _ => None,
     });
-    let (stream, frame) = (StreamId(stream), Box::new(Frame::Accept(terms.unwrap())));
+    terms.expect("terms")
+}
+
+fn accepts(machine: &mut Inference, ms: u64, stream: u64, effects: &[Effect]) -> Vec<Effect> {
+    let accept = Frame::Accept(terms_of(effects).digest());
+    let (stream, frame) = (StreamId(stream), Box::new(accept));
     feed(machine, ms, Input::Received { stream, frame })
 }
 
@@ -286,14 +295,7 @@ fn orders_without_a_payment_leave_no_nonce_and_those_on_credit_half_of_them() {
     let signed = order(901);
     let terms = arrives(&mut machine, 2, 901, 2, &signed);
     accepts(&mut machine, 2, 901, &terms);
-    let granted = Input::CreditGranted {
-        order: OrderId::of(&signed.digest()),
-        seq: 0,
-        hash: PaymentHash([1; 32]),
-        msat: Msat(1_800),
-        window: Msat(1_800),
-    };
-    let effects = feed(&mut machine, 3, granted);
+    let effects = entry_paid(&mut machine, 3, &signed);
     assert!(begins(&effects));
     assert_eq!(writes(&effects)[0].table, Table::OpenOrders);
     assert!(
@@ -475,24 +477,8 @@ fn an_order_that_ends_while_its_prompt_is_counted_cancels_the_count() {
     assert!(!effects.iter().any(cancels));
 }
 
-#[test]
-fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
-    let mut machine = host();
-    let signed = order(1);
-    let effects = arrives(&mut machine, 0, 1, 1, &signed);
-    let terms = effects.iter().find_map(|effect| match effect {
-        Effect::Send { frame, .. } => match frame.as_ref() {
-            Frame::Terms(terms) => Some(terms.digest()),
-            _ => None,
-        },
-        _ => None,
-    });
-    let (stream, frame) = (StreamId(1), Box::new(Frame::Accept(terms.unwrap())));
-    feed(&mut machine, 1, Input::Received { stream, frame });
-    // Past the terms' life and the invoice's expiry.
-    let late = 150_000;
-    let mut out = Outbox::default();
-    machine.expire(at(late), &mut out);
+/// The entry of an order is settled.
+fn entry_paid(machine: &mut Inference, ms: u64, signed: &Signed) -> Vec<Effect> {
     let granted = Input::CreditGranted {
         order: OrderId::of(&signed.digest()),
         seq: 0,
@@ -500,7 +486,59 @@ fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
         msat: Msat(1_800),
         window: Msat(1_800),
     };
-    let effects = feed(&mut machine, late, granted);
+    feed(machine, ms, granted)
+}
+
+#[test]
+fn terms_announce_what_makes_a_buyer_wait_for_the_longest_answer_ahead() {
+    let mut machine = host_with_queue(4);
+    let starts_within = |effects: &[Effect], ms| {
+        let buyer = keys(2);
+        let terms = terms_of(effects).open::<Terms>(&buyer, NETWORK, &buyer.key(), at(ms).wall);
+        terms.unwrap().body.starts_within_ms
+    };
+    let first = order(1);
+    let effects = arrives(&mut machine, 0, 1, 1, &first);
+    assert_eq!(starts_within(&effects, 0), 0);
+    accepts(&mut machine, 1, 1, &effects);
+    entry_paid(&mut machine, 2, &first);
+    // Nothing is known of its pace: it is taken for a usual order.
+    let effects = arrives(&mut machine, 2, 2, 2, &order(2));
+    assert_eq!(starts_within(&effects, 2), 10_000);
+    // Eight of 64 tokens in 80 s: the others may take 560 s, and a buyer waits for 180 s and
+    // twice what was announced.
+    let produced = Input::Produced {
+        order: OrderId::of(&first.digest()),
+        tokens: (0..8).map(token).collect(),
+        finish: None,
+        attached: Default::default(),
+    };
+    feed(&mut machine, 80_002, produced);
+    let effects = arrives(&mut machine, 80_002, 3, 3, &order(3));
+    assert_eq!(starts_within(&effects, 80_002), (560_000 - 180_000) / 2);
+    // It ends there: an order takes some 19 s, its 64 tokens may take 640 s.
+    let (stream, frame) = (StreamId(1), Box::new(Frame::Stop));
+    feed(&mut machine, 80_002, Input::Received { stream, frame });
+    let fourth = order(4);
+    let effects = arrives(&mut machine, 80_002, 4, 4, &fourth);
+    assert_eq!(starts_within(&effects, 80_002), 0);
+    accepts(&mut machine, 80_003, 4, &effects);
+    entry_paid(&mut machine, 80_003, &fourth);
+    let effects = arrives(&mut machine, 80_003, 5, 5, &order(5));
+    assert_eq!(starts_within(&effects, 80_003), (640_000 - 180_000) / 2);
+}
+
+#[test]
+fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
+    let mut machine = host();
+    let signed = order(1);
+    let effects = arrives(&mut machine, 0, 1, 1, &signed);
+    accepts(&mut machine, 1, 1, &effects);
+    // Past the terms' life and the invoice's expiry.
+    let late = 150_000;
+    let mut out = Outbox::default();
+    machine.expire(at(late), &mut out);
+    let effects = entry_paid(&mut machine, late, &signed);
     let starts = |effect: &Effect| matches!(effect, Effect::StartEngine { .. });
     assert!(effects.iter().any(starts), "{effects:?}");
     // Money came: now it is written down.

@@ -632,6 +632,16 @@ impl HostOrder {
         u64::try_from(room / per_token).unwrap_or(u64::MAX)
     }
 
+    /// Units of output delivered.
+    pub fn delivered(&self) -> u64 {
+        self.counts.delivered()
+    }
+
+    /// Units of output that it may still be delivered.
+    pub fn left(&self) -> u64 {
+        self.most_output().saturating_sub(self.delivered())
+    }
+
     /// The engine produced output.
     pub fn produced(
         &mut self,
