@@ -1308,6 +1308,46 @@ fn an_end_that_was_not_asked_for_or_is_not_due_is_a_false_count() {
 }
 
 #[test]
+fn a_host_that_ends_an_order_keeps_a_payment_for_nothing_only_where_it_was_paid_ahead() {
+    let took = |buyer: &Buyer| {
+        buyer.told.iter().find_map(|message| match message {
+            Message::Happened(outcome) => Some(outcome.took_payment),
+            _ => None,
+        })
+    };
+    let entered = || {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        buyer.pays_entry();
+        buyer.settles(0);
+        buyer
+    };
+    // Whatever it says, and if it says nothing.
+    for code in [
+        Code::Busy,
+        Code::NotPaid,
+        Code::Cancelled,
+        Code::EngineFailed,
+    ] {
+        let mut buyer = entered();
+        buyer.hears(Frame::Refusal(Refusal::new(code, "not today")));
+        assert_eq!(took(&buyer), Some(true), "{code:?}");
+    }
+    let mut buyer = entered();
+    let stream = StreamId(buyer.stream);
+    buyer.feed(Input::Closed { stream });
+    assert_eq!(took(&buyer), Some(true));
+    // It served what was paid for.
+    let mut buyer = entered();
+    buyer.hears(Frame::Chunk(chunk(0, (0..4).map(token).collect(), 4, None)));
+    buyer.hears(Frame::Refusal(Refusal::new(Code::NotPaid, "no")));
+    assert_eq!(took(&buyer), Some(false));
+    // The user cancels.
+    let mut buyer = entered();
+    buyer.feed(Input::Cancel(RequestId(1)));
+    assert_eq!(took(&buyer), None);
+}
+
+#[test]
 fn an_order_paid_at_its_end_takes_no_invoice_before() {
     let (mut buyer, chain) = Buyer::streaming(PaymentMode::After);
     buyer.bills(2_000, chain.head());

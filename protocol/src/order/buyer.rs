@@ -1402,6 +1402,9 @@ impl BuyerOrder {
             _ => None,
         };
         if failure.is_none_or(Code::is_hosts_fault) {
+            let due = record.as_ref().map_or(Msat::ZERO, |record| {
+                record.cost.saturating_add(record.carried)
+            });
             ctx.tell(Message::Happened(Outcome {
                 order: deal.id,
                 host: deal.candidate.host,
@@ -1412,6 +1415,7 @@ impl BuyerOrder {
                 tokens: deal.counts.delivered(),
                 stream_ms: deal.stream_ms,
                 price_kept: deal.price_kept,
+                took_payment: failure.is_some() && deal.settled() > due,
             }));
         }
         let Some(record) = record else { return };
