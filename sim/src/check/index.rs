@@ -43,6 +43,8 @@ pub struct OrderBook {
     pub prices: Prices,
     /// Debt by the terms. Msat.
     pub carried: u64,
+    /// When it came last. World time in milliseconds.
+    pub came_ms: u64,
     /// There are terms.
     pub terms: bool,
     /// The buyer countersigned a receipt: both sides have the same account.
@@ -238,7 +240,7 @@ impl Index {
                 stream,
                 peer,
                 frame,
-            } => self.arrived(*from, *to, *stream, *peer, frame),
+            } => self.arrived(now_ms, (*from, *to), (*stream, *peer), frame),
             Seen::Performed {
                 node,
                 effect: AnyEffect::Inference(Effect::StartEngine { order, .. }),
@@ -327,10 +329,9 @@ impl Index {
 
     fn arrived(
         &mut self,
-        from: NodeIx,
-        to: NodeIx,
-        stream: StreamId,
-        peer: StreamId,
+        now_ms: u64,
+        (from, to): (NodeIx, NodeIx),
+        (stream, peer): (StreamId, StreamId),
         frame: &Frame,
     ) {
         match frame {
@@ -343,7 +344,7 @@ impl Index {
                 self.streams.insert(stream, digest);
                 self.streams.insert(peer, digest);
                 // Who replays somebody's order is not its buyer.
-                self.orders.entry(digest).or_insert_with(|| OrderBook {
+                let book = self.orders.entry(digest).or_insert_with(|| OrderBook {
                     id: OrderId::of(&digest),
                     key: envelope.from,
                     buyer: from,
@@ -355,6 +356,7 @@ impl Index {
                     input: Counts::default(),
                     prices: Prices::default(),
                     carried: 0,
+                    came_ms: now_ms,
                     terms: false,
                     agreed: false,
                     sent: 0,
@@ -366,6 +368,7 @@ impl Index {
                     fees: 0,
                     hashes: BTreeMap::new(),
                 });
+                book.came_ms = now_ms;
             }
             Frame::Chunk(chunk) => {
                 if let Some(book) = self
