@@ -27,6 +27,7 @@ pub mod context;
 pub mod io;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use crate::crypto::{Crypto, OrderKeys};
 use crate::envelope::{EnvelopeError, Opened};
@@ -50,15 +51,13 @@ use io::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, VecDeque};
+use wait::Waits;
 
 /// How long a fresh inbound stream may stay silent. Milliseconds. An order fits one round trip.
 const FRESH_STREAM_MS: u64 = 15_000;
 /// Fresh inbound streams kept at once; beyond it one of the peer that has most of them is
 /// closed.
 const MAX_FRESH_STREAMS: usize = 64;
-/// Orders of one peer that nobody paid for and whose keys have no credit, at once. One under
-/// way and one behind it: a program that asks twice at once is no attack.
-const MAX_UNPAID_PER_PEER: usize = 2;
 /// Orders that nobody paid for, over all peers; beyond it the oldest gives way.
 const MAX_UNPAID: usize = 256;
 /// Bytes that they hold in memory together.
@@ -67,14 +66,8 @@ const MAX_UNPAID_BYTES: usize = 64 << 20;
 /// Milliseconds. Most payments are settled much sooner; a later one finds its order or is
 /// credit for the next.
 const ENTRY_GRACE_MS: u64 = 30_000;
-/// Orders of one peer, and of one key with credit, that may end unpaid in a minute.
-const MAX_VOID_PER_MINUTE: u32 = 30;
 /// Peers and keys whose unpaid orders are counted at once: more than may be connected.
 const MAX_COUNTED_ORIGINS: usize = 4_096;
-/// What an order takes before any was served. Milliseconds. For the wait that terms announce.
-const TYPICAL_ORDER_MS: u64 = 10_000;
-/// How often forgotten nonces are swept. Milliseconds.
-const SWEEP_MS: u64 = 60_000;
 /// Suggested wait when all slots are taken. Milliseconds. A typical answer takes this long.
 const BUSY_RETRY_MS: u64 = 10_000;
 
@@ -113,8 +106,7 @@ pub struct Inference {
     /// Orders of each origin that ended unpaid since the last sweep.
     voids: BTreeMap<Origin, u32>,
     queue: VecDeque<OrderId>,
-    /// How long orders take, slowly averaged. Milliseconds.
-    order_ms: u64,
+    waits: Waits,
     fresh: BTreeMap<StreamId, Fresh>,
     streams: BTreeMap<StreamId, Use>,
     served: BTreeMap<ModelDigest, Served>,
@@ -145,7 +137,7 @@ impl Inference {
             hosts: BTreeMap::new(),
             voids: BTreeMap::new(),
             queue: VecDeque::new(),
-            order_ms: TYPICAL_ORDER_MS,
+            waits: Waits::default(),
             fresh: BTreeMap::new(),
             streams: BTreeMap::new(),
             served: BTreeMap::new(),
@@ -220,7 +212,7 @@ impl Inference {
             streams: &mut self.streams,
             served: &self.served,
             admission: self.admission,
-            order_ms: self.order_ms,
+            waits: &self.waits,
         };
         run(&mut parts, &mut ctx)
     }
@@ -263,9 +255,9 @@ impl Inference {
     /// Drops what is over, starts what may run, reports the load. After every turn.
     fn settle(&mut self, now: Now, out: &mut Outbox<Effect>) {
         self.close_unfinished(now, out);
+        self.waits.learn(&mut self.hosts, now);
         self.buyers.retain(|_, order| !order.is_over());
         self.count_voids();
-        self.time_orders(now);
         self.hosts.retain(|_, order| order.state != HostState::Over);
         let (buyers, hosts) = (&self.buyers, &self.hosts);
         self.streams.retain(|_, used| match used {
@@ -324,13 +316,6 @@ impl Inference {
             if stands.is_some_and(|order| order.state == HostState::Queued) {
                 self.queue.push_back(id);
             }
-        }
-    }
-
-    /// Learns how long orders take from those that no longer run.
-    fn time_orders(&mut self, now: Now) {
-        for took in self.hosts.values_mut().filter_map(|order| order.took(now)) {
-            self.order_ms = self.order_ms.saturating_mul(7).saturating_add(took) / 8;
         }
     }
 
@@ -434,6 +419,7 @@ impl Inference {
                     .into_iter()
                     .map(|model| (model.offer.digest, model))
                     .collect();
+                self.waits.keep(|model| self.served.contains_key(model));
             }
             Input::Admit(admission) => self.admission = admission,
             Input::Inbound { stream, peer } => self.inbound(stream, peer, now, out),
@@ -457,7 +443,7 @@ impl Machine for Inference {
     fn expire(&mut self, now: Now, out: &mut Outbox<Effect>) {
         self.with(now, out, |parts, ctx| parts.expire(ctx));
         if self.sweep <= now.tick {
-            self.sweep = now.tick.after_ms(SWEEP_MS);
+            self.sweep = now.tick.after_ms(limits::ORDER_SWEEP_MS);
             self.voids.clear();
             let mut forgotten = self.replay.prune(now.wall);
             forgotten.extend(self.retained.sweep(self.config.keep, now.wall));
@@ -506,7 +492,7 @@ struct Parts<'a> {
     streams: &'a mut BTreeMap<StreamId, Use>,
     served: &'a BTreeMap<ModelDigest, Served>,
     admission: Admission,
-    order_ms: u64,
+    waits: &'a Waits,
 }
 
 impl Parts<'_> {
@@ -594,7 +580,7 @@ impl Parts<'_> {
                 self.host(order, |host| host.engine_failed(&reason, ctx))
             }
             Input::CreditOpened { order, result } => {
-                let wait = self.starts_within(&order);
+                let wait = self.starts_within(&order, ctx.now.tick);
                 self.host(order, |host| host.credit_opened(result, wait, ctx));
                 self.one_gratis(order, ctx);
             }
@@ -759,21 +745,13 @@ impl Parts<'_> {
     }
 
     /// How soon an order that is paid for now would begin. Milliseconds.
-    fn starts_within(&self, order: &OrderId) -> u64 {
+    fn starts_within(&self, order: &OrderId, now: Tick) -> u64 {
         let Some(model) = self.hosts.get(order).map(HostOrder::model) else {
             return 0;
         };
-        let slots = self
-            .served
-            .get(&model)
-            .map_or(1, |served| served.limits.concurrent_orders.max(1));
-        let ahead = self
-            .hosts
-            .values()
-            .filter(|host| host.model() == model && host.takes_place())
-            .count() as u64;
-        let rounds = ahead / u64::from(slots);
-        rounds.saturating_mul(self.order_ms)
+        let slots = self.served.get(&model);
+        let slots = slots.map_or(1, |served| served.limits.concurrent_orders);
+        self.waits.starts_within(self.hosts, &model, slots, now)
     }
 
     fn admit(
@@ -856,9 +834,9 @@ impl Parts<'_> {
         };
         let void = |origin| self.voids.get(&origin).copied().unwrap_or_default();
         let voids = void(Origin::Peer(peer));
-        if of_peer(false) >= MAX_UNPAID_PER_PEER
+        if of_peer(false) >= limits::MAX_UNPAID_PER_PEER
             || of_peer(true) >= room as usize
-            || voids.max(void(Origin::Key(*buyer))) >= MAX_VOID_PER_MINUTE
+            || voids.max(void(Origin::Key(*buyer))) >= limits::MAX_VOID_PER_MINUTE
         {
             let text = "orders of this peer wait for their payment, or many of them were not paid";
             return Err(busy(Code::TooManyUnpaid, text));

@@ -83,6 +83,16 @@ pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;
 pub const MAX_LISTINGS: usize = 4_096;
 /// Most candidates considered for one order.
 pub const MAX_CANDIDATES: usize = 32;
+/// Most orders of one peer that nobody paid for and whose keys have no credit, at once. One
+/// under way and one behind it: a program that asks twice at once is no attack.
+pub const MAX_UNPAID_PER_PEER: usize = 2;
+/// Most orders of one peer, and of one key with credit, that may end unpaid in a minute.
+pub const MAX_VOID_PER_MINUTE: u32 = 30;
+/// How often an order machine sweeps nonces, and counts unpaid orders anew. Milliseconds.
+pub const ORDER_SWEEP_MS: u64 = 60_000;
+/// How long a buyer waits for the first token, beside twice the wait that the terms announce.
+/// Milliseconds. A host that may need longer says so before it takes an entry.
+pub const FIRST_TOKEN_MS: u64 = 180_000;
 /// Largest grain of payments. Msat. A thousand sats: no wallet counts in more.
 pub const MAX_PAYMENT_GRAIN_MSAT: u64 = 1_000_000;
 /// Most orders of one side at once; an admission limit below it is the operator's to set.

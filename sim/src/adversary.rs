@@ -143,7 +143,7 @@ strategies! {
     WindowPump window_pump Buyer Held "window-pump" "loss-bounded" "pays many tiny orders, then takes a large one unpaid, with fresh keys"
     Deadbeat deadbeat Buyer Held "deadbeat" "loss-bounded" "pays one order, uses the window that it opened, and leaves"
     SlotSquatter slot_squatter Buyer Held "slot-squatter" "all-served" "orders, takes the terms, and neither pays nor leaves"
-    NonceFlood slot_squatter Buyer Held "nonce-flood" "strangers-bounded" "sends signed orders for nothing, with fresh keys"
+    NonceFlood slot_squatter Buyer Held "nonce-flood" "strangers-bounded" "sends signed orders that no model or no cap is there for, with fresh keys"
     FreeAudits free_audits Buyer Held "free-audits" "strangers-bounded" "has bundles of its own making judged, without end"
     InvoiceSplitter invoice_splitter Host Open "invoice-splitter" "cost-capped" "asks for payment token by token, and earns at routing"
     TextForger text_forger Host Held "text-forger" "fair-verdicts" "shows other text than its tokens say"

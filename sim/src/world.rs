@@ -30,6 +30,7 @@ use crate::trace::Trace;
 use crate::wallet::Wallets;
 use protocol::ids::{EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::{Admission, Input as OrderInput};
+use protocol::limits::FIRST_TOKEN_MS;
 use protocol::refusal::Code;
 use protocol::route::{Actor, Delivery};
 use protocol::time::Now;
@@ -43,8 +44,10 @@ const HEALED_MS: u64 = 25 * 60_000;
 const ASK_AGAIN_MS: u64 = 6 * 60_000;
 /// How often people look after their channels. Milliseconds.
 const REBALANCE_MS: u64 = 3_600_000;
-/// Attempts of one wish in the healed phase.
+/// Attempts of one wish in the healed phase, and the least time that is left for one: a buyer
+/// that is told to wait and then gets nothing is patient for seven minutes. Milliseconds.
 const HEALED_TRIES: u32 = 6;
+const TRY_MS: u64 = FIRST_TOKEN_MS + 2 * 120_000;
 /// How often the checkers look at what is stored. Milliseconds.
 const SURVEY_MS: u64 = 300_000;
 /// Seeds that are storms anyway. Per million: they take ten times as long.
@@ -467,8 +470,7 @@ impl World {
         let now = self.nodes[node].now(self.now);
         let plant = self.options.plant;
         let one = &mut self.nodes[node];
-        let person = one.person.clone();
-        let (inputs, mut extra) = crate::plant::inputs(plant, &mut one.bug, &person, delivery);
+        let (inputs, mut extra) = crate::plant::inputs(plant, &mut one.bug, &one.person, delivery);
         let Some(machines) = one.machines.as_mut() else {
             return;
         };
@@ -546,9 +548,13 @@ impl World {
         let plant = self.options.plant;
         let one = &mut self.nodes[node];
         let wall = one.now(self.now).wall;
-        let person = one.person.clone();
-        let crypto = one.crypto();
-        let effects = crate::plant::effects(plant, &mut one.bug, (&person, &crypto), effects);
+        let effects = match plant {
+            None => effects,
+            Some(plant) => {
+                let crypto = one.crypto();
+                crate::plant::effects(plant, &mut one.bug, &crypto, effects)
+            }
+        };
         let effects = crate::world::havoc::vicious(&self.nodes[node], effects);
         let effects = match self.nodes[node].adversary.take() {
             None => effects,
@@ -811,7 +817,8 @@ impl World {
             self.answered.insert(node, Ok(()));
         } else if !matches!(self.answered.get(&node), Some(Ok(()))) {
             self.answered.insert(node, Err(why.to_owned()));
-            if tries < HEALED_TRIES {
+            let end = (self.options.safety_ms + HEALED_MS) * MS;
+            if tries < HEALED_TRIES && self.now + TRY_MS * MS < end {
                 let at = self.now + self.dice.ms(5_000, 40_000);
                 self.queue.push(
                     at,

@@ -4,6 +4,7 @@ use super::io::{BuyerEvent, Effect};
 use crate::crypto::{Crypto, OrderKeys};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{EffectId, NodeKey, OrderId, RequestId, StreamId};
+use crate::limits;
 use crate::machine::{EffectIds, Outbox, Record};
 use crate::manifest::PaymentMode;
 use crate::money::Msat;
@@ -90,7 +91,7 @@ impl Config {
             // Half the life of a listing; the money is set aside meanwhile.
             confirm_timeout_ms: 600_000,
             terms_timeout_ms: 30_000,
-            first_token_timeout_ms: 180_000,
+            first_token_timeout_ms: limits::FIRST_TOKEN_MS,
             max_wait_ms: 120_000,
             // Ten default steps: more than that before the first word is mode `before`.
             max_quantum: Msat(10_000),

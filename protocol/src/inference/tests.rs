@@ -8,7 +8,7 @@ use super::io::{
     BuyRequest, BuyerEvent, Candidate, Effect, Input, InputCount, InputFacts, ModelSelector,
     PromptFacts, Served,
 };
-use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
+use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID};
 use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
@@ -17,7 +17,7 @@ use crate::ids::{
     Digest, EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId,
     StreamId,
 };
-use crate::limits;
+use crate::limits::{self, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
 use crate::machine::{Machine, Outbox, Record, Table};
 use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat, Prices};
@@ -115,10 +115,18 @@ fn host() -> Inference {
 }
 
 fn host_of(offer: ModelOffer) -> Inference {
+    host_with(offer, 0)
+}
+
+fn host_with_queue(queued_orders: u32) -> Inference {
+    host_with(offer(), queued_orders)
+}
+
+fn host_with(offer: ModelOffer, queued_orders: u32) -> Inference {
     let mut machine = machine(1);
     let limits = HostLimits {
         concurrent_orders: 1,
-        queued_orders: 0,
+        queued_orders,
         prompt_tokens: 1_024,
         output_tokens: 512,
     };
@@ -212,15 +220,20 @@ fn arrives_with(
 }
 
 /// The buyer accepts the terms that are among `effects`.
-fn accepts(machine: &mut Inference, ms: u64, stream: u64, effects: &[Effect]) -> Vec<Effect> {
+fn terms_of(effects: &[Effect]) -> &Signed {
     let terms = effects.iter().find_map(|effect| match effect {
         Effect::Send { frame, .. } => match frame.as_ref() {
-            Frame::Terms(terms) => Some(terms.digest()),
+            Frame::Terms(terms) => Some(terms),
             _ => None,
         },
         _ => None,
     });
-    let (stream, frame) = (StreamId(stream), Box::new(Frame::Accept(terms.unwrap())));
+    terms.expect("terms")
+}
+
+fn accepts(machine: &mut Inference, ms: u64, stream: u64, effects: &[Effect]) -> Vec<Effect> {
+    let accept = Frame::Accept(terms_of(effects).digest());
+    let (stream, frame) = (StreamId(stream), Box::new(accept));
     feed(machine, ms, Input::Received { stream, frame })
 }
 
@@ -365,14 +378,7 @@ fn orders_without_a_payment_leave_no_nonce_and_those_on_credit_half_of_them() {
     let signed = order(901);
     let terms = arrives(&mut machine, 2, 901, 2, &signed);
     accepts(&mut machine, 2, 901, &terms);
-    let granted = Input::CreditGranted {
-        order: OrderId::of(&signed.digest()),
-        seq: 0,
-        hash: PaymentHash([1; 32]),
-        msat: Msat(1_800),
-        window: Msat(1_800),
-    };
-    let effects = feed(&mut machine, 3, granted);
+    let effects = entry_paid(&mut machine, 3, &signed);
     assert!(begins(&effects));
     assert_eq!(writes(&effects)[0].table, Table::OpenOrders);
     assert!(
@@ -554,6 +560,57 @@ fn an_order_that_ends_while_its_prompt_is_counted_cancels_the_count() {
     assert!(!effects.iter().any(cancels));
 }
 
+/// The entry of an order is settled.
+fn entry_paid(machine: &mut Inference, ms: u64, signed: &Signed) -> Vec<Effect> {
+    let granted = Input::CreditGranted {
+        order: OrderId::of(&signed.digest()),
+        seq: 0,
+        hash: PaymentHash([1; 32]),
+        msat: Msat(1_800),
+        window: Msat(1_800),
+    };
+    feed(machine, ms, granted)
+}
+
+#[test]
+fn terms_announce_what_makes_a_buyer_wait_for_the_longest_answer_ahead() {
+    let mut machine = host_with_queue(4);
+    let starts_within = |effects: &[Effect], ms| {
+        let buyer = keys(2);
+        let terms = terms_of(effects).open::<Terms>(&buyer, NETWORK, &buyer.key(), at(ms).wall);
+        terms.unwrap().body.starts_within_ms
+    };
+    let first = order(1);
+    let effects = arrives(&mut machine, 0, 1, 1, &first);
+    assert_eq!(starts_within(&effects, 0), 0);
+    accepts(&mut machine, 1, 1, &effects);
+    entry_paid(&mut machine, 2, &first);
+    // Nothing is known of its pace: it is taken for a usual order.
+    let effects = arrives(&mut machine, 2, 2, 2, &order(2));
+    assert_eq!(starts_within(&effects, 2), 10_000);
+    // Eight of 64 tokens in 80 s: the others may take 560 s, and a buyer waits for 180 s and
+    // twice what was announced.
+    let produced = Input::Produced {
+        order: OrderId::of(&first.digest()),
+        tokens: (0..8).map(token).collect(),
+        finish: None,
+        attached: Default::default(),
+    };
+    feed(&mut machine, 80_002, produced);
+    let effects = arrives(&mut machine, 80_002, 3, 3, &order(3));
+    assert_eq!(starts_within(&effects, 80_002), (560_000 - 180_000) / 2);
+    // It ends there: an order takes some 19 s, its 64 tokens may take 640 s.
+    let (stream, frame) = (StreamId(1), Box::new(Frame::Stop));
+    feed(&mut machine, 80_002, Input::Received { stream, frame });
+    let fourth = order(4);
+    let effects = arrives(&mut machine, 80_002, 4, 4, &fourth);
+    assert_eq!(starts_within(&effects, 80_002), 0);
+    accepts(&mut machine, 80_003, 4, &effects);
+    entry_paid(&mut machine, 80_003, &fourth);
+    let effects = arrives(&mut machine, 80_003, 5, 5, &order(5));
+    assert_eq!(starts_within(&effects, 80_003), (640_000 - 180_000) / 2);
+}
+
 #[test]
 fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
     let mut machine = host();
@@ -564,14 +621,7 @@ fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
     let late = 150_000;
     let mut out = Outbox::default();
     machine.expire(at(late), &mut out);
-    let granted = Input::CreditGranted {
-        order: OrderId::of(&signed.digest()),
-        seq: 0,
-        hash: PaymentHash([1; 32]),
-        msat: Msat(1_800),
-        window: Msat(1_800),
-    };
-    let effects = feed(&mut machine, late, granted);
+    let effects = entry_paid(&mut machine, late, &signed);
     let starts = |effect: &Effect| matches!(effect, Effect::StartEngine { .. });
     assert!(effects.iter().any(starts), "{effects:?}");
     // Money came: now it is written down.
@@ -1379,6 +1429,46 @@ fn an_end_that_was_not_asked_for_or_is_not_due_is_a_false_count() {
         buyer.hears(Frame::Chunk(chunk(1, Vec::new(), 8, Some(Finish::Budget))));
         assert_eq!(buyer.offences().is_empty(), honest, "{cap} {carried}");
     }
+}
+
+#[test]
+fn a_host_that_ends_an_order_keeps_a_payment_for_nothing_only_where_it_was_paid_ahead() {
+    let took = |buyer: &Buyer| {
+        buyer.told.iter().find_map(|message| match message {
+            Message::Happened(outcome) => Some(outcome.took_payment),
+            _ => None,
+        })
+    };
+    let entered = || {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        buyer.pays_entry();
+        buyer.settles(0);
+        buyer
+    };
+    // Whatever it says, and if it says nothing.
+    for code in [
+        Code::Busy,
+        Code::NotPaid,
+        Code::Cancelled,
+        Code::EngineFailed,
+    ] {
+        let mut buyer = entered();
+        buyer.hears(Frame::Refusal(Refusal::new(code, "not today")));
+        assert_eq!(took(&buyer), Some(true), "{code:?}");
+    }
+    let mut buyer = entered();
+    let stream = StreamId(buyer.stream);
+    buyer.feed(Input::Closed { stream });
+    assert_eq!(took(&buyer), Some(true));
+    // It served what was paid for.
+    let mut buyer = entered();
+    buyer.hears(Frame::Chunk(chunk(0, (0..4).map(token).collect(), 4, None)));
+    buyer.hears(Frame::Refusal(Refusal::new(Code::NotPaid, "no")));
+    assert_eq!(took(&buyer), Some(false));
+    // The user cancels.
+    let mut buyer = entered();
+    buyer.feed(Input::Cancel(RequestId(1)));
+    assert_eq!(took(&buyer), None);
 }
 
 #[test]

@@ -227,9 +227,9 @@ impl Deal {
     }
 
     /// What the host may have sent beyond what arrived: the window that it signed last, which
-    /// each payment since then widens by its own amount at most.
+    /// each payment since then widens by its own amount at most. Nothing behind the end.
     fn unsure(&self, job: &Job) -> Msat {
-        let Some((_, terms)) = &self.terms else {
+        let (Some((_, terms)), None) = (&self.terms, self.finish) else {
             return Msat::ZERO;
         };
         let since = self.asked.saturating_sub(self.settled_then);
@@ -1542,6 +1542,9 @@ impl BuyerOrder {
             _ => None,
         };
         if failure.is_none_or(Code::is_hosts_fault) {
+            let due = record.as_ref().map_or(Msat::ZERO, |record| {
+                record.cost.saturating_add(record.carried)
+            });
             ctx.tell(Message::Happened(Outcome {
                 order: deal.id,
                 host: deal.candidate.host,
@@ -1552,6 +1555,7 @@ impl BuyerOrder {
                 tokens: deal.counts.delivered(),
                 stream_ms: deal.stream_ms,
                 price_kept: deal.price_kept,
+                took_payment: failure.is_some() && deal.settled() > due,
             }));
         }
         let Some(record) = record else { return };

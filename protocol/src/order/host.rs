@@ -258,6 +258,11 @@ impl HostOrder {
         self.peer
     }
 
+    /// When its engine began.
+    pub fn runs_since(&self) -> Option<Tick> {
+        self.runs_since
+    }
+
     /// How long it ran, once, when it no longer runs. Milliseconds.
     pub fn took(&mut self, now: Now) -> Option<u64> {
         let since = self.runs_since.take_if(|_| self.state != State::Running)?;
@@ -653,6 +658,16 @@ impl HostOrder {
             + part(Meter::CachedInputToken, self.counts.cached_input_tokens);
         let room = ((u128::from(credit.0) + 1) * 1_000_000 - 1).saturating_sub(input);
         u64::try_from(room / per_token).unwrap_or(u64::MAX)
+    }
+
+    /// Units of output delivered.
+    pub fn delivered(&self) -> u64 {
+        self.counts.delivered()
+    }
+
+    /// Units of output that it may still be delivered.
+    pub fn left(&self) -> u64 {
+        self.most_output().saturating_sub(self.delivered())
     }
 
     /// The engine produced output.

@@ -15,6 +15,8 @@
 //!   with time: it halves each day, and then what is no more than [`Config::tolerated_debt`]
 //!   is written off, so that two books that disagree do not part a pair for ever. More than
 //!   that makes the buyer a stranger.
+//! - A payment that comes after its order was closed lowers the debt, and with it what open
+//!   orders are still to collect: nothing is claimed twice.
 //! - What is written off counts as never paid.
 //!
 //! # What a buyer can take and leave
@@ -282,6 +284,7 @@ impl Credits {
             }
             None if paid.closed => {
                 standing.owe(standing.debt.saturating_sub(paid.msat), wall);
+                self.collect_at_most(turn, &buyer, standing.debt);
                 standing.window
             }
             // From before a restart, and not yet closed: closing it will count what was received.
@@ -370,6 +373,24 @@ impl Credits {
         match self.orders.values().any(collects) {
             true => Some(standing),
             false => Some(standing.aged(config, wall)),
+        }
+    }
+
+    /// Lowers what open orders of a buyer are to collect to what it still owes.
+    fn collect_at_most(&mut self, turn: &mut Turn, buyer: &NodeKey, debt: Msat) {
+        let mut left = debt;
+        for (id, open) in &mut self.orders {
+            if open.buyer != *buyer || open.carried_left == Msat::ZERO {
+                continue;
+            }
+            let forgiven = open.carried_left.saturating_sub(left);
+            left = left.saturating_sub(open.carried_left);
+            open.carried = open.carried.saturating_sub(forgiven);
+            open.carried_left = open.carried_left.saturating_sub(forgiven);
+            match open.carried {
+                Msat::ZERO => turn.delete(Table::Credit, &order_key(id)),
+                _ => turn.put(Table::Credit, &order_key(id), open),
+            }
         }
     }
 

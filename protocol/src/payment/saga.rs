@@ -42,7 +42,7 @@ use super::Payment;
 use super::budget::{self, Hold};
 use super::io::{Effect, EntryState, LedgerEntry, PayOutcome, PayRequest, Side};
 use super::turn::{Extra, Job, Turn};
-use crate::ids::{EffectId, PaymentHash, Preimage};
+use crate::ids::{EffectId, NodeKey, PaymentHash, Preimage};
 use crate::limits;
 use crate::machine::Table;
 use crate::money::Msat;
@@ -182,10 +182,19 @@ impl Payment {
     }
 
     /// A debt is paid only where our own books say that there is one; a host that carries
-    /// the same one into two orders gets it once.
+    /// the same one into two orders gets it once. While a payment for an order with this host
+    /// that is over is of open fate, none is paid: a debt may be that payment in another coat,
+    /// and would replace it.
     fn allow_debt(&mut self, wall: WallTime, pay: &PayRequest) -> Result<(), Refusal> {
         if pay.carried == Msat::ZERO || self.claims.contains_key(&pay.order) {
             return Ok(());
+        }
+        let disputed = |text| Err(Refusal::new(Code::DebtDisputed, text));
+        if let Some(open) = self.under_way(&pay.host) {
+            return disputed(format!(
+                "the host claims {} of debt from earlier orders, while a payment of {open} for one of them is under way",
+                pay.carried
+            ));
         }
         let owed = self.ledger.owed_to(&pay.host, wall);
         let claimed = self
@@ -195,14 +204,23 @@ impl Payment {
             .fold(Msat::ZERO, |sum, (_, msat)| sum.saturating_add(*msat));
         let most = owed.saturating_sub(claimed);
         if pay.carried > most {
-            let text = format!(
+            return disputed(format!(
                 "the host claims {} of debt from earlier orders, by our books it is at most {most}",
                 pay.carried
-            );
-            return Err(Refusal::new(Code::DebtDisputed, text));
+            ));
         }
         self.claims.insert(pay.order, (pay.host, pay.carried));
         Ok(())
+    }
+
+    /// A payment of open fate for an order with this host that is over.
+    fn under_way(&self, host: &NodeKey) -> Option<Msat> {
+        let open = self.sagas.iter().find(|(hash, saga)| {
+            let entry = self.ledger.find(Side::Buyer, hash);
+            entry.is_some_and(|(_, entry, _)| entry.counterparty == Some(*host))
+                && self.ledger.is_closed(Side::Buyer, &saga.hold.order)
+        });
+        open.map(|(_, saga)| saga.hold.msat)
     }
 
     fn begin(&mut self, turn: &mut Turn, pay: &PayRequest, hold: Hold) {

@@ -20,6 +20,13 @@ const COOLDOWN_MS: u64 = 30_000;
 const REFUSED_COOLDOWN_MS: u64 = 5_000;
 /// Growth stops here: two minutes, so that a repaired host is soon tried again.
 const MAX_COOLDOWN_FACTOR: u64 = 4;
+/// The rest of a host that took a payment and served nothing for it. Milliseconds. Orders begun
+/// before that was known count with it.
+const TAKEN_REST_MS: u64 = 120_000;
+/// The rest when it does so again, four times as long each time. Milliseconds. An hour: two
+/// networks that fail in a row are seldom, and whoever is robbed each time pays it some ten
+/// times in a year.
+const TAKEN_AGAIN_REST_MS: u64 = 3_600_000;
 /// How long one validator's word is remembered. Milliseconds. Seven days: another one that
 /// is asked about the same host in this time may confirm it.
 pub const HINT_LIFE_MS: u64 = 7 * 86_400_000;
@@ -47,6 +54,19 @@ impl Streak {
     /// Counts a refusal: a cool-down of its own, far shorter than after failures.
     pub fn refuse(&mut self, now: WallTime) {
         self.count(now, REFUSED_COOLDOWN_MS);
+    }
+
+    /// Counts a payment taken for nothing, once for each rest.
+    pub fn take(&mut self, now: WallTime) {
+        if self.until > now {
+            return;
+        }
+        let rest_ms = match self.failures {
+            0 => TAKEN_REST_MS,
+            again => TAKEN_AGAIN_REST_MS.saturating_mul(4u64.saturating_pow(again - 1)),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.until = now.after_ms(rest_ms);
     }
 
     fn count(&mut self, now: WallTime, cooldown_ms: u64) {
@@ -142,6 +162,8 @@ impl History {
             }
             // Neither to its credit nor to its blame: full, too dear, stopped by us.
             Some(_) => {}
+            // Stopped before the first token.
+            None if outcome.tokens == 0 => {}
             None => {
                 self.succeeded = self.succeeded.saturating_add(EVENT);
                 self.streak.clear();
@@ -197,6 +219,8 @@ pub struct HostHistory {
     pub faults: u64,
     /// Failures in a row.
     pub streak: Streak,
+    /// Payments taken for nothing, since it last served an order to its end.
+    pub taken: Streak,
     /// Proved of bad faith.
     pub convicted: Option<Conviction>,
     /// What single validators say against it, newest last, one entry for each of them.

@@ -31,6 +31,8 @@ pub struct Outcome {
     pub stream_ms: u64,
     /// The host charged no more than it listed.
     pub price_kept: bool,
+    /// The host ended it, or fell silent, and keeps more than what it delivered costs.
+    pub took_payment: bool,
 }
 
 impl Outcome {

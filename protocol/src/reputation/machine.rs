@@ -106,10 +106,17 @@ impl Reputation {
         let mut history = self.book.model(host, model, now.wall, half_life_ms);
         history.record(outcome, now.wall);
         records.extend(self.book.set_model(host, model, history));
-        let went_well = outcome.failure.is_none() && outcome.refused.is_none();
-        if went_well && self.book.knows_host(&host) {
+        let went_well =
+            outcome.failure.is_none() && outcome.refused.is_none() && outcome.tokens > 0;
+        if outcome.took_payment || (went_well && self.book.knows_host(&host)) {
             let mut known = self.book.host(host, now.wall, half_life_ms);
-            known.streak.clear();
+            match outcome.took_payment {
+                true => known.taken.take(now.wall),
+                false => {
+                    known.streak.clear();
+                    known.taken.clear();
+                }
+            }
             records.extend(self.book.set_host(host, known));
         }
         out.push(Effect::Persist(records));

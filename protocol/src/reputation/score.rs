@@ -268,6 +268,7 @@ fn cooldown(one: &Known, now: WallTime) -> Option<(WallTime, String)> {
     let own = one.history.streak.cooldown("failures", now);
     let host = one.host.streak.cooldown("failures", now);
     let refused = one.history.refusals.cooldown("refusals", now);
-    let all = own.into_iter().chain(host).chain(refused);
+    let taken = one.host.taken.cooldown("payments taken for nothing", now);
+    let all = own.into_iter().chain(host).chain(refused).chain(taken);
     all.max_by_key(|(until, _)| *until)
 }

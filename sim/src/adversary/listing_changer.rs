@@ -37,6 +37,8 @@ impl Adversary for ListingChanger {
                     price.msat_per_million = if up { before * 5 / 4 } else { before * 4 / 5 };
                 }
             }
+            // Nobody changes the engine or the wallet under an answer.
+            _ if !idle => return,
             2 => {
                 for model in &mut person.served {
                     let numerics = &mut model.offer.numerics;
@@ -46,9 +48,7 @@ impl Adversary for ListingChanger {
                     };
                 }
             }
-            // Nobody changes the wallet under an answer.
-            _ if idle => person.lightning = lightning_id(&NodeKey(wallet)),
-            _ => return,
+            _ => person.lightning = lightning_id(&NodeKey(wallet)),
         }
         hand.relist();
     }

@@ -1,5 +1,6 @@
-//! Orders everywhere, takes the terms, and neither accepts nor pays nor leaves (H2); or orders a
-//! model that nobody has, each time with a fresh key: nonces for nothing (M4).
+//! Orders everywhere, takes the terms, and neither accepts nor pays nor leaves (H2); or orders,
+//! each time with a fresh key, a model that nobody has, or with a cap that pays for nothing:
+//! nonces for nothing (M4).
 
 use super::client::{Client, Conduct, Plan};
 use super::{Adversary, Hand, Strategy};
@@ -10,7 +11,7 @@ use protocol::order::wire::Frame;
 
 /// Pause between two orders. Milliseconds.
 const PACE_MS: u64 = 1_000;
-/// The same where nobody has the model.
+/// The same where nothing is bought.
 const FLOOD_PACE_MS: u64 = 500;
 
 struct SlotSquatter {
@@ -47,7 +48,10 @@ impl Adversary for SlotSquatter {
         };
         let plan = match self.floods {
             true => Plan {
-                model: ModelDigest([0xff; 32]),
+                model: match hand.dice().chance(500_000) {
+                    true => model,
+                    false => ModelDigest([0xff; 32]),
+                },
                 max_output: 1,
                 words: 1,
                 max_cost: 1,

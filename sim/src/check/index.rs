@@ -29,6 +29,8 @@ pub struct OrderBook {
     pub buyer: NodeIx,
     /// Who sells.
     pub host: NodeIx,
+    /// What its prompt is counted under.
+    pub salt: [u8; 16],
     /// The model.
     pub model: ModelDigest,
     /// What one delivered unit is.
@@ -43,6 +45,8 @@ pub struct OrderBook {
     pub prices: Prices,
     /// Debt by the terms. Msat.
     pub carried: u64,
+    /// When it came last. World time in milliseconds.
+    pub came_ms: u64,
     /// There are terms.
     pub terms: bool,
     /// The buyer countersigned a receipt: both sides have the same account.
@@ -138,6 +142,13 @@ pub struct Index {
     listed: BTreeMap<(NodeIx, ModelDigest), Vec<Prices>>,
     /// The largest quantum that a host ever listed. Msat.
     quanta: BTreeMap<NodeIx, u64>,
+}
+
+/// The first digest that an order of that id may have.
+fn first(order: &OrderId) -> Digest {
+    let mut digest = [0; 32];
+    digest[..order.0.len()].copy_from_slice(&order.0);
+    Digest(digest)
 }
 
 /// Reads a signed body without believing it.
@@ -238,7 +249,7 @@ impl Index {
                 stream,
                 peer,
                 frame,
-            } => self.arrived(*from, *to, *stream, *peer, frame),
+            } => self.arrived(now_ms, (*from, *to), (*stream, *peer), frame),
             Seen::Performed {
                 node,
                 effect: AnyEffect::Inference(Effect::StartEngine { order, .. }),
@@ -300,9 +311,16 @@ impl Index {
         }
     }
 
+    /// The order of that id at a host.
+    pub fn at(&self, host: NodeIx, order: &OrderId) -> Option<&OrderBook> {
+        let (_, book) = self.orders.range(first(order)..).next()?;
+        (book.id == *order && book.host == host).then_some(book)
+    }
+
     fn begins(&mut self, now_ms: u64, host: NodeIx, order: &OrderId) {
+        let found = self.orders.range_mut(first(order)..).next();
         let of_host = |book: &&mut OrderBook| book.host == host && book.id == *order;
-        let Some(book) = self.orders.values_mut().find(of_host) else {
+        let Some(book) = found.map(|(_, book)| book).filter(of_host) else {
             return;
         };
         let before = book.value();
@@ -327,10 +345,9 @@ impl Index {
 
     fn arrived(
         &mut self,
-        from: NodeIx,
-        to: NodeIx,
-        stream: StreamId,
-        peer: StreamId,
+        now_ms: u64,
+        (from, to): (NodeIx, NodeIx),
+        (stream, peer): (StreamId, StreamId),
         frame: &Frame,
     ) {
         match frame {
@@ -343,11 +360,12 @@ impl Index {
                 self.streams.insert(stream, digest);
                 self.streams.insert(peer, digest);
                 // Who replays somebody's order is not its buyer.
-                self.orders.entry(digest).or_insert_with(|| OrderBook {
+                let book = self.orders.entry(digest).or_insert_with(|| OrderBook {
                     id: OrderId::of(&digest),
                     key: envelope.from,
                     buyer: from,
                     host: to,
+                    salt: order.salt,
                     model: order.model,
                     meter: order.job.meter(),
                     max_cost: order.max_cost.0,
@@ -355,6 +373,7 @@ impl Index {
                     input: Counts::default(),
                     prices: Prices::default(),
                     carried: 0,
+                    came_ms: now_ms,
                     terms: false,
                     agreed: false,
                     sent: 0,
@@ -366,6 +385,7 @@ impl Index {
                     fees: 0,
                     hashes: BTreeMap::new(),
                 });
+                book.came_ms = now_ms;
             }
             Frame::Chunk(chunk) => {
                 if let Some(book) = self

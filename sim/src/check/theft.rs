@@ -1,24 +1,39 @@
-//! What a dishonest host can take: an entry, now and then; and no prompt that is not there.
+//! What a dishonest host can take: an entry, ever more seldom; and no prompt that is not there.
 
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
-use protocol::ids::{Digest, EffectId, ModelDigest};
+use protocol::ids::{Digest, EffectId, ModelDigest, StreamId};
 use protocol::inference::io::{Effect as OrderEffect, Input as OrderInput, InputCount};
+use protocol::limits::FIRST_TOKEN_MS;
+use protocol::order::wire::Frame;
 use protocol::payment::io::Effect;
 use protocol::route::Delivery;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Entries that one buyer loses to one host before it learns. Each counts as a failure, and
-/// failures in a row are a pause; it is not for ever, since networks fail too.
-const ENTRIES: usize = 3;
-/// An answer may take so long to begin. Milliseconds.
-const SERVED_MS: u64 = 200_000;
+/// A buyer knows of a loss by now: it waits for [`FIRST_TOKEN_MS`] and twice what it was told,
+/// and is told no more than two minutes. Then the host has a first rest of two minutes. Milliseconds.
+const KNOWN_MS: u64 = FIRST_TOKEN_MS + 2 * 120_000 + 120_000;
+/// How long a host is left alone that took entries at two times. Four times as long each time
+/// after that. Milliseconds.
+const REST_MS: u64 = 3_600_000;
 
 /// The judge of entries taken.
 #[derive(Default)]
 pub struct Theft {
     entries: BTreeMap<(NodeIx, NodeIx), Vec<(u64, Digest)>>,
+}
+
+impl Theft {
+    /// Who leaves before its patience is over holds nothing against the host.
+    fn given_up(&mut self, facts: &Facts, pair: (NodeIx, NodeIx), stream: StreamId) {
+        if let (Some((order, _)), Some(entries)) =
+            (facts.index.on(stream), self.entries.get_mut(&pair))
+        {
+            let early = |at: u64| facts.now_ms < at + FIRST_TOKEN_MS;
+            entries.retain(|(at, digest)| digest != order || !early(*at));
+        }
+    }
 }
 
 impl Checker for Theft {
@@ -27,6 +42,17 @@ impl Checker for Theft {
     }
 
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
+        match seen {
+            // A rest may be over at once.
+            Seen::ClockSet { node, .. } => self.entries.retain(|(payer, _), _| payer != node),
+            Seen::Sent {
+                from,
+                to,
+                stream,
+                frame: Frame::Stop | Frame::Cancel,
+            } => self.given_up(facts, (*from, *to), *stream),
+            _ => {}
+        }
         let Seen::Settled {
             payer, payee, hash, ..
         } = seen
@@ -40,16 +66,25 @@ impl Checker for Theft {
         }
         let entries = self.entries.entry((*payer, *payee)).or_default();
         entries.push((facts.now_ms, *digest));
-        let taken = entries
-            .iter()
-            .filter(|(at, _)| at + SERVED_MS < facts.now_ms)
-            .filter(|(_, digest)| {
-                let book = facts.index.orders.get(digest);
-                book.is_some_and(|book| book.delivered == 0)
-            })
-            .count();
-        (taken > ENTRIES).then(|| {
-            format!("node {payer} pays host {payee} again, which took {taken} entries and served nothing")
+        let lost = |digest: &Digest| {
+            let book = facts.index.orders.get(digest);
+            book.is_some_and(|book| book.delivered == 0)
+        };
+        // Times at which it lost entries, each begun when the one before was known.
+        let (mut times, mut last): (u32, u64) = (0, 0);
+        for (at, digest) in entries.iter().filter(|(at, _)| *at < facts.now_ms) {
+            if !lost(digest) {
+                times = 0;
+            } else if times == 0 || *at > last + KNOWN_MS {
+                (times, last) = (times + 1, *at);
+            }
+        }
+        let rest = REST_MS.saturating_mul(4u64.saturating_pow(times.saturating_sub(2)));
+        let known = facts.now_ms > last + KNOWN_MS;
+        (times >= 2 && known && facts.now_ms < last + rest).then(|| {
+            format!(
+                "node {payer} pays host {payee} again, which took entries at {times} times and served nothing"
+            )
         })
     }
 }

@@ -201,18 +201,15 @@ fn paid_blindly(frame: &Frame) -> Option<PayRequest> {
 
 /// The effects as they are carried out.
 pub fn effects(
-    plant: Option<Plant>,
+    plant: Plant,
     memory: &mut Memory,
-    (_person, crypto): (&Person, &SimCrypto),
+    crypto: &SimCrypto,
     effects: Vec<AnyEffect>,
 ) -> Vec<AnyEffect> {
-    match plant {
-        None => effects,
-        Some(plant) => effects
-            .into_iter()
-            .flat_map(|effect| effect_of(plant, memory, crypto, effect))
-            .collect(),
-    }
+    let effects = effects.into_iter();
+    effects
+        .flat_map(|effect| effect_of(plant, memory, crypto, effect))
+        .collect()
 }
 
 fn effect_of(

@@ -60,6 +60,36 @@ fn a_debt_is_paid_only_where_the_books_know_one_and_once() {
 }
 
 #[test]
+fn a_payment_under_way_is_not_paid_again_as_a_debt() {
+    let mut rig = Rig::new(limits(100_000, 1_000_000));
+    rig.reserved(1, 90_000);
+    let pay = invoice(&rig, 1, 1, 1, 1_200);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(pay)))), 1);
+    rig.sent(1, hash(1), PayOutcome::Unknown);
+    closed(&mut rig, account(1, Side::Buyer, key(1), 1_500));
+    rig.reserved(2, 90_000);
+    let mut claim = invoice(&rig, 2, 0, 2, 3_000);
+    claim.carried = Msat(1_000);
+    let effects = rig.give(Input::Pay(Box::new(claim.clone())));
+    assert_eq!(refused(&effects), Code::DebtDisputed);
+    // Another host is not concerned, and once the payment has failed all of it is owed.
+    closed(&mut rig, account(7, Side::Buyer, key(2), 1_500));
+    let mut other = claim.clone();
+    (other.order, other.facts.hash, other.host) = (order(3), hash(3), key(2));
+    assert_eq!(rig.reserve(3, "cli", 90_000, Some(u64::MAX)), Ok(()));
+    rig.give(Input::Bind {
+        request: RequestId(3),
+        order: order(3),
+        host: key(2),
+    });
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(other)))), 1);
+    let reason = "no route".to_owned();
+    rig.sent(2, hash(1), PayOutcome::Failed { reason });
+    claim.carried = Msat(1_200);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
+}
+
+#[test]
 fn a_debt_that_was_taken_up_and_paid_is_gone() {
     let mut rig = Rig::new(limits(100_000, 1_000_000));
     closed(&mut rig, account(8, Side::Buyer, key(1), 1_500));

@@ -366,6 +366,24 @@ fn a_payment_that_comes_after_the_end_pays_the_debt_it_left() {
 }
 
 #[test]
+fn a_payment_that_comes_after_the_end_is_not_collected_by_an_order_that_took_up_the_debt() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_500);
+    close(&mut rig, 1, 5, 1_500, 1_500);
+    assert_eq!(open(&mut rig, 2, 5).2, 1_000);
+    assert_eq!(open(&mut rig, 3, 5).2, 500);
+    rig.received(1, hash(1), 1_400);
+    assert_eq!(rig.report().owed_to_us, Msat(100));
+    rig.restart();
+    // Neither was paid: both end with all that they were to collect.
+    close(&mut rig, 2, 5, 0, 1_000);
+    close(&mut rig, 3, 5, 0, 500);
+    assert_eq!(rig.report().owed_to_us, Msat(100));
+    assert_eq!(open(&mut rig, 4, 5).2, 100);
+}
+
+#[test]
 fn a_payment_booked_before_the_end_is_not_claimed_again() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);

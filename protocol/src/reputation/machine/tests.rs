@@ -30,6 +30,7 @@ fn outcome(host: u8, failure: Option<Code>) -> Input {
         tokens: 101,
         stream_ms: 2_000 * u64::from(host),
         price_kept: true,
+        took_payment: false,
     })
 }
 
@@ -143,6 +144,52 @@ fn three_failures_in_a_row_cool_a_host_down_for_longer_each_time() {
             .cooldown
             .is_none()
     );
+}
+
+#[test]
+fn who_takes_payments_and_serves_nothing_is_left_alone_for_four_times_as_long_each_time() {
+    let mut machine = Reputation::new(Config::default());
+    let taken = |failure| match outcome(1, Some(failure)) {
+        Input::Happened(mut taken) => {
+            taken.took_payment = true;
+            Input::Happened(taken)
+        }
+        other => other,
+    };
+    let rest = |machine: &mut Reputation, now: Now| {
+        let card = scores(machine, now, &[(1, 100)]).remove(0);
+        card.cooldown
+            .map_or(0, |(until, _)| until.ms_since(now.wall))
+    };
+    let (mut now, mut rests) = (0, Vec::new());
+    for code in [
+        Code::Timeout,
+        Code::Disconnected,
+        Code::ProtocolViolation,
+        Code::EngineFailed,
+    ] {
+        feed(&mut machine, at(now), taken(code));
+        // An order that was begun before that was known.
+        feed(&mut machine, at(now + 1), taken(code));
+        rests.push(rest(&mut machine, at(now)));
+        now += rests.last().unwrap();
+        assert_eq!(rest(&mut machine, at(now)), 0);
+    }
+    let hour = 3_600_000;
+    assert_eq!(rests, [120_000, hour, 4 * hour, 16 * hour]);
+    // An order that its user stopped before the first token shows nothing.
+    let Input::Happened(mut stopped) = outcome(1, None) else {
+        unreachable!()
+    };
+    stopped.tokens = 0;
+    feed(&mut machine, at(now), Input::Happened(stopped));
+    feed(&mut machine, at(now), taken(Code::Timeout));
+    now += 64 * hour;
+    assert_eq!(rest(&mut machine, at(now - 1)), 1);
+    // It is over once an order was served to its end.
+    feed(&mut machine, at(now), outcome(1, None));
+    feed(&mut machine, at(now), taken(Code::Timeout));
+    assert_eq!(rest(&mut machine, at(now)), 120_000);
 }
 
 #[test]
@@ -542,6 +589,7 @@ proptest! {
                 tokens,
                 stream_ms: ms,
                 price_kept: ok,
+                took_payment: !ok,
             });
             feed(&mut machine, at(n as u64 * DAY_MS), input);
         }
