@@ -1,8 +1,8 @@
 //! From what a client asks for to a purchase: what was left out is filled in.
 //!
-//! Not admission and not caps: those are the machines'. The cap on cost is what the order
-//! can cost at the cheapest of the listed prices, never more than the operator's cap, and
-//! what a client asks for can only lower it.
+//! Not admission and not caps: those are the machines'. The cap on cost is twice
+//! what the order can cost at the usual of the listed prices, never more than the operator's cap,
+//! and what a client asks for can only lower it.
 
 use super::errors::ApiError;
 use super::{App, names};
@@ -17,13 +17,14 @@ use protocol::manifest::{ModelOffer, Role};
 use protocol::money::Msat;
 use protocol::order::wire::{Handling, Path};
 use protocol::payment::Fees;
+use protocol::reputation::Standing;
 use protocol::work::{Job, Work};
 
 /// Output tokens where the client names no number: a page of text.
 pub const DEFAULT_OUTPUT: u32 = 1_024;
-/// How many of the cheapest offers the default cap has to be enough for: one per attempt of
-/// a purchase, and some more, since the best offer need not be the cheapest.
-const CHEAPEST: usize = 5;
+/// How many times the cost at the usual offer the default cap holds: the best offer need not be
+/// a usual one.
+const HEADROOM: u64 = 2;
 /// Tokens that a template adds to a prompt, at most, per message; for estimates alone.
 const TEMPLATE_TOKENS: usize = 16;
 
@@ -73,15 +74,19 @@ pub async fn request(app: &App, mut order: BuyOrder) -> Result<Asked, ApiError> 
             "shorten the request, or lower max_tokens",
         )
     })?;
-    let rows = offers
-        .iter()
-        .filter_map(|row| Some((offer(row)?, row.manifest.quantum)));
+    // Whoever lists most does not say what is usual where some hosts served this node.
+    let rows = |all: bool| {
+        let known = move |row: &&&HostRow| all || row.score.standing == Standing::Served;
+        let rows = offers.iter().filter(known);
+        rows.filter_map(|row| Some((offer(row)?, row.manifest.quantum)))
+    };
+    let usual = estimate(&job, rows(false)).or_else(|| estimate(&job, rows(true)));
     let max_cost = cap(
         order.max_cost,
         app.gateway.max_cost.map(|cap| cap.0),
         most_of(&order.budget, app.per_order, app.gateway.max_cost.is_some()),
         // The cap holds the routing fees as well.
-        estimate(&job, rows).map(|cost| Fees::default().cap_for(cost)),
+        usual.map(|cost| Fees::default().cap_for(cost)),
     );
     let request = BuyRequest {
         request: RequestId(0),
@@ -213,8 +218,8 @@ pub fn job<'a>(order: &BuyOrder, offers: impl Iterator<Item = &'a ModelOffer>) -
     }
 }
 
-/// The most that a job can cost at the cheapest few of these offers, and a step of payment
-/// on top. One absurd listing does not lift it.
+/// Twice what a job can cost at the median of these offers, with a step of payment on top.
+/// Absurd listings do not lift it while they are fewer than the others.
 pub fn estimate<'a>(job: &Job, rows: impl Iterator<Item = (&'a ModelOffer, Msat)>) -> Option<Msat> {
     let messages = match &job.work {
         Work::Chat { messages } => messages.len() + 1,
@@ -229,8 +234,8 @@ pub fn estimate<'a>(job: &Job, rows: impl Iterator<Item = (&'a ModelOffer, Msat)
         })
         .collect();
     costs.sort_unstable();
-    costs.truncate(CHEAPEST);
-    costs.last().copied()
+    let median = costs.get(costs.len().saturating_sub(1) / 2)?;
+    Some(Msat(median.0.saturating_mul(HEADROOM)))
 }
 
 #[cfg(test)]
@@ -283,15 +288,19 @@ mod tests {
         }];
         let mut order = BuyOrder::new(ModelSelector::Any, Work::Chat { messages }, "gateway");
         order.max_output = Some(100);
-        let usual: Vec<ModelOffer> = (0..CHEAPEST).map(|_| offer_at(10_000_000)).collect();
+        let usual = vec![offer_at(10_000_000); 5];
         let absurd = offer_at(1_000_000_000_000);
         let job = job(&order, usual.iter());
         let cost = |offers: &[ModelOffer]| {
             let rows = offers.iter().map(|offer| (offer, Msat(1_000)));
             estimate(&job, rows)
         };
-        let fair = cost(&usual);
-        assert_eq!(fair, Some(Msat(2_000)));
-        assert_eq!(cost(&[vec![absurd], usual].concat()), fair);
+        // A hundred tokens and a step, twice.
+        let fair = Some(Msat(4_000));
+        assert_eq!(cost(&usual), fair);
+        for (strange, honest) in [(1, 1), (2, 2), (2, 3), (4, 5)] {
+            let offers = [vec![absurd.clone(); strange], usual[..honest].to_vec()].concat();
+            assert_eq!(cost(&offers), fair, "{strange} beside {honest}");
+        }
     }
 }
