@@ -231,24 +231,27 @@ impl Node {
         let withdrawal = Withdrawal::default();
         let (notes, _) = broadcast::channel(256);
         let now = clock.now();
-        let records = |tables: &[Table]| shared.storage.load(tables).map(Vec::into_iter);
+        let (storage, mut unread) = (&shared.storage, None);
 
         let discovery_machine = discovery::Discovery::recover(
             config.discovery.clone(),
             Box::new(signer()?),
             seed(),
-            records(&[Table::Listings])?,
+            storage.records(&[Table::Listings], &mut unread),
             now,
         );
         let payment_machine = payment::Payment::recover(
             config.payment.clone(),
             seed(),
-            records(&[
-                Table::Outgoing,
-                Table::Incoming,
-                Table::Ledger,
-                Table::Credit,
-            ])?,
+            storage.records(
+                &[
+                    Table::Outgoing,
+                    Table::Incoming,
+                    Table::Ledger,
+                    Table::Credit,
+                ],
+                &mut unread,
+            ),
             now,
         );
         let inference_machine = inference::Inference::recover(
@@ -256,21 +259,25 @@ impl Node {
             Box::new(signer()?),
             Box::new(DerivedOrderKeys::new(config.keys.order)),
             seed(),
-            records(&inference::Inference::TABLES)?,
+            storage.records(&inference::Inference::TABLES, &mut unread),
             now,
         );
         let validator_machine = validator::Validator::recover(
             config.validator.clone(),
             Box::new(signer()?),
             seed(),
-            records(&[Table::Verdicts])?,
+            storage.records(&[Table::Verdicts], &mut unread),
             now,
         );
         let reputation_machine = reputation::Reputation::recover(
             config.reputation.clone(),
-            records(&[Table::History])?,
+            storage.records(&[Table::History], &mut unread),
             now,
         );
+        // A machine that knows half of its past must not act on it.
+        if let Some(error) = unread {
+            return Err(error.into());
+        }
 
         let discovery_ports = DiscoveryPorts {
             shared: shared.clone(),

@@ -17,6 +17,7 @@ use actors::shell::payment::forget;
 use bitcoin::hashes::{Hash as _, sha256};
 use futures::StreamExt as _;
 use lab::{Lab, LabOptions, MinerOptions};
+use lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescriptionRef};
 use protocol::ids::{PaymentHash, Preimage};
 use protocol::money::Msat;
 use protocol::payment::io::Input;
@@ -432,5 +433,32 @@ async fn records_are_forgotten_only_when_they_protect_nothing_any_more() {
     .await;
     let gone = world.payer.lookup_outgoing(invoice.hash).await;
     assert_eq!(gone, Ok(Outgoing::NotFound));
+    world.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_invoice_made_by_hand_says_to_its_payer_what_it_is_for() {
+    let world = World::new().await;
+    let made = world
+        .payee
+        .create_described_invoice(Msat(25_000), "lunch".to_owned(), 600);
+    let invoice: Bolt11Invoice = made.await.unwrap().bolt11.parse().unwrap();
+    let Bolt11InvoiceDescriptionRef::Direct(text) = invoice.description() else {
+        panic!("payers see a hash: {:?}", invoice.description());
+    };
+    assert_eq!(text.to_string(), "lunch");
+    // What an order pays is bound by a hash instead, which no person reads.
+    let bound = world.payee.create_invoice(Msat(25_000), [7; 32], 600).await;
+    let invoice: Bolt11Invoice = bound.unwrap().bolt11.parse().unwrap();
+    assert!(matches!(
+        invoice.description(),
+        Bolt11InvoiceDescriptionRef::Hash(_)
+    ));
+    // More than an invoice holds is refused, and not cut.
+    let long = world
+        .payee
+        .create_described_invoice(Msat(25_000), "x".repeat(640), 600)
+        .await;
+    assert!(matches!(long, Err(WalletError::InvoiceTerms { .. })));
     world.shutdown().await;
 }

@@ -192,7 +192,28 @@ inline bool run_block(const std::vector<unsigned>& order) {
     }
 }
 
-inline void on_fault(int) { siglongjmp(fault, 1); }
+// Whether this thread runs a kernel: faults of others go to whoever handled them before.
+inline thread_local bool launching = false;
+inline struct sigaction before_segv, before_bus;
+
+inline void on_fault(int signal, siginfo_t* about, void* context) {
+    if (launching) siglongjmp(fault, 1);
+    const struct sigaction& before = signal == SIGBUS ? before_bus : before_segv;
+    if (before.sa_flags & SA_SIGINFO)
+        before.sa_sigaction(signal, about, context);
+    else if (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)
+        sigaction(signal, &before, nullptr);  // The same instruction meets it again.
+    else
+        before.sa_handler(signal);
+}
+
+// Once, and for good: others install handlers meanwhile, and remember this one.
+inline bool watch_faults() {
+    struct sigaction ours {};
+    ours.sa_sigaction = on_fault;
+    ours.sa_flags = SA_NODEFER | SA_SIGINFO;
+    return !sigaction(SIGSEGV, &ours, &before_segv) && !sigaction(SIGBUS, &ours, &before_bus);
+}
 
 inline const char* fail(const char* kernel, const char* what) {
     snprintf(message, sizeof message, "%s, block (%u, %u, %u), thread %u: %s", kernel, block_index.x,
@@ -215,11 +236,9 @@ inline const char* launch(const char* name, void (*kernel)(void**), void** args,
         fibers[i].thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
     std::vector<unsigned> threads_in_order = order(threads, kind);
     std::vector<unsigned> blocks = order(grid.x * grid.y * grid.z, kind);
-    struct sigaction ours {}, before {}, before_bus {};
-    ours.sa_handler = on_fault;
-    ours.sa_flags = SA_NODEFER;
-    sigaction(SIGSEGV, &ours, &before);
-    sigaction(SIGBUS, &ours, &before_bus);
+    static bool watched = watch_faults();
+    if (!watched) return fail(name, "faults cannot be caught");
+    launching = true;
     const char* volatile wrong = nullptr;  // Survives the jump.
     if (sigsetjmp(fault, 1)) {
         wrong = fail(name, "access outside its memory");
@@ -231,8 +250,7 @@ inline const char* launch(const char* name, void (*kernel)(void**), void** args,
             break;
         }
     }
-    sigaction(SIGSEGV, &before, nullptr);
-    sigaction(SIGBUS, &before_bus, nullptr);
+    launching = false;
     return wrong;
 }
 

@@ -15,6 +15,7 @@ pub mod bench;
 mod cpu;
 pub mod cuda;
 pub mod gguf;
+pub mod heap;
 mod model;
 mod ops;
 pub mod pocket;

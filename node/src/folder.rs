@@ -364,11 +364,12 @@ impl Folder {
     }
 
     /// Where the running node answers, if it says so. It may have died since; but nobody
-    /// else can answer in its place.
+    /// else can answer in its place: where there are sockets in folders, a port is not believed.
     pub fn control(&self) -> Option<ControlFile> {
         self.is_ours().ok()?;
         let text = std::fs::read(self.control_path()).ok()?;
-        serde_json::from_slice(&text).ok()
+        let control: ControlFile = serde_json::from_slice(&text).ok()?;
+        (cfg!(not(unix)) || control.address.starts_with("unix:")).then_some(control)
     }
 
     /// Takes the note about the running node away, and its socket.

@@ -17,7 +17,9 @@ use protocol::envelope::Network;
 use protocol::manifest::Role;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tokio::task::JoinSet;
 
+mod memory;
 pub mod models;
 pub mod reach;
 pub mod serve;
@@ -84,6 +86,8 @@ pub struct Running {
     server: Server,
     config: Config,
     folder: Folder,
+    /// Ends with it.
+    _memory: JoinSet<()>,
     _lock: FolderLock,
 }
 
@@ -200,12 +204,17 @@ pub async fn launch(prepared: Prepared, say: Say<'_>) -> anyhow::Result<Running>
     if let Some(gateway) = server.gateway() {
         say("gateway", &format!("{gateway}/v1"));
     }
+    let mut memory = JoinSet::new();
+    if needs == Needs::All {
+        memory.spawn(memory::give_back());
+    }
     Ok(Running {
         node,
         control,
         server,
         config,
         folder,
+        _memory: memory,
         _lock: lock,
     })
 }

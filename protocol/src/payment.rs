@@ -195,21 +195,22 @@ impl Payment {
                 machine.ledger.complain(now, &record, &error);
             }
         }
+        machine.ledger.loaded();
         machine.resume(now, &fee_limits);
         machine
     }
 
     fn load_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
-        let (row, loaded) = self.ledger.load(key, value)?;
-        let Row::Entry { entry, budget } = loaded else {
-            return Ok(());
-        };
-        self.sweep.add(row, &entry);
-        if (entry.side, entry.state) == (Side::Buyer, EntryState::Settled) {
-            let day = budget::day(entry.created);
-            let paid = entry.msat.saturating_add(entry.fee);
-            self.budgets.spend(day, budget, paid);
+        let (row, loaded) = self.ledger.read(key, value)?;
+        if let Row::Entry { entry, budget } = &loaded {
+            self.sweep.add(row, entry);
+            if (entry.side, entry.state) == (Side::Buyer, EntryState::Settled) {
+                let day = budget::day(entry.created);
+                let paid = entry.msat.saturating_add(entry.fee);
+                self.budgets.spend(day, budget.clone(), paid);
+            }
         }
+        self.ledger.load(row, loaded);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use protocol::inference::io::BuyerEvent;
 use protocol::manifest::Role;
 use protocol::money::Msat;
 use protocol::order::wire::{Receipt, Status};
+use protocol::refusal::Code;
 use std::time::Duration;
 use tests::{BOUND, Plan, Stage, TestNode, question, until};
 use tokio::sync::broadcast;
@@ -162,5 +163,88 @@ async fn a_host_that_shows_other_words_is_convicted_by_them() -> Result<()> {
         anyhow::bail!("{:?}", verdict.finding);
     };
     assert!(detail.contains("text"), "{detail}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_host_that_is_stopped_in_mid_answer_is_paid_signs_its_receipt_and_withdraws() -> Result<()>
+{
+    let dir = tempfile::tempdir()?;
+    let stage = Stage::start().await?;
+    let plan = Plan::new(&[Role::Client]);
+    let buyer = stage.node(&dir.path().join("buyer"), &plan).await?;
+    let mut plan = Plan::new(&[Role::Client, Role::Host]);
+    plan.pace = Some(Duration::from_millis(30));
+    let at = dir.path().join("host");
+    let host = stage.node(&at, &plan).await?;
+    stage.connect(&buyer, &[&host], 500_000).await?;
+    until("the host is listed", || async {
+        buyer.node.hosts().await.is_ok_and(|rows| !rows.is_empty())
+    })
+    .await?;
+
+    let mut purchase = buyer.node.buy(question("What is freehold?", 64)).await;
+    let started = async {
+        while let Some(event) = purchase.events.recv().await {
+            match event {
+                BuyerEvent::Output { .. } => return Ok(()),
+                BuyerEvent::Failed(refusal) => bail!("the purchase failed: {refusal}"),
+                _ => {}
+            }
+        }
+        bail!("the purchase ended before its first token")
+    };
+    tokio::time::timeout(BOUND, started).await??;
+    let served = async {
+        while let Some(event) = purchase.events.recv().await {
+            match event {
+                BuyerEvent::Failed(refusal) => bail!("the answer was cut: {refusal}"),
+                BuyerEvent::Finished { receipt, .. } => return Ok(*receipt),
+                _ => {}
+            }
+        }
+        bail!("the purchase ended without a receipt")
+    };
+    let refused = async {
+        // Once it is told to stop it buys nothing either.
+        let mut late = loop {
+            let mut late = host.node.buy(question("One more?", 4)).await;
+            match late.events.recv().await {
+                Some(BuyerEvent::Failed(refusal)) if refusal.code == Code::ShuttingDown => {
+                    break late;
+                }
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        late.events.recv().await
+    };
+    let ending = async { tokio::join!(host.node.shutdown(), served, refused) };
+    let ((), receipt, late) = tokio::time::timeout(BOUND, ending).await?;
+    let receipt = receipt?;
+    assert_eq!(receipt.status, Status::Complete);
+    assert!(late.is_none());
+    let paid: u64 = receipt.payments.iter().map(|payment| payment.msat.0).sum();
+    assert!(paid > 0 && paid + receipt.debt.0 >= receipt.cost.0);
+
+    // Whoever looks at the relay now finds nothing, and the buyer forgets it.
+    let author = receipt.host.to_string();
+    let listed = stage.lab.relay().events().into_iter();
+    let mut listed = listed.filter(|event| event.kind.as_u16() == 38_717);
+    assert!(!listed.any(|event| event.pubkey.to_hex() == author));
+    until("the buyer forgets the host", || async {
+        buyer.node.hosts().await.is_ok_and(|rows| rows.is_empty())
+    })
+    .await?;
+    // Nothing of it is open in the host's books.
+    drop(host);
+    let host = stage.node(&at, &plan).await?;
+    let report = host.node.report().await?;
+    assert_eq!(report.earned, Msat(paid));
+    let account = report.orders.first().context("the order is not closed")?;
+    assert_eq!(account.status, Status::Complete);
+    assert!(account.receipt.is_some());
+    for node in [buyer, host] {
+        node.node.shutdown().await;
+    }
     Ok(())
 }

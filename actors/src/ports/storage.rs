@@ -101,20 +101,34 @@ impl Storage {
     /// # Errors
     /// When the database cannot be read.
     pub fn load(&self, tables: &[Table]) -> Result<Vec<Record>, StorageError> {
-        let mut records = Vec::new();
-        for table in tables {
-            for entry in self.db.scan_prefix([tag(*table)]) {
-                let (key, value) = entry.map_err(|error| StorageError::Io {
-                    reason: error.to_string(),
-                })?;
-                records.push(Record {
-                    table: *table,
-                    key: key.get(1..).unwrap_or_default().to_vec(),
-                    value: Some(value.to_vec()),
-                });
+        let mut failed = None;
+        let records = self.records(tables, &mut failed).collect();
+        failed.map_or(Ok(records), Err)
+    }
+
+    /// Reads the records of `tables` one by one, as a long history is more than memory should
+    /// hold. Where the database cannot be read they end, and `failed` says so.
+    pub fn records<'a>(
+        &'a self,
+        tables: &'a [Table],
+        failed: &'a mut Option<StorageError>,
+    ) -> impl Iterator<Item = Record> + 'a {
+        let entries = tables.iter().flat_map(|table| {
+            let entries = self.db.scan_prefix([tag(*table)]);
+            entries.map(|entry| (*table, entry))
+        });
+        entries.map_while(|(table, entry)| match entry {
+            Ok((key, value)) => Some(Record {
+                table,
+                key: key.get(1..).unwrap_or_default().to_vec(),
+                value: Some(value.to_vec()),
+            }),
+            Err(error) => {
+                let reason = error.to_string();
+                *failed = Some(StorageError::Io { reason });
+                None
             }
-        }
-        Ok(records)
+        })
     }
 
     /// Returns the value of one record, if there is one.

@@ -128,8 +128,13 @@ fn every_architecture_has_the_same_bits_as_on_the_cpu() {
 
 /// What 64 threads leave, or what the emulation says.
 fn emulated(kernel: &'static str, order: u32) -> Result<Vec<u32>, CudaError> {
+    emulated_in(64, kernel, order)
+}
+
+/// The same in memory of so many words.
+fn emulated_in(words: usize, kernel: &'static str, order: u32) -> Result<Vec<u32>, CudaError> {
     let device = Emulated::device(order);
-    let out = Buffer::of(&device, &[u32::MAX; 64])?;
+    let out = Buffer::of(&device, &vec![u32::MAX; words])?;
     let launch = Launch {
         kernel,
         grid: [1, 1],
@@ -155,6 +160,40 @@ fn the_emulation_shows_a_missing_barrier_as_a_difference_between_orders() {
     assert!(wrong[0] != wrong[1] && wrong[1] != wrong[2]);
     let error = emulated("emulation_parts_ways", 0).unwrap_err().to_string();
     assert!(error.contains("different barriers"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn files_are_lost_beside_launches_that_leave_their_memory_and_each_hears_of_its_own() {
+    use crate::gguf::Gguf;
+    let path = std::env::temp_dir().join(format!("freehold-lost-{}", std::process::id()));
+    let bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 3);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let ended = &ended;
+    std::thread::scope(|scope| {
+        let launches = scope.spawn(move || {
+            let mut launches = 0;
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) || launches < 100 {
+                let error = emulated_in(4, "emulation_waits", 0)
+                    .unwrap_err()
+                    .to_string();
+                assert!(error.contains("outside its memory"), "{error}");
+                assert!(emulated("emulation_waits", 1).is_ok());
+                launches += 1;
+            }
+        });
+        for _ in 0..100 {
+            std::fs::write(&path, &bytes).unwrap();
+            let file = Gguf::open(&path).unwrap();
+            let shorter = std::fs::File::options().write(true).open(&path).unwrap();
+            shorter.set_len(100).unwrap();
+            let last = file.file().len() - 1;
+            assert_eq!(file.file()[last], 0);
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        launches.join().unwrap();
+    });
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

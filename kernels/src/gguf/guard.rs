@@ -3,7 +3,7 @@
 //! Reading a mapping beyond the end of its file is a SIGBUS, which ends the process.
 //! Here every mapping is known to the signal's handler, which puts zeros where the file
 //! was and notes that it is lost; whoever read asks [`Guard::is_lost`] before it believes
-//! what it read. A SIGBUS anywhere else goes to whoever handled it before.
+//! what it read. A SIGBUS anywhere else goes to whoever handled it before; the handler stays.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -92,7 +92,11 @@ fn install() -> bool {
     })
 }
 
-extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn on_bus_error(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
     // SAFETY: the system gives a handler of this kind valid information.
     let address = unsafe { (*info).si_addr() }.addr();
     let used = USED.load(Acquire);
@@ -120,12 +124,27 @@ extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
             return;
         }
     }
-    // Not ours: the same instruction meets the same error, under the handler before.
-    let before = BEFORE.get();
-    // SAFETY: what the system gave us at `install`, or the default action.
-    unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
-        let before = before.unwrap_or(&default);
-        libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut());
+    // Not ours.
+    // SAFETY: all zeros are a value of it: the default action.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    let before = BEFORE.get().unwrap_or(&default);
+    match before.sa_sigaction {
+        // The same instruction meets the same error, under the action before.
+        // SAFETY: what the system gave us at `install`, or the default action.
+        libc::SIG_DFL | libc::SIG_IGN => unsafe {
+            libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut());
+        },
+        // SAFETY: whoever installed it said that it takes three arguments, and these are the
+        // system's.
+        handler if before.sa_flags & libc::SA_SIGINFO != 0 => unsafe {
+            std::mem::transmute::<
+                usize,
+                extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void),
+            >(handler)(signal, info, context);
+        },
+        // SAFETY: otherwise it takes one.
+        handler => unsafe {
+            std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler)(signal);
+        },
     }
 }

@@ -344,25 +344,6 @@ fn an_engine_whose_file_has_changed_says_so_and_ends() {
 fn a_file_that_changes_while_it_is_read_fails_batches_and_kills_nobody() {
     use crate::runtime::EngineError;
     use std::io::{Seek, SeekFrom, Write};
-    // In a process of its own: together with the emulation of CUDA devices, which other tests
-    // load into theirs and which switches stacks, the handler of a lost mapping ends it.
-    const ALONE: &str = "FREEHOLD_TEST_ALONE";
-    const NAME: &str =
-        "model::tests::a_file_that_changes_while_it_is_read_fails_batches_and_kills_nobody";
-    if std::env::var_os(ALONE).is_none() {
-        let program = std::env::current_exe().unwrap();
-        let alone = std::process::Command::new(program)
-            .args(["--exact", NAME])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&alone.stdout);
-        assert!(
-            alone.status.success() && said.contains("1 passed"),
-            "{said}"
-        );
-        return;
-    }
     let bytes = qwen3(&Shape::tiny(), TensorType::Q8_0, 3);
     let path = on_disk("while", &bytes);
     let mapped = || unpacked(&path, &bytes);

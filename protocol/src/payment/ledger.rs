@@ -123,9 +123,19 @@ fn overlay<T, K: Ord>(old: Vec<T>, new: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T>
     all
 }
 
+/// Rows on their way from storage: of a long history all but the newest only enter the totals.
+#[derive(Debug, Default)]
+struct Loading {
+    /// The newest that are done.
+    done: VecDeque<(u64, Row)>,
+    /// The newest hashes, and their rows.
+    hashes: VecDeque<((Side, PaymentHash), u64)>,
+}
+
 /// Rows, totals and what finds them.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    loading: Loading,
     /// In memory: every open row, and the newest that are done.
     rows: BTreeMap<u64, Row>,
     /// Those of `rows` that are done.
@@ -294,15 +304,39 @@ impl Ledger {
         report
     }
 
-    /// Loads one stored row, in ascending order of the keys; returns it and its number.
-    pub fn load(&mut self, at: &[u8], value: &[u8]) -> Result<(u64, Row), RecordError> {
+    /// Reads one stored row and its number.
+    pub fn read(&mut self, at: &[u8], value: &[u8]) -> Result<(u64, Row), RecordError> {
         let bytes = <[u8; 8]>::try_from(at).map_err(|_| RecordError::Key { bytes: at.len() })?;
         let row = u64::from_be_bytes(bytes);
         self.next = self.next.max(row.saturating_add(1));
-        let value = Row::decode(value)?;
-        self.insert(row, value.clone());
-        self.trim();
-        Ok((row, value))
+        Ok((row, Row::decode(value)?))
+    }
+
+    /// Takes a row that was read, in ascending order of their numbers; [`Ledger::loaded`] ends
+    /// that.
+    pub fn load(&mut self, row: u64, value: Row) {
+        if let Row::Entry { entry, .. } = &value {
+            self.count_total(entry, true);
+            if entry.state == EntryState::Expired {
+                self.expired.insert(row);
+            }
+            let hash = (entry.side, entry.hash);
+            push_within(&mut self.loading.hashes, MAX_HASHES, (hash, row));
+        }
+        match value.is_open() {
+            true => self.place(row, value),
+            false => push_within(&mut self.loading.done, MAX_ROWS, (row, value)),
+        }
+    }
+
+    /// Every stored row was taken.
+    pub fn loaded(&mut self) {
+        let Loading { done, hashes } = std::mem::take(&mut self.loading);
+        self.by_hash = hashes.iter().copied().collect();
+        self.hashes = hashes.into_iter().map(|(hash, _)| hash).collect();
+        for (row, value) in done {
+            self.place(row, value);
+        }
     }
 
     /// Notes a record that could not be read; in memory only, so that it is said at every start.
@@ -405,19 +439,24 @@ impl Ledger {
     }
 
     fn insert(&mut self, row: u64, value: Row) {
+        if let Row::Entry { entry, .. } = &value {
+            self.by_hash.insert((entry.side, entry.hash), row);
+            self.hashes.push_back((entry.side, entry.hash));
+            if entry.state == EntryState::Expired {
+                self.expired.insert(row);
+            }
+            self.count_total(entry, true);
+        }
+        self.place(row, value);
+    }
+
+    /// Keeps a row whose hash and part of the totals are known.
+    fn place(&mut self, row: u64, value: Row) {
         if !value.is_open() {
             self.done.insert(row);
         }
         match &value {
-            Row::Entry { entry, .. } => {
-                self.by_hash.insert((entry.side, entry.hash), row);
-                self.hashes.push_back((entry.side, entry.hash));
-                if entry.state == EntryState::Expired {
-                    self.expired.insert(row);
-                }
-                let entry = entry.clone();
-                self.count(&entry, true);
-            }
+            Row::Entry { entry, .. } => self.count_order(entry, true),
             Row::Account(account) | Row::Closed { account, .. } => {
                 self.closed.insert((account.side, account.order), row);
                 if account.side == Side::Buyer {
@@ -443,10 +482,14 @@ impl Ledger {
     }
 
     fn count(&mut self, entry: &LedgerEntry, add: bool) {
+        self.count_order(entry, add);
+        self.count_total(entry, add);
+    }
+
+    fn count_total(&mut self, entry: &LedgerEntry, add: bool) {
         if entry.state != EntryState::Settled {
             return;
         }
-        self.count_order(entry, add);
         let apply = |sum: &mut Msat, part: Msat| apply(sum, part, add);
         match entry.side {
             Side::Host => apply(&mut self.earned, entry.msat),
@@ -473,6 +516,14 @@ fn apply(sum: &mut Msat, part: Msat, add: bool) {
     } else {
         sum.saturating_sub(part)
     };
+}
+
+/// Appends; of more than `most` the first leaves, before there is one too many to make room for.
+fn push_within<T>(queue: &mut VecDeque<T>, most: usize, item: T) {
+    if queue.len() >= most {
+        queue.pop_front();
+    }
+    queue.push_back(item);
 }
 
 fn key(row: u64) -> [u8; 8] {
@@ -562,10 +613,12 @@ mod tests {
         let whole = stored(1, entry(2, EntryState::Settled));
         for record in [&damaged, &whole] {
             let value = record.value.as_deref().unwrap();
-            if let Err(error) = ledger.load(&record.key, value) {
-                ledger.complain(Now::default(), record, &error);
+            match ledger.read(&record.key, value) {
+                Ok((row, value)) => ledger.load(row, value),
+                Err(error) => ledger.complain(Now::default(), record, &error),
             }
         }
+        ledger.loaded();
         let report = ledger.report();
         assert_eq!((report.notes.len(), report.entries.len()), (1, 1));
         assert!(report.notes[0].text.contains("version"));
@@ -619,9 +672,18 @@ mod tests {
             entry.order.0[..8].copy_from_slice(&row.to_be_bytes());
             let record = stored(row, entry);
             let value = record.value.as_deref().unwrap();
-            ledger.load(&record.key, value).unwrap();
-            assert!(ledger.rows.len() <= MAX_ROWS && ledger.settled.len() <= MAX_ROWS);
+            let (row, value) = ledger.read(&record.key, value).unwrap();
+            ledger.load(row, value);
+            assert!(ledger.loading.done.len() <= MAX_ROWS && ledger.rows.is_empty());
         }
+        ledger.loaded();
+        assert!(ledger.rows.len() == MAX_ROWS && ledger.settled.len() == MAX_ROWS);
+        // The first is known by its hash alone, the last by its row.
+        let mut hash = PaymentHash([1; 32]);
+        hash.0[..8].copy_from_slice(&0u64.to_be_bytes());
+        assert!(ledger.knows(Side::Host, &hash) && ledger.find(Side::Host, &hash).is_none());
+        hash.0[..8].copy_from_slice(&(rows - 1).to_be_bytes());
+        assert!(ledger.find(Side::Host, &hash).is_some());
         assert_eq!(ledger.report().earned, Msat(rows * 1_000));
         let mut last = OrderId([1; 16]);
         last.0[..8].copy_from_slice(&(rows - 1).to_be_bytes());

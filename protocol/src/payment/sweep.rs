@@ -57,10 +57,11 @@ pub(super) struct Sweep {
 impl Sweep {
     /// A row was appended or loaded.
     pub fn add(&mut self, row: u64, entry: &LedgerEntry) {
-        self.waiting.push_back((row, entry.created, entry.hash));
-        if self.waiting.len() > MAX_HASHES {
+        // Before it: for one too many the queue would double.
+        if self.waiting.len() >= MAX_HASHES {
             self.waiting.pop_front();
         }
+        self.waiting.push_back((row, entry.created, entry.hash));
         if (entry.side, entry.state) == (Side::Host, EntryState::Expired) {
             self.expired(entry);
         }

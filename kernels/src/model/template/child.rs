@@ -18,6 +18,8 @@ const SECONDS: u64 = 2;
 const STACK: usize = 64 << 20;
 /// A child that holds more memory than this after a request makes way for a fresh one.
 const KEPT: u64 = 128 << 20;
+/// A request of more bytes is followed by giving its memory back: the child may wait for long.
+const LARGE: usize = 64 << 10;
 /// Longest request: template and conversation, as JSON.
 pub(super) const MAX_REQUEST: usize = 64 << 20;
 
@@ -117,6 +119,10 @@ fn serve(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<()> {
         to.flush()?;
         if last {
             return Ok(());
+        }
+        drop(text);
+        if len > LARGE {
+            crate::heap::trim();
         }
     }
 }
