@@ -3,8 +3,9 @@
 //! listing. After each attack an honest order goes through at once, memory and disk of the host
 //! are back, and it is still listed ([`fitness`]).
 //!
-//! `FREEHOLD_ATTACK_SECONDS` sets how long each flood lasts (the README names the long run). The
-//! tests run one after the other: they measure one process each.
+//! `FREEHOLD_ATTACK_SECONDS` sets how long each flood lasts. All of it takes minutes, so it is no
+//! part of the ordinary tests: the README has its command. The tests run one after the other, as
+//! they measure one process each.
 
 #[path = "attacks/files.rs"]
 mod files;

@@ -1432,6 +1432,24 @@ fn an_end_that_was_not_asked_for_or_is_not_due_is_a_false_count() {
 }
 
 #[test]
+fn an_empty_answer_says_nothing_of_a_hosts_speed() {
+    for (tokens, timed) in [(0, false), (1, true)] {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        buyer.pays_entry();
+        buyer.settles(0);
+        let words = (0..tokens as u32).map(token).collect();
+        buyer.hears(Frame::Chunk(chunk(0, words, tokens, Some(Finish::Stop))));
+        let stream = StreamId(buyer.stream);
+        buyer.feed(Input::Closed { stream });
+        let first = buyer.told.iter().find_map(|message| match message {
+            Message::Happened(outcome) => Some(outcome.first_token_ms),
+            _ => None,
+        });
+        assert_eq!(first.unwrap().is_some(), timed, "{tokens}");
+    }
+}
+
+#[test]
 fn a_host_that_ends_an_order_keeps_a_payment_for_nothing_only_where_it_was_paid_ahead() {
     let took = |buyer: &Buyer| {
         buyer.told.iter().find_map(|message| match message {

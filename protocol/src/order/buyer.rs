@@ -1008,8 +1008,11 @@ impl BuyerOrder {
         deal.next_chunk += 1;
         deal.finish = chunk.finish.or(deal.finish);
         let since = ctx.now.tick.ms_since(deal.sent);
-        let first = *deal.first_token_ms.get_or_insert(since);
-        deal.stream_ms = since.saturating_sub(first);
+        // The end alone, without a token, says nothing of a host's speed.
+        if deal.counts.delivered() > 0 {
+            let first = *deal.first_token_ms.get_or_insert(since);
+            deal.stream_ms = since.saturating_sub(first);
+        }
         let cost = deal.cost_of(&deal.counts);
         self.wait(ctx.config.idle_timeout_ms, ctx);
         ctx.deliver(

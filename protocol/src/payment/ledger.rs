@@ -655,9 +655,10 @@ mod tests {
         };
         let record = stored_row(0, &Row::Account(account));
         let mut ledger = Ledger::default();
-        ledger
-            .load(&record.key, record.value.as_deref().unwrap())
-            .unwrap();
+        let value = record.value.as_deref().unwrap();
+        let (row, value) = ledger.read(&record.key, value).unwrap();
+        ledger.load(row, value);
+        ledger.loaded();
         let now = WallTime(2 * DAY_MS);
         assert_eq!(ledger.owed_to(&NodeKey([9; 32]), now), Msat(1_000));
     }
