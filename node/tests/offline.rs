@@ -27,14 +27,14 @@ fn nowhere() -> SocketAddr {
 
 /// What `init` writes, with a chain server at `chain` and nothing else in reach.
 fn settings(fresh: &str, chain: SocketAddr) -> String {
-    let head = "network = \"signet\"\n";
-    let relays = format!("{head}relays = [\"ws://{}\"]\n", nowhere());
-    assert!(fresh.contains(head));
-    format!(
-        "{}\n[chain]\nkind = \"esplora\"\nurl = \"http://{chain}\"\n\
-         [gateway]\nlisten = \"127.0.0.1:0\"\n",
-        fresh.replacen(head, &relays, 1)
-    )
+    let set = |text: String, head: &str, line: &str| {
+        assert!(text.contains(head), "{head}");
+        text.replacen(head, &format!("{head}{line}\n"), 1)
+    };
+    let relays = format!("relays = [\"ws://{}\"]", nowhere());
+    let text = set(fresh.to_owned(), "network = \"signet\"\n", &relays);
+    let text = set(text, "\n[gateway]\n", "listen = \"127.0.0.1:0\"");
+    format!("{text}\n[chain]\nkind = \"esplora\"\nurl = \"http://{chain}\"\n")
 }
 
 /// A node as `init` makes it, in this process.
