@@ -5,7 +5,7 @@ use actors::shell::validator::VerdictNote;
 use anyhow::{Context, Result, bail};
 use kernels::Cheat;
 use protocol::bundle::{Finding, Tier, Verdict};
-use protocol::inference::io::BuyerEvent;
+use protocol::inference::io::{BuyerEvent, InputCount};
 use protocol::manifest::Role;
 use protocol::money::Msat;
 use protocol::order::wire::{Receipt, Status};
@@ -244,6 +244,82 @@ async fn a_host_that_is_stopped_in_mid_answer_is_paid_signs_its_receipt_and_with
     assert_eq!(account.status, Status::Complete);
     assert!(account.receipt.is_some());
     for node in [buyer, host] {
+        node.node.shutdown().await;
+    }
+    Ok(())
+}
+
+/// One purchase at one host: what this node counted of the prompt, and what became of it.
+async fn buy_at(
+    buyer: &TestNode,
+    host: &TestNode,
+) -> Result<(Option<u64>, Result<Receipt, String>)> {
+    let mut request = question("What is freehold?", 8);
+    request.host = Some(host.node.key());
+    let mut purchase = buyer.node.buy(request).await;
+    let mut counted = None;
+    let all = async {
+        while let Some(event) = purchase.events.recv().await {
+            match event {
+                BuyerEvent::InputCounted { tokens } => counted = Some(tokens),
+                BuyerEvent::Failed(refusal) => return Ok(Err(refusal.message)),
+                BuyerEvent::Finished { receipt, .. } => return Ok(Ok(*receipt)),
+                _ => {}
+            }
+        }
+        bail!("the purchase ended without a word")
+    };
+    let end = tokio::time::timeout(BOUND, all)
+        .await
+        .context("no end in time")??;
+    Ok((counted, end))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_second_orders_inflated_count_is_refused_before_anything_is_paid() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let stage = Stage::start().await?;
+    let buyer = stage
+        .node(&dir.path().join("buyer"), &Plan::new(&[Role::Client]))
+        .await?;
+    let mut plan = Plan::new(&[Role::Client, Role::Host]);
+    let honest = stage.node(&dir.path().join("honest"), &plan).await?;
+    plan.extra_input = 7;
+    let liar = stage.node(&dir.path().join("liar"), &plan).await?;
+    stage.connect(&buyer, &[&honest, &liar], 500_000).await?;
+    until("both hosts are listed", || async {
+        buyer.node.hosts().await.is_ok_and(|rows| rows.len() >= 2)
+    })
+    .await?;
+
+    // Without the vocabulary nobody can tell.
+    let (counted, first) = buy_at(&buyer, &honest).await?;
+    let first = first.map_err(anyhow::Error::msg)?;
+    assert_eq!(counted, None);
+    // It comes by itself, behind the first word.
+    let job = question("What is freehold?", 8).job;
+    until("the vocabulary is here", || async {
+        let count = buyer.node.vocabularies().count(&first.model, &job);
+        !matches!(count, InputCount::Absent)
+    })
+    .await?;
+    let (counted, second) = buy_at(&buyer, &honest).await?;
+    let second = second.map_err(anyhow::Error::msg)?;
+    assert_eq!(counted, Some(second.counts.prompt()));
+
+    let before = buyer.node.report().await?.spent;
+    let (_, refused) = buy_at(&buyer, &liar).await?;
+    let why = refused.expect_err("a false count is not accepted");
+    assert!(why.contains("prompt tokens"), "{why}");
+    assert_eq!(buyer.node.report().await?.spent, before);
+    // Same rules of counting: the host is found to lie, and is not bought from again.
+    let (_, again) = buy_at(&buyer, &liar).await?;
+    assert!(again.is_err());
+    let rows = buyer.node.hosts().await?;
+    let of_liar = rows.iter().find(|row| row.manifest.node == liar.node.key());
+    let score = &of_liar.context("the liar is listed")?.score;
+    assert!(score.cooldown.is_some(), "{score:?}");
+    for node in [buyer, honest, liar] {
         node.node.shutdown().await;
     }
     Ok(())
