@@ -6,7 +6,7 @@ use sim::run;
 use sim::world::Options;
 
 /// Seeds within which a planted bug must be caught.
-const BOUND: u64 = 40;
+const BOUND: u64 = 60;
 
 fn small(seed: u64, plant: Option<Plant>) -> Options {
     Options {

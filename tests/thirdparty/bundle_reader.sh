@@ -51,6 +51,10 @@ receipt-order-of-payments     not in ascending order
 receipt-payment-twice         not in ascending order
 receipt-status                status is not that of the end
 receipt-end                   less was delivered than ordered
+receipt-budget                leaves room for one unit more
+receipt-ended-by-nothing      called ended, and nothing ended it
+receipt-extension-too-large   too large extensions
+steps-without-number          there would be too many invoices
 receipt-prices                `prices` of the receipt
 receipt-head                  chain head in the receipt
 receipt-extension             must be understood: 2

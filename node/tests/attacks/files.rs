@@ -8,7 +8,6 @@ use std::net::TcpListener;
 use std::process::Command;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; the README has its command among the long suites"]
 async fn a_host_is_fit_after_its_model_file_was_cut_overwritten_and_removed() -> Result<()> {
     let _alone = alone().await;
     let mut range = Range::start().await?;
@@ -45,7 +44,6 @@ async fn a_host_is_fit_after_its_model_file_was_cut_overwritten_and_removed() ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; the README has its command among the long suites"]
 async fn a_host_is_fit_where_a_control_file_names_somebody_else() -> Result<()> {
     let _alone = alone().await;
     let mut range = Range::start().await?;

@@ -177,7 +177,6 @@ async fn smuggled(at: SocketAddr) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; the README has its command among the long suites"]
 async fn a_host_is_fit_after_http_that_is_slow_idle_huge_unread_or_smuggled() -> Result<()> {
     let _alone = alone().await;
     let range = Range::start().await?;

@@ -193,7 +193,6 @@ fn forged(target: &Target, count: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; the README has its command among the long suites"]
 async fn a_host_is_fit_after_floods_of_orders_that_nobody_pays() -> Result<()> {
     let _alone = alone().await;
     let mut range = Range::start().await?;

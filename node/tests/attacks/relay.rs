@@ -44,7 +44,6 @@ fn listing(model: ModelDigest, number: u64) -> Result<Event> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; the README has its command among the long suites"]
 async fn a_host_is_fit_and_found_beside_thousands_of_junk_events_on_its_relay() -> Result<()> {
     let _alone = alone().await;
     let mut range = Range::start().await?;

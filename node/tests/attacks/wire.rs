@@ -319,7 +319,6 @@ async fn replayed(target: Target, pulse: Vec<u8>) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; the README has its command among the long suites"]
 async fn a_host_is_fit_after_floods_of_connections_streams_frames_and_gossip() -> Result<()> {
     let _alone = alone().await;
     let range = Range::start().await?;
