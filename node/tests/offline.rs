@@ -148,7 +148,7 @@ fn a_command_that_is_interrupted_ends_with_130_and_leaves_no_node() -> Result<()
             });
         let text: Vec<&str> = lines.collect();
         std::fs::write(folder.config_path(), text.join("\n"))?;
-        let mut command = freehold(&folder).args(["hosts", "--json"]).spawn()?;
+        let mut command = freehold(&folder).arg("hosts").spawn()?;
         let err = command.stderr.take().context("no output")?;
         let mut lines = BufReader::new(err).lines();
         let begun = lines.by_ref().map_while(Result::ok);
