@@ -10,11 +10,11 @@ use crate::node::{AnyEffect, Person};
 use protocol::codec;
 use protocol::envelope::{Envelope, Signed};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
-use protocol::inference::io::Effect;
+use protocol::inference::io::{Effect, Input};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::money::{Counts, Meter, Prices};
 use protocol::order::wire::{Frame, Invoice, Order, Terms};
-use protocol::route::Message;
+use protocol::route::{Delivery, Message};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -255,6 +255,10 @@ impl Index {
                 effect: AnyEffect::Inference(Effect::StartEngine { order, .. }),
                 ..
             } => self.begins(now_ms, *node, order),
+            Seen::Handed {
+                node,
+                delivery: Delivery::Inference(Input::EngineFailed { order, .. }),
+            } => self.fails(*node, order),
             // Also into a stream that is gone, which a host does not know yet.
             Seen::Performed {
                 effect: AnyEffect::Inference(Effect::Send { stream, frame }),
@@ -328,6 +332,19 @@ impl Index {
         book.last_ms = now_ms;
         let more = book.value().saturating_sub(before);
         self.keys.entry((book.host, book.key)).or_default().value += more;
+    }
+
+    /// An engine that fails before its first output gave nothing.
+    fn fails(&mut self, host: NodeIx, order: &OrderId) {
+        let found = self.orders.range_mut(first(order)..).next();
+        let of_host =
+            |book: &&mut OrderBook| book.host == host && book.id == *order && book.chunks == 0;
+        if let Some(book) = found.map(|(_, book)| book).filter(of_host) {
+            let value = book.value();
+            book.began = false;
+            let key = self.keys.entry((book.host, book.key)).or_default();
+            key.value = key.value.saturating_sub(value);
+        }
     }
 
     fn sent(&mut self, now_ms: u64, stream: StreamId, units: u64) {
