@@ -135,18 +135,12 @@ fn host_with(offer: ModelOffer, queued_orders: u32) -> Inference {
     machine
 }
 
-fn order(n: u16) -> Signed {
-    order_with(n, PaymentMode::Metered, Msat(1_000_000))
-}
-
-fn order_with(n: u16, mode: PaymentMode, max_cost: Msat) -> Signed {
-    let mut nonce = [0; 16];
-    nonce[..2].copy_from_slice(&n.to_be_bytes());
-    let body = Order {
+fn ordered() -> Order {
+    Order {
         model: MODEL,
         job: job(),
-        max_cost,
-        mode,
+        max_cost: Msat(1_000_000),
+        mode: PaymentMode::Metered,
         payment_grain: Msat(1),
         path: Path::Fast,
         retention: Retention::Keep,
@@ -155,6 +149,20 @@ fn order_with(n: u16, mode: PaymentMode, max_cost: Msat) -> Signed {
         via: None,
         authority: Vec::new(),
         extensions: Vec::new(),
+    }
+}
+
+fn order(n: u16) -> Signed {
+    order_with(n, PaymentMode::Metered, Msat(1_000_000))
+}
+
+fn order_with(n: u16, mode: PaymentMode, max_cost: Msat) -> Signed {
+    let mut nonce = [0; 16];
+    nonce[..2].copy_from_slice(&n.to_be_bytes());
+    let body = Order {
+        max_cost,
+        mode,
+        ..ordered()
     };
     let to = Some(keys(1).key());
     Signed::seal(&keys(2), NETWORK, to, at(0).wall, nonce, &body)

@@ -321,30 +321,31 @@ impl Index {
         (book.id == *order && book.host == host).then_some(book)
     }
 
+    fn at_mut(&mut self, host: NodeIx, order: &OrderId) -> Option<&mut OrderBook> {
+        let (_, book) = self.orders.range_mut(first(order)..).next()?;
+        (book.id == *order && book.host == host).then_some(book)
+    }
+
     fn begins(&mut self, now_ms: u64, host: NodeIx, order: &OrderId) {
-        let found = self.orders.range_mut(first(order)..).next();
-        let of_host = |book: &&mut OrderBook| book.host == host && book.id == *order;
-        let Some(book) = found.map(|(_, book)| book).filter(of_host) else {
+        let Some(book) = self.at_mut(host, order) else {
             return;
         };
         let before = book.value();
         book.began = true;
         book.last_ms = now_ms;
-        let more = book.value().saturating_sub(before);
-        self.keys.entry((book.host, book.key)).or_default().value += more;
+        let (key, more) = (book.key, book.value().saturating_sub(before));
+        self.keys.entry((host, key)).or_default().value += more;
     }
 
     /// An engine that fails before its first output gave nothing.
     fn fails(&mut self, host: NodeIx, order: &OrderId) {
-        let found = self.orders.range_mut(first(order)..).next();
-        let of_host =
-            |book: &&mut OrderBook| book.host == host && book.id == *order && book.chunks == 0;
-        if let Some(book) = found.map(|(_, book)| book).filter(of_host) {
-            let value = book.value();
-            book.began = false;
-            let key = self.keys.entry((book.host, book.key)).or_default();
-            key.value = key.value.saturating_sub(value);
-        }
+        let Some(book) = self.at_mut(host, order).filter(|book| book.chunks == 0) else {
+            return;
+        };
+        let (key, value) = (book.key, book.value());
+        book.began = false;
+        let key = self.keys.entry((host, key)).or_default();
+        key.value = key.value.saturating_sub(value);
     }
 
     fn sent(&mut self, now_ms: u64, stream: StreamId, units: u64) {

@@ -22,23 +22,6 @@ struct Sale {
     next: u32,
 }
 
-fn ordered() -> Order {
-    Order {
-        model: MODEL,
-        job: job(),
-        max_cost: Msat(1_000_000),
-        mode: PaymentMode::Metered,
-        payment_grain: Msat(1),
-        path: Path::Fast,
-        retention: Retention::Keep,
-        handling: Handling::Plain,
-        salt: [6; 16],
-        via: None,
-        authority: Vec::new(),
-        extensions: Vec::new(),
-    }
-}
-
 fn seal<T: Body>(by: u8, nonce: u8, body: &T) -> Signed {
     let to = Some(keys(1).key());
     Signed::seal(&keys(by), NETWORK, to, at(0).wall, [nonce; 16], body)
