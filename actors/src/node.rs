@@ -720,10 +720,10 @@ impl Node {
     }
 }
 
-/// Prompts of strangers that are rendered and tokenised at once: half the cores, for the other half
-/// serves those who paid.
+/// Prompts of strangers that are rendered, tokenised and compiled at once: half the cores, for the
+/// other half serves those who paid, and fewer than there are renderers.
 fn counts_at_once() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2).min(2))
 }
 
 /// Who a relay that asks (NIP-42) is told to be talking to. A node that publishes nothing under its

@@ -9,6 +9,7 @@ pub mod inference;
 pub mod payment;
 pub mod reputation;
 pub mod streams;
+mod turns;
 pub mod validator;
 
 use crate::driver::{Deliver, Fatal, Performed, Room};

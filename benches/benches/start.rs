@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use freehold::folder::Folder;
 use protocol::crypto::{Crypto, Secp, tagged_hash};
 use protocol::envelope::{Network, Signed};
-use protocol::ids::{Digest, EffectId, ModelDigest, NodeKey, PaymentHash};
+use protocol::ids::{Caller, Digest, EffectId, ModelDigest, NodeKey, PaymentHash, PeerTag};
 use protocol::machine::{Machine, Outbox, Record};
 use protocol::manifest::PaymentMode;
 use protocol::money::{Counts, Msat};
@@ -88,6 +88,7 @@ impl Books {
         self.give(Input::OpenCredit {
             order,
             buyer,
+            caller: Caller::alone(PeerTag([1; 16])),
             quantum: Msat(1_000),
         });
         for (seq, msat) in (0u32..).zip(PAYMENTS.map(Msat)) {

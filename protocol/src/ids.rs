@@ -158,6 +158,29 @@ fixed_bytes!(
     /// the address where it proves nothing. Means nothing to anybody else.
     PeerTag, 16
 );
+fixed_bytes!(
+    /// Tells the addresses that peers come from apart: a hash of an IPv4 address or of the /48
+    /// around an IPv6 one, or the peer's own tag where there is none that says anything.
+    AddressTag, 16
+);
+
+/// Who opened a stream to this node. Peers are free, addresses are not: what strangers get for
+/// nothing is counted for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The peer.
+    pub peer: PeerTag,
+    /// Where it comes from.
+    pub address: AddressTag,
+}
+
+impl Caller {
+    /// A peer that shares its address with nobody, as far as is known.
+    pub fn alone(peer: PeerTag) -> Caller {
+        let address = AddressTag(peer.0);
+        Caller { peer, address }
+    }
+}
 
 /// A byte stream to a peer, numbered by the driver; never reused within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -14,7 +14,8 @@
 //!   that was refused, or ended before it was paid for or accepted on credit, leaves no nonce.
 //! - At most `concurrent_orders` of a model run, and those that paid, or have credit and
 //!   accepted their terms, wait for a place. All others hold no place, whoever sent them: they
-//!   are bounded by themselves, for each peer and in all, and give way to newer ones.
+//!   are bounded by themselves, for each peer, for each address and in all, and give way to
+//!   newer ones.
 //! - A stream belongs to one order; frames on unknown streams are dropped.
 //! - Evidence is kept as long as [`context::Config::keep`] says.
 //!
@@ -31,7 +32,7 @@ mod wait;
 
 use crate::crypto::{Crypto, OrderKeys};
 use crate::envelope::{EnvelopeError, Opened};
-use crate::ids::{ModelDigest, NodeKey, OrderId, PeerTag, RequestId, StreamId};
+use crate::ids::{AddressTag, Caller, ModelDigest, NodeKey, OrderId, PeerTag, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
 use crate::manifest::PaymentMode;
@@ -41,7 +42,7 @@ use crate::order::buyer::BuyerOrder;
 use crate::order::host::{HostOrder, State as HostState};
 use crate::order::record::{self, Closing, Retained, Unfinished};
 use crate::order::wire::{Countersigned, Frame, Handling, Order, Paid, Status};
-use crate::payment::io::OrderAccount;
+use crate::payment::io::{Credit, OrderAccount};
 use crate::refusal::{Code, Refusal};
 use crate::replay::ReplayWindow;
 use crate::route::Message;
@@ -66,16 +67,17 @@ const MAX_UNPAID_BYTES: usize = 64 << 20;
 /// Milliseconds. Most payments are settled much sooner; a later one finds its order or is
 /// credit for the next.
 const ENTRY_GRACE_MS: u64 = 30_000;
-/// Peers and keys whose unpaid orders are counted at once: more than may be connected.
-const MAX_COUNTED_ORIGINS: usize = 4_096;
+/// Peers, addresses and keys whose unpaid orders are counted at once: more than may be connected.
+const MAX_COUNTED_SENDERS: usize = 8_192;
 /// Suggested wait when all slots are taken. Milliseconds. A typical answer takes this long.
 const BUSY_RETRY_MS: u64 = 10_000;
 
-/// Who answers for orders that end unpaid: the peer that sent them, and a key that has credit.
-/// Keys without credit are free, and answer for nothing.
+/// Who answers for orders that end unpaid: the peer that sent them, its address, and a key that
+/// has credit. Keys without credit are free, and answer for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Origin {
+enum Sender {
     Peer(PeerTag),
+    Address(AddressTag),
     Key(NodeKey),
 }
 
@@ -89,7 +91,7 @@ enum Use {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fresh {
     until: Tick,
-    peer: PeerTag,
+    caller: Caller,
 }
 
 /// Buys and sells answers: owns every order of this node, admits orders of peers, turns
@@ -103,8 +105,8 @@ pub struct Inference {
     replay: ReplayWindow,
     buyers: BTreeMap<RequestId, BuyerOrder>,
     hosts: BTreeMap<OrderId, HostOrder>,
-    /// Orders of each origin that ended unpaid since the last sweep.
-    voids: BTreeMap<Origin, u32>,
+    /// Orders of each sender that ended unpaid since the last sweep.
+    voids: BTreeMap<Sender, u32>,
     queue: VecDeque<OrderId>,
     waits: Waits,
     fresh: BTreeMap<StreamId, Fresh>,
@@ -278,10 +280,16 @@ impl Inference {
     fn count_voids(&mut self) {
         let over = |order: &HostOrder| order.state == HostState::Over && order.was_void();
         for order in self.hosts.values().filter(|order| over(order)) {
-            let key = order.is_known().then(|| Origin::Key(order.buyer()));
-            for origin in [Origin::Peer(order.peer())].into_iter().chain(key) {
-                if self.voids.len() < MAX_COUNTED_ORIGINS || self.voids.contains_key(&origin) {
-                    let count = self.voids.entry(origin).or_default();
+            let Caller { peer, address } = order.caller();
+            let mut senders = vec![Sender::Address(address)];
+            // Who gave way to a flood is not to blame; only an address has so many offers.
+            if !order.was_evicted() {
+                senders.push(Sender::Peer(peer));
+                senders.extend(order.is_known().then(|| Sender::Key(order.buyer())));
+            }
+            for sender in senders {
+                if self.voids.len() < MAX_COUNTED_SENDERS || self.voids.contains_key(&sender) {
+                    let count = self.voids.entry(sender).or_default();
                     *count = count.saturating_add(1);
                 }
             }
@@ -372,21 +380,28 @@ impl Inference {
         }
     }
 
-    fn inbound(&mut self, stream: StreamId, peer: PeerTag, now: Now, out: &mut Outbox<Effect>) {
+    fn inbound(&mut self, stream: StreamId, caller: Caller, now: Now, out: &mut Outbox<Effect>) {
         if self.fresh.len() >= MAX_FRESH_STREAMS {
-            // Whoever opens many streams loses its own: the newest of the peer with most.
-            let mut peers: BTreeMap<PeerTag, Vec<StreamId>> = BTreeMap::new();
-            for (id, fresh) in &self.fresh {
-                peers.entry(fresh.peer).or_default().push(*id);
+            // Whoever opens many streams loses its own: of the address with most, the newest of
+            // the peer with most.
+            let mut addresses: BTreeMap<AddressTag, u32> = BTreeMap::new();
+            let mut peers: BTreeMap<PeerTag, u32> = BTreeMap::new();
+            for Fresh { caller, .. } in self.fresh.values() {
+                *addresses.entry(caller.address).or_default() += 1;
+                *peers.entry(caller.peer).or_default() += 1;
             }
-            let most = peers.values().max_by_key(|streams| streams.len());
-            if let Some(newest) = most.and_then(|streams| streams.last()).copied() {
+            let newest = self.fresh.iter().max_by_key(|(id, Fresh { caller, .. })| {
+                let Caller { peer, address } = caller;
+                let of_address = (addresses.get(address), *address);
+                (of_address, (peers.get(peer), *peer), **id)
+            });
+            if let Some(newest) = newest.map(|(id, _)| *id) {
                 self.fresh.remove(&newest);
                 out.push(Effect::Close { stream: newest });
             }
         }
         let until = now.tick.after_ms(FRESH_STREAM_MS);
-        self.fresh.insert(stream, Fresh { until, peer });
+        self.fresh.insert(stream, Fresh { until, caller });
     }
 
     fn buy(&mut self, request: BuyRequest, now: Now, out: &mut Outbox<Effect>) {
@@ -422,7 +437,7 @@ impl Inference {
                 self.waits.keep(|model| self.served.contains_key(model));
             }
             Input::Admit(admission) => self.admission = admission,
-            Input::Inbound { stream, peer } => self.inbound(stream, peer, now, out),
+            Input::Inbound { stream, caller } => self.inbound(stream, caller, now, out),
             Input::OrderClosed { order, side } => {
                 out.push(Effect::Persist(vec![record::closed(side, &order)]));
             }
@@ -487,7 +502,7 @@ struct Parts<'a> {
     replay: &'a mut ReplayWindow,
     buyers: &'a mut BTreeMap<RequestId, BuyerOrder>,
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
-    voids: &'a BTreeMap<Origin, u32>,
+    voids: &'a BTreeMap<Sender, u32>,
     fresh: &'a mut BTreeMap<StreamId, Fresh>,
     streams: &'a mut BTreeMap<StreamId, Use>,
     served: &'a BTreeMap<ModelDigest, Served>,
@@ -581,6 +596,7 @@ impl Parts<'_> {
             }
             Input::CreditOpened { order, result } => {
                 let wait = self.starts_within(&order, ctx.now.tick);
+                let result = result.and_then(|credit| self.worth_an_offer(&order, credit));
                 self.host(order, |host| host.credit_opened(result, wait, ctx));
                 self.one_gratis(order, ctx);
             }
@@ -630,7 +646,7 @@ impl Parts<'_> {
     fn received(&mut self, stream: StreamId, frame: Frame, ctx: &mut Ctx<'_>) {
         if let Some(fresh) = self.fresh.remove(&stream) {
             if let Frame::Order(signed) = frame {
-                return self.order(stream, fresh.peer, signed, ctx);
+                return self.order(stream, fresh.caller, signed, ctx);
             }
             let message = format!("a stream begins with an order, not with {}", frame.name());
             return self.refuse(stream, Refusal::new(Code::ProtocolViolation, message), ctx);
@@ -666,7 +682,7 @@ impl Parts<'_> {
     fn order(
         &mut self,
         stream: StreamId,
-        peer: PeerTag,
+        caller: Caller,
         signed: crate::envelope::Signed,
         ctx: &mut Ctx<'_>,
     ) {
@@ -685,7 +701,7 @@ impl Parts<'_> {
                 );
             }
         };
-        let offer = match self.admit(&opened, peer, &ctx.config.modes) {
+        let offer = match self.admit(&opened, caller.peer, &ctx.config.modes) {
             Ok(offer) => offer,
             Err(refusal) => return self.refuse(stream, refusal, ctx),
         };
@@ -693,42 +709,79 @@ impl Parts<'_> {
         if self.replay.knows(&opened.envelope) {
             return self.refuse(stream, not_admitted(EnvelopeError::Replayed), ctx);
         }
-        if !self.make_room(signed.bytes.len(), ctx) {
+        if !self.make_room(&caller, signed.bytes.len(), ctx) {
             let text = "too many orders wait for their entry payments";
             return self.refuse(stream, busy(Code::TooManyUnpaid, text), ctx);
         }
         let id = OrderId::of(&opened.digest);
         self.streams.insert(stream, Use::Host(id));
-        let order = HostOrder::open(stream, peer, signed, opened, offer, ctx);
+        let order = HostOrder::open(stream, caller, signed, opened, offer, ctx);
         self.hosts.insert(id, order);
     }
 
-    /// Lets unpaid orders go until one of `bytes` has room: first the oldest whose terms nobody
-    /// accepted, those of strangers before others; then those accepted so long ago that their
-    /// payments should have come. Returns whether there is room.
-    fn make_room(&mut self, bytes: usize, ctx: &mut Ctx<'_>) -> bool {
-        let now = ctx.now.tick;
+    /// Lets unpaid orders go until one of `bytes` has room, first among those of its address, then
+    /// among all. Returns whether there is room.
+    fn make_room(&mut self, caller: &Caller, bytes: usize, ctx: &mut Ctx<'_>) -> bool {
+        let of_address = |order: &HostOrder| {
+            order.is_unpaid() && !order.is_known() && order.caller().address == caller.address
+        };
+        let count = self
+            .hosts
+            .values()
+            .filter(|order| of_address(order))
+            .count();
+        if count >= limits::MAX_UNPAID_PER_ADDRESS && self.let_one_go(of_address, ctx).is_none() {
+            return false;
+        }
         let (mut count, mut held) = (0, bytes);
         for order in self.hosts.values().filter(|order| order.is_unpaid()) {
             count += 1;
             held = held.saturating_add(order.bytes());
         }
         while count >= MAX_UNPAID || held > MAX_UNPAID_BYTES {
-            let grace = |then| now.ms_since(then) < ENTRY_GRACE_MS;
-            let gives_way =
-                |order: &&mut HostOrder| order.is_unpaid() && !order.accepted().is_some_and(grace);
-            let unpaid = self.hosts.values_mut().filter(gives_way);
-            let oldest =
-                unpaid.min_by_key(|order| (order.accepted(), order.is_known(), order.came()));
-            let Some(oldest) = oldest else {
+            let Some(freed) = self.let_one_go(HostOrder::is_unpaid, ctx) else {
                 return false;
             };
             count -= 1;
-            held = held.saturating_sub(oldest.bytes());
-            // It is dropped at the end of the turn; it counts no more now.
-            oldest.evict(ctx);
+            held = held.saturating_sub(freed);
         }
         true
+    }
+
+    /// Of some unpaid orders, lets one go: the oldest whose terms nobody accepted, those of
+    /// strangers before others; then of those accepted so long ago that their payments should have
+    /// come. Returns the bytes that it held; it is dropped at the end of the turn.
+    fn let_one_go(
+        &mut self,
+        unpaid: impl Fn(&HostOrder) -> bool,
+        ctx: &mut Ctx<'_>,
+    ) -> Option<usize> {
+        let now = ctx.now.tick;
+        let grace = |then| now.ms_since(then) < ENTRY_GRACE_MS;
+        let gives_way =
+            |order: &&mut HostOrder| unpaid(order) && !order.accepted().is_some_and(grace);
+        let candidates = self.hosts.values_mut().filter(gives_way);
+        let oldest =
+            candidates.min_by_key(|order| (order.accepted(), order.is_known(), order.came()))?;
+        oldest.evict(ctx);
+        Some(oldest.bytes())
+    }
+
+    /// Orders of a sender that ended unpaid since the last sweep.
+    fn voids(&self, sender: Sender) -> u32 {
+        self.voids.get(&sender).copied().unwrap_or_default()
+    }
+
+    /// Where many orders of an address ended unpaid, strangers from there are offered nothing for
+    /// a while: an entry invoice stays in wallet and ledger. Who has credit is not concerned.
+    fn worth_an_offer(&self, order: &OrderId, credit: Credit) -> Result<Credit, Refusal> {
+        let address = self.hosts.get(order).map(|order| order.caller().address);
+        let voids = address.map_or(0, |address| self.voids(Sender::Address(address)));
+        if credit.prepay && voids >= limits::MAX_VOID_PER_ADDRESS {
+            let text = "many orders that came from this address were not paid";
+            return Err(busy(Code::TooManyUnpaid, text));
+        }
+        Ok(credit)
     }
 
     /// Of the strangers' orders that cost less than a msat one stands at a time: they hold
@@ -826,17 +879,15 @@ impl Parts<'_> {
             return Err(busy(Code::Busy, "all slots and the queue are full"));
         }
         let of_peer = |known: bool| {
-            let unpaid = self
-                .hosts
-                .values()
-                .filter(|host| host.is_unpaid() && host.is_known() == known && host.peer() == peer);
+            let unpaid = self.hosts.values().filter(|host| {
+                host.is_unpaid() && host.is_known() == known && host.caller().peer == peer
+            });
             unpaid.count()
         };
-        let void = |origin| self.voids.get(&origin).copied().unwrap_or_default();
-        let voids = void(Origin::Peer(peer));
+        let voids = self.voids(Sender::Peer(peer));
         if of_peer(false) >= limits::MAX_UNPAID_PER_PEER
             || of_peer(true) >= room as usize
-            || voids.max(void(Origin::Key(*buyer))) >= limits::MAX_VOID_PER_MINUTE
+            || voids.max(self.voids(Sender::Key(*buyer))) >= limits::MAX_VOID_PER_MINUTE
         {
             let text = "orders of this peer wait for their payment, or many of them were not paid";
             return Err(busy(Code::TooManyUnpaid, text));

@@ -21,6 +21,7 @@ pub mod money;
 pub mod offence;
 pub mod order;
 pub mod payment;
+mod quota;
 pub mod quote;
 pub mod refusal;
 pub mod replay;

@@ -88,13 +88,19 @@ pub const MAX_CANDIDATES: usize = 32;
 pub const MAX_UNPAID_PER_PEER: usize = 2;
 /// Most orders of one peer, and of one key with credit, that may end unpaid in a minute.
 pub const MAX_VOID_PER_MINUTE: u32 = 30;
+/// The same of one address: an office of buyers, each of whom asks for a few offers.
+pub const MAX_UNPAID_PER_ADDRESS: usize = 16;
+/// Most orders of one address that may end unpaid in a minute before strangers from there are
+/// offered nothing.
+pub const MAX_VOID_PER_ADDRESS: u32 = 120;
 /// How often an order machine sweeps nonces, and counts unpaid orders anew. Milliseconds.
 pub const ORDER_SWEEP_MS: u64 = 60_000;
 /// How long a buyer waits for the first token, beside twice the wait that the terms announce.
 /// Milliseconds. A host that may need longer says so before it takes an entry.
 pub const FIRST_TOKEN_MS: u64 = 180_000;
-/// Largest grain of payments. Msat. A thousand sats: no wallet counts in more.
-pub const MAX_PAYMENT_GRAIN_MSAT: u64 = 1_000_000;
+/// Largest grain of payments. Msat. A sat: no wallet counts in more, and a step of credit is no
+/// less than it.
+pub const MAX_PAYMENT_GRAIN_MSAT: u64 = 1_000;
 /// Most orders of one side at once; an admission limit below it is the operator's to set.
 pub const MAX_ORDERS: usize = 1_024;
 /// Leading zero bits a listing event must have committed to (NIP-13).
@@ -107,6 +113,10 @@ pub const REPUBLISH_MS: u64 = 600_000;
 pub const LISTING_TTL_MS: u64 = 2 * REPUBLISH_MS;
 /// Least time between two pulses on a model's topic. Milliseconds.
 pub const PULSE_MIN_MS: u64 = 60_000;
+/// Free quotas that new keys of one peer, and of one address, get in an hour: keys are free.
+pub const FREE_QUOTAS_PER_ADDRESS: u32 = 60;
+/// Free quotas that all new keys together get in an hour.
+pub const FREE_QUOTAS: u32 = 1_200;
 /// Bundles the validator keeps waiting for a check; the oldest is dropped and said so.
 pub const MAX_PENDING_AUDITS: usize = 64;
 /// Logits whose digest enters the token chain.

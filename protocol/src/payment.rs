@@ -41,7 +41,7 @@ mod unpaid;
 #[cfg(test)]
 mod tests;
 
-use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash};
+use crate::ids::{Caller, EffectId, NodeKey, OrderId, PaymentHash};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
 use crate::money::{Counts, Msat};
@@ -235,7 +235,14 @@ impl Payment {
         }
     }
 
-    fn open_credit(&mut self, turn: &mut Turn, order: OrderId, buyer: NodeKey, quantum: Msat) {
+    fn open_credit(
+        &mut self,
+        turn: &mut Turn,
+        order: OrderId,
+        buyer: NodeKey,
+        caller: &Caller,
+        quantum: Msat,
+    ) {
         let known = self.credits.knows(&order)
             || self.ledger.is_closed(Side::Host, &order)
             || self.ledger.received_for(&order) > Msat::ZERO;
@@ -244,7 +251,9 @@ impl Payment {
                 Code::BadOrder,
                 "an order with this id was taken before",
             )),
-            false => self.credits.open(turn, &self.config, order, buyer, quantum),
+            false => self
+                .credits
+                .open(turn, &self.config, order, buyer, caller, quantum),
         };
         turn.tell(Message::CreditOpened { order, result });
     }
@@ -313,8 +322,9 @@ impl Machine for Payment {
             Input::OpenCredit {
                 order,
                 buyer,
+                caller,
                 quantum,
-            } => self.open_credit(turn_ref, order, buyer, quantum),
+            } => self.open_credit(turn_ref, order, buyer, &caller, quantum),
             Input::MakeInvoice {
                 order,
                 seq,

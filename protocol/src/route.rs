@@ -6,7 +6,9 @@
 
 #![allow(missing_docs)] // the fields of messages are named for what they are
 
-use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId};
+use crate::ids::{
+    Caller, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
+};
 use crate::inference::io::{Candidate, Evidence};
 use crate::money::Msat;
 use crate::offence::Offence;
@@ -112,6 +114,7 @@ pub enum Message {
     OpenCredit {
         order: OrderId,
         buyer: NodeKey,
+        caller: Caller,
         quantum: Msat,
     },
     /// Payment answers Inference.
@@ -252,10 +255,12 @@ pub fn deliver(message: Message) -> Delivery {
         Message::OpenCredit {
             order,
             buyer,
+            caller,
             quantum,
         } => Delivery::Payment(P::OpenCredit {
             order,
             buyer,
+            caller,
             quantum,
         }),
         Message::MakeInvoice {

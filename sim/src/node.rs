@@ -13,7 +13,7 @@ use crate::profile::Profile;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::envelope::Network;
-use protocol::ids::{LightningId, ModelDigest, NodeKey, PeerTag};
+use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey, PeerTag};
 use protocol::inference::context::Config as Orders;
 use protocol::inference::io::Served;
 use protocol::machine::{Machine, Outbox, Record, Table};
@@ -222,10 +222,10 @@ pub struct Person {
 
 impl Person {
     /// What tells its connections from others'.
-    pub fn tag(&self) -> PeerTag {
+    pub fn caller(&self) -> Caller {
         let mut tag = [0; 16];
         tag.copy_from_slice(&self.transport.0[..16]);
-        PeerTag(tag)
+        Caller::alone(PeerTag(tag))
     }
 }
 

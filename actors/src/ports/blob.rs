@@ -1,6 +1,6 @@
 //! `/freehold/blob/1`: the beginnings of models' files, for those who have not the models.
 //!
-//! `serve` gives them away and `allowance` bounds how much, `fetch` reads and verifies them,
+//! `serve` gives them away, `allowance` bounds how much and `transfers` to how many at once, `fetch` reads and verifies them,
 //! [`Vocabularies`] keeps what was read and counts prompts with it. Proofs are
 //! `protocol::blob`'s; what a count is held against is decided by the order machine.
 
@@ -9,6 +9,7 @@ mod fetch;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod transfers;
 mod vocabularies;
 
 pub use allowance::{Allowance, Bounds};

@@ -7,14 +7,12 @@
 //! everybody else. What a runner serves (`ports::runner`) is passed on to it.
 
 mod embed;
-mod gate;
 pub(in crate::ports) mod job;
 mod order;
 #[cfg(test)]
 mod tests;
 
 use super::runner::Runners;
-use gate::Gate;
 use job::{check, encode, sampling, steering};
 pub use kernels::CancelFlag;
 use kernels::gguf::Head;
@@ -73,8 +71,6 @@ pub struct Compute {
     other_words: bool,
     extra_input: u64,
     runners: Runners,
-    /// Before orders that are not paid yet.
-    unpaid: Gate,
 }
 
 impl Compute {
@@ -217,12 +213,6 @@ impl Compute {
         job: &Job,
         salt: &[u8; 16],
     ) -> Result<PromptFacts, Refusal> {
-        let Some(_inside) = self.unpaid.enter() else {
-            return Err(Refusal::new(
-                Code::Busy,
-                "too many orders are being looked at: try again in a moment",
-            ));
-        };
         if let Some(runner) = self.runners.of(model) {
             return runner.count(job, salt);
         }

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::streams::{Arrival, Reader, Streams};
+use super::turns::Turns;
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::blob::Vocabularies;
 use crate::ports::compute::{Compute, Output, owner_of};
@@ -9,7 +10,7 @@ use crate::ports::network::{
     self, ApartStream, FrameError, FramedStream, NetworkHandle, Protocol, open_apart,
 };
 use parking_lot::Mutex;
-use protocol::ids::{EffectId, OrderId, RequestId, StreamId};
+use protocol::ids::{AddressTag, EffectId, OrderId, RequestId, StreamId};
 use protocol::inference::Inference;
 use protocol::inference::io::{BuyerEvent, Effect, Input, InputCount, PromptFacts};
 use protocol::order::wire::Frame;
@@ -17,7 +18,7 @@ use protocol::refusal::{Code, Refusal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// The actor.
 pub type InferenceActor = Driver<Inference, InferencePorts>;
@@ -69,6 +70,7 @@ impl Ports<Inference> for InferencePorts {
             Effect::Close { stream } => self.streams.close(stream),
             Effect::CountPrompt {
                 id,
+                caller,
                 buyer,
                 model,
                 job,
@@ -78,7 +80,7 @@ impl Ports<Inference> for InferencePorts {
                 let count = move || compute.count_for(&owner_of(&buyer), &model, &job, &salt);
                 self.shared
                     .runtime
-                    .spawn(self.counts.count(shared, id, count));
+                    .spawn(self.counts.count(shared, id, caller.address, count));
             }
             Effect::CancelCount { id } => self.counts.cancel(id),
             Effect::CountInput { id, model, job } => {
@@ -204,11 +206,11 @@ impl InferencePorts {
     }
 }
 
-/// Prompts that are counted: so many at once, the others in turn. One that waits is forgotten with
-/// its order; so no more prompts wait than orders do.
+/// Prompts that are counted: so many at once, one for each address, the others in turn. One that
+/// waits is forgotten with its order; so no more prompts wait than orders do.
 #[derive(Clone)]
 pub struct Counts {
-    turns: Arc<Semaphore>,
+    turns: Turns,
     /// Those that wait for a turn; each is let go when its sender is dropped.
     waiting: Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<()>>>>,
 }
@@ -217,7 +219,7 @@ impl Counts {
     /// Counts so many at once.
     pub fn new(at_once: usize) -> Self {
         Counts {
-            turns: Arc::new(Semaphore::new(at_once)),
+            turns: Turns::new(at_once),
             waiting: Arc::default(),
         }
     }
@@ -227,15 +229,16 @@ impl Counts {
         &self,
         shared: Shared,
         id: EffectId,
+        address: AddressTag,
         count: impl FnOnce() -> Result<PromptFacts, Refusal> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (keep, cancelled) = oneshot::channel();
         self.waiting.lock().insert(id, keep);
-        let (turns, waiting) = (self.turns.clone(), self.waiting.clone());
+        let (turn, waiting) = (self.turns.take(address), self.waiting.clone());
         async move {
-            // Never closed. Held to the end: a blocking thread cannot be stopped.
+            // Held to the end: a blocking thread cannot be stopped.
             let _turn = tokio::select! {
-                turn = turns.acquire_owned() => turn,
+                turn = turn => turn,
                 _ = cancelled => return,
             };
             waiting.lock().remove(&id);
@@ -258,10 +261,10 @@ impl Counts {
 
 /// Takes an inbound order stream.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
-    let peer = stream.tag();
+    let caller = stream.caller();
     let (id, mut reader) = streams.adopt(stream);
     shared
-        .to_inference(Input::Inbound { stream: id, peer })
+        .to_inference(Input::Inbound { stream: id, caller })
         .await;
     read(shared, streams, id, &mut reader).await;
 }

@@ -107,6 +107,7 @@ fn a_prompt_whose_order_ended_waits_no_longer_to_be_counted() {
     use protocol::refusal::{Code, Refusal};
     with(|mut heard| async move {
         let counts = super::inference::Counts::new(1);
+        let ours = protocol::ids::AddressTag([1; 16]);
         let (begun, mut begins) = mpsc::channel(1);
         let (go, goes) = std::sync::mpsc::sync_channel::<()>(1);
         let refused = || Err(Refusal::new(Code::BadOrder, "counted"));
@@ -115,7 +116,7 @@ fn a_prompt_whose_order_ended_waits_no_longer_to_be_counted() {
             let _ = goes.recv();
             refused()
         };
-        tokio::spawn(counts.count(heard.shared.clone(), EffectId(1), slow));
+        tokio::spawn(counts.count(heard.shared.clone(), EffectId(1), ours, slow));
         begins.recv().await.unwrap();
         // A hundred prompts wait behind it, and their orders end: nothing holds them.
         let prompt = std::sync::Arc::new(vec![0u8; 1 << 20]);
@@ -126,7 +127,7 @@ fn a_prompt_whose_order_ended_waits_no_longer_to_be_counted() {
                 drop(held);
                 refused()
             };
-            let task = counts.count(heard.shared.clone(), EffectId(id), count);
+            let task = counts.count(heard.shared.clone(), EffectId(id), ours, count);
             tasks.push(tokio::spawn(task));
         }
         for id in 2..101 {

@@ -181,7 +181,7 @@ async fn ask(
 /// Takes an inbound audit stream: one bundle, then the answer. A second frame, silence and a
 /// bundle that takes too long to arrive or to judge end it.
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
-    let peer = stream.tag();
+    let caller = stream.caller();
     let (id, mut reader) = streams.adopt(stream);
     let asked = tokio::time::timeout(QUESTION, reader.next()).await;
     if let Ok(Arrival::Frame(bytes)) = asked
@@ -191,7 +191,7 @@ pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
         shared
             .to_validator(Input::AuditAsked {
                 stream: id,
-                peer,
+                caller,
                 frame: Box::new(frame),
             })
             .await;

@@ -5,7 +5,7 @@
 use crate::bundle::Bundle;
 use crate::chain::ChainedToken;
 use crate::ids::{
-    Digest, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, Preimage, RequestId,
+    Caller, Digest, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
     StreamId,
 };
 use crate::machine::Record;
@@ -172,7 +172,7 @@ pub enum Input {
         ours: bool,
     },
     /// A peer opened an order stream to us.
-    Inbound { stream: StreamId, peer: PeerTag },
+    Inbound { stream: StreamId, caller: Caller },
     /// A frame arrived.
     Received { stream: StreamId, frame: Box<Frame> },
     /// Bytes arrived that are no frame.
@@ -340,6 +340,8 @@ pub enum Effect {
     /// Render and tokenize a prompt.
     CountPrompt {
         id: EffectId,
+        /// Who sent the order: those of one address are counted one after the other.
+        caller: Caller,
         buyer: NodeKey,
         model: ModelDigest,
         job: Box<Job>,

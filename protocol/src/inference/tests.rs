@@ -14,10 +14,12 @@ use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{
-    Digest, EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, RequestId,
-    StreamId,
+    AddressTag, Caller, Digest, EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash,
+    PeerTag, RequestId, StreamId,
 };
-use crate::limits::{self, MAX_UNPAID_PER_PEER, MAX_VOID_PER_MINUTE};
+use crate::limits::{
+    self, MAX_UNPAID_PER_ADDRESS, MAX_UNPAID_PER_PEER, MAX_VOID_PER_ADDRESS, MAX_VOID_PER_MINUTE,
+};
 use crate::machine::{Machine, Outbox, Record, Table};
 use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat, Prices};
@@ -49,9 +51,13 @@ fn at(ms: u64) -> Now {
 }
 
 fn machine(n: u8) -> Inference {
+    machine_of(n, n)
+}
+
+fn machine_of(n: u8, seed: u8) -> Inference {
     let orders = order_keys([n; 32]);
     let config = Config::new(NETWORK);
-    Inference::new(config, Box::new(keys(n)), Box::new(orders), [n; 32])
+    Inference::new(config, Box::new(keys(n)), Box::new(orders), [seed; 32])
 }
 
 fn offer() -> ModelOffer {
@@ -168,10 +174,19 @@ fn order_with(n: u16, mode: PaymentMode, max_cost: Msat) -> Signed {
     Signed::seal(&keys(2), NETWORK, to, at(0).wall, nonce, &body)
 }
 
-fn peer(n: u16) -> PeerTag {
+fn caller(n: u16) -> Caller {
     let mut tag = [0; 16];
     tag[..2].copy_from_slice(&n.to_be_bytes());
-    PeerTag(tag)
+    Caller::alone(PeerTag(tag))
+}
+
+/// Peers that share an address.
+fn neighbour(n: u16) -> Caller {
+    let address = AddressTag([9; 16]);
+    Caller {
+        address,
+        ..caller(n)
+    }
 }
 
 /// A stranger's order arrives, and goes as far as its terms.
@@ -194,9 +209,20 @@ fn arrives_with(
     signed: &Signed,
     window: Msat,
 ) -> Vec<Effect> {
+    arrives_from(machine, ms, stream, caller(from), signed, window)
+}
+
+/// The same from any caller.
+fn arrives_from(
+    machine: &mut Inference,
+    ms: u64,
+    stream: u64,
+    caller: Caller,
+    signed: &Signed,
+    window: Msat,
+) -> Vec<Effect> {
     let stream = StreamId(stream);
-    let peer = peer(from);
-    let mut all = feed(machine, ms, Input::Inbound { stream, peer });
+    let mut all = feed(machine, ms, Input::Inbound { stream, caller });
     let frame = Box::new(Frame::Order(signed.clone()));
     all.extend(feed(machine, ms, Input::Received { stream, frame }));
     let order = OrderId::of(&signed.digest());
@@ -548,7 +574,7 @@ fn an_order_that_ends_while_its_prompt_is_counted_cancels_the_count() {
         0,
         Input::Inbound {
             stream,
-            peer: peer(1),
+            caller: caller(1),
         },
     );
     let frame = Box::new(Frame::Order(signed.clone()));
@@ -620,6 +646,63 @@ fn terms_announce_what_makes_a_buyer_wait_for_the_longest_answer_ahead() {
 }
 
 #[test]
+fn a_buyer_that_pays_late_does_not_lengthen_announced_waits() {
+    // What is announced behind one order, after another whose buyer left `late_ms` after the
+    // engine stood for want of payment.
+    let announced = |late_ms: u64| {
+        let mut machine = host_with_queue(4);
+        let first = order(1);
+        let effects = arrives(&mut machine, 0, 1, 1, &first);
+        accepts(&mut machine, 1, 1, &effects);
+        let effects = entry_paid(&mut machine, 2, &first);
+        let allowed = effects.iter().find_map(|effect| match effect {
+            Effect::StartEngine { allowed, .. } => Some(*allowed),
+            _ => None,
+        });
+        let produced = Input::Produced {
+            order: OrderId::of(&first.digest()),
+            tokens: (0..allowed.unwrap() as u32).map(token).collect(),
+            finish: None,
+            attached: Default::default(),
+        };
+        feed(&mut machine, 1_002, produced);
+        let stream = StreamId(1);
+        feed(&mut machine, 1_002 + late_ms, Input::Closed { stream });
+        let second = order(2);
+        let effects = arrives(&mut machine, 70_000, 2, 2, &second);
+        accepts(&mut machine, 70_001, 2, &effects);
+        entry_paid(&mut machine, 70_002, &second);
+        let effects = arrives(&mut machine, 70_002, 3, 3, &order(3));
+        let buyer = keys(2);
+        let terms =
+            terms_of(&effects).open::<Terms>(&buyer, NETWORK, &buyer.key(), at(70_002).wall);
+        terms.unwrap().body.starts_within_ms
+    };
+    assert!(announced(0) > 0);
+    assert_eq!(announced(0), announced(50_000));
+}
+
+#[test]
+fn who_gave_way_to_a_flood_is_not_counted_as_unpaid() {
+    let mut machine = host();
+    let mut number = 0;
+    let mut arrive = |machine: &mut Inference, from: u16| {
+        number += 1;
+        let (ms, signed) = (u64::from(number), order(number));
+        arrives_from(machine, ms, ms, neighbour(from), &signed, Msat::ZERO)
+    };
+    for _ in 0..=MAX_VOID_PER_MINUTE {
+        let effects = arrive(&mut machine, 1);
+        let looks = |effect: &Effect| matches!(effect, Effect::CountPrompt { .. });
+        assert!(effects.iter().any(looks), "{:?}", refusals(&effects));
+        // Others of its address push it out.
+        for from in 0..MAX_UNPAID_PER_ADDRESS as u16 {
+            arrive(&mut machine, 1_000 + from);
+        }
+    }
+}
+
+#[test]
 fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
     let mut machine = host();
     let signed = order(1);
@@ -644,8 +727,8 @@ fn an_order_whose_entry_payment_is_late_is_served_while_its_stream_lives() {
 fn whoever_opens_many_streams_loses_its_own() {
     let mut machine = host();
     let open = |machine: &mut Inference, stream: u64, from: u16| {
-        let (stream, peer) = (StreamId(stream), peer(from));
-        let effects = feed(machine, 0, Input::Inbound { stream, peer });
+        let (stream, caller) = (StreamId(stream), caller(from));
+        let effects = feed(machine, 0, Input::Inbound { stream, caller });
         effects.iter().find_map(|effect| match effect {
             Effect::Close { stream } => Some(stream.0),
             _ => None,
@@ -656,6 +739,102 @@ fn whoever_opens_many_streams_loses_its_own() {
         let closed = open(&mut machine, stream, 1);
         assert_ne!(closed, Some(0), "the lone stream of another peer stays");
     }
+}
+
+#[test]
+fn an_address_with_many_peers_loses_its_own_streams() {
+    let mut machine = host();
+    let open = |machine: &mut Inference, stream: u64, caller: Caller| {
+        let stream = StreamId(stream);
+        let effects = feed(machine, 0, Input::Inbound { stream, caller });
+        effects.iter().find_map(|effect| match effect {
+            Effect::Close { stream } => Some(stream.0),
+            _ => None,
+        })
+    };
+    // Two streams of one peer elsewhere, then one of each of many peers.
+    assert_eq!(open(&mut machine, 0, caller(7)), None);
+    assert_eq!(open(&mut machine, 1, caller(7)), None);
+    for stream in 2..200 {
+        let closed = open(&mut machine, stream, neighbour(stream as u16));
+        assert!(!matches!(closed, Some(0 | 1)), "{closed:?}");
+    }
+}
+
+#[test]
+fn unpaid_orders_of_an_address_give_way_to_its_newer_ones_and_to_no_other_address() {
+    let mut machine = host();
+    let elsewhere = arrives(&mut machine, 0, 999, 999, &order(999));
+    assert_eq!(refusals(&elsewhere), []);
+    let mut evicted = Vec::new();
+    for n in 0..3 * MAX_UNPAID_PER_ADDRESS as u16 {
+        let (ms, stream) = (1 + u64::from(n), u64::from(n));
+        let signed = order(n);
+        let effects = arrives_from(&mut machine, ms, stream, neighbour(n), &signed, Msat::ZERO);
+        evicted.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Close { stream } => Some(stream.0),
+            _ => None,
+        }));
+    }
+    assert_eq!(machine.active(), MAX_UNPAID_PER_ADDRESS + 1);
+    let first: Vec<u64> = (0..2 * MAX_UNPAID_PER_ADDRESS as u64).collect();
+    assert_eq!(evicted, first, "the oldest go first");
+    // Where all of them are accepted, their payments may be on their way.
+    let mut machine = host();
+    for n in 0..MAX_UNPAID_PER_ADDRESS as u16 {
+        let stream = u64::from(n);
+        let terms = arrives_from(&mut machine, 0, stream, neighbour(n), &order(n), Msat::ZERO);
+        accepts(&mut machine, 0, stream, &terms);
+    }
+    let refused = arrives_from(&mut machine, 1, 99, neighbour(99), &order(99), Msat::ZERO);
+    assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
+    assert_eq!(
+        refusals(&arrives(&mut machine, 1, 999, 999, &order(999))),
+        []
+    );
+}
+
+#[test]
+fn an_address_that_never_pays_is_offered_nothing_for_a_while_and_who_has_credit_is() {
+    let mut machine = host();
+    let mut offered = 0;
+    let offers = |effects: &[Effect]| {
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Send { frame, .. } if frame.name() == "terms"))
+    };
+    for n in 0..2 * MAX_VOID_PER_ADDRESS as u16 {
+        let stream = u64::from(n);
+        let signed = order(n);
+        let effects = arrives_from(&mut machine, 0, stream, neighbour(n), &signed, Msat::ZERO);
+        offered += u32::from(offers(&effects));
+        cancels(&mut machine, 0, stream);
+    }
+    assert_eq!(offered, MAX_VOID_PER_ADDRESS);
+    let refused = arrives_from(
+        &mut machine,
+        1,
+        700,
+        neighbour(700),
+        &order(700),
+        Msat::ZERO,
+    );
+    assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
+    let known = arrives_from(&mut machine, 1, 701, neighbour(701), &order(701), WINDOW);
+    assert!(offers(&known));
+    assert!(offers(&arrives(&mut machine, 1, 702, 702, &order(702))));
+    // A minute later strangers of that address are strangers like others.
+    let mut out = Outbox::default();
+    machine.expire(at(61_000), &mut out);
+    let again = arrives_from(
+        &mut machine,
+        61_000,
+        703,
+        neighbour(703),
+        &order(703),
+        Msat::ZERO,
+    );
+    assert!(offers(&again));
 }
 
 /// A buyer that has sent its order to the first of `hosts`.
@@ -1791,8 +1970,8 @@ fn an_order_with_a_silent_buyer_and_a_silent_engine_ends_and_closes_its_stream()
         let (id, stream) = (OrderId::of(&signed.digest()), StreamId(1));
         let mut effects = Vec::new();
         if steps == 0 {
-            let peer = peer(1);
-            effects.extend(feed(&mut machine, 0, Input::Inbound { stream, peer }));
+            let caller = caller(1);
+            effects.extend(feed(&mut machine, 0, Input::Inbound { stream, caller }));
             let frame = Box::new(Frame::Order(signed.clone()));
             effects.extend(feed(&mut machine, 0, Input::Received { stream, frame }));
         } else {
@@ -1925,6 +2104,24 @@ fn a_count_that_agrees_is_told_once_whenever_it_comes() {
         assert_eq!(told.collect::<Vec<_>>(), [tokens]);
         assert_eq!((buyer.offences(), buyer.sources), (vec![], vec![]));
     }
+}
+
+#[test]
+fn a_vocabulary_is_asked_of_hosts_that_the_server_did_not_choose() {
+    let mut asked = std::collections::BTreeSet::new();
+    for seed in 0..40 {
+        let mut buyer = Buyer::idle();
+        buyer.machine = machine_of(9, seed);
+        let hosts: Vec<u8> = (1..=8).filter(|n| *n != 2).collect();
+        buyer.wants(&hosts, false);
+        buyer.counts(InputCount::Absent);
+        buyer.hears_terms();
+        buyer.hears_word(0);
+        assert_eq!(buyer.sources[0], keys(1).key(), "who serves is asked first");
+        assert_eq!(buyer.sources.len(), 4);
+        asked.extend(buyer.sources);
+    }
+    assert_eq!(asked.len(), 7, "the last rank as well as the first");
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Waits {
     /// Learns from the orders that no longer run.
     pub fn learn(&mut self, hosts: &mut BTreeMap<OrderId, HostOrder>, now: Now) {
         for order in hosts.values_mut() {
-            let Some(took) = order.took(now) else {
+            let Some(took) = order.took_ms(now.tick) else {
                 continue;
             };
             let pace = self.paces.entry(order.model()).or_default();
@@ -103,7 +103,7 @@ impl Waits {
 }
 
 fn left(pace: Pace, order: &HostOrder, now: Tick) -> Left {
-    let ran = order.runs_since().map_or(0, |begun| now.ms_since(begun));
+    let ran = order.ran_ms(now);
     let own_us = ran.saturating_mul(1_000).checked_div(order.delivered());
     let unit_us = own_us.unwrap_or(0).max(pace.unit_us);
     // An order that took longer than others do is expected to take as long again.

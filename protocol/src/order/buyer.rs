@@ -52,6 +52,7 @@ use crate::text::Rendering;
 use crate::time::{Tick, WallTime};
 use crate::work::{Job, Work};
 use rand::RngCore;
+use rand::seq::IteratorRandom;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Tokens that a chat template may add per message before the host's input count is doubted.
@@ -585,10 +586,11 @@ impl BuyerOrder {
         }
         let model = deal.candidate.offer.digest;
         let same = |host: &&Candidate| host.offer.digest == model;
+        // Drawn: whoever fills the first ranks does not choose who is asked.
         let others = self.candidates.iter().filter(same);
+        let others = others.choose_multiple(&mut *ctx.rng, MAX_VOCABULARY_SOURCES - 1);
         let hosts = std::iter::once(&deal.candidate)
             .chain(others)
-            .take(MAX_VOCABULARY_SOURCES)
             .map(|host| VocabularySource {
                 host: host.host,
                 addresses: host.addresses.clone(),

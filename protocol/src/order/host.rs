@@ -32,7 +32,7 @@ use super::wire::{
 };
 use crate::chain::{ChainedToken, TokenChain};
 use crate::envelope::{Envelope, Opened, Signed};
-use crate::ids::{Digest, EffectId, NodeKey, OrderId, PaymentHash, PeerTag, StreamId};
+use crate::ids::{Caller, Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, PromptFacts};
 use crate::limits;
@@ -43,7 +43,7 @@ use crate::order::record::{Closing, Journal, OrderRecord};
 use crate::payment::io::{Credit, OrderAccount, Side};
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
-use crate::time::{Now, Tick, WallTime};
+use crate::time::{Tick, WallTime};
 use std::collections::BTreeMap;
 
 /// How long a buyer may take to countersign. Milliseconds. The receipt stands without it.
@@ -95,7 +95,7 @@ pub struct HostOrder {
     /// Where it stands.
     pub state: State,
     /// Who sent it.
-    peer: PeerTag,
+    caller: Caller,
     signed: Signed,
     order: Opened<Order>,
     offer: ModelOffer,
@@ -129,6 +129,10 @@ pub struct HostOrder {
     produced_at: Tick,
     /// When it began to run, while it does.
     runs_since: Option<Tick>,
+    /// How long of that nothing was allowed, for nothing was paid. Milliseconds.
+    stalled_ms: u64,
+    /// It gave way to others.
+    evicted: bool,
     started: WallTime,
     ended: WallTime,
     deadline: Tick,
@@ -138,7 +142,7 @@ impl HostOrder {
     /// Takes an order that was admitted, and has its prompt counted.
     pub fn open(
         stream: StreamId,
-        peer: PeerTag,
+        caller: Caller,
         signed: Signed,
         order: Opened<Order>,
         offer: ModelOffer,
@@ -148,6 +152,7 @@ impl HostOrder {
         let journal = Journal::new(Side::Host, OrderId::of(&order.digest));
         ctx.out.push(Effect::CountPrompt {
             id,
+            caller,
             buyer: order.envelope.from,
             model: order.body.model,
             job: Box::new(order.body.job.clone()),
@@ -156,7 +161,7 @@ impl HostOrder {
         HostOrder {
             stream: Some(stream),
             state: State::Counting(id),
-            peer,
+            caller,
             chain: TokenChain::new(&order.digest, &Digest([0; 32])),
             signed,
             order,
@@ -189,6 +194,8 @@ impl HostOrder {
             came: ctx.now.tick,
             produced_at: ctx.now.tick,
             runs_since: None,
+            stalled_ms: 0,
+            evicted: false,
             started: ctx.now.wall,
             ended: ctx.now.wall,
             deadline: ctx.now.tick.after_ms(ctx.config.terms_ttl_ms),
@@ -214,6 +221,11 @@ impl HostOrder {
     /// cost anything at a host that asks for money.
     pub fn was_void(&self) -> bool {
         self.paid == Msat::ZERO && (self.counts.delivered() == 0 || self.is_gratis())
+    }
+
+    /// Whether it gave way to others: who sent it did nothing wrong.
+    pub fn was_evicted(&self) -> bool {
+        self.evicted
     }
 
     /// Whether its buyer has credit here, from what it paid before.
@@ -254,19 +266,31 @@ impl HostOrder {
     }
 
     /// Who sent it.
-    pub fn peer(&self) -> PeerTag {
-        self.peer
+    pub fn caller(&self) -> Caller {
+        self.caller
     }
 
-    /// When its engine began.
-    pub fn runs_since(&self) -> Option<Tick> {
-        self.runs_since
+    /// How long its engine could run since it began. Milliseconds. What a buyer that pays late
+    /// makes it wait says nothing of the next order.
+    pub fn ran_ms(&self, now: Tick) -> u64 {
+        let since = self.runs_since.map_or(0, |begun| now.ms_since(begun));
+        since.saturating_sub(self.stalled_ms.saturating_add(self.stalls_ms(now)))
+    }
+
+    /// How long nothing has been allowed now. Milliseconds.
+    fn stalls_ms(&self, now: Tick) -> u64 {
+        match self.counts.delivered() >= self.allowed {
+            true => now.ms_since(self.produced_at),
+            false => 0,
+        }
     }
 
     /// How long it ran, once, when it no longer runs. Milliseconds.
-    pub fn took(&mut self, now: Now) -> Option<u64> {
-        let since = self.runs_since.take_if(|_| self.state != State::Running)?;
-        Some(now.tick.ms_since(since))
+    pub fn took_ms(&mut self, now: Tick) -> Option<u64> {
+        let ran = self.ran_ms(now);
+        self.runs_since
+            .take_if(|_| self.state != State::Running)
+            .map(|_| ran)
     }
 
     /// When it came.
@@ -281,6 +305,7 @@ impl HostOrder {
 
     /// Makes room for others: an unpaid order gives way.
     pub fn evict(&mut self, ctx: &mut Ctx<'_>) {
+        self.evicted = true;
         let text = "others came, and this order was not paid for";
         let mut refusal = Refusal::new(Code::TooManyUnpaid, text);
         refusal.retry_after_ms = Some(EVICTED_RETRY_MS);
@@ -363,6 +388,7 @@ impl HostOrder {
         ctx.tell(Message::OpenCredit {
             order: self.id(),
             buyer: self.buyer(),
+            caller: self.caller,
             quantum: self.least_window(ctx),
         });
     }
@@ -800,6 +826,7 @@ impl HostOrder {
             State::Running => {
                 let allowed = self.allowance();
                 if allowed > self.allowed {
+                    self.stalled_ms = self.stalled_ms.saturating_add(self.stalls_ms(ctx.now.tick));
                     self.allowed = allowed;
                     ctx.out.push(Effect::AllowTokens {
                         order: self.id(),

@@ -4,7 +4,8 @@
 //! Called by [`super::Payment`] alone.
 //!
 //! # Rules
-//! - A stranger has no window and prepays ([`Config::free_quota`] aside).
+//! - A stranger has no window and prepays, [`Config::free_quota`] aside: once for each key, and
+//!   for so many keys an hour of a peer, of an address, and in all.
 //! - A window grows by what was paid on time, each settlement by its own amount at most. It
 //!   exceeds neither what its key paid this host in all nor [`Config::window_cap`]. A late
 //!   payment halves it, and so does each day without a settlement.
@@ -28,10 +29,11 @@ use super::Config;
 use super::budget::DAY_MS;
 use super::io::{Credit, OrderAccount};
 use super::turn::{self, RecordError, Turn};
-use crate::ids::{NodeKey, OrderId};
+use crate::ids::{Caller, NodeKey, OrderId};
 use crate::limits;
 use crate::machine::Table;
 use crate::money::Msat;
+use crate::quota::Quota;
 use crate::refusal::{Code, Refusal};
 use crate::time::{Now, WallTime};
 use serde::{Deserialize, Serialize};
@@ -142,13 +144,31 @@ pub(super) struct Settlement {
 }
 
 /// All buyers and open orders.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Credits {
     buyers: BTreeMap<NodeKey, Standing>,
     orders: BTreeMap<OrderId, OpenOrder>,
     /// Orders that ended with nothing delivered and are not in the books, and their sequence.
     void: BTreeSet<OrderId>,
     voided: VecDeque<OrderId>,
+    /// Free quotas given in this hour. Not kept over a restart.
+    free: Quota,
+}
+
+impl Default for Credits {
+    fn default() -> Self {
+        Credits {
+            buyers: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            void: BTreeSet::new(),
+            voided: VecDeque::new(),
+            free: Quota::new(
+                limits::FREE_QUOTAS_PER_ADDRESS,
+                limits::FREE_QUOTAS_PER_ADDRESS,
+                limits::FREE_QUOTAS,
+            ),
+        }
+    }
 }
 
 impl Credits {
@@ -159,6 +179,7 @@ impl Credits {
         config: &Config,
         order: OrderId,
         buyer: NodeKey,
+        caller: &Caller,
         quantum: Msat,
     ) -> Result<Credit, Refusal> {
         let wall = turn.now.wall;
@@ -181,7 +202,7 @@ impl Credits {
         let trusted = free >= quantum && standing.debt <= config.tolerated_debt;
         let lent = if trusted { free } else { Msat::ZERO };
         let quota = match known {
-            None if others.count == 0 => config.free_quota,
+            None if others.count == 0 => self.free_quota(config, caller, turn.now),
             _ => Msat::ZERO,
         };
         let open = OpenOrder {
@@ -203,6 +224,17 @@ impl Credits {
             prepay: window == Msat::ZERO,
             debt,
         })
+    }
+
+    /// What a new key may use before it pays, as long as its caller, its address and all new keys
+    /// had no more of it than they get in an hour.
+    fn free_quota(&mut self, config: &Config, caller: &Caller, now: Now) -> Msat {
+        let spent = || self.free.wait_ms(caller, 1, now.tick) > 0;
+        if config.free_quota == Msat::ZERO || spent() {
+            return Msat::ZERO;
+        }
+        self.free.take(caller, 1, now.tick);
+        config.free_quota
     }
 
     /// Returns whether the order is open, or ended without a trace a while ago.

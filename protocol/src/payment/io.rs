@@ -3,7 +3,9 @@
 #![allow(missing_docs)] // the fields of inputs and effects are named for what they are
 
 use crate::crypto::InvoiceFacts;
-use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId};
+use crate::ids::{
+    Caller, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
+};
 use crate::machine::Record;
 use crate::money::{Counts, Msat};
 use crate::order::wire::Status;
@@ -133,12 +135,14 @@ pub enum Input {
     /// From Inference, buyer: pay an invoice.
     Pay(Box<PayRequest>),
     /// From Inference, host: how far is this buyer trusted? Refused where an order with this id
-    /// is in the books, on either way to its end: ids are drawn by buyers. `quantum` is the
+    /// is in the books, on either way to its end: ids are drawn by buyers. `caller` sent it:
+    /// keys are free, and free quotas are counted for callers. `quantum` is the
     /// least credit that carries the stream: the least invoice, or the price of one unit of
     /// output where that is more.
     OpenCredit {
         order: OrderId,
         buyer: NodeKey,
+        caller: Caller,
         quantum: Msat,
     },
     /// From Inference, host: make an invoice.

@@ -15,7 +15,8 @@ use super::io::{
 use super::{Config, Payment};
 use crate::crypto::InvoiceFacts;
 use crate::ids::{
-    EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
+    Caller, EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, Preimage,
+    RequestId,
 };
 use crate::machine::{Machine, Outbox, Record, Table};
 use crate::money::{Counts, Msat};
@@ -187,6 +188,10 @@ fn without_persist(effects: Vec<Effect>) -> Vec<Effect> {
 
 fn key(n: u8) -> NodeKey {
     NodeKey([n; 32])
+}
+
+fn caller(n: u8) -> Caller {
+    Caller::alone(PeerTag([n; 16]))
 }
 
 fn order(n: u64) -> OrderId {

@@ -5,7 +5,7 @@
 use crate::bundle::{AuditFrame, Bundle, Verdict};
 use crate::chain::ChainedToken;
 use crate::envelope::Signed;
-use crate::ids::{Digest, EffectId, ModelDigest, NodeKey, OrderId, PeerTag, StreamId};
+use crate::ids::{Caller, Digest, EffectId, ModelDigest, NodeKey, OrderId, StreamId};
 use crate::inference::io::{Candidate, Evidence};
 use crate::machine::Record;
 use crate::route::Message;
@@ -41,7 +41,7 @@ pub enum Input {
     /// A peer opened an audit stream and sent this.
     AuditAsked {
         stream: StreamId,
-        peer: PeerTag,
+        caller: Caller,
         frame: Box<AuditFrame>,
     },
     /// An audit stream closed.

@@ -16,8 +16,9 @@
 //! - A prompt leaves this machine only where the user asked for the check, or
 //!   [`Config::share_sampled`] says so.
 //! - Jobs are bounded; strangers get at most half of them, one peer at most
-//!   [`MAX_PER_PEER`], and none while a replay of ours is due. What they ask for is counted
-//!   before any of it is done: checks and signatures in an hour, per peer and in all.
+//!   [`MAX_PER_PEER`], one address at most [`MAX_PER_ADDRESS`], and none while a replay of ours
+//!   is due. What they ask for is counted before any of it is done: checks and signatures in an
+//!   hour, per peer, per address and in all.
 //! - A replay that nobody waits for any more, for its stream is closed or its time is over,
 //!   is cancelled.
 //! - A stranger learns where an answer differs from a replay, not what the replay gives.
@@ -33,15 +34,14 @@ use super::store::{Store, Whose};
 use crate::bundle::{Bundle, Finding, Tier, Verdict};
 use crate::crypto::Crypto;
 use crate::envelope::Network;
-use crate::ids::PeerTag;
-use crate::ids::{EffectId, NodeKey, StreamId};
+use crate::ids::{Caller, EffectId, NodeKey, StreamId};
 use crate::inference::io::{Candidate, Evidence};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record};
+use crate::quota::Quota;
 use crate::reputation::io::Witness;
 use crate::route::Message;
 use crate::time::{Now, Tick};
-use quota::Quota;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
@@ -49,11 +49,12 @@ use std::collections::BTreeMap;
 mod check;
 mod opinion;
 mod publish;
-mod quota;
 mod serve;
 
 /// Most checks that one peer may have waiting.
 pub const MAX_PER_PEER: usize = 4;
+/// Most checks that peers of one address may have waiting.
+pub const MAX_PER_ADDRESS: usize = 8;
 /// How long Discovery may take to name validators. Milliseconds.
 const SEEK_MS: u64 = 10_000;
 
@@ -78,10 +79,14 @@ pub struct Config {
     pub max_verdicts: usize,
     /// Checks that one stranger gets for nothing in an hour.
     pub free_checks_per_peer: u32,
+    /// Checks that the strangers of one address get for nothing in an hour.
+    pub free_checks_per_address: u32,
     /// Checks that all strangers together get for nothing in an hour. A replay each at worst.
     pub free_checks: u32,
     /// Signatures verified for one stranger in an hour. A bundle has as many as invoices, and four.
     pub free_signatures_per_peer: u32,
+    /// Signatures verified for the strangers of one address in an hour.
+    pub free_signatures_per_address: u32,
     /// Signatures verified for all strangers together in an hour. Some 50 us each: a few seconds.
     pub free_signatures: u32,
 }
@@ -99,8 +104,10 @@ impl Config {
             ask_ms: 900_000,
             max_verdicts: limits::MAX_VERDICTS,
             free_checks_per_peer: 12,
+            free_checks_per_address: 48,
             free_checks: 240,
             free_signatures_per_peer: 8_192,
+            free_signatures_per_address: 16_384,
             free_signatures: 65_536,
         }
     }
@@ -112,7 +119,7 @@ enum Origin {
     /// We bought it. `audit`: the user asked for the check.
     Own { audit: bool },
     /// A peer asks.
-    Audit { stream: StreamId, peer: PeerTag },
+    Audit { stream: StreamId, caller: Caller },
     /// The operator asks.
     Judge { id: EffectId },
 }
@@ -191,8 +198,16 @@ impl Validator {
     pub fn new(config: Config, crypto: Box<dyn Crypto>, seed: [u8; 32]) -> Self {
         Validator {
             store: Store::new(config.max_verdicts),
-            checks: Quota::new(config.free_checks_per_peer, config.free_checks),
-            signatures: Quota::new(config.free_signatures_per_peer, config.free_signatures),
+            checks: Quota::new(
+                config.free_checks_per_peer,
+                config.free_checks_per_address,
+                config.free_checks,
+            ),
+            signatures: Quota::new(
+                config.free_signatures_per_peer,
+                config.free_signatures_per_address,
+                config.free_signatures,
+            ),
             config,
             crypto,
             rng: ChaCha8Rng::from_seed(seed),
@@ -294,9 +309,9 @@ impl Machine for Validator {
             Input::OrderEnded(evidence) => self.ended(now, *evidence, out),
             Input::AuditAsked {
                 stream,
-                peer,
+                caller,
                 frame,
-            } => self.asked(now, stream, peer, *frame, out),
+            } => self.asked(now, stream, caller, *frame, out),
             Input::StreamClosed { stream } => self.closed(stream, out),
             Input::Replayed { id, result } => self.replayed(now, id, result, out),
             Input::Validators { id, hosts } => self.validators(now, id, hosts, out),

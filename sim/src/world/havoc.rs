@@ -295,7 +295,7 @@ impl World {
         {
             return;
         }
-        let peer = self.nodes[from].person.tag();
+        let caller = self.nodes[from].person.caller();
         let (from_epoch, to_epoch) = (self.nodes[from].epoch, self.nodes[to].epoch);
         let (ours, theirs) = self.net.connect((from, from_epoch), (to, to_epoch));
         self.post(
@@ -303,7 +303,7 @@ impl World {
             Via::Net,
             Delivery::Inference(OrderInput::Inbound {
                 stream: theirs,
-                peer,
+                caller,
             }),
             0,
         );

@@ -10,7 +10,7 @@ use crate::relay::relays_of;
 use protocol::bundle::{AuditFrame, Bundle};
 use protocol::codec;
 use protocol::discovery::io::{Input as ListInput, Pulse};
-use protocol::ids::{EffectId, ModelDigest, NodeKey, PeerTag, StreamId};
+use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, StreamId};
 use protocol::inference::io::Input as OrderInput;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::manifest::Manifest;
@@ -77,9 +77,9 @@ impl World {
             let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason, ours });
             return self.post(node, Via::Net, failed, 0);
         };
-        let peer = self.nodes[node].person.tag();
+        let caller = self.nodes[node].person.caller();
         let (ours, theirs) = self.net.connect((node, epoch), (to, self.nodes[to].epoch));
-        self.inbound(to, theirs, peer);
+        self.inbound(to, theirs, caller);
         self.post(
             node,
             Via::Net,
@@ -89,13 +89,13 @@ impl World {
     }
 
     /// Somebody opened a stream to a node.
-    fn inbound(&mut self, to: NodeIx, stream: StreamId, peer: PeerTag) {
+    fn inbound(&mut self, to: NodeIx, stream: StreamId, caller: Caller) {
         let adversary = self.nodes[to].adversary.as_ref();
         if adversary.is_some_and(|adversary| adversary.takes_streams()) {
             self.raw.insert(stream);
             return;
         }
-        let input = OrderInput::Inbound { stream, peer };
+        let input = OrderInput::Inbound { stream, caller };
         self.post(to, Via::Net, Delivery::Inference(input), 0);
     }
 
@@ -105,11 +105,11 @@ impl World {
         if !self.up(to) || cut(node, to) || cut(to, node) {
             return None;
         }
-        let peer = self.nodes[node].person.tag();
+        let caller = self.nodes[node].person.caller();
         let (here, there) = (self.nodes[node].epoch, self.nodes[to].epoch);
         let (ours, theirs) = self.net.connect((node, here), (to, there));
         self.raw.insert(ours);
-        self.inbound(to, theirs, peer);
+        self.inbound(to, theirs, caller);
         Some(ours)
     }
 
@@ -374,10 +374,10 @@ impl World {
             return;
         };
         if self.is_run(server, epoch) {
-            let peer = self.nodes[asker].person.tag();
+            let caller = self.nodes[asker].person.caller();
             let input = CheckInput::AuditAsked {
                 stream,
-                peer,
+                caller,
                 frame: Box::new(frame),
             };
             self.post(server, Via::Net, Delivery::Validator(input), 0);

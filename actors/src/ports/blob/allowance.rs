@@ -4,7 +4,7 @@
 //! refused.
 
 use parking_lot::Mutex;
-use protocol::ids::PeerTag;
+use protocol::ids::{AddressTag, Caller, PeerTag};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ pub struct Bounds {
     /// To one peer: the largest metadata there may be, once.
     pub peer: u64,
     /// To one address, or /48 of IPv6: an office of buyers.
-    pub group: u64,
+    pub address: u64,
     /// In all: 0.6 MB a second.
     pub all: u64,
     /// Transfers at once.
@@ -32,7 +32,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             peer: 64 << 20,
-            group: 256 << 20,
+            address: 256 << 20,
             all: 2 << 30,
             transfers: 8,
             life: Duration::from_secs(300),
@@ -51,8 +51,8 @@ pub struct Allowance {
 struct Hour {
     begun: Instant,
     all: u64,
-    /// By the tags of peers and of addresses, which are never the same.
-    given: HashMap<PeerTag, u64>,
+    peers: HashMap<PeerTag, u64>,
+    addresses: HashMap<AddressTag, u64>,
 }
 
 impl Hour {
@@ -60,7 +60,8 @@ impl Hour {
         Self {
             begun,
             all: 0,
-            given: HashMap::new(),
+            peers: HashMap::new(),
+            addresses: HashMap::new(),
         }
     }
 }
@@ -76,35 +77,28 @@ impl Allowance {
     ///
     /// # Errors
     /// Where one of the bounds is reached.
-    pub fn take(&self, peer: PeerTag, group: PeerTag, bytes: u64) -> Result<(), Duration> {
-        self.take_at(Instant::now(), peer, group, bytes)
+    pub fn take(&self, caller: &Caller, bytes: u64) -> Result<(), Duration> {
+        self.take_at(Instant::now(), caller, bytes)
     }
 
-    fn take_at(
-        &self,
-        now: Instant,
-        peer: PeerTag,
-        group: PeerTag,
-        bytes: u64,
-    ) -> Result<(), Duration> {
+    fn take_at(&self, now: Instant, caller: &Caller, bytes: u64) -> Result<(), Duration> {
         let mut hour = self.hour.lock();
         let passed = now.saturating_duration_since(hour.begun);
         if passed >= HOUR {
             *hour = Hour::new(now);
         }
         let bytes = bytes.max(LEAST);
-        let of = |tag: &PeerTag| hour.given.get(tag).copied().unwrap_or(0);
-        let fits = of(&peer) + bytes <= self.bounds.peer
-            && of(&group) + bytes <= self.bounds.group
+        let Caller { peer, address } = caller;
+        let given = |bytes: Option<&u64>| bytes.copied().unwrap_or(0);
+        let fits = given(hour.peers.get(peer)) + bytes <= self.bounds.peer
+            && given(hour.addresses.get(address)) + bytes <= self.bounds.address
             && hour.all + bytes <= self.bounds.all;
         if !fits {
             return Err(HOUR.saturating_sub(passed));
         }
         hour.all += bytes;
-        *hour.given.entry(peer).or_default() += bytes;
-        if group != peer {
-            *hour.given.entry(group).or_default() += bytes;
-        }
+        *hour.peers.entry(*peer).or_default() += bytes;
+        *hour.addresses.entry(*address).or_default() += bytes;
         Ok(())
     }
 }
@@ -115,15 +109,21 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn tag(kind: u8, n: u8) -> PeerTag {
-        let mut tag = [kind; 16];
-        tag[0] = n;
-        PeerTag(tag)
+    fn caller(peer: u32, address: u32) -> Caller {
+        let tag = |n: u32| {
+            let mut tag = [0; 16];
+            tag[..4].copy_from_slice(&n.to_be_bytes());
+            tag
+        };
+        Caller {
+            peer: PeerTag(tag(peer)),
+            address: AddressTag(tag(address)),
+        }
     }
 
     /// Takes until nothing is left; returns how much came.
-    fn drain(allowance: &Allowance, now: Instant, peer: PeerTag, group: PeerTag) -> u64 {
-        let take = |_: &u64| allowance.take_at(now, peer, group, MIB).is_ok();
+    fn drain(allowance: &Allowance, now: Instant, caller: &Caller) -> u64 {
+        let take = |_: &u64| allowance.take_at(now, caller, MIB).is_ok();
         (0u64..10_000).take_while(take).count() as u64 * MIB
     }
 
@@ -131,22 +131,22 @@ mod tests {
     fn a_peer_an_address_and_all_together_get_the_hours_bytes_and_no_more() {
         let bounds = Bounds {
             peer: 4 * MIB,
-            group: 10 * MIB,
+            address: 10 * MIB,
             all: 25 * MIB,
             ..Bounds::default()
         };
         let allowance = Allowance::new(bounds);
         let now = Instant::now();
         // Fifty peers of one address, then one peer each of many.
-        let of_one = |n| drain(&allowance, now, tag(1, n), tag(2, 0));
+        let of_one = |n| drain(&allowance, now, &caller(n, 0));
         assert_eq!(of_one(0), 4 * MIB);
         assert_eq!((1..50).map(of_one).sum::<u64>(), 6 * MIB);
-        let many = |n| drain(&allowance, now, tag(3, n), tag(4, n));
+        let many = |n: u32| drain(&allowance, now, &caller(100 + n, 100 + n));
         assert_eq!((0..50).map(many).sum::<u64>(), 15 * MIB);
-        let left = allowance.take_at(now, tag(5, 0), tag(6, 0), 1).unwrap_err();
+        let left = allowance.take_at(now, &caller(999, 999), 1).unwrap_err();
         assert!(left <= HOUR && left > HOUR / 2);
         // The hour ends.
-        assert_eq!(drain(&allowance, now + HOUR, tag(1, 0), tag(2, 0)), 4 * MIB);
+        assert_eq!(drain(&allowance, now + HOUR, &caller(0, 0)), 4 * MIB);
     }
 
     #[test]
@@ -154,13 +154,15 @@ mod tests {
         let allowance = Allowance::new(Bounds::default());
         let now = Instant::now();
         for n in 0..u32::MAX {
-            let mut peer = tag(1, 0);
-            peer.0[..4].copy_from_slice(&n.to_be_bytes());
-            if allowance.take_at(now, peer, peer, 1).is_err() {
+            if allowance.take_at(now, &caller(n, n), 1).is_err() {
                 break;
             }
         }
         let most = Bounds::default().all / LEAST;
-        assert_eq!(allowance.hour.lock().given.len() as u64, most);
+        let hour = allowance.hour.lock();
+        assert_eq!(
+            (hour.peers.len() as u64, hour.addresses.len() as u64),
+            (most, most)
+        );
     }
 }

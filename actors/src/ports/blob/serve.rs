@@ -4,6 +4,7 @@
 //! A refusal is no offence, of either side.
 
 use super::allowance::{Allowance, Bounds};
+use super::transfers::Transfers;
 use crate::ports::compute::Compute;
 use crate::ports::network::{FrameError, FramedStream};
 use kernels::gguf::Head;
@@ -13,9 +14,10 @@ use protocol::refusal::{Code, Refusal};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+/// How long the first question may take.
+const FIRST: Duration = Duration::from_secs(5);
 /// How long who asks may think between two groups: it reads what it has.
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long a refusal may take to be heard.
@@ -29,7 +31,7 @@ pub struct Blobs {
     compute: Compute,
     listed: Arc<BTreeSet<ModelDigest>>,
     allowance: Arc<Allowance>,
-    transfers: Arc<Semaphore>,
+    transfers: Transfers,
     life: Duration,
 }
 
@@ -40,14 +42,14 @@ impl Blobs {
             compute,
             listed: Arc::new(listed),
             allowance: Arc::new(Allowance::new(bounds)),
-            transfers: Arc::new(Semaphore::new(bounds.transfers)),
+            transfers: Transfers::new(bounds.transfers),
             life: bounds.life,
         }
     }
 
     /// Serves one stream to its end.
     pub async fn serve(self, mut stream: FramedStream) {
-        let Ok(_place) = self.transfers.clone().try_acquire_owned() else {
+        let Some(_place) = self.transfers.begin(stream.caller()) else {
             return turn_away(stream).await;
         };
         // What is cut off in the middle is reset.
@@ -56,8 +58,10 @@ impl Blobs {
     }
 
     async fn answer_all(&self, stream: &mut FramedStream) -> Result<(), FrameError> {
-        let (peer, group) = (stream.tag(), stream.group());
-        while let Ok(asked) = timeout(PAUSE, stream.next()).await {
+        let caller = stream.caller();
+        let mut patience = FIRST;
+        while let Ok(asked) = timeout(patience, stream.next()).await {
+            patience = PAUSE;
             let Some(bytes) = asked? else { break };
             let answer = match BlobFrame::decode(&bytes) {
                 Ok(BlobFrame::Get(request)) => self.slice(request).await,
@@ -67,7 +71,7 @@ impl Blobs {
                 }
             };
             let answer = answer.and_then(|slice| {
-                let taken = self.allowance.take(peer, group, slice.bytes.len() as u64);
+                let taken = self.allowance.take(&caller, slice.bytes.len() as u64);
                 taken.map(|()| slice).map_err(|left| Refusal {
                     retry_after_ms: u64::try_from(left.as_millis()).ok(),
                     ..Refusal::new(

@@ -331,7 +331,7 @@ async fn strangers_get_the_hours_bytes_and_no_more_however_many_they_are() {
     let group = blob::GROUP_BYTES;
     let bounds = Bounds {
         peer: 3 * group,
-        group: 8 * group,
+        all: 8 * group,
         ..Bounds::default()
     };
     let (host, _, model) = honest(8, bounds).await;
@@ -346,7 +346,7 @@ async fn strangers_get_the_hours_bytes_and_no_more_however_many_they_are() {
         }
         all += came;
     }
-    assert_eq!(all, 8 * group, "one address");
+    assert_eq!(all, 8 * group, "all together");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@ use kernels::NUMERICS;
 use parking_lot::Mutex;
 use protocol::ids::{ModelDigest, NodeKey};
 use protocol::inference::io::{InputCount, InputFacts, VocabularySource};
+use protocol::refusal::Refusal;
 use protocol::work::Job;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -236,9 +237,18 @@ impl Fetches {
         let (times, at) = self.failed.entry(model).or_insert((0, now));
         let wait = match error {
             FetchError::Useless(_) => RETRY_MAX,
-            _ => RETRY.saturating_mul(1 << (*times).min(16)).min(RETRY_MAX),
+            // A host without room says when there may be some, and has not failed.
+            FetchError::Refused(Refusal {
+                retry_after_ms: Some(ms),
+                ..
+            }) => Duration::from_millis(ms).clamp(RETRY, RETRY_MAX),
+            _ => {
+                *times = times.saturating_add(1);
+                RETRY
+                    .saturating_mul(1 << (*times - 1).min(16))
+                    .min(RETRY_MAX)
+            }
         };
-        *times = times.saturating_add(1);
         *at = now + wait;
     }
 

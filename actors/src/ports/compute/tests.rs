@@ -352,16 +352,3 @@ fn nothing_is_counted_for_a_model_whose_file_has_changed() {
     let refused = compute.count(&model, &job, &[0; 16]).unwrap_err();
     assert_eq!(refused.code, Code::EngineFailed);
 }
-
-#[test]
-fn what_nobody_paid_is_counted_behind_the_gate() {
-    let (compute, model) = compute();
-    let mut inside = Vec::new();
-    while let Some(place) = compute.unpaid.enter_within(Duration::ZERO) {
-        inside.push(place);
-    }
-    let refused = compute.count(&model, &job("x", 1), &[0; 16]).unwrap_err();
-    assert_eq!(refused.code, Code::Busy);
-    inside.pop();
-    assert!(compute.count(&model, &job("x", 1), &[0; 16]).is_ok());
-}

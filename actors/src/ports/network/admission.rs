@@ -19,6 +19,8 @@ use libp2p::swarm::{
     CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenFailure,
     NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
+use protocol::crypto::tagged_hash;
+use protocol::ids::AddressTag;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
@@ -40,6 +42,19 @@ impl Origin {
             ip: IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !host)),
             prefix,
         }
+    }
+
+    /// Tells it from others. An address of this machine tells nothing: behind a proxy or an onion
+    /// service stands everybody. The /48 around `::1` is `::`.
+    pub(super) fn tag(&self) -> Option<AddressTag> {
+        if self.ip.is_loopback() || self.ip.is_unspecified() {
+            return None;
+        }
+        let text = self.to_string();
+        let digest = tagged_hash("freehold/peer-address/1", &[text.as_bytes()]);
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&digest.0[..16]);
+        Some(AddressTag(tag))
     }
 
     /// How many it may have where an address may have `limit`.
@@ -366,6 +381,25 @@ mod tests {
         let id = ConnectionId::new_unchecked(number);
         let asked = admission.handle_pending_inbound_connection(id, &local, &remote);
         (asked.is_ok(), handle)
+    }
+
+    #[test]
+    fn who_comes_over_this_machine_has_no_address_and_others_have_theirs() {
+        let tag = |text: &str| origins(&address(text)).last().and_then(Origin::tag);
+        for local in [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/127.8.8.8/tcp/2",
+            "/ip6/::1/tcp/3",
+        ] {
+            assert_eq!(tag(local), None, "{local}");
+        }
+        let one = tag("/ip4/192.0.2.7/tcp/1");
+        assert!(one.is_some() && one == tag("/ip4/192.0.2.7/udp/9/quic-v1"));
+        assert_eq!(one, tag("/ip6/::ffff:192.0.2.7/tcp/1"));
+        assert_ne!(one, tag("/ip4/192.0.2.8/tcp/1"));
+        let network = tag("/ip6/2001:db8:1:2::1/tcp/1");
+        assert!(network.is_some() && network == tag("/ip6/2001:db8:1:3::1/tcp/1"));
+        assert_ne!(network, tag("/ip6/2001:db8:2::1/tcp/1"));
     }
 
     #[test]

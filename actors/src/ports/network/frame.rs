@@ -30,7 +30,7 @@ use super::bounds::Timing;
 use super::{NodeKey, PeerId, Protocol, Reporter};
 use parking_lot::Mutex;
 use protocol::crypto::tagged_hash;
-use protocol::ids::PeerTag;
+use protocol::ids::{Caller, PeerTag};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -144,17 +144,13 @@ impl FramedStream {
         PeerTag(tag)
     }
 
-    /// Tells the address that the peer came from, or the /48 of IPv6, from others. Where there
-    /// is none, it is the peer's own tag.
-    pub fn group(&self) -> PeerTag {
-        let Some(origin) = self.origin else {
-            return self.tag();
-        };
-        let text = origin.to_string();
-        let digest = tagged_hash("freehold/peer-group/1", &[text.as_bytes()]);
-        let mut tag = [0; 16];
-        tag.copy_from_slice(&digest.0[..16]);
-        PeerTag(tag)
+    /// The peer, and the address that it came from where there is one.
+    pub fn caller(&self) -> Caller {
+        let peer = self.tag();
+        match self.origin.and_then(|origin| origin.tag()) {
+            Some(address) => Caller { peer, address },
+            None => Caller::alone(peer),
+        }
     }
 
     /// The same stream, of a connection that came from there.

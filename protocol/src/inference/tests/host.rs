@@ -70,8 +70,8 @@ impl Sale {
     /// Order number `n`, on a stream of its own.
     fn comes(&mut self, n: u8, order: &Order) {
         self.stream = StreamId(u64::from(n));
-        let (stream, peer) = (self.stream, peer(1));
-        self.feed(Input::Inbound { stream, peer });
+        let (stream, caller) = (self.stream, caller(1));
+        self.feed(Input::Inbound { stream, caller });
         let signed = seal(2, n, order);
         self.id = OrderId::of(&signed.digest());
         self.sent.clear();

@@ -49,6 +49,7 @@ impl Leaver {
         let effects = self.rig.give(Input::OpenCredit {
             order: order(n),
             buyer: key(5),
+            caller: caller(1),
             quantum: Msat(QUANTUM),
         });
         let [

@@ -1,6 +1,8 @@
 //! The rules of the side that is paid, one test each.
 
 use super::*;
+use crate::ids::AddressTag;
+use crate::limits::{FREE_QUOTAS, FREE_QUOTAS_PER_ADDRESS};
 use crate::payment::UNPAID_KEPT_MS;
 
 const QUANTUM: u64 = 1_000;
@@ -16,6 +18,7 @@ fn asked(rig: &mut Rig, n: u64, buyer: u8) -> Result<Credit, Refusal> {
     let effects = rig.give(Input::OpenCredit {
         order: order(n),
         buyer: key(buyer),
+        caller: caller(1),
         quantum: Msat(QUANTUM),
     });
     match effects.as_slice() {
@@ -404,6 +407,49 @@ fn a_free_quota_is_given_once() {
     assert_eq!(open(&mut rig, 1, 5), (500, false, 0));
     close(&mut rig, 1, 5, 500, 0);
     assert_eq!(open(&mut rig, 2, 5), (0, true, 0));
+}
+
+#[test]
+fn new_keys_of_one_address_and_all_together_get_the_hours_free_quotas_and_no_more() {
+    let mut rig = Rig::new(Config {
+        free_quota: Msat(500),
+        ..Config::default()
+    });
+    let mut number: u64 = 0;
+    let mut free = |rig: &mut Rig, address: u8, keys: u32| {
+        let mut given = 0;
+        for _ in 0..keys {
+            number += 1;
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            let peer = PeerTag(key[..16].try_into().unwrap());
+            let effects = rig.give(Input::OpenCredit {
+                order: order(number),
+                buyer: NodeKey(key),
+                caller: Caller {
+                    peer,
+                    address: AddressTag([address; 16]),
+                },
+                quantum: Msat(QUANTUM),
+            });
+            let free = |effect: &Effect| {
+                matches!(effect, Effect::Tell(Message::CreditOpened { result: Ok(credit), .. })
+                    if credit.window == Msat(500))
+            };
+            given += u32::from(effects.iter().any(free));
+            rig.give(Input::Close {
+                account: account(number, Side::Host, NodeKey(key), 0),
+                unpaid: Msat::ZERO,
+            });
+        }
+        given
+    };
+    assert_eq!(free(&mut rig, 1, 200), FREE_QUOTAS_PER_ADDRESS);
+    let others: u32 = (2..=40).map(|address| free(&mut rig, address, 70)).sum();
+    assert_eq!(others, FREE_QUOTAS - FREE_QUOTAS_PER_ADDRESS);
+    // An hour later there are as many again.
+    rig.pass(3_600_000);
+    assert_eq!(free(&mut rig, 1, 200), FREE_QUOTAS_PER_ADDRESS);
 }
 
 #[test]

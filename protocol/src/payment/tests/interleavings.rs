@@ -333,6 +333,7 @@ impl World {
             Input::OpenCredit {
                 order: order(n),
                 buyer,
+                caller: caller(1),
                 quantum: Msat(1_000),
             }
         } else {

@@ -1,9 +1,8 @@
 //! The serving side of `/freehold/audit/1`: who is let in, and who is told to wait.
 
-use super::{MAX_PER_PEER, Origin, Stage, Validator};
+use super::{MAX_PER_ADDRESS, MAX_PER_PEER, Origin, Stage, Validator};
 use crate::bundle::{AuditFrame, Bundle};
-use crate::ids::PeerTag;
-use crate::ids::StreamId;
+use crate::ids::{Caller, StreamId};
 use crate::limits;
 use crate::machine::Outbox;
 use crate::refusal::{Code, Refusal};
@@ -20,7 +19,7 @@ impl Validator {
         &mut self,
         now: Now,
         stream: StreamId,
-        peer: PeerTag,
+        caller: Caller,
         frame: AuditFrame,
         out: &mut Outbox<Effect>,
     ) {
@@ -31,47 +30,47 @@ impl Validator {
             );
             return refuse(stream, refusal, out);
         };
-        if let Err(refusal) = self.admit(stream, peer) {
+        if let Err(refusal) = self.admit(stream, caller) {
             self.closed(stream, out);
             return refuse(stream, refusal, out);
         }
-        if let Err(refusal) = self.count(now, peer, &bundle) {
+        if let Err(refusal) = self.count(now, &caller, &bundle) {
             return refuse(stream, refusal, out);
         }
         if label(&bundle).host == self.crypto.key() {
             let refusal = Refusal::new(Code::NoHost, "this node does not judge its own answers");
             return refuse(stream, refusal, out);
         }
-        self.begin(now, Origin::Audit { stream, peer }, bundle, true, out);
+        self.begin(now, Origin::Audit { stream, caller }, bundle, true, out);
     }
 
     /// Takes the check from the quotas, before any of it is done: a bundle that fails costs
     /// as much as one that passes.
-    fn count(&mut self, now: Now, peer: PeerTag, bundle: &Bundle) -> Result<(), Refusal> {
+    fn count(&mut self, now: Now, caller: &Caller, bundle: &Bundle) -> Result<(), Refusal> {
         let signatures = signatures_in(bundle);
-        let wait_ms = self.checks.wait_ms(&peer, 1, now.tick);
-        let wait_ms = wait_ms.max(self.signatures.wait_ms(&peer, signatures, now.tick));
+        let wait_ms = self.checks.wait_ms(caller, 1, now.tick);
+        let wait_ms = wait_ms.max(self.signatures.wait_ms(caller, signatures, now.tick));
         if wait_ms > 0 {
             let why = "this node's free checks are used up for now";
             let mut busy = Refusal::new(Code::Busy, why);
             busy.retry_after_ms = Some(wait_ms);
             return Err(busy);
         }
-        self.checks.take(peer, 1, now.tick);
-        self.signatures.take(peer, signatures, now.tick);
+        self.checks.take(caller, 1, now.tick);
+        self.signatures.take(caller, signatures, now.tick);
         Ok(())
     }
 
-    fn admit(&self, stream: StreamId, peer: PeerTag) -> Result<(), Refusal> {
+    fn admit(&self, stream: StreamId, caller: Caller) -> Result<(), Refusal> {
         if !self.config.serve {
             let why = "this node does not check answers for others";
             return Err(Refusal::new(Code::NoHost, why));
         }
-        let (mut strangers, mut same_peer, mut ours) = (0, 0, false);
+        let (mut strangers, mut same_peer, mut same_address, mut ours) = (0, 0, 0, false);
         for job in self.jobs.values() {
             let Origin::Audit {
                 stream: busy,
-                peer: theirs,
+                caller: other,
             } = job.origin
             else {
                 ours |= matches!(job.stage, Stage::Replaying(_));
@@ -82,11 +81,13 @@ impl Validator {
                 return Err(Refusal::new(Code::ProtocolViolation, why));
             }
             strangers += 1;
-            same_peer += usize::from(theirs == peer);
+            same_peer += usize::from(other.peer == caller.peer);
+            same_address += usize::from(other.address == caller.address);
         }
         let full = strangers >= limits::MAX_PENDING_AUDITS / 2
             || self.jobs.len() >= limits::MAX_PENDING_AUDITS
             || same_peer >= MAX_PER_PEER
+            || same_address >= MAX_PER_ADDRESS
             || ours;
         if full {
             let mut busy = Refusal::new(Code::Busy, "too many checks are waiting here");

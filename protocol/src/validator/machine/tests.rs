@@ -3,8 +3,7 @@
 use super::*;
 use crate::bundle::AuditFrame;
 use crate::envelope::Signed;
-use crate::ids::Digest;
-use crate::ids::{LightningId, RequestId};
+use crate::ids::{AddressTag, Digest, LightningId, PeerTag, RequestId};
 use crate::inference::io::Candidate;
 use crate::money::{Msat, Prices};
 use crate::refusal::Code;

@@ -5,7 +5,7 @@ use super::*;
 use crate::bundle::Bundle;
 use crate::crypto::InvoiceFacts;
 use crate::crypto::testing::{TestSigner, order_keys};
-use crate::ids::PeerTag;
+use crate::ids::{Caller, PeerTag};
 use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage};
 use crate::inference::Inference;
 use crate::inference::context::Config as OrderConfig;
@@ -142,7 +142,7 @@ impl World {
                     HOST,
                     Event::Inbound {
                         stream: STREAM,
-                        peer: PeerTag([1; 16]),
+                        caller: Caller::alone(PeerTag([1; 16])),
                     },
                 );
             }

@@ -9,7 +9,7 @@ fn check(stream: u64, peer: u8) -> Input {
 fn check_bundle(stream: u64, peer: u8, script: &Script) -> Input {
     Input::AuditAsked {
         stream: StreamId(stream),
-        peer: PeerTag([peer; 16]),
+        caller: Caller::alone(PeerTag([peer; 16])),
         frame: Box::new(AuditFrame::Check(Box::new(testing::bundle(script)))),
     }
 }
@@ -83,7 +83,7 @@ fn nonsense_is_inconclusive_not_a_panic() {
     let frame = Box::new(AuditFrame::Check(Box::new(bundle)));
     let input = Input::AuditAsked {
         stream: StreamId(1),
-        peer: PeerTag([9; 16]),
+        caller: Caller::alone(PeerTag([9; 16])),
         frame,
     };
     let effects = feed(&mut machine, at(0), input);
@@ -112,6 +112,29 @@ fn one_peer_cannot_take_every_place_and_all_strangers_not_the_last_half() {
     assert_eq!(ask(&mut machine, 99), Some(Code::Busy));
     let own = feed(&mut machine, at(0), ended(&Script::default(), true));
     assert!(replay_id(&own).is_some(), "our own orders still have room");
+}
+
+#[test]
+fn peers_of_one_address_share_its_places_and_its_checks_of_an_hour() {
+    let mut machine = machine(config());
+    let mut ask = |peer: u8, address: u8, bundle: &Script| {
+        let mut input = check_bundle(u64::from(peer), peer, bundle);
+        if let Input::AuditAsked { caller, .. } = &mut input {
+            caller.address = AddressTag([address; 16]);
+        }
+        refusal(&feed(&mut machine, at(0), input))
+    };
+    let waits = (1..=20).filter(|peer| ask(*peer, 1, &Script::default()).is_none());
+    assert_eq!(waits.count(), MAX_PER_ADDRESS);
+    assert_eq!(ask(21, 2, &Script::default()), None);
+    // What is answered at once holds no place, and counts all the same.
+    let lie = Script {
+        receipt: |r| r.counts.output_tokens = 11,
+        ..Script::default()
+    };
+    let answered = (30..=200).filter(|peer| ask(*peer, 3, &lie).is_none());
+    assert_eq!(answered.count(), config().free_checks_per_address as usize);
+    assert_eq!(ask(201, 4, &lie), None);
 }
 
 #[test]
@@ -149,7 +172,7 @@ fn bundles_that_fail_are_counted_like_those_that_pass_and_write_nothing() {
         bundle.terms.bytes.clear();
         Input::AuditAsked {
             stream: StreamId(stream),
-            peer: PeerTag([peer; 16]),
+            caller: Caller::alone(PeerTag([peer; 16])),
             frame: Box::new(AuditFrame::Check(Box::new(bundle))),
         }
     };
@@ -187,7 +210,7 @@ fn signatures_of_strangers_bundles_are_bounded_per_peer_and_in_all() {
     let mut ask = |stream: u64, peer: u8| {
         let input = Input::AuditAsked {
             stream: StreamId(stream),
-            peer: PeerTag([peer; 16]),
+            caller: Caller::alone(PeerTag([peer; 16])),
             frame: Box::new(AuditFrame::Check(Box::new(bundle.clone()))),
         };
         refusal(&feed(&mut machine, at(0), input))
@@ -291,7 +314,7 @@ fn who_does_not_serve_or_is_asked_twice_or_about_itself_refuses() {
     let reply = AuditFrame::Refusal(crate::refusal::Refusal::new(Code::Busy, "x"));
     let input = Input::AuditAsked {
         stream: StreamId(5),
-        peer: PeerTag([9; 16]),
+        caller: Caller::alone(PeerTag([9; 16])),
         frame: Box::new(reply),
     };
     let effects = feed(&mut machine(config()), at(0), input);
