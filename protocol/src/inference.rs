@@ -26,6 +26,7 @@
 
 pub mod context;
 pub mod io;
+pub(crate) mod late;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -49,6 +50,7 @@ use crate::route::Message;
 use crate::time::{Now, Tick};
 use context::{Config, Ctx};
 use io::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
+use late::LatePayments;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -116,6 +118,7 @@ pub struct Inference {
     admission: Admission,
     sweep: Tick,
     retained: Retained,
+    late: LatePayments,
     unfinished: Vec<Unfinished>,
 }
 
@@ -147,6 +150,7 @@ impl Inference {
             admission: Admission::Open,
             sweep: Tick(0),
             retained: Retained::default(),
+            late: LatePayments::default(),
             unfinished: Vec::new(),
         }
     }
@@ -203,6 +207,7 @@ impl Inference {
             rng: &mut self.rng,
             ids: &mut self.ids,
             retained: &mut self.retained,
+            late: &mut self.late,
             out,
         };
         let mut parts = Parts {
@@ -556,6 +561,8 @@ impl Parts<'_> {
             } => {
                 if let Some(buyer) = self.buyer_of(order) {
                     buyer.settled(seq, fee, ms, ctx);
+                } else if let Some(host) = ctx.late.settled(&order, seq) {
+                    ctx.tell(Message::PaymentTaken { host });
                 }
             }
             Input::NotSettled {
@@ -565,6 +572,8 @@ impl Parts<'_> {
             } => {
                 if let Some(buyer) = self.buyer_of(order) {
                     buyer.not_settled(seq, refusal, ctx);
+                } else if refusal.code != Code::PaymentUnknown {
+                    ctx.late.failed(&order, seq);
                 }
             }
             other => self.dispatch_host(other, ctx),

@@ -159,6 +159,11 @@ pub enum Message {
     ValidatorsFound { id: EffectId, hosts: Vec<Candidate> },
     /// Inference tells Reputation how an order went.
     Happened(reputation::io::Outcome),
+    /// Inference tells Reputation that a host took a payment after its order had failed.
+    PaymentTaken {
+        /// The host.
+        host: NodeKey,
+    },
     /// Anybody tells Reputation of misbehaviour.
     Offended(Offence),
     /// Validator tells Reputation of a verdict.
@@ -335,6 +340,7 @@ pub fn deliver(message: Message) -> Delivery {
             Delivery::Reputation(R::ScoresWanted { ticket, subjects })
         }
         Message::Happened(outcome) => Delivery::Reputation(R::Happened(outcome)),
+        Message::PaymentTaken { host } => Delivery::Reputation(R::PaymentTaken { host }),
         Message::Offended(offence) => Delivery::Reputation(R::Offended(offence)),
         Message::Judged {
             host,

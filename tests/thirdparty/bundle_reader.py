@@ -782,7 +782,10 @@ class Case:
         more = cost(self.terms["prices"], more) + self.terms["carried_debt"]
         check(body["finish"] != "budget" or more > self.order["max_cost"],
               "the cap is called used up, and it leaves room for one unit more")
-        if body["numerics"] is not None and not is_embedding(self.job):
+        if is_embedding(self.job):
+            check(body["finish"] not in ("stop", "length") or units == ordered(self.job),
+                  "the embeddings are called complete, and a text has none")
+        elif body["numerics"] is not None:
             ends = self.stopped or bool(self.tokens) and self.tokens[-1]["piece"]["control"]
             check(body["finish"] != "stop" or ends, "the answer is called ended, and nothing ended it")
             check(body["finish"] != "length" or units == ordered(self.job),

@@ -1,6 +1,7 @@
 //! What an order machine borrows from the inference machine for one turn.
 
 use super::io::{BuyerEvent, Effect};
+use super::late::LatePayments;
 use crate::crypto::{Crypto, OrderKeys};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{EffectId, NodeKey, OrderId, RequestId, StreamId};
@@ -126,6 +127,7 @@ pub struct Ctx<'a> {
     pub(crate) rng: &'a mut ChaCha8Rng,
     pub(crate) ids: &'a mut EffectIds,
     pub(crate) retained: &'a mut Retained,
+    pub(crate) late: &'a mut LatePayments,
     pub(crate) out: &'a mut Outbox<Effect>,
 }
 

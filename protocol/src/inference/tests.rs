@@ -24,6 +24,7 @@ use crate::machine::{Machine, Outbox, Record, Table};
 use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat, Prices};
 use crate::offence::OffenceKind;
+use crate::order::attached::{Vector, vector_digest};
 use crate::order::wire::{
     self, Chunk, Finish, Frame, Handling, Invoice, Order, Path, Retention, Terms,
 };
@@ -852,6 +853,8 @@ struct Buyer {
     no_dials: usize,
     /// The count of the prompt that was asked for last.
     counting: Option<EffectId>,
+    /// Otherwise it is over when the terms come.
+    counts_slowly: bool,
     /// Hosts that the vocabulary is fetched from.
     sources: Vec<NodeKey>,
     stream: u64,
@@ -899,6 +902,7 @@ impl Buyer {
             sent: Vec::new(),
             no_dials: 0,
             counting: None,
+            counts_slowly: false,
             sources: Vec::new(),
             stream: 0,
             ms: 0,
@@ -1053,6 +1057,9 @@ impl Buyer {
     }
 
     fn hears(&mut self, frame: Frame) {
+        if matches!(frame, Frame::Terms(_)) && self.counting.is_some() && !self.counts_slowly {
+            self.counts(InputCount::Unknown);
+        }
         let (stream, frame) = (StreamId(self.stream), Box::new(frame));
         self.feed(Input::Received { stream, frame });
     }
@@ -1193,6 +1200,14 @@ fn token(n: u32) -> ChainedToken {
         id: n,
         logits: NO_LOGITS,
         piece: Piece::text(format!(" {n}")),
+    }
+}
+
+fn embedded(id: u32, vector: &Vector) -> ChainedToken {
+    ChainedToken {
+        id,
+        logits: vector_digest(vector),
+        piece: Piece::default(),
     }
 }
 
@@ -1665,15 +1680,106 @@ fn a_host_that_ends_an_order_keeps_a_payment_for_nothing_only_where_it_was_paid_
     let stream = StreamId(buyer.stream);
     buyer.feed(Input::Closed { stream });
     assert_eq!(took(&buyer), Some(true));
-    // It served what was paid for.
+    // It served what was paid for, and its invoice says so.
+    let serves = |buyer: &mut Buyer, tokens: u32| {
+        let words = (0..tokens).map(token).collect();
+        buyer.hears(Frame::Chunk(chunk(0, words, u64::from(tokens), None)));
+    };
     let mut buyer = entered();
-    buyer.hears(Frame::Chunk(chunk(0, (0..4).map(token).collect(), 4, None)));
+    serves(&mut buyer, 8);
+    let head = buyer.head(0..8);
+    buyer.bills_as(1_000, head, |invoice, _| invoice.invoiced = Msat(2_800));
+    assert_eq!((buyer.payments(), buyer.offences()), (2, vec![]));
     buyer.hears(Frame::Refusal(Refusal::new(Code::NotPaid, "no")));
     assert_eq!(took(&buyer), Some(false));
+    // Output that no signature covers can be anything.
+    let mut buyer = entered();
+    serves(&mut buyer, 8);
+    buyer.hears(Frame::Refusal(Refusal::new(Code::NotPaid, "no")));
+    assert_eq!(took(&buyer), Some(true));
+    // The input alone was paid for, and no word came.
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    let terms = buyer.with_entry(buyer.terms(), 800);
+    buyer.hears_offer(&terms);
+    buyer.settles(0);
+    let stream = StreamId(buyer.stream);
+    buyer.feed(Input::Closed { stream });
+    assert_eq!(took(&buyer), Some(true));
     // The user cancels.
     let mut buyer = entered();
     buyer.feed(Input::Cancel(RequestId(1)));
     assert_eq!(took(&buyer), None);
+}
+
+#[test]
+fn a_payment_that_settles_after_its_order_broke_off_counts_as_taken_once() {
+    let taken = |buyer: &Buyer| {
+        let taken = |message: &&Message| matches!(message, Message::PaymentTaken { .. });
+        buyer.told.iter().filter(taken).count()
+    };
+    let broken_off = |code: Option<Code>| {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        buyer.pays_entry();
+        let stream = StreamId(buyer.stream);
+        match code {
+            Some(code) => buyer.hears(Frame::Refusal(Refusal::new(code, "no"))),
+            None => buyer.feed(Input::Closed { stream }),
+        }
+        assert_eq!(taken(&buyer), 0);
+        buyer
+    };
+    for code in [None, Some(Code::Busy), Some(Code::NotPaid)] {
+        let mut buyer = broken_off(code);
+        buyer.settles(0);
+        buyer.settles(0);
+        assert_eq!(taken(&buyer), 1, "{code:?}");
+    }
+    // It failed after all.
+    let mut buyer = broken_off(None);
+    let refusal = Refusal::new(Code::PaymentFailed, "no route");
+    let order = OrderId::of(&buyer.order.as_ref().unwrap().digest());
+    buyer.feed(Input::NotSettled {
+        order,
+        seq: 0,
+        refusal,
+    });
+    buyer.settles(0);
+    assert_eq!(taken(&buyer), 0);
+    // We left ourselves.
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    buyer.pays_entry();
+    buyer.feed(Input::Cancel(RequestId(1)));
+    buyer.settles(0);
+    assert_eq!(taken(&buyer), 0);
+}
+
+#[test]
+fn embeddings_that_end_before_the_last_text_are_no_complete_order() {
+    for (texts, honest) in [(2, true), (3, false)] {
+        let mut buyer = Buyer::idle();
+        let work = Work::Embed {
+            texts: vec!["a".to_owned(); texts],
+        };
+        let job = Job {
+            work,
+            max_output: 0,
+            ..job()
+        };
+        let hosts = vec![candidate(1)];
+        buyer.buys(hosts, (PaymentMode::Metered, Msat(1_000_000), job), false);
+        buyer.hears_terms();
+        let vector = Vector(vec![0; 4]);
+        let mut last = chunk(0, Vec::new(), 0, Some(Finish::Stop));
+        last.totals.items = 2;
+        last.tokens = (0..2).map(|id| embedded(id, &vector)).collect();
+        last.attached.vectors = vec![vector; 2];
+        buyer.hears(Frame::Chunk(last));
+        let offences = match honest {
+            true => vec![],
+            false => vec![OffenceKind::WrongCount],
+        };
+        assert_eq!(buyer.offences(), offences, "{texts}");
+    }
 }
 
 #[test]
@@ -2071,9 +2177,45 @@ fn a_count_above_our_own_is_not_accepted_and_convicts_where_the_rules_are_the_sa
 }
 
 #[test]
-fn a_count_that_comes_late_ends_the_order_where_the_hosts_is_above() {
+fn nothing_is_accepted_while_our_own_count_is_on_its_way() {
+    let with_entry = || {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        buyer.counts_slowly = true;
+        let terms = buyer.seal(&buyer.with_entry(buyer.terms(), 1_800));
+        buyer.hears(Frame::Terms(terms));
+        assert_eq!(
+            (buyer.payments(), buyer.sent.contains(&"accept")),
+            (0, false)
+        );
+        buyer
+    };
+    let mut buyer = with_entry();
+    buyer.counts(counted(7, "exact"));
+    assert_eq!(buyer.offences(), [OffenceKind::FalseInput]);
+    assert_eq!(
+        (buyer.payments(), buyer.dials.len()),
+        (0, 2),
+        "the next is asked"
+    );
+    for count in [counted(8, "exact"), InputCount::Absent, InputCount::Unknown] {
+        let mut buyer = with_entry();
+        buyer.counts(count);
+        assert_eq!(
+            (buyer.payments(), buyer.sent.contains(&"accept")),
+            (1, true)
+        );
+        assert_eq!(buyer.offences(), []);
+    }
+}
+
+#[test]
+fn a_count_that_takes_too_long_is_not_waited_for_and_ends_the_order_where_the_hosts_is_above() {
     let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    buyer.counts_slowly = true;
     buyer.hears_terms();
+    assert!(!buyer.sent.contains(&"accept"));
+    buyer.waits(Config::new(NETWORK).terms_timeout_ms);
+    assert!(buyer.sent.contains(&"accept"));
     buyer.hears_word(0);
     buyer.counts(counted(7, "exact"));
     assert_eq!(buyer.offences(), [OffenceKind::FalseInput]);
@@ -2088,6 +2230,7 @@ fn a_count_that_comes_late_ends_the_order_where_the_hosts_is_above() {
 fn a_count_that_agrees_is_told_once_whenever_it_comes() {
     for (early, tokens) in [(true, 8), (false, 8), (true, 9)] {
         let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        buyer.counts_slowly = !early;
         if early {
             buyer.counts(counted(tokens, "exact"));
         }
@@ -2128,16 +2271,17 @@ fn a_vocabulary_is_asked_of_hosts_that_the_server_did_not_choose() {
 fn a_missing_vocabulary_is_fetched_once_and_never_before_the_first_word() {
     for early in [true, false] {
         let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        buyer.counts_slowly = !early;
         if early {
             buyer.counts(InputCount::Absent);
         }
         buyer.hears_terms();
         assert_eq!(buyer.sources, []);
-        buyer.hears_word(0);
         if !early {
-            assert_eq!(buyer.sources, []);
             buyer.counts(InputCount::Absent);
+            assert_eq!(buyer.sources, []);
         }
+        buyer.hears_word(0);
         buyer.hears_word(1);
         assert_eq!(buyer.sources, [keys(1).key(), keys(3).key()]);
     }

@@ -39,6 +39,7 @@ use crate::inference::context::Ctx;
 use crate::inference::io::{
     BuyRequest, BuyerEvent, Candidate, Effect, Evidence, InputCount, VocabularySource,
 };
+use crate::inference::late::LateOrder;
 use crate::limits;
 use crate::manifest::{PaymentMode, Role};
 use crate::money::{Counts, Meter, Msat};
@@ -173,6 +174,10 @@ struct Deal {
     bills: BTreeMap<u32, Bill>,
     asked: Msat,
     invoices: Vec<Signed>,
+    /// What the host's last invoice or receipt covers: what it can show that it delivered.
+    vouched: Option<Counts>,
+    /// Terms that wait for our own count of the prompt.
+    held_terms: Option<Signed>,
     /// Bytes of order, terms, tokens and invoices.
     evidence: usize,
     finish: Option<Finish>,
@@ -261,6 +266,22 @@ impl Deal {
             until: now.after_ms(STOP_MS),
             most: cost.saturating_add(more),
         }
+    }
+
+    /// What the host can show that it is owed. Output that none of its signatures covers convicts
+    /// nobody, whatever it is, and so is worth nothing.
+    fn owed(&self) -> Msat {
+        let cost = self.vouched.map(|counts| self.cost_of(&counts));
+        cost.unwrap_or_default().saturating_add(self.carried())
+    }
+
+    /// Payments that may still settle, by the number of their invoice.
+    fn open_bills(&self) -> BTreeMap<u32, Msat> {
+        let open = self
+            .bills
+            .iter()
+            .filter(|(_, bill)| bill.fate == Fate::Open);
+        open.map(|(seq, bill)| (*seq, bill.msat)).collect()
     }
 
     /// Whether nothing was delivered, and nothing was or can still be paid.
@@ -499,6 +520,8 @@ impl BuyerOrder {
             bills: BTreeMap::new(),
             asked: Msat::ZERO,
             invoices: Vec::new(),
+            vouched: None,
+            held_terms: None,
             evidence: 0,
             finish: None,
             first_token_ms: None,
@@ -541,6 +564,10 @@ impl BuyerOrder {
     pub fn counted(&mut self, count: InputCount, ctx: &mut Ctx<'_>) {
         if let Some(recount) = self.deal.as_mut().and_then(|deal| deal.recount.as_mut()) {
             recount.counted(count);
+        }
+        let held = self.deal.as_mut().and_then(|deal| deal.held_terms.take());
+        if let Some(terms) = held.filter(|_| self.state == State::Ordered) {
+            return self.terms(terms, ctx);
         }
         if self.state != State::Streaming {
             return;
@@ -735,6 +762,11 @@ impl BuyerOrder {
         let Some(deal) = self.deal.as_mut() else {
             return;
         };
+        // What is paid before our own count is known is not given back.
+        if deal.recount.as_ref().is_some_and(Recount::is_awaited) {
+            deal.held_terms = Some(signed);
+            return;
+        }
         let (Some(stream), digest) = (deal.stream, signed.digest()) else {
             return;
         };
@@ -1101,6 +1133,10 @@ impl BuyerOrder {
                 let cost = deal.cost_of(&more).saturating_add(deal.carried());
                 ("out of budget", cost > deal.max_cost)
             }
+            // Embeddings have no end but the last text.
+            Finish::Stop | Finish::Length if job.meter() == Meter::Item => {
+                ("whole", totals.delivered() == job.most_delivered())
+            }
             Finish::Stop | Finish::Length => return Ok(()),
         };
         match truth {
@@ -1141,6 +1177,7 @@ impl BuyerOrder {
         deal.settled_then = deal.settled();
         deal.asked = invoice.invoiced;
         deal.invoices.push(signed);
+        deal.vouched = Some(invoice.covers);
         self.wait(ctx.config.idle_timeout_ms, ctx);
         self.persist(ctx);
         self.pay(invoice.seq, invoice.bolt11, facts, invoice.msat, ctx);
@@ -1352,6 +1389,7 @@ impl BuyerOrder {
             extensions: Vec::new(),
         };
         let countersigned = ctx.seal_with(deal.signer.as_ref(), host, &body);
+        deal.vouched = Some(receipt.counts);
         deal.receipt = Some(signed);
         deal.countersigned = Some(countersigned.clone());
         let (finish, status) = (receipt.finish, receipt.status);
@@ -1482,6 +1520,13 @@ impl BuyerOrder {
         if self.release_receipt(true, ctx) {
             return;
         }
+        // Our own count takes too long: the host's is believed, as where there is none.
+        let deal = self.deal.as_mut();
+        let held = deal.and_then(|deal| Some((deal.held_terms.take()?, deal.recount.as_mut()?)));
+        if let Some((terms, recount)) = held {
+            recount.waive();
+            return self.terms(terms, ctx);
+        }
         let what = match self.state {
             State::Reserving => "the wallet did not answer in time",
             State::Finding => "no candidates were found in time",
@@ -1547,9 +1592,10 @@ impl BuyerOrder {
             _ => None,
         };
         if failure.is_none_or(Code::is_hosts_fault) {
-            let due = record.as_ref().map_or(Msat::ZERO, |record| {
-                record.cost.saturating_add(record.carried)
-            });
+            let owed = deal.owed();
+            // An end without a word of output is no service, unless we wanted no more.
+            let unserved =
+                failure.is_some() || (deal.counts.delivered() == 0 && deal.stopped.is_none());
             ctx.tell(Message::Happened(Outcome {
                 order: deal.id,
                 host: deal.candidate.host,
@@ -1560,8 +1606,17 @@ impl BuyerOrder {
                 tokens: deal.counts.delivered(),
                 stream_ms: deal.stream_ms,
                 price_kept: deal.price_kept,
-                took_payment: failure.is_some() && deal.settled() > due,
+                took_payment: unserved && deal.settled() > owed,
             }));
+            if unserved || deal.refused.is_some() {
+                let late = LateOrder {
+                    host: deal.candidate.host,
+                    owed,
+                    settled: deal.settled(),
+                    open: deal.open_bills(),
+                };
+                ctx.late.remember(deal.id, late);
+            }
         }
         let Some(record) = record else { return };
         let account = OrderAccount {

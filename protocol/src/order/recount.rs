@@ -1,8 +1,9 @@
 //! The buyer's own count of its prompt, held against the host's.
 //!
 //! An order names its model by digest, so whoever has the vocabulary and the template counts
-//! what the host counts. The count runs while the order is on its way; where the vocabulary is
-//! not here, it is fetched once the first word came, for the next order.
+//! what the host counts. The count runs while the order is on its way, and nothing is accepted
+//! before it is there; where the vocabulary is not here, which is known at once, it is fetched
+//! after the first word, for the next order.
 
 use super::wire::Terms;
 use crate::ids::{EffectId, ModelDigest};
@@ -24,6 +25,7 @@ enum State {
 pub(super) struct Recount {
     state: State,
     fetched: bool,
+    waived: bool,
 }
 
 impl Recount {
@@ -35,12 +37,23 @@ impl Recount {
         Recount {
             state: State::Counting(id),
             fetched: false,
+            waived: false,
         }
     }
 
     /// Whether that count is awaited here.
     pub(super) fn awaits(&self, id: EffectId) -> bool {
         matches!(self.state, State::Counting(awaited) if awaited == id)
+    }
+
+    /// Whether terms wait for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        matches!(self.state, State::Counting(_)) && !self.waived
+    }
+
+    /// Terms wait for it no longer; it may still come.
+    pub(super) fn waive(&mut self) {
+        self.waived = true;
     }
 
     /// Takes in the count.

@@ -31,7 +31,8 @@ pub struct Outcome {
     pub stream_ms: u64,
     /// The host charged no more than it listed.
     pub price_kept: bool,
-    /// The host ended it, or fell silent, and keeps more than what it delivered costs.
+    /// The host ended it, or fell silent, and keeps more than what it can show that it delivered
+    /// costs: output that none of its signatures covers can be anything.
     pub took_payment: bool,
 }
 
@@ -76,6 +77,9 @@ pub struct Subject {
 pub enum Input {
     /// From Inference: an order ended.
     Happened(Outcome),
+    /// From Inference: a payment of an order that had failed settled, and the host keeps more than
+    /// what it can show that it delivered costs.
+    PaymentTaken { host: NodeKey },
     /// From anybody: a peer misbehaved.
     Offended(Offence),
     /// From Validator: a verdict on a host.

@@ -122,6 +122,12 @@ impl Reputation {
         out.push(Effect::Persist(records));
     }
 
+    fn payment_taken(&mut self, now: WallTime, host: NodeKey, out: &mut Outbox<Effect>) {
+        let mut known = self.book.host(host, now, self.config.half_life_ms);
+        known.taken.take(now);
+        out.push(Effect::Persist(self.book.set_host(host, known)));
+    }
+
     fn offended(&mut self, now: Now, offence: Offence, out: &mut Outbox<Effect>) {
         if offence.kind.is_objective() {
             let what = short(&format!("{} ({})", sentence(&offence.kind), offence.detail));
@@ -269,6 +275,7 @@ impl Machine for Reputation {
     fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
         match input {
             Input::Happened(outcome) => self.happened(now, &outcome, out),
+            Input::PaymentTaken { host } => self.payment_taken(now.wall, host, out),
             Input::Offended(offence) => self.offended(now, offence, out),
             Input::Judged {
                 host,

@@ -6,7 +6,7 @@ use crate::crypto::{Crypto, Secp};
 use crate::envelope::{Body, Network, Signed};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
 use crate::manifest::PaymentMode;
-use crate::money::{Counts, Msat, Prices};
+use crate::money::{Counts, Meter, Msat, Prices};
 use crate::order::wire::{
     self, Countersigned, EntryInvoice, Invoice, Order, PaymentEntry, Receipt, Status, Terms,
 };
@@ -50,6 +50,7 @@ pub fn token(n: u32) -> ChainedToken {
 ///
 /// Each closure may turn what the host signs into a lie.
 pub struct Script {
+    pub order: fn(&mut Order),
     pub terms: fn(&mut Terms),
     pub invoice: fn(&mut Invoice),
     pub receipt: fn(&mut Receipt),
@@ -59,6 +60,7 @@ pub struct Script {
 impl Default for Script {
     fn default() -> Self {
         Script {
+            order: |_| {},
             terms: |_| {},
             invoice: |_| {},
             receipt: |_| {},
@@ -99,11 +101,11 @@ pub fn order_body() -> Order {
     }
 }
 
-fn terms_body(order: &Signed) -> Terms {
+fn terms_body(order: &Signed, script: &Script) -> Terms {
     Terms {
         order: order.digest(),
-        input: counts(0),
-        prices: Prices::chat(100_000_000, 250_000_000),
+        input: counts(script, 0),
+        prices: Prices::chat(100_000_000, 250_000_000).with(Meter::Item, 250_000_000),
         window: Msat(2_000),
         quantum: Msat(1_000),
         carried_debt: Msat(100),
@@ -120,12 +122,15 @@ fn terms_body(order: &Signed) -> Terms {
     }
 }
 
-fn counts(output_tokens: u64) -> Counts {
-    Counts {
+/// Eight tokens of input, and so much of what the script's job delivers.
+fn counts(script: &Script, delivered: u64) -> Counts {
+    let mut order = order_body();
+    (script.order)(&mut order);
+    let input = Counts {
         input_tokens: 8,
-        output_tokens,
         ..Counts::default()
-    }
+    };
+    input.with_delivered(order.job.meter(), delivered)
 }
 
 pub fn prompt() -> Digest {
@@ -135,8 +140,10 @@ pub fn prompt() -> Digest {
 /// Builds the bundle of an order that ran by `script`.
 pub fn bundle(script: &Script) -> Bundle {
     let (buyer, host) = (buyer(), host());
-    let order = seal(&buyer, host.key(), 1, &order_body());
-    let mut terms_said = terms_body(&order);
+    let mut ordered = order_body();
+    (script.order)(&mut ordered);
+    let order = seal(&buyer, host.key(), 1, &ordered);
+    let mut terms_said = terms_body(&order, script);
     (script.terms)(&mut terms_said);
     let terms = seal(&host, buyer.key(), 2, &terms_said);
     let tokens: Vec<ChainedToken> = (0..10).map(token).collect();
@@ -191,7 +198,7 @@ fn invoice(
         seq,
         bolt11: format!("invoice {seq}"),
         msat: Msat(sum - before),
-        covers: counts(covers),
+        covers: counts(script, covers),
         invoiced: Msat(sum),
         head: head(order, terms, &tokens[..covers as usize]),
         window: Msat(2_000),
@@ -227,7 +234,7 @@ fn receipt(
         prompt: prompt(),
         head: head(order, terms, tokens),
         finish: wire::Finish::Stop,
-        counts: counts(10),
+        counts: counts(script, 10),
         cost: Msat(800 + 2_500),
         payments: vec![payment(0, 1_100), payment(1, 800), payment(2, 1_000)],
         debt: Msat(500),

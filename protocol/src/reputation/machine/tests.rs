@@ -147,6 +147,21 @@ fn three_failures_in_a_row_cool_a_host_down_for_longer_each_time() {
 }
 
 #[test]
+fn a_payment_that_is_taken_after_its_order_failed_is_rested_for_like_any_other() {
+    let mut machine = Reputation::new(Config::default());
+    let until = |machine: &mut Reputation, now: u64| {
+        let card = scores(machine, at(now), &[(1, 100)]).remove(0);
+        card.cooldown.map(|(until, _)| until.ms_since(at(now).wall))
+    };
+    feed(&mut machine, at(0), outcome(1, Some(Code::Timeout)));
+    assert_eq!(until(&mut machine, 0), None);
+    let host = key(1);
+    let effects = feed(&mut machine, at(0), Input::PaymentTaken { host });
+    assert!(matches!(effects[..], [Effect::Persist(_)]), "{effects:?}");
+    assert_eq!(until(&mut machine, 0), Some(120_000));
+}
+
+#[test]
 fn who_takes_payments_and_serves_nothing_is_left_alone_for_four_times_as_long_each_time() {
     let mut machine = Reputation::new(Config::default());
     let taken = |failure| match outcome(1, Some(failure)) {

@@ -117,9 +117,15 @@ fn ending(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
             "the receipt says that the cap is used up, and it leaves room for one unit more",
         ));
     }
+    let whole = length >= job.most_delivered();
+    // Embeddings have no end but the last text, whoever computes them.
+    if job.meter() == Meter::Item && matches!(receipt.finish, Finish::Stop | Finish::Length) {
+        let text = "the receipt says that every text was embedded, and fewer were";
+        return if whole { Ok(()) } else { Err(lie(text)) };
+    }
     // Servers of another make do not show the token that ended an answer, and have limits of
-    // their own; embeddings have no ending.
-    let replayable = receipt.numerics.is_some() && job.meter() == Meter::OutputToken;
+    // their own.
+    let replayable = receipt.numerics.is_some();
     let (ended, what) = match receipt.finish {
         _ if !replayable => return Ok(()),
         // The last token ends a turn, or a stop string is complete.
@@ -128,7 +134,7 @@ fn ending(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
             "the receipt says that the model ended the answer, and neither its last token nor a stop string does",
         ),
         Finish::Length => (
-            length >= job.most_delivered(),
+            whole,
             "the receipt says that the output ordered was delivered, and less was",
         ),
         _ => (true, ""),

@@ -4,6 +4,7 @@ use super::*;
 use crate::envelope::Signed;
 use crate::money::{Msat, Prices};
 use crate::validator::testing::{self, NETWORK, Script, buyer, host, token, validator};
+use crate::work::Work;
 use proptest::prelude::*;
 
 fn check(bundle: &Bundle) -> Result<Facts, Finding> {
@@ -47,6 +48,33 @@ fn an_honest_bundle_passes_with_and_without_a_receipt() {
         "the last two tokens are vouched for by nobody"
     );
     assert_eq!(facts.prompt, None);
+}
+
+#[test]
+fn embeddings_that_end_before_the_last_text_are_false_whoever_computed_them() {
+    fn embeds<const TEXTS: usize>(order: &mut Order) {
+        let texts = vec!["a".to_owned(); TEXTS];
+        order.job.work = Work::Embed { texts };
+        order.job.max_output = 0;
+    }
+    for numerics in [
+        |_: &mut Terms| {},
+        |terms: &mut Terms| terms.numerics = None,
+    ] {
+        let honest = Script {
+            order: embeds::<10>,
+            terms: numerics,
+            ..Script::default()
+        };
+        run(&honest).unwrap();
+        assert_false(
+            "ten of eleven texts",
+            Script {
+                order: embeds::<11>,
+                ..honest
+            },
+        );
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage};
 use crate::inference::Inference;
 use crate::inference::context::Config as OrderConfig;
 use crate::inference::io::{
-    BuyRequest, Effect as Do, Input as Event, ModelSelector, PromptFacts, Served,
+    BuyRequest, Effect as Do, Input as Event, InputCount, ModelSelector, PromptFacts, Served,
 };
 use crate::manifest::{HostLimits, PaymentMode};
 use crate::order::wire::{Finish, Handling, Path, Receipt, Retention};
@@ -175,6 +175,10 @@ impl World {
                         result: Ok(facts),
                     },
                 );
+            }
+            Do::CountInput { id, .. } => {
+                let count = InputCount::Absent;
+                push(side, Event::InputCounted { id, count });
             }
             Do::StartEngine { order, allowed, .. } => {
                 self.order = order;
