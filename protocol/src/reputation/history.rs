@@ -36,44 +36,64 @@ const MAX_HINTS: usize = 4;
 /// single order leaves after four half-lives.
 const SERVED_MIN: u64 = EVENT / 16;
 
-/// Failures in a row, and the cool-down that they led to.
+/// What a streak counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Orders that the host failed.
+    Failures,
+    /// Orders that it did not take: a cool-down of its own, far shorter than after failures.
+    Refusals,
+    /// Payments that it took for nothing.
+    Taken,
+}
+
+impl Counted {
+    fn name(self) -> &'static str {
+        match self {
+            Counted::Failures => "failures",
+            Counted::Refusals => "refusals",
+            Counted::Taken => "payments taken for nothing",
+        }
+    }
+
+    /// How long a host rests after so many. Milliseconds.
+    fn rest_ms(self, failures: u32) -> u64 {
+        let grows = |first_ms: u64| {
+            let factor = u64::from((failures + 1).saturating_sub(FAILURES_BEFORE_COOLDOWN));
+            first_ms * factor.min(MAX_COOLDOWN_FACTOR)
+        };
+        match (self, failures) {
+            (Counted::Failures, _) => grows(COOLDOWN_MS),
+            (Counted::Refusals, _) => grows(REFUSED_COOLDOWN_MS),
+            (Counted::Taken, 0) => 0,
+            (Counted::Taken, 1) => TAKEN_REST_MS,
+            (Counted::Taken, again) => {
+                TAKEN_AGAIN_REST_MS.saturating_mul(4u64.saturating_pow(again - 2))
+            }
+        }
+    }
+}
+
+/// Events in a row, and the cool-down that they led to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Streak {
-    /// Failures since the last success.
+    /// Events since the last success.
     pub failures: u32,
     /// Not to be used before.
     pub until: WallTime,
 }
 
 impl Streak {
-    /// Counts a failure.
-    pub fn fail(&mut self, now: WallTime) {
-        self.count(now, COOLDOWN_MS);
-    }
-
-    /// Counts a refusal: a cool-down of its own, far shorter than after failures.
-    pub fn refuse(&mut self, now: WallTime) {
-        self.count(now, REFUSED_COOLDOWN_MS);
-    }
-
-    /// Counts a payment taken for nothing, once for each rest.
-    pub fn take(&mut self, now: WallTime) {
-        if self.until > now {
+    /// Counts an event. Payments taken for nothing count once for each rest: orders begun before
+    /// the first was known are the same time.
+    pub fn count(&mut self, what: Counted, now: WallTime) {
+        if what == Counted::Taken && self.holds(what, now) {
             return;
         }
-        let rest_ms = match self.failures {
-            0 => TAKEN_REST_MS,
-            again => TAKEN_AGAIN_REST_MS.saturating_mul(4u64.saturating_pow(again - 1)),
-        };
         self.failures = self.failures.saturating_add(1);
-        self.until = now.after_ms(rest_ms);
-    }
-
-    fn count(&mut self, now: WallTime, cooldown_ms: u64) {
-        self.failures = self.failures.saturating_add(1);
-        if self.failures >= FAILURES_BEFORE_COOLDOWN {
-            let factor = u64::from(self.failures - (FAILURES_BEFORE_COOLDOWN - 1));
-            self.until = now.after_ms(cooldown_ms * factor.min(MAX_COOLDOWN_FACTOR));
+        match what.rest_ms(self.failures) {
+            0 => {}
+            rest_ms => self.until = now.after_ms(rest_ms),
         }
     }
 
@@ -82,15 +102,18 @@ impl Streak {
         *self = Streak::default();
     }
 
+    /// A rest that would end later than one that began now began under a clock that was ahead.
+    fn holds(&self, what: Counted, now: WallTime) -> bool {
+        let latest = now.after_ms(what.rest_ms(self.failures));
+        self.until > now && self.until <= latest
+    }
+
     /// The cool-down that holds at `now`, with its reason.
-    /// `what` names what was counted.
-    pub fn cooldown(&self, what: &str, now: WallTime) -> Option<(WallTime, String)> {
-        (self.until > now).then(|| {
+    pub fn cooldown(&self, what: Counted, now: WallTime) -> Option<(WallTime, String)> {
+        self.holds(what, now).then(|| {
+            let (count, what) = (self.failures, what.name());
             let seconds = self.until.ms_since(now).div_ceil(1_000);
-            let why = format!(
-                "{} {what} in a row; tried again in {seconds} s",
-                self.failures
-            );
+            let why = format!("{count} {what} in a row; tried again in {seconds} s");
             (self.until, why)
         })
     }
@@ -149,7 +172,7 @@ impl History {
         let refused = outcome.refused.is_some() || outcome.refused_by_price();
         if refused {
             self.refused = self.refused.saturating_add(EVENT);
-            self.refusals.refuse(now);
+            self.refusals.count(Counted::Refusals, now);
             return;
         }
         if !outcome.price_kept {
@@ -158,7 +181,7 @@ impl History {
         match outcome.failure {
             Some(code) if code.is_hosts_fault() => {
                 self.failed = self.failed.saturating_add(EVENT);
-                self.streak.fail(now);
+                self.streak.count(Counted::Failures, now);
             }
             // Neither to its credit nor to its blame: full, too dear, stopped by us.
             Some(_) => {}

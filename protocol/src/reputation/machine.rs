@@ -21,7 +21,7 @@
 //! The book is rebuilt from [`Table::History`](crate::machine::Table).
 
 use super::book::Book;
-use super::history::{Conviction, EVENT, Hint, HostHistory};
+use super::history::{Conviction, Counted, EVENT, Hint, HostHistory};
 use super::io::{Effect, Input, Outcome, Subject, Witness};
 use super::reach::Reach;
 use super::score::{self, Known, Weights};
@@ -111,7 +111,7 @@ impl Reputation {
         if outcome.took_payment || (went_well && self.book.knows_host(&host)) {
             let mut known = self.book.host(host, now.wall, half_life_ms);
             match outcome.took_payment {
-                true => known.taken.take(now.wall),
+                true => known.taken.count(Counted::Taken, now.wall),
                 false => {
                     known.streak.clear();
                     known.taken.clear();
@@ -124,7 +124,7 @@ impl Reputation {
 
     fn payment_taken(&mut self, now: WallTime, host: NodeKey, out: &mut Outbox<Effect>) {
         let mut known = self.book.host(host, now, self.config.half_life_ms);
-        known.taken.take(now);
+        known.taken.count(Counted::Taken, now);
         out.push(Effect::Persist(self.book.set_host(host, known)));
     }
 
@@ -152,7 +152,7 @@ impl Reputation {
     fn fault(&mut self, now: WallTime, host: NodeKey) -> Vec<Record> {
         let mut known = self.book.host(host, now, self.config.half_life_ms);
         known.faults = known.faults.saturating_add(EVENT);
-        known.streak.fail(now);
+        known.streak.count(Counted::Failures, now);
         self.book.set_host(host, known)
     }
 
@@ -246,7 +246,7 @@ impl Reputation {
         let mut known = self.book.host(host, now, self.config.half_life_ms);
         for at in self.reach.pending(host) {
             known.faults = known.faults.saturating_add(EVENT);
-            known.streak.fail(at);
+            known.streak.count(Counted::Failures, at);
         }
         known
     }
@@ -305,6 +305,7 @@ fn sentence(kind: &OffenceKind) -> &'static str {
         OffenceKind::WrongReceipt => "wrong receipt",
         OffenceKind::WrongCount => "wrong count",
         OffenceKind::FalseInput => "false count of the prompt",
+        OffenceKind::FalseText => "text that is not its tokens'",
         OffenceKind::WrongInvoice => "wrong invoice",
         _ => "misbehaviour",
     }

@@ -5,7 +5,7 @@
 //! this node, since anybody can list any price: a listing that costs nothing scores no
 //! higher than one at half of that median.
 
-use super::history::{EVENT, History, HostHistory};
+use super::history::{Counted, EVENT, History, HostHistory};
 use super::{ScoreCard, ScoreTerm, Standing};
 use crate::money::Msat;
 use crate::reputation::io::Subject;
@@ -265,10 +265,10 @@ fn cooldown(one: &Known, now: WallTime) -> Option<(WallTime, String)> {
     {
         return Some((convicted.until, format!("caught: {}", convicted.what)));
     }
-    let own = one.history.streak.cooldown("failures", now);
-    let host = one.host.streak.cooldown("failures", now);
-    let refused = one.history.refusals.cooldown("refusals", now);
-    let taken = one.host.taken.cooldown("payments taken for nothing", now);
+    let own = one.history.streak.cooldown(Counted::Failures, now);
+    let host = one.host.streak.cooldown(Counted::Failures, now);
+    let refused = one.history.refusals.cooldown(Counted::Refusals, now);
+    let taken = one.host.taken.cooldown(Counted::Taken, now);
     let all = own.into_iter().chain(host).chain(refused).chain(taken);
     all.max_by_key(|(until, _)| *until)
 }

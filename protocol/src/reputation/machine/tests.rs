@@ -162,6 +162,23 @@ fn a_payment_that_is_taken_after_its_order_failed_is_rested_for_like_any_other()
 }
 
 #[test]
+fn a_clock_that_was_ahead_makes_no_rest_longer() {
+    let mut machine = Reputation::new(Config::default());
+    let host = key(1);
+    let day = 86_400_000;
+    feed(&mut machine, at(day), Input::PaymentTaken { host });
+    let rests = |machine: &mut Reputation, now: u64| {
+        let card = scores(machine, at(now), &[(1, 100)]).remove(0);
+        card.cooldown.is_some()
+    };
+    assert!(rests(&mut machine, day));
+    // The clock is set right: nothing is known of how much of the rest is over.
+    assert!(!rests(&mut machine, 0));
+    feed(&mut machine, at(0), Input::PaymentTaken { host });
+    assert!(rests(&mut machine, 3_599_999) && !rests(&mut machine, 3_600_000));
+}
+
+#[test]
 fn who_takes_payments_and_serves_nothing_is_left_alone_for_four_times_as_long_each_time() {
     let mut machine = Reputation::new(Config::default());
     let taken = |failure| match outcome(1, Some(failure)) {
