@@ -39,7 +39,7 @@ use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
 use crate::manifest::PaymentMode;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
-use crate::order::buyer::BuyerOrder;
+use crate::order::buyer::{self, BuyerOrder};
 use crate::order::host::{HostOrder, State as HostState};
 use crate::order::record::{self, Closing, Retained, Unfinished};
 use crate::order::wire::{Countersigned, Frame, Handling, Order, Paid, Status};
@@ -549,6 +549,18 @@ impl Parts<'_> {
                     buyer.counted(count, ctx);
                 }
             }
+            Input::WrongPiece {
+                order,
+                host,
+                position,
+            } => match self.buyer_of(order) {
+                Some(buyer) => buyer.wrong_piece(position, ctx),
+                // It came with the end of the order.
+                None => {
+                    let detail = buyer::wrong_piece(position);
+                    ctx.offence(host, order, OffenceKind::FalseText, &detail);
+                }
+            },
             Input::Received { stream, frame } => self.received(stream, *frame, ctx),
             Input::Garbled { stream, detail } => self.garbled(stream, detail, ctx),
             Input::Closed { stream } => self.closed(stream, ctx),

@@ -39,6 +39,8 @@ pub enum OffenceKind {
     TermsNotAsListed,
     /// Terms that charge more prompt tokens than the model's own vocabulary counts.
     FalseInput,
+    /// Pieces that the model's own vocabulary does not have for their tokens.
+    FalseText,
     /// Terms or an invoice too near to their end. Clocks that differ look the same.
     Stale,
 }
@@ -56,6 +58,7 @@ impl OffenceKind {
                 | OffenceKind::WrongReceipt
                 | OffenceKind::WrongCount
                 | OffenceKind::FalseInput
+                | OffenceKind::FalseText
                 | OffenceKind::WrongInvoice
         )
     }

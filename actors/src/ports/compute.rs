@@ -18,6 +18,7 @@ pub use kernels::CancelFlag;
 use kernels::gguf::Head;
 use kernels::{BACKGROUND, Engine, EngineError, EngineOptions, Load, Model};
 use order::Steering;
+pub(super) use order::piece;
 use parking_lot::Mutex;
 use protocol::chain::{ChainedToken, Piece};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
@@ -187,6 +188,19 @@ impl Compute {
             }),
             Err(_) => InputCount::Unknown,
         })
+    }
+
+    /// The first of these tokens of an answer whose piece is not what the model has for it, where
+    /// the model is here.
+    pub fn wrong_piece(
+        &self,
+        model: &ModelDigest,
+        tokens: &[ChainedToken],
+    ) -> Option<Option<usize>> {
+        let model = self.model(model)?;
+        let tokenizer = model.tokenizer();
+        let differs = |token: &ChainedToken| piece(tokenizer, token.id) != token.piece;
+        Some(tokens.iter().position(differs))
     }
 
     /// Tokenizes a job's prompt. Blocks: call it from a blocking thread.
@@ -403,7 +417,7 @@ impl Compute {
                 .map(|token| ChainedToken {
                     id: token.expected_token,
                     logits: Digest(token.logit_digest),
-                    piece: order::piece(model.tokenizer(), token.expected_token),
+                    piece: piece(model.tokenizer(), token.expected_token),
                 })
                 .collect(),
             numerics: model.info().numerics.clone(),

@@ -92,6 +92,28 @@ impl Ports<Inference> for InferencePorts {
                     shared.to_inference(Input::InputCounted { id, count }).await;
                 });
             }
+            Effect::CheckPieces {
+                order,
+                host,
+                model,
+                from,
+                tokens,
+            } => {
+                let (shared, vocabularies) = (self.shared.clone(), self.vocabularies.clone());
+                self.shared.runtime.spawn(async move {
+                    let check = move || vocabularies.wrong_piece(&model, &tokens);
+                    let wrong = tokio::task::spawn_blocking(check).await;
+                    if let Ok(Some(at)) = wrong {
+                        let position = from + at as u64;
+                        let wrong = Input::WrongPiece {
+                            order,
+                            host,
+                            position,
+                        };
+                        shared.to_inference(wrong).await;
+                    }
+                });
+            }
             Effect::FetchVocabulary { model, hosts } => {
                 let vocabularies = self.vocabularies.clone();
                 self.shared

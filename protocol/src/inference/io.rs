@@ -187,6 +187,12 @@ pub enum Input {
     },
     /// [`Effect::CountInput`] is done.
     InputCounted { id: EffectId, count: InputCount },
+    /// Tokens of [`Effect::CheckPieces`] stand for something else; `position` counts output from 0.
+    WrongPiece {
+        order: OrderId,
+        host: NodeKey,
+        position: u64,
+    },
     /// The engine produced output.
     Produced {
         order: OrderId,
@@ -355,6 +361,17 @@ pub enum Effect {
         id: EffectId,
         model: ModelDigest,
         job: Box<Job>,
+    },
+    /// Hold what tokens of an answer that we buy are said to stand for against the model's
+    /// vocabulary, with which the prompt was counted. [`Input::WrongPiece`] comes where one is
+    /// false, and nothing where all are true.
+    CheckPieces {
+        order: OrderId,
+        host: NodeKey,
+        model: ModelDigest,
+        /// Position of the first of them in the output.
+        from: u64,
+        tokens: Vec<ChainedToken>,
     },
     /// Fetch a model's vocabulary for later orders, from any of these hosts, in the
     /// background. Nothing is said when it is done.

@@ -853,6 +853,8 @@ struct Buyer {
     no_dials: usize,
     /// The count of the prompt that was asked for last.
     counting: Option<EffectId>,
+    /// From which position on how many tokens were held against the vocabulary.
+    checked: Vec<(u64, usize)>,
     /// Otherwise it is over when the terms come.
     counts_slowly: bool,
     /// Hosts that the vocabulary is fetched from.
@@ -903,6 +905,7 @@ impl Buyer {
             no_dials: 0,
             counting: None,
             counts_slowly: false,
+            checked: Vec::new(),
             sources: Vec::new(),
             stream: 0,
             ms: 0,
@@ -984,6 +987,9 @@ impl Buyer {
                     Effect::CountInput { id, .. } => {
                         assert!(self.order.is_some(), "the order goes first");
                         self.counting = Some(id);
+                    }
+                    Effect::CheckPieces { from, tokens, .. } => {
+                        self.checked.push((from, tokens.len()));
                     }
                     Effect::FetchVocabulary { hosts, .. } => {
                         self.sources.extend(hosts.iter().map(|source| source.host));
@@ -2246,6 +2252,59 @@ fn a_count_that_agrees_is_told_once_whenever_it_comes() {
         });
         assert_eq!(told.collect::<Vec<_>>(), [tokens]);
         assert_eq!((buyer.offences(), buyer.sources), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn what_tokens_stand_for_is_held_against_the_vocabulary_where_both_decode_alike() {
+    for (numerics, late, checked) in [
+        ("exact", false, vec![(0, 1), (1, 1)]),
+        ("exact", true, vec![(0, 1), (1, 1)]),
+        ("other", false, vec![]),
+    ] {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        buyer.counts_slowly = true;
+        if !late {
+            buyer.counts(counted(8, numerics));
+        }
+        buyer.hears_terms();
+        if late {
+            buyer.waits(Config::new(NETWORK).terms_timeout_ms);
+        }
+        buyer.hears_word(0);
+        if late {
+            assert_eq!(buyer.checked, []);
+            buyer.counts(counted(8, numerics));
+        }
+        buyer.hears_word(1);
+        assert_eq!(buyer.checked, checked, "{numerics} {late}");
+        assert_eq!(buyer.offences(), []);
+    }
+    // What comes of it ends the order, or is booked when that is over.
+    for over in [false, true] {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        buyer.counts(counted(8, "exact"));
+        buyer.hears_terms();
+        buyer.hears_word(0);
+        let order = OrderId::of(&buyer.order.as_ref().unwrap().digest());
+        if over {
+            buyer.feed(Input::Cancel(RequestId(1)));
+        }
+        let (host, position) = (keys(1).key(), 0);
+        let wrong = Input::WrongPiece {
+            order,
+            host,
+            position,
+        };
+        buyer.feed(wrong);
+        assert_eq!(buyer.offences(), [OffenceKind::FalseText], "{over}");
+        let by = buyer.told.iter().find_map(|message| match message {
+            Message::Offended(offence) => Some(offence.by),
+            _ => None,
+        });
+        assert_eq!(by, Some(host));
+        let failed = |event: &BuyerEvent| matches!(event, BuyerEvent::Failed(_));
+        assert!(buyer.said.iter().any(failed));
     }
 }
 

@@ -242,6 +242,23 @@ impl Deal {
         terms.most_under_way(job, &self.counts, self.window.saturating_add(since))
     }
 
+    /// Has pieces held against the vocabulary, where it is here. Text arrives no later for it.
+    fn check_pieces(&self, job: &Job, from: u64, tokens: Vec<ChainedToken>, ctx: &mut Ctx<'_>) {
+        let (Some(recount), Some((_, terms))) = (&self.recount, &self.terms) else {
+            return;
+        };
+        let pieces = job.meter() == Meter::OutputToken && !tokens.is_empty();
+        if pieces && recount.decodes_for(terms) {
+            ctx.out.push(Effect::CheckPieces {
+                order: self.id,
+                host: self.candidate.host,
+                model: self.candidate.offer.digest,
+                from,
+                tokens,
+            });
+        }
+    }
+
     /// Adds to what is kept; returns whether it is more than can be.
     fn keeps_too_much(&mut self, parts: impl Iterator<Item = usize>) -> bool {
         let bytes = parts.map(|bytes| bytes + FIXED_BYTES).sum();
@@ -316,6 +333,13 @@ impl Deal {
             .filter(|bill| bill.fate == Fate::Settled);
         settled.fold(Msat::ZERO, |sum, bill| sum.saturating_add(bill.msat))
     }
+}
+
+/// What is said of a token that does not stand for what its piece shows.
+pub fn wrong_piece(position: u64) -> String {
+    format!(
+        "the text of token {position} of the output is not the one that the model's vocabulary has"
+    )
 }
 
 impl BuyerOrder {
@@ -577,6 +601,9 @@ impl BuyerOrder {
         match checked {
             Ok(()) => self.tell_count(ctx),
             Err((kind, detail)) => return self.violation(kind, detail, ctx),
+        }
+        if let Some(deal) = &self.deal {
+            deal.check_pieces(&self.request.job, 0, deal.tokens.clone(), ctx);
         }
         self.fetch_vocabulary(ctx);
     }
@@ -1037,6 +1064,12 @@ impl BuyerOrder {
             text.push_str(&deal.rendering.finish());
         }
         let tokens = chunk.tokens.iter().map(|token| token.id).collect();
+        deal.check_pieces(
+            &self.request.job,
+            deal.counts.delivered(),
+            chunk.tokens.clone(),
+            ctx,
+        );
         deal.tokens.extend(chunk.tokens);
         deal.counts = chunk.totals;
         deal.next_chunk += 1;
@@ -1060,6 +1093,11 @@ impl BuyerOrder {
             },
         );
         self.fetch_vocabulary(ctx);
+    }
+
+    /// A token that this host sent stands for something else than it says.
+    pub fn wrong_piece(&mut self, position: u64, ctx: &mut Ctx<'_>) {
+        self.violation(OffenceKind::FalseText, wrong_piece(position), ctx);
     }
 
     /// Whether the host sends more than it may after a Stop.

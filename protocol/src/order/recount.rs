@@ -80,6 +80,12 @@ impl Recount {
         absent && !std::mem::replace(&mut self.fetched, true)
     }
 
+    /// Whether the vocabulary is here, and the host decodes tokens by the same rules: what it
+    /// sends is then held against it.
+    pub(super) fn decodes_for(&self, terms: &Terms) -> bool {
+        self.facts().is_some_and(|own| own.has_rules_of(terms))
+    }
+
     /// Holds terms against the count, if it is known.
     ///
     /// # Errors
@@ -101,8 +107,7 @@ impl Recount {
         if theirs <= own.tokens {
             return Ok(());
         }
-        let same_rules = terms.numerics.is_some() && terms.numerics == own.numerics;
-        let kind = match same_rules {
+        let kind = match own.has_rules_of(terms) {
             true => OffenceKind::FalseInput,
             false => OffenceKind::TermsNotAsListed,
         };
@@ -111,5 +116,12 @@ impl Recount {
             own.tokens
         );
         Err((kind, detail))
+    }
+}
+
+impl InputFacts {
+    /// Whether the host's side encodes and decodes as ours does.
+    fn has_rules_of(&self, terms: &Terms) -> bool {
+        terms.numerics.is_some() && terms.numerics == self.numerics
     }
 }

@@ -1,6 +1,7 @@
 //! An honest host keeps its customers: in the end no honest node shuns it.
 //!
-//! But one that was paid for something and did not serve it, whatever the cause, may be left alone
+//! But one that was paid for something and did not serve it, or broke off before it signed for what
+//! it served, whatever the cause, may be left alone
 //! by that customer: twice in a row is an hour.
 
 use super::{Checker, Facts, Seen};
@@ -16,7 +17,7 @@ fn unserved(facts: &Facts, buyer: NodeIx, host: NodeIx) -> usize {
     let orders = facts.index.orders.values();
     let between = orders.filter(|book| (book.buyer, book.host) == (buyer, host));
     between
-        .filter(|book| book.settled > book.cost(book.delivered) + book.carried)
+        .filter(|book| book.settled > book.vouched() + book.carried)
         .count()
 }
 

@@ -61,6 +61,8 @@ pub struct OrderBook {
     pub last_ms: u64,
     /// Output units that reached the buyer.
     pub delivered: u64,
+    /// Of these, what an invoice of the host covers.
+    pub covered: Option<u64>,
     /// Paid, as the wallets have it. Msat.
     pub settled: u64,
     /// Routing fees of it. Msat.
@@ -77,6 +79,15 @@ impl OrderBook {
             + part(Meter::CachedInputToken, self.input.cached_input_tokens)
             + part(self.meter, output);
         u64::try_from(sum / 1_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// Cost of what the host can show that it delivered: nothing where it signed for nothing. Msat.
+    pub fn vouched(&self) -> u64 {
+        match (self.agreed, self.covered) {
+            (true, _) if self.delivered > 0 => self.cost(self.delivered),
+            (false, Some(covered)) => self.cost(covered),
+            _ => 0,
+        }
     }
 
     /// Worth of what the host gave: nothing before its engine began. Msat.
@@ -399,6 +410,7 @@ impl Index {
                     chunks: 0,
                     last_ms: 0,
                     delivered: 0,
+                    covered: None,
                     settled: 0,
                     fees: 0,
                     hashes: BTreeMap::new(),
@@ -446,7 +458,12 @@ impl Index {
                 }
             }
             Frame::Invoice(signed) => match body::<Invoice>(signed) {
-                Some(invoice) => (invoice.seq, invoice.bolt11),
+                Some(invoice) => {
+                    if let Some(book) = self.orders.get_mut(&id) {
+                        book.covered = book.covered.max(Some(invoice.covers.delivered()));
+                    }
+                    (invoice.seq, invoice.bolt11)
+                }
                 None => return,
             },
             _ => return,

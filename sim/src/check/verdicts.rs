@@ -137,6 +137,7 @@ impl Checker for Blame {
                 | OffenceKind::WrongReceipt
                 | OffenceKind::WrongCount
                 | OffenceKind::FalseInput
+                | OffenceKind::FalseText
                 | OffenceKind::WrongInvoice
         );
         let accused = facts.by_key(&offence.by)?;

@@ -3,7 +3,7 @@
 use super::{Via, World};
 use crate::check::Seen;
 use crate::dice::MS;
-use crate::engine::{Answer, NUMERICS, Running, STEP, count, without_logits};
+use crate::engine::{Answer, NUMERICS, Running, STEP, count, without_logits, word_of};
 use crate::event::{Event, Mind, NodeIx};
 use crate::faults::Vice;
 use crate::node::AnyEffect;
@@ -78,6 +78,26 @@ impl World {
                 };
                 let counted = Delivery::Inference(OrderInput::InputCounted { id, count });
                 self.post_in(node, Via::Vocabulary, counted, COUNT_MS * MS);
+            }
+            OrderEffect::CheckPieces {
+                order,
+                host,
+                from,
+                tokens,
+                ..
+            } => {
+                let wrong = tokens
+                    .iter()
+                    .position(|token| token.piece.bytes != word_of(token.id).as_bytes());
+                if let Some(at) = wrong {
+                    let position = from + at as u64;
+                    let wrong = OrderInput::WrongPiece {
+                        order,
+                        host,
+                        position,
+                    };
+                    self.post_in(node, Via::Vocabulary, Delivery::Inference(wrong), MS);
+                }
             }
             OrderEffect::FetchVocabulary { model, .. } => self.fetch_vocabulary(node, model),
             OrderEffect::StartEngine {

@@ -2,7 +2,7 @@
 
 use super::fetch::{FetchError, Limits, fetch};
 use super::{Blobs, Bounds, Cache, Vocabularies};
-use crate::ports::compute::Compute;
+use crate::ports::compute::{Compute, Output};
 use crate::ports::network::{
     self, ApartStream, FramedStream, Identity, Network, NetworkEvent, NetworkHandle, Protocol,
     open_apart,
@@ -11,7 +11,7 @@ use kernels::gguf::Gguf;
 use kernels::gguf::write::{Value, Writer};
 use kernels::{Model, OpenOptions};
 use protocol::blob::{self, BlobFrame, SliceRequest};
-use protocol::ids::{Digest, ModelDigest, NodeKey};
+use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use protocol::inference::io::{InputCount, VocabularySource};
 use protocol::refusal::{Code, Refusal};
 use protocol::work::{ChatMessage, Job, Work};
@@ -164,6 +164,46 @@ fn slice_of(file: &[u8], request: &SliceRequest) -> BlobFrame {
         bytes: file[start..start + length].to_vec(),
         path: blob::path(head.length, &head.leaves, request.group).unwrap(),
     }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_buyer_without_the_model_sees_which_token_stands_for_something_else() {
+    let (host, compute, model) = honest(11, Bounds::default()).await;
+    let vocabularies = buyer(Cache {
+        folder: None,
+        bytes: 64 << 20,
+    });
+    let produced = |compute: Compute| {
+        let job = Job {
+            max_output: 32,
+            ..job("What is a sat?")
+        };
+        let mut output = compute.start(OrderId([1; 16]), &model, job, 32);
+        let mut tokens = Vec::new();
+        while let Some(Output::Tokens { tokens: more, .. }) = output.blocking_recv() {
+            tokens.extend(more);
+        }
+        assert!(tokens.len() > 2, "{} tokens", tokens.len());
+        tokens
+    };
+    let other_words = compute.clone().with_other_words(true);
+    let [tokens, others] =
+        tokio::task::spawn_blocking(move || [produced(compute), produced(other_words)])
+            .await
+            .unwrap();
+    assert_eq!(
+        vocabularies.wrong_piece(&model, &others),
+        None,
+        "not here yet"
+    );
+    vocabularies.fetch(model, vec![host.source()]).await;
+    assert_eq!(vocabularies.wrong_piece(&model, &tokens), None);
+    assert!(vocabularies.wrong_piece(&model, &others).is_some());
+    let mut altered = tokens;
+    altered[2].piece.bytes.push(b'!');
+    assert_eq!(vocabularies.wrong_piece(&model, &altered), Some(2));
+    altered[1].piece.control ^= true;
+    assert_eq!(vocabularies.wrong_piece(&model, &altered), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

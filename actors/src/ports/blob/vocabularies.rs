@@ -11,6 +11,7 @@ use crate::ports::network::{self, ApartStream, Protocol, open_apart};
 use crate::ports::runner::Vocabulary;
 use kernels::NUMERICS;
 use parking_lot::Mutex;
+use protocol::chain::ChainedToken;
 use protocol::ids::{ModelDigest, NodeKey};
 use protocol::inference::io::{InputCount, InputFacts, VocabularySource};
 use protocol::refusal::Refusal;
@@ -104,6 +105,17 @@ impl Vocabularies {
                 InputCount::Unknown
             }
         }
+    }
+
+    /// The first of these tokens of an answer whose piece is not what the model's vocabulary has.
+    /// `None` also where that is not here any more. Blocks, as [`Self::count`].
+    pub fn wrong_piece(&self, model: &ModelDigest, tokens: &[ChainedToken]) -> Option<usize> {
+        if let Some(wrong) = self.0.compute.wrong_piece(model, tokens) {
+            return wrong;
+        }
+        let vocabulary = self.get(model)?;
+        let differs = |token: &ChainedToken| vocabulary.piece(token.id) != token.piece;
+        tokens.iter().position(differs)
     }
 
     /// Fetches a model's vocabulary from the first of these hosts that gives it, unless it is

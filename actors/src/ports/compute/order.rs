@@ -246,7 +246,7 @@ fn finish(finish: kernels::Finish) -> Finish {
 }
 
 /// What a token stands for; one that ends answers is no text, whatever its type says.
-pub(super) fn piece(tokenizer: &Tokenizer, token: u32) -> Piece {
+pub(in crate::ports) fn piece(tokenizer: &Tokenizer, token: u32) -> Piece {
     let found = tokenizer.piece(token);
     Piece {
         control: found.control || tokenizer.is_stop(token),

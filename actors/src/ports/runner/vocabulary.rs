@@ -2,9 +2,11 @@
 //! template. Its weights are hashed and never loaded.
 
 use crate::ports::compute::job::said;
+use crate::ports::compute::piece;
 use kernels::gguf::{Gguf, GgufError, Head, Tensor, Value};
 use kernels::tokenizer::{TokenKind, TokenizerError};
 use kernels::{Tokenizer, encode_chat};
+use protocol::chain::Piece;
 use protocol::ids::{Digest, ModelDigest};
 use protocol::work::{Job, Work};
 use std::collections::BTreeMap;
@@ -157,6 +159,11 @@ impl Vocabulary {
     /// Digest of the tokenizer.
     pub fn tokenizer_digest(&self) -> Digest {
         Digest(self.tokenizer.digest())
+    }
+
+    /// What a token stands for, as a host that computes this model says it.
+    pub fn piece(&self, token: u32) -> Piece {
+        piece(&self.tokenizer, token)
     }
 
     /// The tokens of a job's prompt, rendered as the model's template says; of texts to embed,
