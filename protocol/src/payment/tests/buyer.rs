@@ -126,6 +126,27 @@ fn a_key_has_a_limit_of_its_own() {
 }
 
 #[test]
+fn a_payment_that_ended_leaves_others_of_its_day_counted() {
+    let mut rig = Rig::new(limits(100_000, 100_000));
+    rig.reserved(1, 60_000);
+    for (h, msat) in [(1, 20_000), (2, 30_000), (3, 5_000)] {
+        let pay = invoice(&rig, 1, h, u64::from(h), msat);
+        assert_eq!(pays(&rig.give(Input::Pay(Box::new(pay)))), 1);
+    }
+    // Nothing is set aside any more: what is under way counts, fee limits included.
+    rig.give(Input::Release {
+        request: RequestId(1),
+    });
+    let reason = "no route".to_owned();
+    rig.sent(1, hash(1), PayOutcome::Failed { reason });
+    rig.sent(2, hash(3), settled(10));
+    let left = 100_000 - 30_050 - 5_010;
+    let refusal = rig.reserve(2, "cli", left + 1, Some(u64::MAX)).unwrap_err();
+    assert_eq!(refusal.code, Code::BudgetExhausted);
+    assert_eq!(rig.reserve(3, "cli", left, Some(u64::MAX)), Ok(()));
+}
+
+#[test]
 fn an_order_above_its_limit_or_above_the_wallet_is_refused_with_figures() {
     let mut rig = Rig::new(limits(100_000, 1_000_000));
     let code = |result: Result<(), Refusal>| result.unwrap_err().code;

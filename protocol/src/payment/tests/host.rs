@@ -228,6 +228,19 @@ fn an_order_id_is_given_credit_once() {
 }
 
 #[test]
+fn an_order_that_was_paid_for_before_a_crash_is_given_no_credit_again() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    open(&mut rig, 2, 5);
+    make(&mut rig, 2, 0, 2, 1_000);
+    rig.restart();
+    // Neither is open any more, nor in the books as closed.
+    assert_eq!(asked(&mut rig, 1, 5).unwrap_err().code, Code::BadOrder);
+    assert_eq!(open(&mut rig, 2, 5), (1_000, false, 0));
+}
+
+#[test]
 fn the_end_of_an_order_that_was_refused_for_its_id_leaves_the_other_open() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
@@ -267,6 +280,35 @@ fn a_debt_that_an_open_order_collected_is_not_owed_again_after_a_crash() {
     rig.restart();
     close(&mut rig, 2, 5, 1_000, 0);
     assert_eq!(rig.report().owed_to_us, Msat::ZERO);
+}
+
+#[test]
+fn an_order_that_ended_collects_nothing_after_a_restart() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    close(&mut rig, 1, 5, 1_700, 700);
+    assert_eq!(open(&mut rig, 2, 5).2, 700);
+    close(&mut rig, 2, 5, 0, 700);
+    rig.restart();
+    assert_eq!(open(&mut rig, 3, 5), (1_000, false, 700));
+}
+
+#[test]
+fn a_debt_ages_though_an_order_of_another_buyer_collects_one() {
+    let mut rig = Rig::new(Config::default());
+    for buyer in [5, 6] {
+        let n = u64::from(buyer);
+        open(&mut rig, n, buyer);
+        paid(&mut rig, n, n, 8_000, 50);
+        close(&mut rig, n, buyer, 9_800, 1_800);
+    }
+    rig.pass(DAY_MS - 1);
+    assert_eq!(open(&mut rig, 1, 6).2, 1_000);
+    rig.pass(1);
+    // Half of it is tolerated, so it is written off, but for what is being collected.
+    assert_eq!(open(&mut rig, 2, 6).2, 800);
+    assert_eq!(open(&mut rig, 3, 5).2, 0);
 }
 
 #[test]
