@@ -559,11 +559,35 @@ fn unpaid_orders_hold_no_place_and_the_oldest_gives_way() {
             codes.iter().all(|code| *code == Code::TooManyUnpaid),
             "{codes:?}"
         );
-        evicted += codes.len();
+        for effect in &effects {
+            if let Effect::Send { stream, frame } = effect
+                && frame.name() == "refusal"
+            {
+                assert_eq!(stream.0, evicted, "the one that came first");
+                evicted += 1;
+            }
+        }
         let terms = |effect: &Effect| matches!(effect, Effect::Send { frame, .. } if frame.name() == "terms");
         assert_eq!(effects.iter().filter(|effect| terms(effect)).count(), 1);
     }
     assert_eq!((machine.active(), evicted), (MAX_UNPAID, 10));
+}
+
+#[test]
+fn an_order_that_runs_on_credit_gives_way_to_nobody() {
+    let mut machine = host_with_queue(4);
+    let terms = arrives_with(&mut machine, 0, 900, 900, &order(900), WINDOW);
+    assert!(begins(&accepts(&mut machine, 1, 900, &terms)));
+    let later = ENTRY_GRACE_MS + 10;
+    for n in 0..MAX_UNPAID as u16 {
+        let stream = u64::from(n);
+        let effects = arrives(&mut machine, later, stream, n, &order(n));
+        assert_eq!(refusals(&effects), []);
+        accepts(&mut machine, later, stream, &effects);
+    }
+    let refused = arrives(&mut machine, later, 901, 901, &order(901));
+    assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
+    assert_eq!(machine.active(), MAX_UNPAID + 1);
 }
 
 #[test]
