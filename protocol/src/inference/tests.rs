@@ -21,7 +21,7 @@ use crate::limits::{
     self, MAX_UNPAID_PER_ADDRESS, MAX_UNPAID_PER_PEER, MAX_VOID_PER_ADDRESS, MAX_VOID_PER_MINUTE,
 };
 use crate::machine::{Machine, Outbox, Record, Table};
-use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
+use crate::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use crate::money::{Counts, Msat, Prices};
 use crate::offence::OffenceKind;
 use crate::order::attached::{Vector, vector_digest};
@@ -875,6 +875,13 @@ struct Buyer {
     sent: Vec<&'static str>,
     /// How many of them find no stream of this node.
     no_dials: usize,
+    /// How many of them find nobody there.
+    ghosts: usize,
+    written: Vec<Record>,
+    /// Signatures under payments that it sent.
+    paid: Vec<Signed>,
+    /// Why its own wallet sets nothing aside.
+    refuses: Option<Code>,
     /// The count of the prompt that was asked for last.
     counting: Option<EffectId>,
     /// From which position on how many tokens were held against the vocabulary.
@@ -927,6 +934,10 @@ impl Buyer {
             dials: Vec::new(),
             sent: Vec::new(),
             no_dials: 0,
+            ghosts: 0,
+            written: Vec::new(),
+            paid: Vec::new(),
+            refuses: None,
             counting: None,
             counts_slowly: false,
             checked: Vec::new(),
@@ -965,7 +976,10 @@ impl Buyer {
             audit: false,
             private: false,
         })));
-        let result = Ok(());
+        let result = match self.refuses {
+            Some(code) => Err(Refusal::new(code, "no")),
+            None => Ok(()),
+        };
         self.feed(Input::Reserved { request, result });
         self.feed(Input::Candidates { request, hosts });
     }
@@ -993,8 +1007,9 @@ impl Buyer {
                 match effect {
                     Effect::OpenStream { id, host, .. } => {
                         self.dials.push(host);
-                        if self.dials.len() <= self.no_dials {
-                            let (reason, ours) = ("no stream left".to_owned(), true);
+                        if self.dials.len() <= self.no_dials.max(self.ghosts) {
+                            let ours = self.dials.len() <= self.no_dials;
+                            let reason = "no stream".to_owned();
                             inputs.push(Input::OpenFailed { id, reason, ours });
                             continue;
                         }
@@ -1004,8 +1019,10 @@ impl Buyer {
                     }
                     Effect::Send { frame, .. } => {
                         self.sent.push(frame.name());
-                        if let Frame::Order(signed) = *frame {
-                            self.order = Some(signed);
+                        match *frame {
+                            Frame::Order(signed) => self.order = Some(signed),
+                            Frame::Paid(signed) => self.paid.push(signed),
+                            _ => {}
                         }
                     }
                     Effect::CountInput { id, .. } => {
@@ -1020,6 +1037,7 @@ impl Buyer {
                     }
                     Effect::Deliver { event, .. } => self.said.push(event),
                     Effect::Tell(message) => self.told.push(message),
+                    Effect::Persist(records) => self.written.extend(records),
                     _ => {}
                 }
             }
