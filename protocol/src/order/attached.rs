@@ -249,6 +249,76 @@ mod tests {
     }
 
     #[test]
+    fn a_token_comes_with_as_many_alternatives_as_were_asked_for_at_most() {
+        let prompt = "x".to_owned();
+        let job = job(Work::Complete { prompt }, Some(2));
+        for (count, fine) in [(0, true), (2, true), (3, false)] {
+            let token = ChainedToken {
+                id: 7,
+                logits: Digest([0; 32]),
+                piece: Piece::text(*b"a"),
+            };
+            let mut one = logprobs(7);
+            one.top = vec![logprobs(8).chosen; count];
+            let attached = Attached {
+                logprobs: vec![one],
+                ..Attached::default()
+            };
+            let chunk = chunk(vec![token], attached);
+            assert_eq!(fits(&job, 0, &chunk).is_ok(), fine, "{count}");
+        }
+    }
+
+    #[test]
+    fn an_embedding_has_no_probabilities_whatever_was_asked_for() {
+        let texts = vec!["a".to_owned()];
+        let job = job(Work::Embed { texts }, Some(0));
+        let vector = Vector(vec![0; 4]);
+        let token = || ChainedToken {
+            id: 0,
+            logits: vector_digest(&vector),
+            piece: Piece::default(),
+        };
+        let vectors = vec![vector.clone()];
+        let bare = Attached {
+            vectors,
+            ..Attached::default()
+        };
+        let with = Attached {
+            logprobs: vec![logprobs(0)],
+            ..bare.clone()
+        };
+        assert_eq!(fits(&job, 0, &chunk(vec![token()], bare)), Ok(()));
+        assert!(fits(&job, 0, &chunk(vec![token()], with)).is_err());
+    }
+
+    #[test]
+    fn probabilities_are_bounded_one_by_one_and_in_sum() {
+        let of = |count: usize, alternatives: usize, bytes: usize| {
+            let mut one = logprobs(7);
+            one.chosen.bytes = vec![b'a'; bytes];
+            one.top = vec![one.chosen.clone(); alternatives];
+            Attached {
+                logprobs: vec![one; count],
+                ..Attached::default()
+            }
+        };
+        let most = limits::MAX_LOGPROBS as usize;
+        assert!(of(1, most, 1).check(1).is_ok());
+        assert!(of(1, most + 1, 1).check(1).is_err());
+        assert!(of(1, 1, limits::MAX_TOKEN_BYTES).check(1).is_ok());
+        assert!(of(1, 1, limits::MAX_TOKEN_BYTES + 1).check(1).is_err());
+        // A list has one entry a token, or none.
+        assert!(of(2, 0, 1).check(2).is_ok() && of(0, 0, 0).check(2).is_ok());
+        assert!(of(1, 0, 1).check(2).is_err() && of(3, 0, 1).check(2).is_err());
+        // A token and one alternative, of 1 KiB each.
+        let full = limits::MAX_CHUNK_LOGPROB_BYTES / (2 * limits::MAX_TOKEN_BYTES);
+        let bytes = limits::MAX_TOKEN_BYTES;
+        assert!(of(full, 1, bytes).check(full).is_ok());
+        assert!(of(full + 1, 1, bytes).check(full + 1).is_err());
+    }
+
+    #[test]
     fn what_is_attached_is_bounded() {
         let vectors = |count, bytes| Attached {
             vectors: vec![Vector(vec![0; bytes]); count],

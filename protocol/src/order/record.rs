@@ -496,6 +496,124 @@ mod tests {
         assert!(read(&rows).is_empty());
     }
 
+    #[test]
+    fn what_follows_no_order_or_does_not_decode_is_passed_over() {
+        let mut order = record(1);
+        let mut journal = Journal::new(Side::Buyer, order.id());
+        let mut rows = journal.begin(&order);
+        order.tokens.push(token(1));
+        rows.extend(journal.add(&order.tokens, &[], order.counts, order.cost));
+        order.tokens.push(token(2));
+        rows.extend(journal.add(&order.tokens, &[], order.counts, order.cost));
+        // Without the first row there is no order, without another a part of it.
+        assert!(read(&rows[1..]).is_empty());
+        let mut damaged = rows.clone();
+        damaged[1].value = Some(vec![255]);
+        let found = read(&damaged);
+        let [Unfinished::Running { record, .. }] = &found[..] else {
+            panic!("one order ran");
+        };
+        assert_eq!(record.tokens, [token(2)]);
+        // It is ended with all of its rows, and those of another side are another order's.
+        let other = OrderRecord {
+            side: Side::Host,
+            ..order.clone()
+        };
+        rows.extend(Journal::new(Side::Host, other.id()).begin(&other));
+        let mut found = read(&rows);
+        assert_eq!(found.len(), 2);
+        let Unfinished::Running { record, journal } = &mut found[0] else {
+            panic!("the buyer's side comes first");
+        };
+        assert!(journal.is_open() && record.side == Side::Buyer);
+        let closing = Closing {
+            account: record.account(),
+            unpaid: Msat::ZERO,
+        };
+        let status = closing.account.status;
+        assert_eq!(status, Status::Failed(Code::Interrupted));
+        let ends = journal.close(&closing);
+        assert!(!journal.is_open());
+        rows.extend(ends);
+        let left = read(&rows);
+        assert!(matches!(
+            &left[..],
+            [Unfinished::Closing(_), Unfinished::Running { .. }]
+        ));
+        let open = rows.iter().filter(|row| row.value.is_none());
+        assert_eq!(open.count(), 3, "each row that was written");
+    }
+
+    #[test]
+    fn evidence_needs_an_order_and_its_terms() {
+        assert_eq!(record(1).bundle(), None);
+        let whole = interrupted(2_000, None, &[(1_000, 3_000)]);
+        let bundle = whole.clone().bundle().unwrap();
+        assert_eq!(Some(bundle.order), whole.order);
+        assert_eq!(
+            (Some(bundle.terms), bundle.invoices),
+            (whole.terms.clone(), whole.invoices.clone())
+        );
+        let forgotten = OrderRecord {
+            order: None,
+            ..whole
+        };
+        assert_eq!(forgotten.bundle(), None);
+    }
+
+    #[test]
+    fn a_start_finds_what_was_kept_and_a_sweep_deletes_some_at_a_time() {
+        let keep = Keep {
+            days: 10,
+            bytes: 1 << 20,
+        };
+        let mut kept = Retained::default();
+        let mut rows = Vec::new();
+        for number in 0..SWEEP_ORDERS as u64 + 3 {
+            let mut order = record(1);
+            order.digest.0[..8].copy_from_slice(&number.to_be_bytes());
+            rows.extend(kept.keep(&order, WallTime(5 * DAY_MS)));
+            // Written again, as with its countersignature, it is one order.
+            rows.extend(kept.keep(&order, WallTime(5 * DAY_MS)));
+        }
+        let mut found = Retained::default();
+        assert!(found.is_empty());
+        for row in rows.iter().filter(|row| row.table == Table::Retained) {
+            found.restore(&row.key, row.value.as_ref().unwrap());
+        }
+        for retained in [&mut kept, &mut found] {
+            assert_eq!(
+                (retained.len(), retained.is_empty()),
+                (SWEEP_ORDERS + 3, false)
+            );
+            // Ten days are not over yet.
+            assert_eq!(retained.sweep(keep, WallTime(15 * DAY_MS)), []);
+            let gone = retained.sweep(keep, WallTime(16 * DAY_MS));
+            assert_eq!((gone.len(), retained.len()), (2 * SWEEP_ORDERS, 3));
+            let pair = (gone[0].table, gone[1].table);
+            assert_eq!(pair, (Table::Orders, Table::Retained));
+            assert!(rows.iter().any(|row| row.key == gone[0].key));
+            let rest = retained.sweep(keep, WallTime(16 * DAY_MS));
+            assert_eq!((rest.len(), retained.len()), (6, 0));
+        }
+    }
+
+    #[test]
+    fn no_more_bytes_are_kept_than_was_said() {
+        let mut retained = Retained::default();
+        let mut bytes = 0;
+        for number in 0..4 {
+            let rows = retained.keep(&record(number), WallTime(0));
+            bytes = rows[0].value.as_ref().unwrap().len() as u64;
+        }
+        let keep = |bytes| Keep { days: 10, bytes };
+        assert_eq!(retained.sweep(keep(4 * bytes), WallTime(0)), []);
+        assert_eq!(retained.sweep(keep(4 * bytes - 1), WallTime(0)).len(), 2);
+        assert_eq!(retained.sweep(keep(3 * bytes), WallTime(0)), []);
+        assert_eq!(retained.sweep(keep(bytes), WallTime(0)).len(), 4);
+        assert_eq!(retained.len(), 1);
+    }
+
     /// Eight tokens of 64 came, at 250 msat each; the window is the host's.
     fn interrupted(window: u64, entry: Option<u64>, invoices: &[(u64, u64)]) -> OrderRecord {
         use crate::crypto::{Crypto, Secp};

@@ -414,3 +414,92 @@ pub fn prompt_digest(salt: &[u8; 16], tokens: &[u32]) -> Digest {
         .collect();
     tagged_hash("freehold/prompt/1", &[salt, &bytes])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::{NO_LOGITS, Piece};
+    use crate::validator::testing::order_body;
+
+    fn chunk(pieces: &[usize]) -> Chunk {
+        let token = |bytes: &usize| ChainedToken {
+            id: 7,
+            logits: NO_LOGITS,
+            piece: Piece::text(vec![b'a'; *bytes]),
+        };
+        Chunk {
+            seq: 0,
+            tokens: pieces.iter().map(token).collect(),
+            totals: Counts::default(),
+            finish: None,
+            attached: Attached::default(),
+            extensions: Vec::new(),
+        }
+    }
+
+    fn is_read(chunk: Chunk) -> bool {
+        let frame = Frame::Chunk(chunk);
+        match Frame::decode(&frame.encode()) {
+            Ok(read) => read == frame,
+            Err(_) => false,
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_bounded_in_tokens_and_in_text() {
+        assert!(is_read(chunk(&[1; limits::MAX_CHUNK_TOKENS])));
+        assert!(!is_read(chunk(&[1; limits::MAX_CHUNK_TOKENS + 1])));
+        assert!(is_read(chunk(&[limits::MAX_PIECE_BYTES])));
+        assert!(!is_read(chunk(&[limits::MAX_PIECE_BYTES + 1])));
+        let full = limits::MAX_CHUNK_TEXT_BYTES / limits::MAX_PIECE_BYTES;
+        let mut pieces = vec![limits::MAX_PIECE_BYTES; full];
+        assert!(is_read(chunk(&pieces)));
+        pieces.push(1);
+        assert!(!is_read(chunk(&pieces)));
+    }
+
+    #[test]
+    fn a_chunk_is_read_with_extensions_that_may_be_ignored_alone() {
+        for (kind, fine) in [(1, true), (2, false)] {
+            let mut chunk = chunk(&[1]);
+            let value = vec![9];
+            chunk.extensions = vec![Extension { kind, value }];
+            assert_eq!(is_read(chunk), fine, "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_a_refusal_are_bounded() {
+        for (more, fine) in [(0, true), (1, false)] {
+            let words = "x".repeat(limits::MAX_SHORT_TEXT_BYTES + more);
+            let mut refusal = Refusal::new(Code::Busy, "");
+            refusal.message = words;
+            let frame = Frame::Refusal(refusal);
+            assert_eq!(Frame::decode(&frame.encode()).is_ok(), fine);
+        }
+    }
+
+    #[test]
+    fn documents_of_authority_are_bounded_in_number_and_in_size() {
+        let with = |count, bytes| {
+            let document = Signed {
+                bytes: vec![0; bytes],
+                signature: crate::ids::Signature([0; 64]),
+            };
+            let mut order = order_body();
+            order.authority = vec![document; count];
+            order.check()
+        };
+        let (count, bytes) = (limits::MAX_AUTHORITY_DOCUMENTS, limits::MAX_AUTHORITY_BYTES);
+        assert_eq!(with(count, bytes), Ok(()));
+        assert!(with(count + 1, 1).is_err() && with(1, bytes + 1).is_err());
+    }
+
+    #[test]
+    fn prompts_have_one_digest_each_and_another_with_each_salt() {
+        let one = prompt_digest(&[1; 16], &[1, 2]);
+        assert_eq!(one, prompt_digest(&[1; 16], &[1, 2]));
+        assert_ne!(one, prompt_digest(&[2; 16], &[1, 2]));
+        assert_ne!(one, prompt_digest(&[1; 16], &[2, 1]));
+    }
+}

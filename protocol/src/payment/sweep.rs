@@ -174,3 +174,76 @@ impl Payment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::OrderId;
+
+    fn entry(number: u64, side: Side, state: EntryState) -> LedgerEntry {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&number.to_be_bytes());
+        LedgerEntry {
+            order: OrderId([0; 16]),
+            seq: 0,
+            side,
+            counterparty: None,
+            hash: PaymentHash(hash),
+            msat: Msat(1),
+            fee: Msat::ZERO,
+            state,
+            preimage: None,
+            created: WallTime(number),
+            changed: WallTime(number),
+            expires: WallTime(number),
+            note: String::new(),
+        }
+    }
+
+    #[test]
+    fn of_what_waits_the_oldest_leave_first_where_there_is_too_much() {
+        let mut sweep = Sweep::default();
+        let most = MAX_HASHES as u64;
+        for row in 0..most + 3 {
+            let entry = entry(row, Side::Host, EntryState::Expired);
+            sweep.add(row, &entry);
+        }
+        assert_eq!(sweep.waiting.len(), MAX_HASHES);
+        assert_eq!(sweep.waiting.front().map(|(row, ..)| *row), Some(3));
+        assert_eq!(sweep.unpaid.len(), MAX_HASHES);
+        let kept = UNPAID_KEPT_MS + MAKING_MS;
+        let first = sweep.unpaid.first().map(|(free, _)| *free);
+        assert_eq!(first, Some(WallTime(3 + kept)));
+    }
+
+    #[test]
+    fn invoices_that_nobody_paid_wait_apart_and_nothing_else_does() {
+        let mut sweep = Sweep::default();
+        for (side, state) in [
+            (Side::Host, EntryState::Settled),
+            (Side::Host, EntryState::Invoiced),
+            (Side::Buyer, EntryState::Failed),
+            (Side::Host, EntryState::Expired),
+        ] {
+            let row = sweep.waiting.len() as u64;
+            sweep.add(row, &entry(row, side, state));
+        }
+        assert_eq!((sweep.waiting.len(), sweep.unpaid.len()), (4, 1));
+    }
+
+    #[test]
+    fn what_was_swept_before_a_start_waits_no_more() {
+        let mut sweep = Sweep::default();
+        for row in 0..4 {
+            let entry = entry(row, Side::Host, EntryState::Expired);
+            sweep.add(row, &entry);
+        }
+        let kept = UNPAID_KEPT_MS + MAKING_MS;
+        (sweep.from, sweep.unpaid_until) = (2, WallTime(kept + 1));
+        sweep.begin();
+        let rows: Vec<_> = sweep.waiting.iter().map(|(row, ..)| *row).collect();
+        assert_eq!(rows, [2, 3]);
+        let free: Vec<_> = sweep.unpaid.iter().map(|(free, _)| free.0 - kept).collect();
+        assert_eq!(free, [2, 3]);
+    }
+}

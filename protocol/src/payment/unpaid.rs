@@ -83,3 +83,72 @@ impl Unpaid {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whose(buyer: Option<u8>, paid_before: bool) -> Whose {
+        let buyer = buyer.map(|n| NodeKey([n; 32]));
+        Whose { buyer, paid_before }
+    }
+
+    /// Adds until there is no room; returns how many that were.
+    fn fill(unpaid: &mut Unpaid, whose: impl Fn(usize) -> Whose) -> usize {
+        let mut count = 0;
+        while unpaid.refuse(whose(count)).is_none() {
+            unpaid.add(whose(count));
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn each_buyer_and_each_kind_of_buyers_has_a_bound_of_its_own() {
+        let mut unpaid = Unpaid::default();
+        for (paid_before, of_one) in [(true, MAX_OF_KNOWN), (false, MAX_OF_STRANGER)] {
+            for buyer in [1, 2] {
+                let one = whose(Some(buyer), paid_before);
+                assert_eq!(fill(&mut unpaid, |_| one), of_one);
+                assert!(
+                    unpaid
+                        .refuse(one)
+                        .is_some_and(|said| said.contains("this buyer"))
+                );
+            }
+        }
+        for (paid_before, all, of_one, what) in [
+            (true, MAX_KNOWN, MAX_OF_KNOWN, "invoices of buyers"),
+            (
+                false,
+                MAX_STRANGERS,
+                MAX_OF_STRANGER,
+                "invoices of strangers",
+            ),
+        ] {
+            // Those of nobody known count in sum alone.
+            let left = fill(&mut unpaid, |_| whose(None, paid_before));
+            assert_eq!(left, all - 2 * of_one);
+            let said = unpaid.refuse(whose(Some(3), paid_before));
+            assert!(said.is_some_and(|said| said.contains(what)));
+        }
+    }
+
+    #[test]
+    fn one_less_makes_room_for_one_more_and_nothing_is_left_of_none() {
+        for paid_before in [true, false] {
+            let mut unpaid = Unpaid::default();
+            let one = whose(Some(1), paid_before);
+            let count = fill(&mut unpaid, |_| one);
+            for _ in 0..3 {
+                unpaid.remove(one);
+            }
+            assert_eq!(fill(&mut unpaid, |_| one), 3);
+            for _ in 0..count {
+                unpaid.remove(one);
+            }
+            assert_eq!((unpaid.known, unpaid.strangers), (0, 0));
+            assert!(unpaid.of.is_empty());
+        }
+    }
+}
