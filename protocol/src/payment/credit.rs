@@ -514,3 +514,68 @@ fn buyer_key(buyer: &NodeKey) -> Vec<u8> {
 fn order_key(order: &OrderId) -> Vec<u8> {
     [b"o".as_slice(), order.as_bytes().as_slice()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Tick;
+
+    fn buyer(number: u64) -> NodeKey {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        NodeKey(key)
+    }
+
+    fn turn() -> Turn {
+        Turn::new(Now {
+            tick: Tick(0),
+            wall: WallTime(0),
+        })
+    }
+
+    #[test]
+    fn beyond_a_number_the_buyer_that_owes_least_and_paid_longest_ago_is_forgotten() {
+        let mut credits = Credits::default();
+        let standing = |debt, last| Standing {
+            debt: Msat(debt),
+            last: WallTime(last),
+            settlements: 1,
+            ..Standing::default()
+        };
+        let most = MAX_BUYERS as u64;
+        for number in 0..most {
+            // The first owes, the second paid last.
+            let last = if number == 1 { most } else { number };
+            let standing = standing(u64::from(number == 0), last);
+            credits.remember(&mut turn(), buyer(number), standing);
+        }
+        assert_eq!(credits.buyers.len(), MAX_BUYERS);
+        // Who comes stays, though nobody paid longer ago.
+        credits.remember(&mut turn(), buyer(most), standing(0, 0));
+        let known = |number| credits.buyers.contains_key(&buyer(number));
+        assert_eq!(credits.buyers.len(), MAX_BUYERS);
+        assert_eq!(
+            [0, 1, 2, 3, most].map(known),
+            [true, true, false, true, true]
+        );
+    }
+
+    #[test]
+    fn orders_that_ended_void_are_remembered_for_a_while() {
+        let mut credits = Credits::default();
+        let order = |number: u64| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            OrderId(id)
+        };
+        let most = MAX_VOID as u64;
+        for number in (0..most).chain(0..most) {
+            credits.close_void(order(number));
+        }
+        assert!((0..most).all(|number| credits.is_void(&order(number))));
+        credits.close_void(order(most));
+        let known = |number| credits.is_void(&order(number));
+        assert_eq!([0, 1, most].map(known), [false, true, true]);
+        assert_eq!(credits.void.len(), credits.voided.len());
+    }
+}

@@ -690,4 +690,79 @@ mod tests {
         last.0[..8].copy_from_slice(&(rows - 1).to_be_bytes());
         assert_eq!(ledger.received_for(&last), Msat(1_000));
     }
+
+    #[test]
+    fn what_is_beside_a_row_leaves_memory_with_it_and_totals_stay() {
+        let mut ledger = Ledger::default();
+        let mut turn = Turn::new(Now::default());
+        let mut bought = entry(1, EntryState::Settled);
+        (bought.side, bought.fee) = (Side::Buyer, Msat(7));
+        ledger.append(&mut turn, bought.clone(), "cli");
+        let account = OrderAccount {
+            order: bought.order,
+            side: Side::Buyer,
+            counterparty: NodeKey([9; 32]),
+            model: crate::ids::ModelDigest([3; 32]),
+            counts: Default::default(),
+            cost: Msat(1_500),
+            carried: Msat::ZERO,
+            unsure: Msat::ZERO,
+            status: crate::order::wire::Status::Complete,
+            receipt: None,
+        };
+        ledger.close(&mut turn, account);
+        let host = NodeKey([9; 32]);
+        assert_eq!(ledger.owed_to(&host, WallTime(0)), Msat(500));
+        let open = entry(2, EntryState::Invoiced);
+        let open_row = ledger.append(&mut turn, open.clone(), "");
+        for _ in 0..MAX_ROWS {
+            ledger.note(&mut turn, Note::default());
+        }
+        // An open row stays, whatever comes.
+        assert_eq!(ledger.rows.len(), MAX_ROWS + 1);
+        assert_eq!(ledger.owed_to(&host, WallTime(0)), Msat::ZERO);
+        assert!(!ledger.is_closed(Side::Buyer, &bought.order));
+        assert!(ledger.closed.is_empty() && ledger.bought.is_empty());
+        assert!(ledger.settled.is_empty());
+        assert!(ledger.knows(Side::Buyer, &bought.hash));
+        assert!(ledger.find(Side::Buyer, &bought.hash).is_none());
+        let report = ledger.report();
+        assert_eq!((report.spent, report.fees), (Msat(1_000), Msat(7)));
+        // Once it is done it is the oldest, and leaves too.
+        ledger.change(Some(&mut turn), open_row, |entry| {
+            entry.state = EntryState::Settled;
+        });
+        assert_eq!(ledger.rows.len(), MAX_ROWS);
+        assert!(ledger.find(Side::Host, &open.hash).is_none());
+        assert_eq!(ledger.report().earned, Msat(1_000));
+    }
+
+    #[test]
+    fn deleted_invoices_are_remembered_for_late_money_up_to_a_number() {
+        let mut ledger = Ledger::default();
+        let mut turn = Turn::new(Now::default());
+        let hash = |number: u64| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&number.to_be_bytes());
+            PaymentHash(hash)
+        };
+        let count = (MAX_EXPIRED + MAX_LATE) as u64;
+        for number in 0..=count {
+            let mut entry = entry(1, EntryState::Invoiced);
+            entry.hash = hash(number);
+            let row = ledger.append(&mut turn, entry, "");
+            ledger.change(Some(&mut turn), row, |entry| {
+                entry.state = EntryState::Expired;
+            });
+        }
+        assert_eq!(
+            (ledger.expired.len(), ledger.late.len()),
+            (MAX_EXPIRED, MAX_LATE)
+        );
+        for (number, found) in [(0, false), (1, true), (count, true)] {
+            ledger.recall(&mut turn, &hash(number));
+            let entry = ledger.find(Side::Host, &hash(number));
+            assert_eq!(entry.is_some(), found, "{number}");
+        }
+    }
 }

@@ -596,3 +596,315 @@ fn the_wallet_is_told_to_forget_what_ended_long_ago_part_by_part_and_each_once()
     assert_eq!(rig.report().entries.len() as u64, count);
     assert_eq!(rig.report().spent, Msat((count - 1) * 1_000));
 }
+
+#[test]
+fn all_payments_of_an_order_take_up_its_debt_whatever_is_under_way_for_open_ones() {
+    let mut rig = Rig::new(limits(100_000, 1_000_000));
+    closed(&mut rig, account(8, Side::Buyer, key(1), 1_500));
+    rig.reserved(3, 90_000);
+    let open = invoice(&rig, 3, 0, 3, 2_000);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(open)))), 1);
+    rig.reserved(1, 90_000);
+    for seq in 0..3 {
+        let mut claim = invoice(&rig, 1, seq, 10 + u64::from(seq), 2_000);
+        claim.carried = Msat(1_500);
+        assert_eq!(pays(&rig.give(Input::Pay(Box::new(claim)))), 1);
+    }
+    // An order that takes up none is paid beside it.
+    let open = invoice(&rig, 3, 1, 4, 2_000);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(open)))), 1);
+}
+
+#[test]
+fn an_invoice_that_is_not_what_the_order_says_or_is_over_is_not_paid() {
+    type Change = fn(&mut PayRequest, WallTime);
+    let changes: [(Change, bool); 7] = [
+        (|_, _| {}, true),
+        (|pay, _| pay.facts.msat = None, true),
+        (|pay, _| pay.facts.msat = Some(Msat(1_001)), false),
+        (|pay, _| (pay.msat, pay.facts.msat) = (Msat(0), None), false),
+        (|pay, now| pay.facts.expires = now, false),
+        (|pay, now| pay.facts.expires = now.after_ms(1), true),
+        (|pay, _| pay.host = key(2), false),
+    ];
+    for (number, (change, paid)) in changes.into_iter().enumerate() {
+        let mut rig = Rig::new(Config::default());
+        rig.reserved(1, 100_000);
+        let mut pay = invoice(&rig, 1, 0, 1, 1_000);
+        change(&mut pay, rig.now.wall);
+        let effects = rig.give(Input::Pay(Box::new(pay)));
+        assert_eq!(pays(&effects), usize::from(paid), "change {number}");
+    }
+    // Nothing is set aside for it, or the wallet has not said that it is there.
+    let mut rig = Rig::new(Config::default());
+    rig.give(Input::Reserve {
+        request: RequestId(1),
+        budget: "cli".to_owned(),
+        max_cost: Msat(100_000),
+    });
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    for bound in [false, true] {
+        if bound {
+            rig.give(Input::Bind {
+                request: RequestId(1),
+                order: order(1),
+                host: key(1),
+            });
+        }
+        let effects = rig.give(Input::Pay(Box::new(pay.clone())));
+        assert_eq!(refused(&effects), Code::BudgetExhausted);
+    }
+}
+
+#[test]
+fn as_few_payments_are_under_way_as_the_owner_says() {
+    let mut rig = Rig::new(Config {
+        max_in_flight_per_order: 2,
+        ..Config::default()
+    });
+    rig.reserved(1, 100_000);
+    for seq in 0..3 {
+        let pay = invoice(&rig, 1, seq, u64::from(seq), 1_000);
+        let effects = rig.give(Input::Pay(Box::new(pay)));
+        assert_eq!(pays(&effects), usize::from(seq < 2));
+    }
+}
+
+#[test]
+fn an_invoice_that_failed_may_be_replaced_and_one_that_was_paid_after_all_may_not() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = |rig: &mut Rig, h| {
+        let pay = invoice(rig, 1, 0, h, 1_000);
+        rig.give(Input::Pay(Box::new(pay)))
+    };
+    let failed = || PayOutcome::Failed {
+        reason: "no route".to_owned(),
+    };
+    for h in [1, 2] {
+        assert_eq!(pays(&pay(&mut rig, h)), 1);
+        rig.sent(h, hash(h), failed());
+    }
+    assert_eq!(told_settled(&rig.sent(3, hash(1), settled(0))), 1);
+    assert_eq!(refused(&pay(&mut rig, 3)), Code::PaymentUnknown);
+}
+
+#[test]
+fn money_that_moved_after_a_failure_counts_against_what_comes_next() {
+    let mut rig = Rig::new(limits(100_000, 100_000));
+    rig.reserved(1, 60_000);
+    let pay = invoice(&rig, 1, 0, 1, 50_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let reason = "gave up".to_owned();
+    rig.sent(1, hash(1), PayOutcome::Failed { reason });
+    rig.give(Input::Release {
+        request: RequestId(1),
+    });
+    rig.reserved(2, 100_000);
+    let pay = invoice(&rig, 2, 0, 2, 1_000);
+    assert_eq!(pays(&rig.give(Input::Pay(Box::new(pay)))), 1);
+    rig.sent(2, hash(1), settled(0));
+    // The day has less left than is set aside.
+    let pay = invoice(&rig, 2, 1, 3, 1_000);
+    let effects = rig.give(Input::Pay(Box::new(pay)));
+    assert_eq!(refused(&effects), Code::BudgetExhausted);
+    let refusal = rig.reserve(3, "cli", 1, Some(u64::MAX)).unwrap_err();
+    assert_eq!(refusal.code, Code::BudgetExhausted);
+}
+
+#[test]
+fn the_limit_that_leaves_least_is_the_one_that_is_told() {
+    let mut config = limits(100_000, 20_000);
+    config.per_key.insert("agent".to_owned(), Msat(15_000));
+    let mut rig = Rig::new(config);
+    let told = |rig: &mut Rig, n, budget: &str, max| {
+        let refusal = rig.reserve(n, budget, max, Some(u64::MAX)).unwrap_err();
+        refusal.message
+    };
+    assert!(told(&mut rig, 1, "agent", 20_001).contains("\"agent\""));
+    assert!(told(&mut rig, 1, "cli", 20_001).contains("the day"));
+    assert_eq!(rig.reserve(2, "cli", 10_000, Some(u64::MAX)), Ok(()));
+    // 10,000 of the day are left, and 15,000 of the key.
+    assert!(told(&mut rig, 3, "agent", 10_001).contains("the day"));
+    assert_eq!(rig.reserve(4, "agent", 2_000, Some(u64::MAX)), Ok(()));
+    // Of another budget's money none is the key's.
+    let words = told(&mut rig, 5, "agent", 8_001);
+    assert!(
+        words.contains("8.000 sat of the limit of 20.000 sat"),
+        "{words}"
+    );
+}
+
+#[test]
+fn the_wallet_must_have_what_all_open_orders_together_may_cost() {
+    let mut rig = Rig::new(Config::default());
+    assert_eq!(rig.reserve(1, "cli", 9_000, Some(9_000)), Ok(()));
+    let refusal = rig.reserve(2, "cli", 1_000, Some(9_999)).unwrap_err();
+    assert_eq!(refusal.code, Code::WalletCannotPay);
+    assert_eq!(rig.reserve(3, "cli", 1_000, Some(10_000)), Ok(()));
+    // Asked again, the same is said, and no wallet is asked.
+    assert_eq!(rig.reserve(3, "cli", 1_000, None), Ok(()));
+}
+
+#[test]
+fn a_request_that_is_released_is_not_answered_any_more() {
+    let mut rig = Rig::new(limits(100_000, 100_000));
+    let request = RequestId(1);
+    let ask = || Input::Reserve {
+        request,
+        budget: "cli".to_owned(),
+        max_cost: Msat(100_000),
+    };
+    let effects = rig.give(ask());
+    let [Effect::CheckBalance { id }] = effects[..] else {
+        panic!("the wallet is asked: {effects:?}");
+    };
+    assert_eq!(rig.give(ask()), vec![], "one answer is on its way");
+    rig.give(Input::Release { request });
+    assert_eq!(rig.machine.deadline(), None);
+    let spendable = Some(Msat(u64::MAX));
+    assert_eq!(rig.give(Input::BalanceChecked { id, spendable }), vec![]);
+    assert_eq!(rig.reserve(2, "cli", 100_000, Some(100_000)), Ok(()));
+}
+
+#[test]
+fn as_many_requests_are_open_as_there_can_be_orders() {
+    let most = crate::limits::MAX_ORDERS as u64;
+    let mut rig = Rig::new(limits(1, 1_000_000));
+    for n in 0..most {
+        assert_eq!(rig.reserve(n, "cli", 1, Some(u64::MAX)), Ok(()));
+    }
+    let refusal = rig.reserve(most, "cli", 1, Some(u64::MAX)).unwrap_err();
+    assert_eq!(refusal.code, Code::Busy);
+}
+
+#[test]
+fn look_ups_become_rarer_and_are_spread_a_little() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let pause = |rig: &Rig| {
+        let due = rig.machine.deadline().expect("it is looked up");
+        due.ms_since(rig.now.tick)
+    };
+    assert_eq!(pause(&rig), 60_000);
+    let effects = rig.wait(60_000);
+    lookup_id(&effects);
+    let entry = &rig.report().entries[0];
+    assert_eq!(entry.note, "the wallet gave no result for 60 s");
+    let mut spread = 0;
+    for n in 0..12 {
+        let least = (1_000 << n).min(60_000);
+        let ms = pause(&rig);
+        assert!(
+            (least..=least + least / 8).contains(&ms),
+            "{ms} for {least}"
+        );
+        spread += ms - least;
+        assert_eq!(rig.wait(ms - 1), vec![]);
+        lookup_id(&rig.wait(1));
+    }
+    assert!(spread > 1_000, "{spread}");
+}
+
+#[test]
+fn never_heard_of_is_believed_after_a_restart_too_by_the_wall_clock() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    let life = 600_000 + rig.config.unknown_grace_ms;
+    rig.give(Input::Pay(Box::new(pay)));
+    for (ms, state) in [(life, EntryState::Unknown), (1, EntryState::Failed)] {
+        rig.pass(ms);
+        rig.restart();
+        let effects = rig.wait(0);
+        rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::NotFound);
+        assert_eq!(rig.state(Side::Buyer, hash(1)), state);
+    }
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_is_not_taken_for_one_to_the_last() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let early = lookup_id(&rig.wait(60_000));
+    let late = lookup_id(&rig.wait(1_200_001));
+    for (id, state) in [(early, EntryState::Unknown), (late, EntryState::Failed)] {
+        rig.looked_up(id, hash(1), LookupOutcome::NotFound);
+        assert_eq!(rig.state(Side::Buyer, hash(1)), state);
+    }
+}
+
+#[test]
+fn a_node_that_buys_from_itself_asks_after_both_sides_of_one_payment() {
+    let mut rig = Rig::new(Config::default());
+    rig.give(Input::OpenCredit {
+        order: order(1),
+        buyer: key(1),
+        quantum: Msat(1_000),
+    });
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(1),
+        seq: 0,
+        msat: Msat(1_000),
+        description_hash: [0; 32],
+        expiry_s: 600,
+    });
+    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
+        panic!("no invoice asked for: {effects:?}")
+    };
+    let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
+    rig.give(Input::InvoiceCreated { id, result });
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 1_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    rig.restart();
+    let asked = rig.wait(0);
+    let asked: BTreeMap<_, _> = asked
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Lookup { id, side, .. } => Some((*side, *id)),
+            _ => None,
+        })
+        .collect();
+    let found = |msat| LookupOutcome::Settled {
+        preimage: Some(Preimage([9; 32])),
+        msat: Msat(msat),
+        fee: Msat(3),
+    };
+    let credited = rig.looked_up(asked[&Side::Host], hash(1), found(1_000));
+    assert!(matches!(
+        credited[..],
+        [Effect::Tell(Message::CreditGranted { .. })]
+    ));
+    assert_eq!(rig.state(Side::Buyer, hash(1)), EntryState::Unknown);
+    let told = rig.looked_up(asked[&Side::Buyer], hash(1), found(1_000));
+    assert_eq!(told_settled(&told), 1);
+    let report = rig.report();
+    let sums = (report.earned, report.spent, report.fees);
+    assert_eq!(sums, (Msat(1_000), Msat(1_000), Msat(3)));
+}
+
+#[test]
+fn how_long_a_payment_took_is_told_by_the_clock_that_does_not_jump() {
+    let mut rig = Rig::new(Config::default());
+    rig.reserved(1, 100_000);
+    let took = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Tell(Message::Settled { ms, .. }) => Some(*ms),
+            _ => None,
+        })
+    };
+    for h in [1, 2] {
+        let pay = invoice(&rig, 1, h, u64::from(h), 1_000);
+        rig.give(Input::Pay(Box::new(pay)));
+    }
+    rig.pass(700);
+    rig.now.wall = rig.now.wall.after_ms(5_000);
+    assert_eq!(took(&rig.sent(1, hash(1), settled(0))), Some(700));
+    rig.restart();
+    assert_eq!(took(&rig.sent(2, hash(2), settled(0))), Some(5_700));
+}

@@ -853,3 +853,238 @@ fn unpaid_invoices_are_forgotten_after_a_restart_too_and_again_where_it_was_too_
     assert_eq!(forgotten(rig.wait(3_600_000)), []);
     assert_eq!(forgotten(rig.wait(3_600_000)), [hash(1)]);
 }
+
+#[test]
+fn an_order_that_shows_no_sign_of_life_for_four_hours_holds_no_part_of_a_window() {
+    const HOUR_MS: u64 = 3_600_000;
+    let warm = || {
+        let mut rig = Rig::new(Config::default());
+        open(&mut rig, 1, 5);
+        pump(&mut rig, 1);
+        close(&mut rig, 1, 5, 8_000, 0);
+        assert_eq!(open(&mut rig, 2, 5), (8_000, false, 0));
+        rig
+    };
+    for (ms, window) in [(4 * HOUR_MS, 0), (4 * HOUR_MS + 1, 8_000)] {
+        let mut rig = warm();
+        rig.pass(ms);
+        assert_eq!(open(&mut rig, 3, 5).0, window);
+    }
+    // An invoice that is asked for is a sign of life, and so is one that is paid.
+    for pays in [false, true] {
+        let mut rig = warm();
+        rig.pass(3 * HOUR_MS);
+        make(&mut rig, 2, 1, 9, 1_000);
+        if pays {
+            rig.pass(3 * HOUR_MS);
+            rig.received(9, hash(9), 1_000);
+        }
+        rig.pass(3 * HOUR_MS);
+        assert!(open(&mut rig, 3, 5).0 < 8_000);
+    }
+    // One that is forgotten collects no debt any more, in a later run neither.
+    let mut rig = Rig::new(Config::default());
+    for buyer in [5, 6] {
+        let n = u64::from(buyer);
+        open(&mut rig, n, buyer);
+        paid(&mut rig, n, n, 1_000, 50);
+        close(&mut rig, n, buyer, 1_700, 700);
+    }
+    assert_eq!(open(&mut rig, 1, 5).2, 700);
+    rig.pass(4 * HOUR_MS + 1);
+    assert_eq!(open(&mut rig, 2, 6).2, 700);
+    rig.restart();
+    assert_eq!(open(&mut rig, 3, 5).2, 700);
+    assert_eq!(open(&mut rig, 4, 6).2, 0, "the open one collects it");
+}
+
+#[test]
+fn a_free_quota_is_for_one_order_at_a_time() {
+    let mut rig = Rig::new(Config {
+        free_quota: Msat(500),
+        ..Config::default()
+    });
+    assert_eq!(open(&mut rig, 1, 5), (500, false, 0));
+    assert_eq!(open(&mut rig, 2, 5), (0, true, 0));
+    assert_eq!(open(&mut rig, 3, 6), (500, false, 0));
+}
+
+#[test]
+fn a_payment_is_late_after_half_a_minute_and_not_before() {
+    for (ms, window) in [(30_000, 9_000), (30_001, 4_000)] {
+        let mut rig = Rig::new(Config::default());
+        open(&mut rig, 1, 5);
+        pump(&mut rig, 1);
+        assert_eq!(paid(&mut rig, 1, 5, 1_000, ms), window);
+    }
+}
+
+#[test]
+fn a_late_payment_lowers_what_is_collected_of_its_own_buyer_alone() {
+    let mut rig = Rig::new(Config::default());
+    for buyer in [5, 6] {
+        let n = u64::from(buyer);
+        open(&mut rig, n, buyer);
+        make(&mut rig, n, 0, n, 900);
+        close(&mut rig, n, buyer, 900, 900);
+    }
+    assert_eq!(open(&mut rig, 1, 5).2, 900);
+    assert_eq!(open(&mut rig, 2, 6).2, 900);
+    rig.received(5, hash(5), 900);
+    rig.restart();
+    close(&mut rig, 2, 6, 0, 900);
+    assert_eq!(rig.report().owed_to_us, Msat(900));
+    close(&mut rig, 1, 5, 0, 900);
+    assert_eq!(rig.report().owed_to_us, Msat(900));
+}
+
+#[test]
+fn an_open_order_is_on_disk_only_while_it_collects_a_debt() {
+    let mut rig = Rig::new(Config::default());
+    let open_rows = |rig: &Rig| {
+        let rows = rig.disk.keys();
+        let rows = rows.filter(|(table, key)| *table == Table::Credit && key[0] == b'o');
+        rows.count()
+    };
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    assert_eq!(open_rows(&rig), 0);
+    close(&mut rig, 1, 5, 1_700, 700);
+    open(&mut rig, 2, 5);
+    assert_eq!(open_rows(&rig), 1);
+    close(&mut rig, 2, 5, 0, 700);
+    assert_eq!(open_rows(&rig), 0);
+}
+
+#[test]
+fn another_amount_than_was_asked_for_is_booked_as_it_came_and_credited_at_most_as_asked() {
+    for (msat, credited, note) in [
+        (999, 999, "1.000 sat were asked for"),
+        (1_000, 1_000, ""),
+        (1_500, 1_000, "1.000 sat were asked for"),
+    ] {
+        let mut rig = Rig::new(Config::default());
+        open(&mut rig, 1, 5);
+        make(&mut rig, 1, 0, 1, 1_000);
+        let effects = rig.received(1, hash(1), msat);
+        let told = effects.iter().find_map(|effect| match effect {
+            Effect::Tell(Message::CreditGranted { msat, .. }) => Some(msat.0),
+            _ => None,
+        });
+        assert_eq!(told, Some(credited));
+        let report = rig.report();
+        assert_eq!(report.earned, Msat(msat));
+        assert_eq!(report.entries[0].note, note);
+    }
+}
+
+#[test]
+fn a_hash_that_the_wallet_gives_out_twice_is_not_taken_for_a_new_invoice() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_000);
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(1),
+        seq: 1,
+        msat: Msat(1_000),
+        description_hash: [0; 32],
+        expiry_s: 600,
+    });
+    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
+        panic!("no invoice asked for: {effects:?}")
+    };
+    let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
+    let effects = rig.give(Input::InvoiceCreated { id, result });
+    assert!(matches!(
+        &effects[..],
+        [Effect::Tell(Message::InvoiceMade { result: Err(refusal), .. })]
+            if refusal.code == Code::NoInvoice
+    ));
+    assert_eq!(rig.report().entries.len(), 1);
+}
+
+#[test]
+fn an_invoice_lives_to_the_end_of_its_grace_also_over_a_restart() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_000);
+    for (ms, state) in [(1_200_000, EntryState::Invoiced), (1, EntryState::Expired)] {
+        rig.pass(ms);
+        rig.restart();
+        let effects = rig.wait(0);
+        rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::Pending);
+        assert_eq!(rig.state(Side::Host, hash(1)), state);
+    }
+    // Asked too early, it is asked again at its end.
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_000);
+    rig.pass(200_000);
+    rig.restart();
+    let effects = rig.wait(0);
+    rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::Pending);
+    let due = rig.now.tick.after_ms(1_000_001);
+    assert_eq!(rig.machine.deadline(), Some(due));
+}
+
+#[test]
+fn nothing_is_kept_in_memory_of_an_entry_that_was_paid_or_died() {
+    let mut rig = Rig::new(Config::default());
+    for n in 1..=3 {
+        open(&mut rig, n, 5);
+        make(&mut rig, n, 0, n, 1_000);
+    }
+    assert_eq!(rig.machine.entries.len(), 3);
+    make(&mut rig, 1, 1, 4, 1_000);
+    rig.received(4, hash(4), 1_000);
+    assert_eq!(rig.machine.entries.len(), 3, "a step is no entry");
+    rig.received(1, hash(1), 1_000);
+    close(&mut rig, 2, 5, 0, 0);
+    for effect in rig.wait(1_200_001) {
+        if let Effect::Lookup { id, hash, .. } = effect {
+            rig.looked_up(id, hash, LookupOutcome::NotFound);
+        }
+    }
+    assert!(rig.machine.entries.is_empty() && rig.machine.invoices.is_empty());
+}
+
+#[test]
+fn an_order_is_booked_where_anything_was_given_or_taken() {
+    for (cost, pays, booked) in [(0, false, 0), (700, false, 1), (0, true, 1)] {
+        let mut rig = Rig::new(Config::default());
+        open(&mut rig, 1, 5);
+        if pays {
+            paid(&mut rig, 1, 1, 1_000, 50);
+        }
+        close(&mut rig, 1, 5, cost, 0);
+        assert_eq!(rig.report().orders.len(), booked, "{cost} {pays}");
+    }
+}
+
+#[test]
+fn as_many_orders_are_open_as_there_can_be() {
+    let mut rig = Rig::new(Config::default());
+    let most = crate::limits::MAX_ORDERS as u64;
+    for n in 0..most {
+        open(&mut rig, n, u8::try_from(n % 200).unwrap());
+    }
+    assert_eq!(asked(&mut rig, most, 201).unwrap_err().code, Code::Busy);
+    close(&mut rig, 0, 0, 0, 0);
+    open(&mut rig, most, 201);
+}
+
+#[test]
+fn a_debt_that_stays_as_it_is_ages_and_one_that_grows_begins_anew() {
+    // Half a day, an order that leaves as much of it, or more, and the other half.
+    for (more, owed) in [(0, 1_500), (100, 3_100)] {
+        let mut rig = Rig::new(Config::default());
+        open(&mut rig, 1, 5);
+        paid(&mut rig, 1, 1, 4_000, 50);
+        close(&mut rig, 1, 5, 7_000, 3_000);
+        rig.pass(DAY_MS / 2);
+        open(&mut rig, 2, 5);
+        close(&mut rig, 2, 5, more, 1_000 + more);
+        rig.pass(DAY_MS / 2);
+        assert_eq!(rig.report().owed_to_us, Msat(owed));
+    }
+}
