@@ -840,6 +840,13 @@ fn an_answer_to_an_earlier_question_is_not_taken_for_one_to_the_last() {
 
 #[test]
 fn a_node_that_buys_from_itself_asks_after_both_sides_of_one_payment() {
+    for first in [Side::Host, Side::Buyer] {
+        bought_from_itself(first);
+    }
+}
+
+/// The look-up of `first` is answered before the other.
+fn bought_from_itself(first: Side) {
     let mut rig = Rig::new(Config::default());
     rig.give(Input::OpenCredit {
         order: order(1),
@@ -875,14 +882,18 @@ fn a_node_that_buys_from_itself_asks_after_both_sides_of_one_payment() {
         msat: Msat(msat),
         fee: Msat(3),
     };
-    let credited = rig.looked_up(asked[&Side::Host], hash(1), found(1_000));
-    assert!(matches!(
-        credited[..],
-        [Effect::Tell(Message::CreditGranted { .. })]
-    ));
-    assert_eq!(rig.state(Side::Buyer, hash(1)), EntryState::Unknown);
-    let told = rig.looked_up(asked[&Side::Buyer], hash(1), found(1_000));
-    assert_eq!(told_settled(&told), 1);
+    let second = match first {
+        Side::Host => Side::Buyer,
+        Side::Buyer => Side::Host,
+    };
+    for (n, side) in [first, second].into_iter().enumerate() {
+        let told = rig.looked_up(asked[&side], hash(1), found(1_000));
+        let credited = matches!(told[..], [Effect::Tell(Message::CreditGranted { .. })]);
+        let expected = (side == Side::Host, usize::from(side == Side::Buyer));
+        assert_eq!((credited, told_settled(&told)), expected);
+        let other = rig.state([second, first][n], hash(1));
+        assert_eq!(other == EntryState::Settled, n == 1, "one side at a time");
+    }
     let report = rig.report();
     let sums = (report.earned, report.spent, report.fees);
     assert_eq!(sums, (Msat(1_000), Msat(1_000), Msat(3)));

@@ -930,7 +930,9 @@ fn a_late_payment_lowers_what_is_collected_of_its_own_buyer_alone() {
     }
     assert_eq!(open(&mut rig, 1, 5).2, 900);
     assert_eq!(open(&mut rig, 2, 6).2, 900);
+    assert_eq!(open_rows(&rig), 2);
     rig.received(5, hash(5), 900);
+    assert_eq!(open_rows(&rig), 1, "the other has nothing more to collect");
     rig.restart();
     close(&mut rig, 2, 6, 0, 900);
     assert_eq!(rig.report().owed_to_us, Msat(900));
@@ -938,14 +940,16 @@ fn a_late_payment_lowers_what_is_collected_of_its_own_buyer_alone() {
     assert_eq!(rig.report().owed_to_us, Msat(900));
 }
 
+/// Open orders on disk.
+fn open_rows(rig: &Rig) -> usize {
+    let rows = rig.disk.keys();
+    let rows = rows.filter(|(table, key)| *table == Table::Credit && key[0] == b'o');
+    rows.count()
+}
+
 #[test]
 fn an_open_order_is_on_disk_only_while_it_collects_a_debt() {
     let mut rig = Rig::new(Config::default());
-    let open_rows = |rig: &Rig| {
-        let rows = rig.disk.keys();
-        let rows = rows.filter(|(table, key)| *table == Table::Credit && key[0] == b'o');
-        rows.count()
-    };
     open(&mut rig, 1, 5);
     paid(&mut rig, 1, 1, 1_000, 50);
     assert_eq!(open_rows(&rig), 0);
