@@ -532,6 +532,9 @@ fn orders_that_cost_less_than_a_msat_stand_one_at_a_time_and_are_void() {
     assert_eq!(refusals(&arrives(&mut machine, 0, 1, 1, &order(1))), []);
     let second = arrives(&mut machine, 0, 2, 2, &order(2));
     assert_eq!(refusals(&second), [Code::TooManyUnpaid]);
+    // Who has credit is none of them.
+    let known = arrives_with(&mut machine, 0, 4, 4, &order(4), WINDOW);
+    assert_eq!(refusals(&known), []);
     cancels(&mut machine, 1, 1);
     assert_eq!(refusals(&arrives(&mut machine, 1, 3, 3, &order(3))), []);
 }

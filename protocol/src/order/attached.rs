@@ -249,6 +249,12 @@ mod tests {
     }
 
     #[test]
+    fn an_embedding_is_shown_by_its_size() {
+        let vector = Vector(vec![0; 4_096]);
+        assert_eq!(format!("{vector:?}"), "Vector(1024 elements)");
+    }
+
+    #[test]
     fn a_token_comes_with_as_many_alternatives_as_were_asked_for_at_most() {
         let prompt = "x".to_owned();
         let job = job(Work::Complete { prompt }, Some(2));

@@ -1092,3 +1092,111 @@ fn a_count_is_awaited_by_the_order_that_asked_for_it() {
     buyer.counts(counted(7, "exact"));
     assert_eq!(buyer.offences(), [OffenceKind::FalseInput]);
 }
+
+#[test]
+fn a_wait_that_is_too_long_is_told_in_seconds() {
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    let starts_within_ms = 125_999;
+    let terms = Terms {
+        starts_within_ms,
+        ..buyer.terms()
+    };
+    buyer.hears_offer(&terms);
+    let said = "the host would begin in 125 s, which is longer than this node waits";
+    assert_eq!(buyer.last_words(), (Code::Busy, said));
+}
+
+#[test]
+fn input_and_output_of_an_answer_fit_into_the_context_and_embeddings_have_no_output() {
+    let texts = vec!["a".to_owned()];
+    let embeds = Job {
+        work: Work::Embed { texts },
+        ..job()
+    };
+    // Eight tokens and 64.
+    for (job, context, dials) in [(job(), 72, 1), (job(), 71, 2), (embeds, 8, 1)] {
+        let hosts = [1, 3].map(|n| {
+            let mut host = candidate(n);
+            host.offer.context = context;
+            host
+        });
+        let mode = PaymentMode::Metered;
+        let mut buyer = Buyer::asking(hosts.into(), mode, Msat(1_000_000), job);
+        let terms = buyer.terms();
+        buyer.hears_offer(&terms);
+        assert_eq!(buyer.dials.len(), dials, "{context}");
+    }
+}
+
+#[test]
+fn steps_are_large_enough_where_as_many_as_are_kept_reach_the_cap() {
+    // 4,096 steps of four msat.
+    for (cap, dials) in [(16_384, 1), (16_385, 2)] {
+        let max_cost = Config::new(NETWORK).fees.cap_for(Msat(cap));
+        let hosts = vec![candidate(1), candidate(3)];
+        let mut buyer = Buyer::capped(hosts, PaymentMode::Metered, max_cost);
+        let quantum = Msat(4);
+        let terms = Terms {
+            quantum,
+            ..buyer.terms()
+        };
+        buyer.hears_offer(&terms);
+        assert_eq!(buyer.dials.len(), dials, "{cap}");
+    }
+}
+
+#[test]
+fn after_a_stop_a_host_may_send_to_the_last_token_what_it_had_granted() {
+    for (tokens, left) in [(18, false), (19, true)] {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        // Ten tokens beside the eight.
+        let window = Msat(2_500);
+        let terms = Terms {
+            window,
+            ..buyer.terms()
+        };
+        buyer.hears_offer(&terms);
+        buyer.hears(Frame::Chunk(chunk(0, (0..8).map(token).collect(), 8, None)));
+        buyer.feed(Input::Stop(RequestId(1)));
+        let more = (8..tokens).map(token).collect();
+        buyer.hears(Frame::Chunk(chunk(1, more, u64::from(tokens), None)));
+        assert_eq!(buyer.sent.contains(&"cancel"), left, "{tokens}");
+    }
+}
+
+#[test]
+fn the_receipt_of_an_answer_that_was_stopped_says_so() {
+    for (finish, status, fine) in [
+        (Finish::Stopped, Status::Stopped, true),
+        (Finish::Stopped, Status::Complete, false),
+        (Finish::Stop, Status::Complete, false),
+    ] {
+        let mut sold = Sold::new();
+        sold.buyer.feed(Input::Stop(RequestId(1)));
+        let end = chunk(1, Vec::new(), 8, Some(Finish::Stopped));
+        sold.buyer.hears(Frame::Chunk(end));
+        sold.buyer.bills(2_800, sold.chain.head());
+        sold.settles();
+        let mut receipt = sold.receipt();
+        (receipt.finish, receipt.status) = (finish, status);
+        sold.hears_receipt(&receipt);
+        assert_eq!(sold.is_finished(), fine, "{finish:?} {status:?}");
+    }
+}
+
+#[test]
+fn before_the_first_word_the_input_may_be_owed_too() {
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    let window = Msat(1 << 60);
+    let terms = Terms {
+        window,
+        ..buyer.terms()
+    };
+    buyer.hears_offer(&terms);
+    let stream = StreamId(buyer.stream);
+    buyer.feed(Input::Closed { stream });
+    let [account] = buyer.accounts()[..] else {
+        panic!("one account");
+    };
+    assert_eq!(account.unsure, Msat(16_800));
+}

@@ -727,6 +727,10 @@ fn the_limit_that_leaves_least_is_the_one_that_is_told() {
     // 10,000 of the day are left, and 15,000 of the key.
     assert!(told(&mut rig, 3, "agent", 10_001).contains("the day"));
     assert_eq!(rig.reserve(4, "agent", 2_000, Some(u64::MAX)), Ok(()));
+    // Where both leave as much it is the day's.
+    let mut even = limits(100_000, 15_000);
+    even.per_key.insert("agent".to_owned(), Msat(15_000));
+    assert!(told(&mut Rig::new(even), 1, "agent", 15_001).contains("the day"));
     // Of another budget's money none is the key's.
     let words = told(&mut rig, 5, "agent", 8_001);
     assert!(

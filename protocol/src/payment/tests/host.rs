@@ -1092,3 +1092,66 @@ fn a_debt_that_stays_as_it_is_ages_and_one_that_grows_begins_anew() {
         assert_eq!(rig.report().owed_to_us, Msat(owed));
     }
 }
+
+#[test]
+fn a_debt_as_large_as_is_tolerated_takes_no_trust() {
+    for (debt, credit) in [(1_000, (3_000, false, 1_000)), (1_001, (0, true, 1_000))] {
+        let mut rig = Rig::new(Config::default());
+        open(&mut rig, 1, 5);
+        paid(&mut rig, 1, 1, 3_000, 50);
+        close(&mut rig, 1, 5, 3_000 + debt, debt);
+        assert_eq!(open(&mut rig, 2, 5), credit);
+    }
+}
+
+#[test]
+fn a_debt_ages_beside_an_open_order_that_does_not_collect_it() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    open(&mut rig, 2, 5);
+    paid(&mut rig, 2, 2, 8_000, 50);
+    close(&mut rig, 2, 5, 9_800, 1_800);
+    rig.pass(DAY_MS - 1);
+    make(&mut rig, 1, 0, 1, 1_000);
+    rig.pass(1);
+    assert_eq!(open(&mut rig, 3, 5).2, 0);
+}
+
+#[test]
+fn the_end_of_a_strangers_order_with_nothing_in_it_writes_nothing() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    let effects = rig.turn(Some(Input::Close {
+        account: account(1, Side::Host, key(5), 0),
+        unpaid: Msat::ZERO,
+    }));
+    let (order, side) = (order(1), Side::Host);
+    let confirmed = Effect::Tell(Message::OrderClosed { order, side });
+    assert_eq!(effects, [confirmed]);
+}
+
+#[test]
+fn records_of_credit_of_an_older_release_are_passed_over_and_strange_ones_are_said() {
+    for (letter, notes) in [(b'b', 0), (b'x', 1)] {
+        let mut rig = Rig::new(Config::default());
+        let key = [&[letter][..], &[5; 32]].concat();
+        rig.disk.insert((Table::Credit, key), vec![1, 0]);
+        rig.restart();
+        assert_eq!(rig.report().notes.len(), notes);
+    }
+}
+
+#[test]
+fn an_unpaid_invoice_is_named_once_its_time_is_over_and_not_before() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    make(&mut rig, 1, 0, 1, 1_000);
+    close(&mut rig, 1, 5, 0, 0);
+    // A minute is for the wallet, which may have made it so much later.
+    rig.pass(UNPAID_KEPT_MS + 60_000);
+    rig.restart();
+    assert_eq!(forgotten(rig.wait(0)), []);
+    rig.pass(1);
+    rig.restart();
+    assert_eq!(forgotten(rig.wait(0)), [hash(1)]);
+}
