@@ -25,6 +25,7 @@ use crate::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use crate::money::{Counts, Msat, Prices};
 use crate::offence::OffenceKind;
 use crate::order::attached::{Vector, vector_digest};
+use crate::order::host::HostOrder;
 use crate::order::wire::{
     self, Chunk, Finish, Frame, Handling, Invoice, Order, Path, Retention, Terms,
 };
@@ -502,6 +503,8 @@ fn an_accepted_order_gives_way_only_when_its_payment_should_have_come() {
     }
     let refused = arrives(&mut machine, 1, 900, 900, &order(900));
     assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
+    let looks = |effect: &Effect| matches!(effect, Effect::CountPrompt { .. });
+    assert!(!refused.iter().any(looks), "it is the newcomer that is refused");
     assert_eq!(machine.active(), MAX_UNPAID);
     let later = arrives(&mut machine, ENTRY_GRACE_MS, 901, 901, &order(901));
     // One was told that it gave way, the newcomer has its terms.
@@ -591,6 +594,18 @@ fn an_order_that_runs_on_credit_gives_way_to_nobody() {
     let refused = arrives(&mut machine, later, 901, 901, &order(901));
     assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
     assert_eq!(machine.active(), MAX_UNPAID + 1);
+}
+
+#[test]
+fn an_unpaid_order_counts_with_all_its_bytes() {
+    let mut machine = host();
+    let orders = [order(1), order(2)];
+    for (n, signed) in (1..).zip(&orders) {
+        arrives(&mut machine, 0, n, n as u16, signed);
+    }
+    let held: usize = machine.hosts.values().map(HostOrder::bytes).sum();
+    let sent: usize = orders.iter().map(|signed| signed.bytes.len()).sum();
+    assert_eq!(held, sent);
 }
 
 #[test]

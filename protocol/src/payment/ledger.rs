@@ -605,6 +605,52 @@ mod tests {
         assert_eq!(whole.earned, Msat(2_000));
     }
 
+    fn account(number: u8, cost: u64) -> OrderAccount {
+        OrderAccount {
+            order: OrderId([number; 16]),
+            side: Side::Buyer,
+            counterparty: NodeKey([9; 32]),
+            model: crate::ids::ModelDigest([3; 32]),
+            counts: Default::default(),
+            cost: Msat(cost),
+            carried: Msat::ZERO,
+            unsure: Msat::ZERO,
+            status: crate::order::wire::Status::Complete,
+            receipt: None,
+        }
+    }
+
+    #[test]
+    fn a_whole_report_has_orders_and_notes_that_left_memory() {
+        let note = |text: &str| Note {
+            text: text.to_owned(),
+            ..Note::default()
+        };
+        let at = WallTime(1);
+        let records = [
+            stored_row(0, &Row::Account(account(1, 100))),
+            stored_row(
+                1,
+                &Row::Closed {
+                    account: account(2, 200),
+                    at,
+                },
+            ),
+            stored_row(2, &Row::Note(note("first"))),
+            stored_row(3, &Row::Note(note("second"))),
+        ];
+        let told = Report {
+            orders: vec![account(2, 250), account(3, 300)],
+            notes: vec![note("second"), note("third")],
+            ..Report::default()
+        };
+        let whole = whole(told, &records);
+        let costs: Vec<_> = whole.orders.iter().map(|order| order.cost.0).collect();
+        assert_eq!(costs, [100, 250, 300]);
+        let words: Vec<_> = whole.notes.iter().map(|note| note.text.as_str()).collect();
+        assert_eq!(words, ["first", "second", "third"]);
+    }
+
     #[test]
     fn a_row_that_is_not_read_is_said_and_hides_no_other() {
         let mut ledger = Ledger::default();
@@ -642,16 +688,8 @@ mod tests {
     #[test]
     fn an_order_that_an_older_release_closed_is_a_debt_of_ours() {
         let account = OrderAccount {
-            order: OrderId([1; 16]),
-            side: Side::Buyer,
-            counterparty: NodeKey([9; 32]),
-            model: crate::ids::ModelDigest([3; 32]),
-            counts: Default::default(),
-            cost: Msat(1_000),
-            carried: Msat::ZERO,
             unsure: Msat(500),
-            status: crate::order::wire::Status::Complete,
-            receipt: None,
+            ..account(1, 1_000)
         };
         let record = stored_row(0, &Row::Account(account));
         let mut ledger = Ledger::default();
@@ -692,25 +730,36 @@ mod tests {
     }
 
     #[test]
+    fn after_a_start_the_oldest_invoices_that_nobody_paid_are_deleted_and_no_payment_is() {
+        let mut ledger = Ledger::default();
+        let states = [EntryState::Settled, EntryState::Expired];
+        for row in 0..2 * (MAX_EXPIRED as u64 + 1) {
+            let mut entry = entry(1, states[row as usize % 2]);
+            entry.hash.0[..8].copy_from_slice(&row.to_be_bytes());
+            let budget = String::new();
+            ledger.load(row, Row::Entry { entry, budget });
+            ledger.next = row + 1;
+        }
+        ledger.loaded();
+        let (mut turn, mut out) = (Turn::new(Now::default()), Outbox::default());
+        ledger.change(Some(&mut turn), 0, |entry| entry.note = "again".to_owned());
+        turn.finish(&mut out);
+        let Some(Effect::Persist(records)) = out.drain().next() else {
+            panic!("it is written");
+        };
+        let gone = records.iter().filter(|record| record.value.is_none());
+        let gone: Vec<_> = gone.map(|record| record.key.clone()).collect();
+        assert_eq!(gone, [key(1).to_vec()]);
+    }
+
+    #[test]
     fn what_is_beside_a_row_leaves_memory_with_it_and_totals_stay() {
         let mut ledger = Ledger::default();
         let mut turn = Turn::new(Now::default());
         let mut bought = entry(1, EntryState::Settled);
         (bought.side, bought.fee) = (Side::Buyer, Msat(7));
         ledger.append(&mut turn, bought.clone(), "cli");
-        let account = OrderAccount {
-            order: bought.order,
-            side: Side::Buyer,
-            counterparty: NodeKey([9; 32]),
-            model: crate::ids::ModelDigest([3; 32]),
-            counts: Default::default(),
-            cost: Msat(1_500),
-            carried: Msat::ZERO,
-            unsure: Msat::ZERO,
-            status: crate::order::wire::Status::Complete,
-            receipt: None,
-        };
-        ledger.close(&mut turn, account);
+        ledger.close(&mut turn, account(1, 1_500));
         let host = NodeKey([9; 32]);
         assert_eq!(ledger.owed_to(&host, WallTime(0)), Msat(500));
         let open = entry(2, EntryState::Invoiced);

@@ -594,6 +594,7 @@ fn an_entry_is_what_its_mode_says_and_within_the_cap() {
 fn an_entry_that_is_about_to_expire_is_not_paid() {
     for (life_ms, paid) in [(4_999, 0), (5_000, 1)] {
         let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        buyer.counts(InputCount::Unknown);
         let mut terms = buyer.with_entry(buyer.terms(), 1_800);
         let entry = terms.entry.as_mut().unwrap();
         let mut facts: InvoiceFacts = serde_json::from_str(&entry.bolt11).unwrap();
@@ -941,25 +942,21 @@ fn a_code_that_is_not_a_hosts_to_say_is_an_offence() {
 }
 
 #[test]
-fn a_missing_vocabulary_is_asked_of_few_hosts_and_of_those_of_the_model() {
+fn a_missing_vocabulary_is_asked_of_hosts_of_the_model_alone() {
     let other = |n| {
         let mut host = candidate(n);
         host.offer.digest = ModelDigest([6; 32]);
         host
     };
-    let hosts = vec![
-        candidate(1),
-        other(2),
-        candidate(3),
-        candidate(4),
-        candidate(5),
-        candidate(6),
-    ];
+    let hosts = vec![candidate(1), other(2), candidate(3), candidate(4)];
     let mut buyer = Buyer::among(hosts, PaymentMode::Metered);
     buyer.counts(InputCount::Absent);
     buyer.hears_terms();
     buyer.hears_word(0);
-    assert_eq!(buyer.sources, [1, 3, 4, 5].map(|n| keys(n).key()));
+    buyer.sources.sort();
+    let mut same = [1, 3, 4].map(|n| keys(n).key());
+    same.sort();
+    assert_eq!(buyer.sources, same);
 }
 
 #[test]
@@ -1083,12 +1080,13 @@ fn a_count_convicts_nobody_where_no_rules_are_named() {
 #[test]
 fn a_count_is_awaited_by_the_order_that_asked_for_it() {
     let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    buyer.counts_slowly = true;
     let stale = buyer.counting.unwrap();
     buyer.hears(Frame::Refusal(Refusal::new(Code::Busy, "no")));
     buyer.hears_terms();
-    let count = counted(7, "exact");
+    let count = counted(8, "exact");
     buyer.feed(Input::InputCounted { id: stale, count });
-    assert_eq!((buyer.offences(), buyer.failures()), (vec![], vec![]));
+    assert!(!buyer.sent.contains(&"accept"), "it is the first order's");
     buyer.counts(counted(7, "exact"));
     assert_eq!(buyer.offences(), [OffenceKind::FalseInput]);
 }
@@ -1199,4 +1197,47 @@ fn before_the_first_word_the_input_may_be_owed_too() {
         panic!("one account");
     };
     assert_eq!(account.unsure, Msat(16_800));
+}
+
+#[test]
+fn why_the_only_host_could_not_be_paid_is_told_as_it_is() {
+    let mut buyer = Buyer::owes_entry(&[1]);
+    buyer.is_not_settled(buyer.id(), Code::PaymentFailed);
+    assert_eq!(buyer.last_words(), (Code::PaymentFailed, "no route"));
+}
+
+#[test]
+fn terms_have_expired_where_no_clock_that_is_trusted_says_otherwise() {
+    for (ms, dials) in [(0, 1), (1, 2)] {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        buyer.counts(InputCount::Unknown);
+        let now = at(buyer.ms + 1).wall;
+        let expires = WallTime(now.0 - limits::ENVELOPE_WINDOW_MS - ms);
+        let terms = Terms {
+            expires,
+            ..buyer.terms()
+        };
+        buyer.hears_offer(&terms);
+        assert_eq!(buyer.dials.len(), dials, "{ms}");
+    }
+}
+
+#[test]
+fn a_debt_that_our_books_do_not_know_is_not_taken_up() {
+    for (code, carried) in [(Code::DebtDisputed, 0), (Code::PaymentFailed, 500)] {
+        let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+        let carried_debt = Msat(500);
+        let terms = Terms {
+            carried_debt,
+            ..buyer.terms()
+        };
+        let terms = buyer.with_entry(terms, 2_300);
+        buyer.hears_offer(&terms);
+        assert_eq!(buyer.payments(), 1);
+        buyer.is_not_settled(buyer.id(), code);
+        let [account] = buyer.accounts()[..] else {
+            panic!("one account");
+        };
+        assert_eq!(account.carried, Msat(carried), "{code:?}");
+    }
 }

@@ -455,6 +455,12 @@ fn an_accept_must_name_the_terms_and_come_once() {
     sale.hears(Frame::Accept(Digest([9; 32])));
     assert_eq!(sale.refused(), Some(Code::ProtocolViolation));
     assert_eq!((sale.offences(), sale.allowed), (1, None));
+    // A second time before its entry is paid, and once it runs.
+    let mut sale = Sale::new(0).offered(offer(), &ordered());
+    sale.accepts();
+    assert_eq!((sale.refused(), sale.offences()), (None, 0));
+    sale.accepts();
+    assert_eq!(sale.refused(), Some(Code::ProtocolViolation));
     let mut sale = Sale::running(4_000);
     assert_eq!((sale.refused(), sale.offences()), (None, 0));
     sale.accepts();

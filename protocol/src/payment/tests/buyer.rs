@@ -855,6 +855,7 @@ fn bought_from_itself(first: Side) {
     rig.give(Input::OpenCredit {
         order: order(1),
         buyer: key(1),
+        caller: caller(1),
         quantum: Msat(1_000),
     });
     let effects = rig.give(Input::MakeInvoice {

@@ -1155,3 +1155,37 @@ fn an_unpaid_invoice_is_named_once_its_time_is_over_and_not_before() {
     rig.restart();
     assert_eq!(forgotten(rig.wait(0)), [hash(1)]);
 }
+
+#[test]
+fn a_payment_for_an_order_that_is_not_over_pays_no_other_debt() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 2, 5);
+    make(&mut rig, 2, 0, 2, 1_000);
+    open(&mut rig, 1, 5);
+    paid(&mut rig, 1, 1, 1_000, 50);
+    close(&mut rig, 1, 5, 1_700, 700);
+    // Nobody knows after it that the second one was open.
+    rig.restart();
+    rig.received(2, hash(2), 1_000);
+    assert_eq!(rig.report().owed_to_us, Msat(700));
+    close(&mut rig, 2, 5, 1_000, 1_000);
+    assert_eq!(rig.report().owed_to_us, Msat(700));
+}
+
+#[test]
+fn an_order_without_a_debt_is_forgotten_without_a_trace() {
+    let mut rig = Rig::new(Config::default());
+    open(&mut rig, 1, 5);
+    rig.pass(4 * 3_600_000 + 1);
+    let effects = rig.turn(Some(Input::OpenCredit {
+        order: order(2),
+        buyer: key(6),
+        caller: caller(1),
+        quantum: Msat(QUANTUM),
+    }));
+    assert!(matches!(
+        effects[..],
+        [Effect::Tell(Message::CreditOpened { .. })]
+    ));
+    assert!(!rig.machine.credits.is_open(&order(1)));
+}
