@@ -504,7 +504,10 @@ fn an_accepted_order_gives_way_only_when_its_payment_should_have_come() {
     let refused = arrives(&mut machine, 1, 900, 900, &order(900));
     assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
     let looks = |effect: &Effect| matches!(effect, Effect::CountPrompt { .. });
-    assert!(!refused.iter().any(looks), "it is the newcomer that is refused");
+    assert!(
+        !refused.iter().any(looks),
+        "it is the newcomer that is refused"
+    );
     assert_eq!(machine.active(), MAX_UNPAID);
     let later = arrives(&mut machine, ENTRY_GRACE_MS, 901, 901, &order(901));
     // One was told that it gave way, the newcomer has its terms.

@@ -1241,3 +1241,13 @@ fn a_debt_that_our_books_do_not_know_is_not_taken_up() {
         assert_eq!(account.carried, Msat(carried), "{code:?}");
     }
 }
+
+#[test]
+fn bytes_that_are_no_frame_end_the_order_with_their_host() {
+    let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
+    let stream = StreamId(buyer.stream);
+    let detail = "no frame".to_owned();
+    buyer.feed(Input::Garbled { stream, detail });
+    assert_eq!(buyer.offences(), [OffenceKind::MalformedFrame]);
+    assert_eq!(buyer.dials.len(), 2);
+}

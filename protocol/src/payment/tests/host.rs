@@ -893,6 +893,7 @@ fn an_order_that_shows_no_sign_of_life_for_four_hours_holds_no_part_of_a_window(
     assert_eq!(open(&mut rig, 1, 5).2, 700);
     rig.pass(4 * HOUR_MS + 1);
     assert_eq!(open(&mut rig, 2, 6).2, 700);
+    assert_eq!(open_rows(&rig), 1);
     rig.restart();
     assert_eq!(open(&mut rig, 3, 5).2, 700);
     assert_eq!(open(&mut rig, 4, 6).2, 0, "the open one collects it");
