@@ -24,10 +24,14 @@ pub(super) fn to_byte(c: char) -> Option<u8> {
     }
 }
 
+/// The bytes of a text of this alphabet: no two texts have the same.
+pub(super) fn written(text: &str) -> Option<Vec<u8>> {
+    text.chars().map(to_byte).collect()
+}
+
 /// The bytes of a token's text; a text outside the alphabet stands for itself.
 pub(super) fn decode(text: &str) -> Vec<u8> {
-    let bytes: Option<Vec<u8>> = text.chars().map(to_byte).collect();
-    bytes.unwrap_or_else(|| text.as_bytes().to_vec())
+    written(text).unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
 fn shifted(n: u32) -> char {

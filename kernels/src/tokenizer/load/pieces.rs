@@ -38,9 +38,11 @@ pub(super) fn merges(
         Pre::Gemma4 => text.bytes().all(|b| b == b'\n'),
         _ => pre.keeps_whole_tokens(),
     };
+    // Pieces are looked up as the alphabet writes them, as in llama.cpp: a token outside of
+    // it is never found, though it may stand for the bytes of one that is.
     let text = |text: &str| match pre {
-        Pre::Gemma4 => text.as_bytes().into(),
-        _ => bytes::decode(text).into_boxed_slice(),
+        Pre::Gemma4 => Some(text.as_bytes().into()),
+        _ => bytes::written(text).map(Vec::into_boxed_slice),
     };
     Ok(Merges {
         rules: map,
@@ -48,7 +50,7 @@ pub(super) fn merges(
         whole: ids
             .iter()
             .filter(|(t, _)| whole(t))
-            .map(|(t, id)| (text(t), *id))
+            .filter_map(|(t, id)| Some((text(t)?, *id)))
             .collect(),
     })
 }

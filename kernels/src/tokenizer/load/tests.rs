@@ -113,6 +113,21 @@ fn pieces_of_a_byte_level_vocabulary_are_its_bytes() {
 }
 
 #[test]
+fn tokens_of_equal_bytes_encode_the_same_at_every_load() {
+    // As in llama.cpp, only what is written in the alphabet is a piece.
+    for (written, more) in [(256, ["Ġa", " a", "中"]), (257, [" a", "Ġa", "中"])] {
+        let more = more.map(|text| (text, 1));
+        for pre in ["llama-bpe", "glm4", "tekken"].repeat(16) {
+            let keys = vec![("pre", Value::Text(pre.into()))];
+            let tokenizer = byte_level(&more, keys).unwrap();
+            assert_eq!(tokenizer.bytes(256), tokenizer.bytes(257));
+            assert_eq!(tokenizer.encode(" a", false), [written], "{pre}");
+            assert_eq!(tokenizer.encode("中", false).len(), 3, "{pre}");
+        }
+    }
+}
+
+#[test]
 fn pieces_of_sentencepiece_and_wordpiece_are_text_with_spaces() {
     let tokenizer = sentence_piece(&PIECES, true).unwrap();
     assert_eq!(tokenizer.piece(0), piece(true, b"<unk>"));
