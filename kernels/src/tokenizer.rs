@@ -15,6 +15,7 @@ mod deepseek;
 mod grammar;
 mod json_schema;
 mod load;
+mod memory;
 mod pre;
 mod prefixes;
 mod scan;
@@ -62,6 +63,22 @@ pub enum TokenizerError {
     Size {
         /// How many it has.
         tokens: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// More merges than any vocabulary has.
+    #[error("the vocabulary has {merges} merges; at most {max} are allowed")]
+    Merges {
+        /// How many it has.
+        merges: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// Tokens that are longer together than those of any vocabulary.
+    #[error("the tokens are {bytes} bytes long together; at most {max} are allowed")]
+    Text {
+        /// Their length.
+        bytes: usize,
         /// The most allowed.
         max: usize,
     },
@@ -277,6 +294,13 @@ impl Tokenizer {
         self.kinds.get(token as usize).copied()
     }
 
+    /// Bytes of memory that this vocabulary takes, about; without what the first grammar
+    /// adds.
+    pub fn memory(&self) -> usize {
+        let lists = self.text.capacity() + size_of_val(&*self.ends) + size_of_val(&*self.kinds);
+        size_of::<Self>() + lists + self.algorithm.memory() + self.specials.memory()
+    }
+
     /// Token ids of a text. With `parse_special` the names of control tokens
     /// become those tokens; without it they are plain text. No BOS is added.
     pub fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
@@ -359,6 +383,14 @@ impl Algorithm {
                 pre.split(&escaped).for_each(|p| merges.encode(p, out));
             }
             Self::Bpe { pre, merges } => pre.split(text).for_each(|p| merges.encode(p, out)),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Self::Bpe { merges, .. } => merges.memory(),
+            Self::Spm(pieces) => pieces.memory(),
+            Self::Wpm(words) => words.tokens.memory(),
         }
     }
 

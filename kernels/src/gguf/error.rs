@@ -161,6 +161,16 @@ pub enum GgufError {
         /// The most.
         max: u64,
     },
+    /// More metadata than any model has.
+    #[error("the metadata has {count} {what}; at most {max} are allowed")]
+    Metadata {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: u64,
+        /// The most.
+        max: u64,
+    },
     /// The first part was renamed, so that the others cannot be found.
     #[error(
         "{path} is the first part of a split model: its name must end in {ending:?}, as it did"

@@ -12,6 +12,13 @@ use std::collections::{BTreeMap, HashSet};
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// ggml knows at most four dimensions.
 const MAX_DIMS: u32 = 4;
+/// Most metadata entries of a file: a thousand times those of any known. One of 13 bytes
+/// takes some 150 in memory.
+pub(super) const MAX_ENTRIES: u64 = 1 << 16;
+/// Most strings in all lists of a file's metadata: twice those of the largest known
+/// vocabulary (Gemma 4: 262,144 tokens and 514,906 merges). One of eight bytes takes at
+/// least 24 in memory, and one of nine some 56.
+pub(super) const MAX_STRINGS: u64 = 3 << 19;
 /// Smallest metadata entry: key length 8, type 4, value 1.
 const MIN_ENTRY: u64 = 13;
 /// Most tensors of a model, all parts together: ten times the largest known. An entry
@@ -31,7 +38,7 @@ pub(super) struct Directory {
 
 /// Read everything before the tensor data and check all extents.
 pub(super) fn directory(file: &[u8]) -> Result<Directory, GgufError> {
-    let mut r = Reader { file, at: 0 };
+    let mut r = Reader::new(file);
     let (version, tensor_count, entry_count) = r.header()?;
     r.fits("the tensor count", tensor_count, MIN_TENSOR)?;
     check_tensors(tensor_count)?;
@@ -49,10 +56,7 @@ pub(super) fn directory(file: &[u8]) -> Result<Directory, GgufError> {
 
 /// Read the metadata of the beginning of a file.
 pub(super) fn metadata(beginning: &[u8]) -> Result<Metadata, GgufError> {
-    let mut r = Reader {
-        file: beginning,
-        at: 0,
-    };
+    let mut r = Reader::new(beginning);
     let (version, _, entry_count) = r.header()?;
     let metadata = r.metadata(entry_count)?;
     Ok((version, metadata, r.at))
@@ -66,6 +70,14 @@ pub(super) fn check_tensors(count: u64) -> Result<(), GgufError> {
             count,
             max: MAX_TENSORS,
         }),
+    }
+}
+
+/// Refuse more metadata than any model has, before any of it is read.
+fn check_metadata(what: &'static str, count: u64, max: u64) -> Result<(), GgufError> {
+    match count <= max {
+        true => Ok(()),
+        false => Err(GgufError::Metadata { what, count, max }),
     }
 }
 
@@ -94,9 +106,19 @@ fn split(metadata: &BTreeMap<String, Value>) -> Split {
 struct Reader<'a> {
     file: &'a [u8],
     at: usize,
+    /// In the lists up to here.
+    strings: u64,
 }
 
 impl<'a> Reader<'a> {
+    fn new(file: &'a [u8]) -> Self {
+        Self {
+            file,
+            at: 0,
+            strings: 0,
+        }
+    }
+
     /// Version, number of tensors, number of metadata entries.
     fn header(&mut self) -> Result<(u32, u64, u64), GgufError> {
         let magic: [u8; 4] = self.array("the magic")?;
@@ -111,6 +133,7 @@ impl<'a> Reader<'a> {
         }
         let tensors = self.u64("the tensor count")?;
         let entries = self.u64("the metadata count")?;
+        check_metadata("entries", entries, MAX_ENTRIES)?;
         self.fits("the metadata count", entries, MIN_ENTRY)?;
         Ok((version, tensors, entries))
     }
@@ -213,6 +236,8 @@ impl<'a> Reader<'a> {
             6 => Array::F32(self.numbers(n, f32::from_le_bytes)?),
             7 => Array::Bool(self.numbers(n, |b: [u8; 1]| b[0] != 0)?),
             8 => {
+                self.strings = self.strings.saturating_add(n);
+                check_metadata("strings in lists", self.strings, MAX_STRINGS)?;
                 // Each string has at least its eight bytes of length.
                 let n = self.fits("an array's length", n, 8)?;
                 let mut out = Vec::with_capacity(n);

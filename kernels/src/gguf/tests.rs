@@ -33,12 +33,48 @@ fn huge_counts_are_refused_before_anything_is_allocated() {
         for count in [u64::MAX, 1 << 62, 1 << 32] {
             let mut bytes = sample();
             bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
-            assert!(matches!(
-                Gguf::from_bytes(bytes),
-                Err(GgufError::Count { .. })
-            ));
+            let error = Gguf::from_bytes(bytes).unwrap_err();
+            match at {
+                8 => assert!(matches!(error, GgufError::Count { .. })),
+                _ => assert!(matches!(error, GgufError::Metadata { .. })),
+            }
         }
     }
+}
+
+#[test]
+fn a_head_with_more_metadata_than_any_model_has_is_useless_whatever_follows() {
+    // Magic, version, no tensors, then so many entries.
+    let head = |entries: u64| {
+        [
+            b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0",
+            &entries.to_le_bytes()[..],
+        ]
+        .concat()
+    };
+    let list = |strings: u64| {
+        let (key, list_of_strings) = (b"\x01\0\0\0\0\0\0\0a", b"\x09\0\0\0\x08\0\0\0");
+        [&head(1)[..], key, list_of_strings, &strings.to_le_bytes()].concat()
+    };
+    for (most, head) in [
+        (read::MAX_ENTRIES, &head as &dyn Fn(u64) -> Vec<u8>),
+        (read::MAX_STRINGS, &list),
+    ] {
+        assert!(Gguf::from_head(head(most)).unwrap_err().is_short());
+        let error = Gguf::from_head(head(most + 1)).unwrap_err();
+        assert!(matches!(error, GgufError::Metadata { .. }));
+        assert!(!error.is_short());
+    }
+    // Of all lists together.
+    let mut writer = write::Writer::new("none");
+    let (half, more) = (
+        read::MAX_STRINGS as usize / 2,
+        read::MAX_STRINGS as usize / 2 + 1,
+    );
+    writer.key("one", write::Value::Texts(vec![String::new(); half]));
+    writer.key("two", write::Value::Texts(vec![String::new(); more]));
+    let error = Gguf::from_head(writer.finish()).unwrap_err();
+    assert!(matches!(error, GgufError::Metadata { .. }));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! candidate pairs and a linked list of symbols keep a piece of n bytes at
 //! O(n log n), so that a hostile text without spaces costs no more than prose.
 
+use super::memory::{block, table};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
@@ -48,6 +49,16 @@ pub(super) const UNKNOWN: u32 = u32::MAX - 1;
 const MAX_PIECE: usize = 1 << 30;
 
 impl Merges {
+    /// Bytes of memory, about.
+    pub fn memory(&self) -> usize {
+        let chars = match &self.alphabet {
+            Alphabet::Bytes(_) => 0,
+            Alphabet::Chars { ids, .. } => table(ids),
+        };
+        let texts: usize = self.whole.keys().map(|text| block(text.len())).sum();
+        size_of::<Self>() + table(&self.rules) + chars + table(&self.whole) + texts
+    }
+
     /// Append the tokens of one piece.
     pub fn encode(&self, piece: &str, out: &mut Vec<u32>) {
         if let Some(id) = self.whole.get(piece.as_bytes()) {

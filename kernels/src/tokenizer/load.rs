@@ -13,9 +13,13 @@ use crate::gguf::{Array, Gguf, GgufError, Value};
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-/// Far above any vocabulary (262,144 is the largest known); keeps ids in u32 and
-/// logits in memory.
-const MAX_TOKENS: usize = 1 << 22;
+/// Twice the largest known vocabulary (Gemma's 262,144). Strangers' vocabularies are read
+/// in the process that holds the wallet: this and the next two bound what one takes there.
+const MAX_TOKENS: usize = 1 << 19;
+/// Twice the most known (Gemma 4's 514,906).
+const MAX_MERGES: usize = 1 << 20;
+/// Bytes of all tokens' texts together: six times the most known (Command R's 2.8 million).
+const MAX_TEXT: usize = 16 << 20;
 /// Longest text of a token: four times the longest known (runs of 256 spaces,
 /// written in two bytes each). Bounds what one comparison can cost.
 const MAX_TOKEN_BYTES: usize = 2048;
@@ -120,6 +124,12 @@ fn algorithm<'a>(
         }
     };
     let rules = file.strings("tokenizer.ggml.merges")?;
+    if rules.len() > MAX_MERGES {
+        return Err(TokenizerError::Merges {
+            merges: rules.len(),
+            max: MAX_MERGES,
+        });
+    }
     let merges = Box::new(pieces::merges(lists, rules, pre)?);
     Ok((Algorithm::Bpe { pre, merges }, rules))
 }
@@ -133,6 +143,13 @@ impl<'a> Lists<'a> {
                 id,
                 bytes: tokens[id].len(),
                 max: MAX_TOKEN_BYTES,
+            });
+        }
+        let bytes = tokens.iter().map(String::len).sum();
+        if bytes > MAX_TEXT {
+            return Err(TokenizerError::Text {
+                bytes,
+                max: MAX_TEXT,
             });
         }
         let mut kinds = kinds(file, tokens.len())?;
@@ -202,6 +219,7 @@ fn texts(lists: &Lists<'_>, algorithm: &Algorithm) -> (Vec<u8>, Vec<usize>) {
         }
         ends.push(text.len());
     }
+    text.shrink_to_fit();
     (text, ends)
 }
 

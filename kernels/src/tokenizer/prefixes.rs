@@ -3,6 +3,8 @@
 //! A sorted list narrowed byte by byte: a search costs the length of the match, at
 //! most [`LONGEST`], times the logarithm of the list, whatever the strings are.
 
+use super::memory::block;
+
 /// Longest string that is found, in bytes: several times the longest special token or
 /// word known. A list of ever longer strings would make each byte of a text cost more.
 pub(super) const LONGEST: usize = 256;
@@ -24,10 +26,17 @@ impl<T> Prefixes<T> {
             .collect();
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         entries.dedup_by(|later, earlier| later.0 == earlier.0);
+        entries.shrink_to_fit();
         let first = (0..=256)
             .map(|b| entries.partition_point(|(s, _)| usize::from(s[0]) < b) as u32)
             .collect();
         Self { entries, first }
+    }
+
+    /// Bytes of memory, about.
+    pub fn memory(&self) -> usize {
+        let texts: usize = self.entries.iter().map(|(s, _)| block(s.len())).sum();
+        size_of_val(&*self.entries) + size_of_val(&*self.first) + texts
     }
 
     /// Length and attachment of the longest string that `bytes` begins with, among

@@ -29,6 +29,11 @@ impl Specials {
         ))
     }
 
+    /// Bytes of memory, about.
+    pub fn memory(&self) -> usize {
+        self.0.memory()
+    }
+
     /// Cut a text at the special tokens in it, leftmost first, longest first.
     pub fn split<'a>(&self, text: &'a str, control: bool, mut each: impl FnMut(Part<'a>)) {
         let (mut start, mut at) = (0, 0);

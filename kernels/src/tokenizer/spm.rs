@@ -5,6 +5,7 @@
 //! What is no token at the end becomes byte tokens. A heap and a linked list keep n
 //! characters at O(n log n).
 
+use super::memory::{block, table};
 use std::collections::{BinaryHeap, HashMap};
 
 /// How SentencePiece writes a space.
@@ -38,6 +39,12 @@ const NONE: usize = usize::MAX;
 type Heap = BinaryHeap<std::cmp::Reverse<(u32, usize, usize)>>;
 
 impl Pieces {
+    /// Bytes of memory, about.
+    pub fn memory(&self) -> usize {
+        let texts: usize = self.pieces.keys().map(|text| block(text.len())).sum();
+        size_of::<Self>() + table(&self.pieces) + texts
+    }
+
     /// Append the tokens of a text in which spaces are already [`SPACE`].
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) {
         let mut symbols: Vec<Symbol> = text

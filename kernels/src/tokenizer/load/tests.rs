@@ -1,5 +1,6 @@
 //! Small vocabularies of each kind, and hostile ones.
 
+use super::{MAX_MERGES, MAX_TEXT, MAX_TOKEN_BYTES, MAX_TOKENS};
 use crate::gguf::Gguf;
 use crate::gguf::write::{Value, Writer};
 use crate::tokenizer::{Piece, Tokenizer, TokenizerError, byte_char};
@@ -276,6 +277,49 @@ fn what_is_not_claimed_is_refused_by_name() {
         ("tokens", Value::Texts(vec!["a".repeat(5000)])),
     ];
     assert!(matches!(load(long), Err(TokenizerError::Long { .. })));
+}
+
+#[test]
+fn a_head_with_more_tokens_than_any_model_has_is_useless() {
+    // 256 bytes, and so many more; with merges of the first two.
+    let refused = |tokens: usize, merges: usize, text: &str| {
+        let bytes = (0..=255).map(|b| byte_char(b).to_string());
+        let tokens = bytes.chain(std::iter::repeat_n(text.to_owned(), tokens - 256));
+        let mut writer = Writer::new("none");
+        for (key, value) in [
+            ("model", Value::Text("gpt2".into())),
+            ("pre", Value::Text("llama-bpe".into())),
+            ("tokens", Value::Texts(tokens.collect())),
+            ("merges", Value::Texts(vec!["a b".into(); merges])),
+        ] {
+            writer.key(&format!("tokenizer.ggml.{key}"), value);
+        }
+        let head = Gguf::from_head(writer.finish()).unwrap();
+        Tokenizer::from_gguf(&head).map(|tokenizer| tokenizer.len())
+    };
+    assert_eq!(refused(MAX_TOKENS, 0, "ab").unwrap(), MAX_TOKENS);
+    let tokens = refused(MAX_TOKENS + 1, 0, "ab").unwrap_err();
+    assert!(matches!(tokens, TokenizerError::Size { .. }), "{tokens}");
+    assert_eq!(refused(257, MAX_MERGES, "ab").unwrap(), 257);
+    let merges = refused(257, MAX_MERGES + 1, "ab").unwrap_err();
+    assert!(matches!(merges, TokenizerError::Merges { .. }), "{merges}");
+    let long = "a".repeat(MAX_TOKEN_BYTES);
+    let text = refused(256 + MAX_TEXT / MAX_TOKEN_BYTES, 0, &long).unwrap_err();
+    assert!(matches!(text, TokenizerError::Text { .. }), "{text}");
+}
+
+#[test]
+fn the_memory_of_a_vocabulary_is_that_of_its_tables() {
+    let of = |pre: &str, tokens: usize| {
+        let names: Vec<String> = (0..tokens).map(|n| format!("{n:08}")).collect();
+        let more: Vec<(&str, i32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        let keys = vec![("pre", Value::Text(pre.into()))];
+        byte_level(&more, keys).unwrap().memory()
+    };
+    // Text, its end and its kind; where whole pieces are looked up, these, too.
+    let each = |pre| (of(pre, 8_000) - of(pre, 1_000)) / 7_000;
+    assert_eq!(each("qwen2"), 8 + 8 + 1);
+    assert!((60..120).contains(&each("llama-bpe")));
 }
 
 proptest! {
