@@ -24,8 +24,10 @@ use tokio::sync::Semaphore;
 
 /// Longest dial.
 const DIAL: Duration = Duration::from_secs(25);
-/// Vocabularies in memory at once. Some tens of megabytes each.
+/// Vocabularies in memory at once.
 const LOADED: usize = 4;
+/// Bytes of them. The largest known takes some 20 MB, the largest that is read less than 160.
+const LOADED_BYTES: usize = 256 << 20;
 /// Models whose vocabularies wait to be fetched.
 const WAITING: usize = 8;
 /// The wait after a first failure; it doubles with each.
@@ -201,7 +203,8 @@ impl Vocabularies {
         let mut loaded = self.0.loaded.lock();
         loaded.retain(|(known, _)| *known != model);
         loaded.push_front((model, vocabulary));
-        loaded.truncate(LOADED);
+        let fit = fitting(loaded.iter().map(|(_, vocabulary)| vocabulary.memory()));
+        loaded.truncate(fit);
     }
 
     fn get(&self, model: &ModelDigest) -> Option<Arc<Vocabulary>> {
@@ -270,6 +273,16 @@ impl Fetches {
         }
         self.liars.insert(host);
     }
+}
+
+/// How many of the vocabularies of these sizes stay in memory; the one used last always does.
+fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0_usize;
+    let fits = |bytes: &usize| {
+        sum = sum.saturating_add(*bytes);
+        sum <= LOADED_BYTES
+    };
+    sizes.take(LOADED).take_while(fits).count().max(1)
 }
 
 fn path(folder: &Path, model: &ModelDigest) -> PathBuf {
@@ -353,6 +366,15 @@ mod tests {
         std::fs::write(&damaged, bytes).unwrap();
         assert_eq!(read(folder, &model(4)), None);
         assert!(!damaged.exists());
+    }
+
+    #[test]
+    fn the_vocabularies_used_last_stay_in_memory_as_far_as_they_fit() {
+        let kept = |sizes: &[usize]| fitting(sizes.iter().copied());
+        assert_eq!(kept(&[1; 9]), LOADED);
+        assert_eq!(kept(&[LOADED_BYTES / 2; 3]), 2);
+        assert_eq!(kept(&[1, LOADED_BYTES, 1]), 1);
+        assert_eq!(kept(&[LOADED_BYTES + 1, 1]), 1);
     }
 
     #[test]

@@ -166,6 +166,12 @@ impl Vocabulary {
         piece(&self.tokenizer, token)
     }
 
+    /// Bytes of memory that this takes, about; without its head.
+    pub fn memory(&self) -> usize {
+        let template = self.template.as_ref().map_or(0, String::capacity);
+        size_of::<Self>() + self.tokenizer.memory() + template
+    }
+
     /// The tokens of a job's prompt, rendered as the model's template says; of texts to embed,
     /// those of all.
     ///
