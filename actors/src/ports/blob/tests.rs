@@ -173,7 +173,7 @@ async fn a_buyer_without_the_model_sees_which_token_stands_for_something_else() 
         folder: None,
         bytes: 64 << 20,
     });
-    let produced = |compute: Compute| {
+    let produced = move |compute: Compute| {
         let job = Job {
             max_output: 32,
             ..job("What is a sat?")
