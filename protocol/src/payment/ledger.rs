@@ -753,6 +753,19 @@ mod tests {
     }
 
     #[test]
+    fn invoices_that_may_still_be_paid_are_never_deleted() {
+        let mut ledger = Ledger::default();
+        let mut turn = Turn::new(Now::default());
+        for number in 0..MAX_EXPIRED as u64 + 2 {
+            let mut entry = entry(1, EntryState::Invoiced);
+            entry.hash.0[..8].copy_from_slice(&number.to_be_bytes());
+            ledger.append(&mut turn, entry, "");
+        }
+        ledger.change(Some(&mut turn), 0, |entry| entry.note = "seen".to_owned());
+        assert_eq!(ledger.report().entries.len(), MAX_EXPIRED + 2);
+    }
+
+    #[test]
     fn what_is_beside_a_row_leaves_memory_with_it_and_totals_stay() {
         let mut ledger = Ledger::default();
         let mut turn = Turn::new(Now::default());

@@ -924,3 +924,20 @@ fn how_long_a_payment_took_is_told_by_the_clock_that_does_not_jump() {
     rig.restart();
     assert_eq!(took(&rig.sent(2, hash(2), settled(0))), Some(5_700));
 }
+
+#[test]
+fn a_look_up_that_finds_a_failure_ends_the_payment_and_frees_its_money() {
+    let mut rig = Rig::new(limits(100_000, 100_000));
+    rig.reserved(1, 100_000);
+    let pay = invoice(&rig, 1, 0, 1, 60_000);
+    rig.give(Input::Pay(Box::new(pay)));
+    let asked = lookup_id(&rig.wait(60_000));
+    let effects = rig.looked_up(asked, hash(1), LookupOutcome::Failed);
+    assert_eq!(refused(&effects), Code::PaymentFailed);
+    assert_eq!(rig.state(Side::Buyer, hash(1)), EntryState::Failed);
+    assert_eq!(rig.machine.deadline(), None);
+    rig.give(Input::Release {
+        request: RequestId(1),
+    });
+    assert_eq!(rig.reserve(2, "cli", 100_000, Some(u64::MAX)), Ok(()));
+}
