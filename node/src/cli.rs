@@ -160,6 +160,7 @@ fn render() -> ExitCode {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    kernels::heap::keep_little();
     if std::env::args_os()
         .nth(1)
         .is_some_and(|first| first == RENDER)

@@ -1,11 +1,13 @@
 //! What must hold behind every attack: an honest order goes through at once, memory and disk of
 //! the host are back to what they were, and the host is still listed.
 //!
-//! Memory is the resident set (`VmRSS`) of the host's process, held against the least before any
-//! attack of a test. Apart from it is that of the processes which it starts to render templates:
-//! they have a bound of their own ([`RENDERERS`]). Disk is what the host's folder takes (blocks,
-//! its log included), held against what it was before this attack and [`LOGS`]. [`SETTLE`] is
-//! allowed for what is under way to end.
+//! Memory is the resident set (`VmRSS`) of the host's process, held against what it was before the
+//! attack: at a host in the middle of its day, which has rendered, answered and followed grammars
+//! ([`Range::warm`]). Disk is what its folder takes (blocks, its log included), held against what it
+//! was before the first attack of a test, with [`LOGS`] more, and [`RECORDS`] of each honest order.
+//! That nothing adds up in memory over many attacks either is held by [`DRIFT`]. Apart from memory is
+//! that of the processes which the host starts to render templates: they have a bound of their own
+//! ([`RENDERERS`]). [`SETTLE`] is allowed for what is under way to end.
 
 use super::stranger::Target;
 use anyhow::{Context, Result, bail, ensure};
@@ -28,16 +30,26 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 const SLOWER: u32 = 4;
 /// Honest orders before the first attack; the slowest is the measure.
 const WARM_UP: usize = 6;
+/// Questions to the gateway beside each of them, every one with a schema of its own: more in all
+/// than a host keeps compiled.
+const AT_A_TIME: usize = 4;
+/// What the warm-up left behind goes back within this long.
+const CALM: Duration = Duration::from_secs(5);
 /// How long memory and disk may take to be back.
 const SETTLE: Duration = Duration::from_secs(10);
-/// What an order may leave behind, in hundredths.
+/// What an attack may leave behind, in hundredths.
 const MARGIN: u64 = 110;
+/// And all attacks of a test together in memory, a dozen of them: the grammars that were compiled
+/// last are kept, sixteen of them, and the hostile ones are larger than those of the warm-up.
+const DRIFT: u64 = 115;
 /// What the processes that render templates take together once all are there. KiB. How many are
 /// there depends on how many requests happened to come at once.
 const RENDERERS: u64 = 64 << 10;
 /// What the log of the database (segments of 512 KiB) and that of the wallet's (4 MiB) take before
 /// they are used again. KiB: much beside the folder of a host that has just begun.
 const LOGS: u64 = 4 << 10;
+/// What the records of an honest order take. KiB.
+const RECORDS: u64 = 16;
 /// Bound on every other wait.
 pub const BOUND: Duration = Duration::from_secs(60);
 
@@ -51,20 +63,13 @@ pub struct Range {
     pub target: Target,
     /// What an honest order took before any attack, at most.
     usual: Duration,
-    /// The least memory before any attack.
-    memory: Cell<u64>,
+    /// Before any attack: memory and disk. KiB.
+    before: Cell<(u64, u64)>,
+    /// Honest orders since then.
+    orders: Cell<u64>,
     /// What did not hold, behind which attack.
     broken: RefCell<Vec<String>>,
     _dir: tempfile::TempDir,
-}
-
-/// Whether memory is judged behind an attack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Round {
-    /// It is not: what is bounded may fill.
-    First,
-    /// It is.
-    Second,
 }
 
 /// What the host takes of its machine. KiB.
@@ -96,7 +101,8 @@ impl Range {
             options,
             target,
             usual: Duration::ZERO,
-            memory: Cell::new(u64::MAX),
+            before: Cell::default(),
+            orders: Cell::default(),
             broken: RefCell::default(),
             _dir: dir,
         };
@@ -106,14 +112,17 @@ impl Range {
 
     /// Buys and asks until the host is as it is in the middle of its day.
     pub async fn warm(&mut self) -> Result<()> {
-        self.memory.set(u64::MAX);
         self.buy().await?;
-        for _ in 0..WARM_UP {
+        for round in 0..WARM_UP {
             // At once, so that every process that renders templates is there.
-            let asks = [self.ask(), self.ask(), self.ask(), self.ask()];
+            let asks = (0..AT_A_TIME).map(|number| self.ask(Some(round * AT_A_TIME + number)));
             let (took, _) = tokio::try_join!(self.buy(), futures::future::try_join_all(asks))?;
             self.usual = self.usual.max(took);
         }
+        tokio::time::sleep(CALM).await;
+        let before = self.taken()?;
+        self.before.set((before.memory, before.disk()));
+        self.orders.set(0);
         Ok(())
     }
 
@@ -155,7 +164,10 @@ impl Range {
             let mut purchase = client.buy(&honest()).await?;
             while let Some(event) = purchase.next().await {
                 match event {
-                    Ok(BuyerEvent::Finished { .. }) => return Ok(began.elapsed()),
+                    Ok(BuyerEvent::Finished { .. }) => {
+                        self.orders.set(self.orders.get() + 1);
+                        return Ok(began.elapsed());
+                    }
                     Ok(BuyerEvent::Failed(refusal)) => why = refusal.to_string(),
                     Ok(_) => {}
                     Err(error) => why = error.to_string(),
@@ -166,14 +178,20 @@ impl Range {
         bail!("no honest order went through: {why}")
     }
 
-    /// Has the host's gateway answer with the model of its machine. Returns what that took.
-    async fn ask(&self) -> Result<Duration> {
+    /// Has the host's gateway answer with the model of its machine, in the form of schema `form`.
+    /// Returns what that took.
+    async fn ask(&self, form: Option<usize>) -> Result<Duration> {
         let began = Instant::now();
         let model = self.target.model.to_string();
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "model": model, "max_tokens": 4,
             "messages": [{"role": "user", "content": "What is a relay?"}],
         });
+        if let Some(form) = form {
+            body["response_format"] = serde_json::json!({
+                "type": "json_schema", "json_schema": {"name": "answer", "schema": schema(form)},
+            });
+        }
         let answer = reqwest::Client::new()
             .post(format!("{}/v1/chat/completions", self.host().gateway))
             .timeout(BOUND)
@@ -189,48 +207,29 @@ impl Range {
     where
         F: Future<Output = Result<String>>,
     {
-        self.round(Round::Second, name, attack).await
-    }
-
-    /// The same; in the first round memory is not judged.
-    pub async fn round<F>(
-        &self,
-        round: Round,
-        name: &str,
-        attack: impl FnOnce(Target) -> F,
-    ) -> Result<()>
-    where
-        F: Future<Output = Result<String>>,
-    {
         let pid = self.host().pid();
-        let mut before = self.taken()?;
-        match round {
-            Round::First => before.memory = u64::MAX / MARGIN,
-            Round::Second => {
-                before.memory = before.memory.min(self.memory.get());
-                self.memory.set(before.memory);
-            }
-        }
+        let before = self.taken()?;
+        let (least, disk) = self.before.get();
         let began = Instant::now();
         let did = attack(self.target.clone())
             .await
             .with_context(|| format!("the attack itself failed: {name}"))?;
         let (lasted, ended) = (began.elapsed(), Instant::now());
         let worst = self.taken()?;
-        let (served, answered) = tokio::try_join!(self.buy(), self.ask())
+        let (served, answered) = tokio::try_join!(self.buy(), self.ask(None))
             .with_context(|| format!("after {name} ({did})"))?;
         let mut after = self.taken()?;
-        while !after.is_back(&before) && ended.elapsed() < SETTLE {
+        while !self.is_back(&after, &before) && ended.elapsed() < SETTLE {
             tokio::time::sleep(Duration::from_millis(100)).await;
             after = self.taken()?;
         }
         println!(
-            "{name}: {did}; {:.1} s, an order {} ms and the gateway {} ms behind it (an order usually {} ms), memory {} -> {} -> {} KiB, disk {} -> {} KiB, {:.1} s to settle",
+            "{name}: {did}; {:.1} s, an order {} ms and the gateway {} ms behind it (an order usually {} ms), memory {} -> {} -> {} KiB (at first {least}), disk {} -> {} KiB (at first {disk}), {:.1} s to settle",
             lasted.as_secs_f64(),
             served.as_millis(),
             answered.as_millis(),
             self.usual.as_millis(),
-            before.memory.min(worst.memory),
+            before.memory,
             worst.memory,
             after.memory,
             before.disk(),
@@ -248,7 +247,7 @@ impl Range {
                 answered <= at_once,
                 format!("the gateway took {answered:?}"),
             ),
-            (after.is_back(&before), after.more_than(&before)),
+            (self.is_back(&after, &before), after.more_than(&before)),
             (
                 pid.is_some() && self.host().pid() == pid,
                 "it ended".to_owned(),
@@ -259,6 +258,15 @@ impl Range {
         let mut all = self.broken.borrow_mut();
         all.extend(broken.map(|(_, what)| format!("{name}: {what}")));
         Ok(())
+    }
+
+    fn is_back(&self, after: &Taken, before: &Taken) -> bool {
+        let (memory, disk) = self.before.get();
+        let records = LOGS + RECORDS * self.orders.get();
+        let most = (before.memory * MARGIN).min(memory * DRIFT);
+        after.memory * 100 <= most
+            && after.disk() * 100 <= disk * MARGIN + records * 100
+            && after.children <= before.children.max(RENDERERS)
     }
 
     /// Stops everything; an error where something did not hold behind an attack.
@@ -310,13 +318,6 @@ impl Taken {
         self.files.values().sum()
     }
 
-    fn is_back(&self, before: &Taken) -> bool {
-        let near = |now: u64, then: u64| now * 100 <= then * MARGIN;
-        near(self.memory, before.memory)
-            && near(self.disk(), before.disk() + LOGS)
-            && self.children <= before.children.max(RENDERERS)
-    }
-
     /// What is more than it was.
     fn more_than(&self, before: &Taken) -> String {
         let mut text = format!(
@@ -331,6 +332,16 @@ impl Taken {
         }
         text
     }
+}
+
+/// A schema as large as that of a program's tools, and unlike those of other numbers.
+fn schema(number: usize) -> serde_json::Value {
+    let field = |field| {
+        let name = format!("field_{number}_{field}");
+        (name, serde_json::json!({"type": "string"}))
+    };
+    let fields: serde_json::Map<_, _> = (0..20).map(field).collect();
+    serde_json::json!({"type": "object", "properties": fields, "additionalProperties": false})
 }
 
 /// An answer of some five sat.
