@@ -3,6 +3,8 @@
 //! Wiring only. What is decided is decided in `protocol`; what is configured is
 //! decided by the binary, which fills [`NodeConfig`].
 
+mod offers;
+
 use crate::clock::{Clock, SystemClock, wall_now};
 use crate::driver::{Begin, Deliver, Driver, Fatal, Flush, Halt, Look};
 use crate::keys::NodeKeys;
@@ -29,6 +31,7 @@ use crate::shell::{
     validator as validator_shell,
 };
 use actix::{Actor, Addr, Arbiter, Recipient};
+use offers::{NO_LIMITS, Offers};
 use protocol::bundle::{Bundle, Verdict};
 use protocol::crypto::{Crypto, DerivedOrderKeys, Secp};
 use protocol::discovery::io::HostRow;
@@ -36,7 +39,7 @@ use protocol::envelope::Network;
 use protocol::ids::{EffectId, NodeKey, RequestId};
 use protocol::inference::io::{Admission, BuyRequest, BuyerEvent, Served};
 use protocol::machine::Table;
-use protocol::manifest::{HostLimits, Manifest, Role};
+use protocol::manifest::{Manifest, Role};
 use protocol::payment::io::Report;
 use protocol::refusal::{Code, Refusal};
 use protocol::{discovery, inference, payment, reputation, validator};
@@ -154,6 +157,7 @@ struct Inner {
     orders: Addr<inference_shell::InferenceActor>,
     flushes: Vec<Recipient<Flush>>,
     halts: Vec<Recipient<Halt>>,
+    offers: Arc<Offers>,
     withdrawal: Withdrawal,
     draining: AtomicBool,
     compute: Compute,
@@ -393,6 +397,13 @@ impl Node {
         // A wallet that is not there has no events.
         shared.supervise_panics("the events of the wallet", payments);
 
+        let offers = Offers::new(
+            shared.clone(),
+            compute.clone(),
+            config.serve.clone(),
+            config.roles.contains(&Role::Host),
+            own_listing(&config, key, wallet.as_ref()),
+        );
         let node = Node {
             inner: Arc::new(Inner {
                 key,
@@ -402,6 +413,7 @@ impl Node {
                 orders,
                 flushes,
                 halts,
+                offers,
                 withdrawal,
                 draining: AtomicBool::new(false),
                 compute,
@@ -419,49 +431,12 @@ impl Node {
                 system: parking_lot::Mutex::new(Some(system)),
             }),
         };
-        node.announce(&config).await;
+        let offers = &node.inner.offers;
+        offers.tell().await;
+        node.inner
+            .shared
+            .supervise_panics("the watch over engines", offers.attend());
         Ok(node)
-    }
-
-    /// Serves and lists what the roles say.
-    async fn announce(&self, config: &NodeConfig) {
-        let shared = &self.inner.shared;
-        let sells = config.roles.contains(&Role::Host);
-        let sold = if sells {
-            config.serve.clone()
-        } else {
-            Vec::new()
-        };
-        shared.to_inference(inference::io::Input::Serve(sold)).await;
-        let listed = sells || config.roles.contains(&Role::Validator);
-        // A validator lists the models it can recompute; only hosts take orders for them.
-        let models = config.serve.clone();
-        let Some(signer) = self.inner.wallet.signer().filter(|_| listed) else {
-            return;
-        };
-        let message = protocol::manifest::lightning_statement(&self.inner.key, config.network);
-        let limits = listed_limits(models.iter().map(|model| model.limits));
-        let manifest = Manifest {
-            network: config.network,
-            node: self.inner.key,
-            lightning: self.inner.wallet.node_id(),
-            lightning_proof: signer.sign_message(message.as_bytes()),
-            roles: config.roles.clone(),
-            software: concat!("freehold/", env!("CARGO_PKG_VERSION")).to_owned(),
-            bands: config.bands.clone(),
-            models: models.into_iter().map(|model| model.offer).collect(),
-            limits,
-            payment_modes: config.orders.modes.clone(),
-            quantum: config.quantum,
-            // Those of each self-test.
-            addresses: Vec::new(),
-            created: wall_now(),
-            expires: wall_now(),
-            extensions: Vec::new(),
-        };
-        shared
-            .to_discovery(discovery::io::Input::Announce(Box::new(manifest)))
-            .await;
     }
 
     /// The node key.
@@ -664,8 +639,7 @@ impl Node {
         self.inner.draining.store(true, Ordering::Release);
         let told = async {
             self.admit(Admission::Draining).await;
-            let withdraw = discovery::io::Input::Withdraw;
-            self.inner.shared.to_discovery(withdraw).await;
+            self.inner.offers.withdraw().await;
         };
         // A disk that takes nothing holds the actors up.
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, told).await;
@@ -748,20 +722,31 @@ async fn answered<T>(
     tokio::time::timeout(limit, both).await.ok().flatten()
 }
 
-/// The limits that a listing shows for all its models: the largest of each. A buyer bounds
-/// them by the context of the model that it asks for, and the host by that model's own.
-fn listed_limits(models: impl Iterator<Item = HostLimits>) -> HostLimits {
-    let none = HostLimits {
-        concurrent_orders: 0,
-        queued_orders: 0,
-        prompt_tokens: 0,
-        output_tokens: 0,
-    };
-    models.fold(none, |most, one| HostLimits {
-        concurrent_orders: most.concurrent_orders.max(one.concurrent_orders),
-        queued_orders: most.queued_orders.max(one.queued_orders),
-        prompt_tokens: most.prompt_tokens.max(one.prompt_tokens),
-        output_tokens: most.output_tokens.max(one.output_tokens),
+/// The listing of this node but for its models; none where it has no role that is listed, or no
+/// wallet.
+fn own_listing(config: &NodeConfig, key: NodeKey, wallet: &dyn Wallet) -> Option<Manifest> {
+    let lists = |role: &Role| matches!(role, Role::Host | Role::Validator);
+    let listed = config.roles.iter().any(lists);
+    let signer = wallet.signer().filter(|_| listed)?;
+    let message = protocol::manifest::lightning_statement(&key, config.network);
+    Some(Manifest {
+        network: config.network,
+        node: key,
+        lightning: wallet.node_id(),
+        lightning_proof: signer.sign_message(message.as_bytes()),
+        roles: config.roles.clone(),
+        software: concat!("freehold/", env!("CARGO_PKG_VERSION")).to_owned(),
+        bands: config.bands.clone(),
+        // A validator lists the models it can recompute; only hosts take orders for them.
+        models: Vec::new(),
+        limits: NO_LIMITS,
+        payment_modes: config.orders.modes.clone(),
+        quantum: config.quantum,
+        // Those of each self-test.
+        addresses: Vec::new(),
+        created: wall_now(),
+        expires: wall_now(),
+        extensions: Vec::new(),
     })
 }
 
@@ -911,18 +896,5 @@ mod tests {
         assert_eq!(host.author(), node.author());
         let client = relay_reader(&[Role::Client], &node);
         assert_ne!(client.author(), node.author());
-    }
-
-    #[test]
-    fn a_listing_shows_what_the_largest_of_its_models_takes_whatever_their_order() {
-        let limits = |tokens| HostLimits {
-            concurrent_orders: 4,
-            queued_orders: 8,
-            prompt_tokens: tokens,
-            output_tokens: tokens,
-        };
-        for models in [[1_024, 4_096], [4_096, 1_024]] {
-            assert_eq!(listed_limits(models.map(limits).into_iter()), limits(4_096));
-        }
     }
 }

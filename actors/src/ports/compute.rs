@@ -10,7 +10,7 @@ mod embed;
 pub(in crate::ports) mod job;
 mod order;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use super::runner::Runners;
 use job::{check, encode, sampling, steering};

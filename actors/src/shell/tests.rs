@@ -64,15 +64,15 @@ impl Handler<Deliver<reputation::io::Input>> for Ear {
 const HEARD: usize = 64;
 
 /// What a test holds.
-struct Heard {
-    shared: Shared,
-    discovery: mpsc::Receiver<discovery::io::Input>,
-    inference: mpsc::Receiver<inference::io::Input>,
+pub(crate) struct Heard {
+    pub(crate) shared: Shared,
+    pub(crate) discovery: mpsc::Receiver<discovery::io::Input>,
+    pub(crate) inference: mpsc::Receiver<inference::io::Input>,
     _dir: tempfile::TempDir,
 }
 
 /// Runs `test` in an actix system with an ear for each machine.
-fn with<F: Future<Output = ()>>(test: impl FnOnce(Heard) -> F) {
+pub(crate) fn with<F: Future<Output = ()>>(test: impl FnOnce(Heard) -> F) {
     actix::System::new().block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let storage = Storage::open(dir.path()).unwrap();

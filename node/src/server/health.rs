@@ -1,9 +1,9 @@
-//! What of the world a node lacks just now, and what that costs it.
+//! What a node lacks just now, of the world or its own engines, and what that costs it.
 //!
 //! Looked at when somebody asks; nothing here mends anything.
 
 use super::App;
-use crate::control::Degraded;
+use crate::control::{Degraded, ModelRow};
 use actors::ports::wallet::WalletError;
 use futures::FutureExt;
 
@@ -12,7 +12,21 @@ pub fn degraded(app: &App) -> Vec<Degraded> {
     let mut missing = Vec::new();
     missing.extend(wallet(app));
     missing.extend(relays(app));
+    missing.extend(engines(app));
     missing
+}
+
+fn engines(app: &App) -> Vec<Degraded> {
+    let broken = |model: ModelRow| {
+        let why = app.node.compute().broken(&model.digest)?;
+        Some(Degraded {
+            what: format!("engine of {}", model.name),
+            why,
+            effect: "it answers nothing, and is neither sold nor listed: restart the node"
+                .to_owned(),
+        })
+    };
+    app.rows().into_iter().filter_map(broken).collect()
 }
 
 fn wallet(app: &App) -> Option<Degraded> {

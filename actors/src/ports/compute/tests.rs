@@ -20,7 +20,7 @@ fn order(n: u8) -> OrderId {
     OrderId([n; 16])
 }
 
-fn job(question: &str, seed: u64) -> Job {
+pub(crate) fn job(question: &str, seed: u64) -> Job {
     Job {
         work: Work::Chat {
             messages: vec![Message {
@@ -305,45 +305,52 @@ fn an_order_whose_thread_panics_is_no_longer_under_way() {
     }
 }
 
+/// A model's file that is large enough to be packed after it was opened, so that it is still read.
 #[cfg(unix)]
-#[test]
-fn nothing_is_counted_for_a_model_whose_file_has_changed() {
+pub(crate) fn large_file(dir: &std::path::Path) -> std::path::PathBuf {
     use kernels::gguf::TensorType;
     use kernels::synthetic::{Shape, qwen3};
-    // Large enough to be packed after it was opened, so that the file is still read.
     let shape = Shape {
         embedding: 512,
         feed_forward: 16_384,
         layers: 3,
         ..Shape::tiny()
     };
-    let file = qwen3(&shape, TensorType::Q8_0, 5);
+    let path = dir.join("large.gguf");
+    std::fs::write(&path, qwen3(&shape, TensorType::Q8_0, 5)).unwrap();
+    path
+}
+
+/// A model whose file has changed since it was opened.
+#[cfg(unix)]
+pub(crate) fn changed_file(path: &std::path::Path) -> Model {
+    // Packing may be quicker once or twice: then nothing is wrong with the model.
+    for round in 0..20 {
+        let model = Model::open(path, &OpenOptions::default()).unwrap();
+        let before = std::fs::metadata(path).unwrap().modified().unwrap();
+        let later = before + Duration::from_secs(60 + round);
+        let writer = std::fs::File::options().write(true).open(path).unwrap();
+        writer.set_modified(later).unwrap();
+        if model.is_changed() {
+            return model;
+        }
+    }
+    panic!("packing is always quicker");
+}
+
+#[cfg(unix)]
+#[test]
+fn nothing_is_counted_for_a_model_whose_file_has_changed() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("large.gguf");
-    std::fs::write(&path, file).unwrap();
+    let path = large_file(dir.path());
     let job = Job {
         work: Work::Complete {
             prompt: "x".to_owned(),
         },
         ..job("", 1)
     };
-    // Packing may be quicker once or twice: then nothing is wrong with the model.
-    let mut rounds = 0;
-    let (compute, model) = loop {
-        let model = Model::open(&path, &OpenOptions::default()).unwrap();
-        let later = std::time::SystemTime::now() + Duration::from_secs(60 + rounds);
-        let writer = std::fs::File::options().write(true).open(&path).unwrap();
-        writer.set_modified(later).unwrap();
-        let changed = model.is_changed();
-        let compute = Compute::new();
-        let model = compute.add(model);
-        if changed {
-            break (compute, model);
-        }
-        assert!(compute.count(&model, &job, &[0; 16]).is_ok());
-        rounds += 1;
-        assert!(rounds < 20, "packing is always quicker");
-    };
+    let compute = Compute::new();
+    let model = compute.add(changed_file(&path));
     let refused = compute.count(&model, &job, &[0; 16]).unwrap_err();
     assert_eq!(refused.code, Code::EngineFailed);
     // Nor once its engine runs.
