@@ -65,6 +65,11 @@ pub trait Adversary {
         false
     }
 
+    /// Keys that it lists beside its own node's.
+    fn listed(&self) -> usize {
+        0
+    }
+
     /// A frame on one of its own streams.
     fn arrived(&mut self, _hand: &mut Hand<'_>, _stream: StreamId, _frame: Frame) {}
 

@@ -30,7 +30,7 @@ use crate::trace::Trace;
 use crate::wallet::Wallets;
 use protocol::ids::{EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::{Admission, Input as OrderInput};
-use protocol::limits::FIRST_TOKEN_MS;
+use protocol::limits::{FIRST_TOKEN_MS, MAX_CANDIDATES};
 use protocol::refusal::Code;
 use protocol::route::{Actor, Delivery};
 use protocol::time::Now;
@@ -46,7 +46,10 @@ const ASK_AGAIN_MS: u64 = 6 * 60_000;
 const REBALANCE_MS: u64 = 3_600_000;
 /// Attempts of one wish in the healed phase, and the least time that is left for one: a buyer
 /// that is told to wait and then gets nothing is patient for seven minutes. Milliseconds.
-const HEALED_TRIES: u32 = 6;
+const HEALED_TRIES: usize = 6;
+/// Listings of adversaries for which one more attempt is made: an attempt of a node that knows
+/// nobody tries as many of them at least before it ends.
+const LISTED_PER_TRY: usize = MAX_CANDIDATES / 2;
 const TRY_MS: u64 = FIRST_TOKEN_MS + 2 * 120_000;
 /// How often the checkers look at what is stored. Milliseconds.
 const SURVEY_MS: u64 = 300_000;
@@ -180,6 +183,8 @@ pub struct World {
     /// Vocabularies that nodes fetched, and from when on they are there.
     pub(crate) vocabularies: BTreeMap<(NodeIx, ModelDigest), u64>,
     strategies: Vec<Strategy>,
+    /// Most attempts of one wish in the healed phase.
+    healed_tries: u32,
     orders_seen: Vec<(u64, NodeIx, NodeIx, Vec<u8>)>,
     court: Court,
     pub(crate) trace: Trace,
@@ -215,6 +220,9 @@ impl World {
             wallets.open(local, remote, node.person.base_fee);
         }
         let people = nodes.iter().map(|node| node.person.clone()).collect();
+        let adversaries = nodes.iter().filter_map(|node| node.adversary.as_ref());
+        let listed: usize = adversaries.map(|adversary| adversary.listed()).sum();
+        let healed_tries = u32::try_from(HEALED_TRIES + listed / LISTED_PER_TRY);
         let mut world = World {
             now: 0,
             queue: Queue::default(),
@@ -236,6 +244,7 @@ impl World {
             raw: BTreeSet::new(),
             own_payments: BTreeSet::new(),
             strategies,
+            healed_tries: healed_tries.unwrap_or(u32::MAX),
             orders_seen: Vec::new(),
             court: Court::new(people),
             trace: Trace::default(),
@@ -818,7 +827,7 @@ impl World {
         } else if !matches!(self.answered.get(&node), Some(Ok(()))) {
             self.answered.insert(node, Err(why.to_owned()));
             let end = (self.options.safety_ms + HEALED_MS) * MS;
-            if tries < HEALED_TRIES && self.now + TRY_MS * MS < end {
+            if tries < self.healed_tries && self.now + TRY_MS * MS < end {
                 let at = self.now + self.dice.ms(5_000, 40_000);
                 self.queue.push(
                     at,

@@ -3,7 +3,8 @@
 //! Not history: that is the input. Every term is normalised, so that no term drowns
 //! another by its unit. Prices are measured against the median of the hosts that served
 //! this node, since anybody can list any price: a listing that costs nothing scores no
-//! higher than one at half of that median.
+//! higher than one at half of that median, and a host that only ever failed has no price:
+//! who failed least comes first among those, whatever they list.
 
 use super::history::{Counted, EVENT, History, HostHistory};
 use super::{ScoreCard, ScoreTerm, Standing};
@@ -154,6 +155,10 @@ fn usual_cost(known: &[Known]) -> u64 {
 /// quarters of it at the usual cost, a half at twice the usual cost.
 fn price(one: &Known, usual: u64, weight: u32) -> ScoreTerm {
     let cost = one.subject.expected_cost_msat;
+    if one.standing() == Standing::Failed {
+        let why = format!("at most {}; nothing was served at it", Msat(cost));
+        return term("price", 0, weight, why);
+    }
     let why = format!("at most {}; usual is {}", Msat(cost), Msat(usual));
     let usual = u128::from(usual.max(1));
     let cost = u128::from(cost).max(usual.div_ceil(2));

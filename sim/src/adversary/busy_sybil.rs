@@ -39,6 +39,10 @@ impl Adversary for BusySybil {
         true
     }
 
+    fn listed(&self) -> usize {
+        self.secrets.len()
+    }
+
     fn arrived(&mut self, hand: &mut Hand<'_>, stream: StreamId, frame: Frame) {
         if matches!(frame, Frame::Order(_)) {
             let busy = Refusal::new(Code::Busy, "all slots and the queue are full");

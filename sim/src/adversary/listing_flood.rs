@@ -39,6 +39,10 @@ impl Adversary for ListingFlood {
         true
     }
 
+    fn listed(&self) -> usize {
+        self.secrets.len()
+    }
+
     fn arrived(&mut self, hand: &mut Hand<'_>, stream: StreamId, _frame: Frame) {
         hand.close(stream);
     }

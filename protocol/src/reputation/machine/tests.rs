@@ -488,6 +488,26 @@ fn a_listing_at_no_price_does_not_outrank_a_host_that_serves_well() {
 }
 
 #[test]
+fn a_price_at_which_nothing_was_served_ranks_nobody() {
+    let mut machine = Reputation::new(Config::default());
+    let Input::Happened(mut refused) = outcome(1, None) else {
+        unreachable!()
+    };
+    refused.refused = Some(Code::Busy);
+    feed(&mut machine, at(0), Input::Happened(refused));
+    for n in 0..2 {
+        let gone = outcome(2, Some(Code::Disconnected));
+        feed(&mut machine, at(n), gone);
+    }
+    let cards = scores(&mut machine, at(9), &[(1, 9_000), (2, 0)]);
+    assert!(cards.iter().all(|card| card.standing == Standing::Failed));
+    assert!(
+        cards[0].total_ppm > cards[1].total_ppm,
+        "it failed less, and lists no price of 0"
+    );
+}
+
+#[test]
 fn sums_that_add_up_verify_nothing_and_neither_does_praise_by_others() {
     let mut machine = Reputation::new(Config::default());
     let cases = [
