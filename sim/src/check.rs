@@ -227,7 +227,7 @@ impl Court {
             Box::new(text::Bounded::default()),
             Box::new(choice::Wishes::default()),
             Box::new(choice::Shunned::default()),
-            Box::new(customers::Customers),
+            Box::new(customers::Customers::default()),
             Box::new(accounts::Accounts),
         ];
         let mut index = Index::default();

@@ -27,10 +27,10 @@ const TAKEN_REST_MS: u64 = 120_000;
 /// networks that fail in a row are seldom, and whoever is robbed each time pays it some ten
 /// times in a year.
 const TAKEN_AGAIN_REST_MS: u64 = 3_600_000;
-/// How long one validator's word is remembered. Milliseconds. Seven days: another one that
-/// is asked about the same host in this time may confirm it.
+/// How long one validator's word is remembered. Milliseconds. Seven days: a buyer
+/// that is told of a host again meets it with less trust.
 pub const HINT_LIFE_MS: u64 = 7 * 86_400_000;
-/// Most hints kept for a host. Two that agree are enough.
+/// Most hints kept for a host: each halves one term of its score.
 const MAX_HINTS: usize = 4;
 /// Successes, decayed, from which a host counts as one that served this node: what a
 /// single order leaves after four half-lives.

@@ -50,6 +50,10 @@ impl Outcome {
     }
 }
 
+/// Validators, each of a Lightning node of its own, that convict a host where all of them say
+/// so of one answer. Two liars are met too easily where a tenth of all validators lie.
+pub const AGREEING: usize = 3;
+
 /// Who checked, and whose order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Witness {
@@ -59,6 +63,8 @@ pub enum Witness {
     Stranger,
     /// Another validator, an order of this node.
     Other(NodeKey),
+    /// Several other validators, the same order of this node.
+    Agreed([NodeKey; AGREEING]),
 }
 
 /// One (host, model) to be scored, with what its listing says.

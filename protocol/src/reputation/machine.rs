@@ -9,8 +9,8 @@
 //! is persisted; a question is answered with score cards.
 //!
 //! # Invariants
-//! - Only what this node saw itself counts. Another validator's word is a hint, until
-//!   a second, independent one agrees (see `Reputation::hinted`).
+//! - Only what this node saw itself counts. Another validator's word is a hint; several that
+//!   agree on one answer convict (see `Reputation::agreed`).
 //! - Only hosts are in the book: what a buyer's key, a relay or whoever repeats others'
 //!   messages can cause is booked against nobody.
 //! - The book is bounded; a conviction over an order of this node is the last thing to
@@ -22,7 +22,7 @@
 
 use super::book::Book;
 use super::history::{Conviction, Counted, EVENT, Hint, HostHistory};
-use super::io::{Effect, Input, Outcome, Subject, Witness};
+use super::io::{AGREEING, Effect, Input, Outcome, Subject, Witness};
 use super::reach::Reach;
 use super::score::{self, Known, Weights};
 use crate::bundle::{Finding, Tier};
@@ -185,41 +185,41 @@ impl Reputation {
             Witness::Own => self.convict(now, host, what, true, out),
             Witness::Stranger => self.convict(now, host, what, false, out),
             Witness::Other(by) => self.hinted(now, host, Hint { by, at: now, what }, out),
+            Witness::Agreed(by) => self.agreed(now, host, by, &what, out),
         }
     }
 
-    /// Takes in another validator's word. It convicts once a second one says so too, under
-    /// another key, and one of the two has served this node within the last weeks.
-    ///
-    /// That bounds what free keys can do: any number of validators that this node never
-    /// dealt with convict nobody. It does not bound a host that served well and then lies
-    /// as a validator together with a key of its own.
-    pub(super) fn hinted(
-        &mut self,
-        now: WallTime,
-        host: NodeKey,
-        hint: Hint,
-        out: &mut Outbox<Effect>,
-    ) {
+    /// Takes in another validator's word: it lowers the score, and excludes nobody.
+    fn hinted(&mut self, now: WallTime, host: NodeKey, hint: Hint, out: &mut Outbox<Effect>) {
         if hint.by == host {
             return;
         }
-        let half_life_ms = self.config.half_life_ms;
-        let mut known = self.book.host(host, now, half_life_ms);
-        let what = hint.what.clone();
+        let mut known = self.book.host(host, now, self.config.half_life_ms);
         known.hint(hint);
-        let familiar = |hint: &Hint| self.book.served(hint.by, now, half_life_ms);
-        let agreed = known.hints.len() >= 2 && known.hints.iter().any(familiar);
         out.push(Effect::Persist(self.book.set_host(host, known)));
-        if agreed {
-            self.convict(
-                now,
-                host,
-                short(&format!("by two validators, {what}")),
-                true,
-                out,
-            );
+    }
+
+    /// Convicts where [`AGREEING`] validators say so of one answer, and one of them has served
+    /// this node within the last weeks.
+    ///
+    /// That bounds what free keys can do: any number of validators that this node never
+    /// dealt with convict nobody. It does not bound a host that served well and then lies
+    /// as a validator, where it and keys of its own are all that are asked about an answer.
+    fn agreed(
+        &mut self,
+        now: WallTime,
+        host: NodeKey,
+        by: [NodeKey; AGREEING],
+        what: &str,
+        out: &mut Outbox<Effect>,
+    ) {
+        let half_life_ms = self.config.half_life_ms;
+        let familiar = |key: &NodeKey| self.book.served(*key, now, half_life_ms);
+        if by.contains(&host) || !by.iter().any(familiar) {
+            return;
         }
+        let what = short(&format!("by {AGREEING} validators, {what}"));
+        self.convict(now, host, what, true, out);
     }
 
     /// A conviction over an order of this node is not replaced by a stranger's bundle.

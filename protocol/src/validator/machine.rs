@@ -2,8 +2,8 @@
 //!
 //! # States of a job
 //! `Replaying → [Seeking → Asking → [Asking →]] done`, each with a deadline. Bookkeeping
-//! takes no state: it is done at once. A second validator is asked where the first one
-//! convicts and this node has no replay of its own.
+//! takes no state: it is done at once. Where a validator convicts and this node has no replay
+//! of its own, further ones are asked, until one does not or enough agree.
 //!
 //! # Inputs and effects
 //! See [`super::io`].
@@ -149,8 +149,8 @@ struct Question {
     numerics: Option<String>,
     /// Who may still be asked.
     hosts: Vec<Candidate>,
-    /// One validator convicted already; this asks for a second word.
-    confirms: bool,
+    /// Validators that convicted already, over this very answer.
+    against: Vec<NodeKey>,
 }
 
 #[derive(Debug)]

@@ -14,6 +14,7 @@ use protocol::inference::context::Config;
 use protocol::inference::io::Effect;
 use protocol::limits;
 use protocol::machine::Table;
+use protocol::reputation::io::AGREEING;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Records of orders beside those that somebody paid for or that were served on credit.
@@ -26,6 +27,8 @@ const CLOCK_MS: u64 = 200_000;
 const NONCE_MS: u64 = 2 * limits::ENVELOPE_WINDOW_MS + 2 * limits::ORDER_SWEEP_MS + CLOCK_MS;
 /// Verdicts beside those about orders of its own.
 const VERDICTS: usize = 256;
+/// Verdicts about one order of its own: what the node found, and what it is told by others.
+const OWN_VERDICTS: usize = 1 + AGREEING;
 /// A span between two sweeps may begin in one and end in the next.
 const UNPAID_PER_PEER: usize =
     2 * limits::MAX_VOID_PER_MINUTE as usize + limits::MAX_UNPAID_PER_PEER;
@@ -124,7 +127,11 @@ impl Checker for Strangers {
                 bought + sold + ORDERS,
             ),
             ("nonces", store.count(Table::Nonces), taken),
-            ("verdicts", store.count(Table::Verdicts), bought + VERDICTS),
+            (
+                "verdicts",
+                store.count(Table::Verdicts),
+                OWN_VERDICTS * bought + VERDICTS,
+            ),
             (
                 "invoices that can be paid",
                 invoices,

@@ -571,22 +571,55 @@ fn any_number_of_unknown_validators_convict_nobody() {
     assert_eq!(value(&later, "verified"), 250_000, "a hint is forgotten");
 }
 
+/// What `by` say of one answer of `host`.
+fn agree(by: [u8; AGREEING], host: u8) -> Input {
+    let Input::Judged {
+        host,
+        model,
+        order,
+        tier,
+        finding,
+        ..
+    } = says(1, host)
+    else {
+        unreachable!()
+    };
+    Input::Judged {
+        host,
+        model,
+        order,
+        tier,
+        finding,
+        witness: Witness::Agreed(by.map(key)),
+    }
+}
+
 #[test]
-fn two_validators_convict_where_one_of_them_served_this_node() {
+fn validators_that_agree_on_one_answer_convict_where_one_of_them_served_this_node() {
     let mut machine = Reputation::new(Config::default());
     feed(&mut machine, at(0), outcome(8, None));
-    for n in 1..4 {
-        feed(&mut machine, at(n), says(8, 1));
-        assert!(
-            scores(&mut machine, at(n), &[(1, 100)])[0]
-                .cooldown
-                .is_none(),
-            "one voice"
-        );
+    let caught = |machine: &mut Reputation, ms| {
+        let card = scores(machine, at(ms), &[(1, 100)]).remove(0);
+        card.cooldown
+            .is_some_and(|(_, why)| why.contains("by 3 validators"))
+    };
+    feed(&mut machine, at(1), agree([9, 10, 11], 1));
+    assert!(!caught(&mut machine, 2), "nobody knows them");
+    feed(&mut machine, at(3), agree([8, 1, 9], 1));
+    assert!(!caught(&mut machine, 4), "one of them is the host");
+    feed(&mut machine, at(5), agree([9, 8, 10], 1));
+    assert!(caught(&mut machine, 6));
+}
+
+#[test]
+fn words_on_different_answers_never_add_up_to_a_conviction() {
+    let mut machine = Reputation::new(Config::default());
+    for by in 8..20 {
+        feed(&mut machine, at(0), outcome(by, None));
+        feed(&mut machine, at(u64::from(by)), says(by, 1));
     }
-    feed(&mut machine, at(5), says(9, 1));
-    let card = scores(&mut machine, at(6), &[(1, 100)]).remove(0);
-    assert!(card.cooldown.unwrap().1.contains("two validators"));
+    let card = scores(&mut machine, at(50), &[(1, 100)]).remove(0);
+    assert!(card.cooldown.is_none() && card.standing == Standing::Unknown);
 }
 
 #[test]

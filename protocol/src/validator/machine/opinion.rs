@@ -1,15 +1,16 @@
 //! The second opinion: whom Discovery names, whom we ask, what comes back.
 //!
 //! Where another validator convicts and our own check did not go as far, one more is
-//! asked, of another Lightning node: Reputation convicts on two words, never on one.
+//! asked, of another Lightning node, until [`AGREEING`] say so of this answer: Reputation
+//! convicts on that, and on no word less. One that says anything else ends it.
 
 use super::{Job, Origin, Question, Stage, Validator, Whose, judged, report};
 use crate::bundle::Bundle;
 use crate::envelope::Signed;
-use crate::ids::EffectId;
+use crate::ids::{EffectId, NodeKey};
 use crate::inference::io::Candidate;
 use crate::machine::Outbox;
-use crate::reputation::io::Witness;
+use crate::reputation::io::{AGREEING, Witness};
 use crate::time::Now;
 use crate::validator::bookkeeping::Label;
 use crate::validator::io::Effect;
@@ -37,7 +38,7 @@ impl Validator {
             own: *own,
             numerics,
             hosts,
-            confirms: false,
+            against: Vec::new(),
         };
         if !self.put(now, (job.origin, job.bundle, job.label), question, out) {
             let why = "no other validator is listed: `freehold hosts` shows who is";
@@ -118,11 +119,17 @@ impl Validator {
         if counts {
             judged(&theirs, Witness::Other(validator), out);
         }
-        report(&job.label, Ok(Box::new(theirs)), out);
-        if counts && !question.confirms {
-            question.confirms = true;
-            // Nobody else to ask is no error: the first word was reported.
-            self.put(now, (job.origin, job.bundle, job.label), *question, out);
+        report(&job.label, Ok(Box::new(theirs.clone())), out);
+        if !counts {
+            return;
+        }
+        question.against.push(validator);
+        match <[NodeKey; AGREEING]>::try_from(question.against.as_slice()) {
+            Ok(agreed) => judged(&theirs, Witness::Agreed(agreed), out),
+            // Nobody else to ask is no error: what was said so far was reported.
+            Err(_) => {
+                self.put(now, (job.origin, job.bundle, job.label), *question, out);
+            }
         }
     }
 }

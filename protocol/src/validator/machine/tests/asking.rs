@@ -1,6 +1,7 @@
 //! Second opinions from other validators.
 
 use super::*;
+use crate::reputation::io::AGREEING;
 
 fn other() -> Secp {
     Secp::from_secret(&[4; 32]).unwrap()
@@ -117,38 +118,79 @@ fn more() -> Secp {
     Secp::from_secret(&[6; 32]).unwrap()
 }
 
-#[test]
-fn one_word_against_a_host_asks_for_a_second_from_another_lightning_node() {
-    let mut machine = machine(cannot_replay());
-    let effects = feed(&mut machine, at(0), ended(&Script::default(), true));
-    let own = reports(&effects).remove(0).unwrap();
-    let id = wanted(&effects).unwrap();
-    let mut apart = candidate(more().key(), None);
-    apart.lightning = LightningId([3; 33]);
-    let hosts = vec![
-        candidate(other().key(), Some(NUMERICS)),
-        // Ranks before `apart`, and is paid where `other` is.
-        candidate(NodeKey([9; 32]), Some("fh2")),
-        apart,
-    ];
-    let effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
-    let (id, first) = asked(&effects).unwrap();
-    assert_eq!(first, other().key());
-    let effects = answer(&mut machine, id, &other(), &their(&own, wrong()));
-    let (id, second) = asked(&effects).unwrap();
-    assert_eq!(second, more().key());
-    let theirs = Verdict {
-        validator: more().key(),
-        ..their(&own, wrong())
-    };
-    let effects = answer(&mut machine, id, &more(), &theirs);
+fn words(effects: &[Effect]) -> Vec<Witness> {
     let by = |effect: &Effect| match effect {
         Effect::Tell(Message::Judged { witness, .. }) => Some(*witness),
         _ => None,
     };
-    let words: Vec<Witness> = effects.iter().filter_map(by).collect();
-    assert_eq!(words, [Witness::Other(more().key())]);
-    assert!(asked(&effects).is_none(), "two are enough");
+    effects.iter().filter_map(by).collect()
+}
+
+/// A question to `other`, with `more` and a third to turn to, each on a Lightning node of its own.
+fn ask_three(machine: &mut Validator) -> (EffectId, Verdict) {
+    let effects = feed(machine, at(0), ended(&Script::default(), true));
+    let own = reports(&effects).remove(0).unwrap();
+    let id = wanted(&effects).unwrap();
+    let apart = |key: NodeKey, numerics, lightning| Candidate {
+        lightning: LightningId([lightning; 33]),
+        ..candidate(key, numerics)
+    };
+    let hosts = vec![
+        candidate(other().key(), Some(NUMERICS)),
+        // Ranks before those below, and is paid where `other` is.
+        candidate(NodeKey([9; 32]), Some("fh2")),
+        apart(more().key(), Some("fh2"), 3),
+        apart(third().key(), None, 4),
+    ];
+    let effects = feed(machine, at(1), Input::Validators { id, hosts });
+    let (id, first) = asked(&effects).unwrap();
+    assert_eq!(first, other().key());
+    (id, own)
+}
+
+fn third() -> Secp {
+    Secp::from_secret(&[7; 32]).unwrap()
+}
+
+#[test]
+fn one_word_against_a_host_asks_for_others_from_other_lightning_nodes_until_three_agree() {
+    let mut machine = machine(cannot_replay());
+    let (mut id, own) = ask_three(&mut machine);
+    let mut next = other().key();
+    let mut said = Vec::new();
+    while said.len() < AGREEING {
+        let mut all = [other(), more(), third()].into_iter();
+        let by = all.find(|one| one.key() == next).unwrap();
+        let theirs = Verdict {
+            validator: next,
+            ..their(&own, wrong())
+        };
+        said.push(next);
+        let effects = answer(&mut machine, id, &by, &theirs);
+        let agreed = <[NodeKey; AGREEING]>::try_from(said.as_slice()).ok();
+        let expected = std::iter::once(Witness::Other(next)).chain(agreed.map(Witness::Agreed));
+        assert_eq!(words(&effects), expected.collect::<Vec<_>>());
+        if let Some((question, to)) = asked(&effects) {
+            assert!(!said.contains(&to), "asked again");
+            (id, next) = (question, to);
+        }
+    }
+    assert_eq!(machine.pending(), 0, "nobody else is asked");
+}
+
+#[test]
+fn one_validator_that_does_not_convict_ends_the_asking() {
+    let mut machine = machine(cannot_replay());
+    let (id, own) = ask_three(&mut machine);
+    let effects = answer(&mut machine, id, &other(), &their(&own, wrong()));
+    let (id, to) = asked(&effects).unwrap();
+    let by = [more(), third()].into_iter().find(|one| one.key() == to);
+    let praise = Verdict {
+        validator: to,
+        ..their(&own, Finding::Honest)
+    };
+    let effects = answer(&mut machine, id, &by.unwrap(), &praise);
+    assert!(words(&effects).is_empty() && asked(&effects).is_none());
     assert_eq!(machine.pending(), 0);
 }
 
