@@ -3,12 +3,12 @@
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
-use protocol::ids::{Digest, EffectId, ModelDigest, StreamId};
+use protocol::ids::{Digest, EffectId, ModelDigest, OrderId, StreamId};
 use protocol::inference::io::{Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::FIRST_TOKEN_MS;
 use protocol::order::wire::Frame;
 use protocol::payment::io::Effect;
-use protocol::route::Delivery;
+use protocol::route::{Delivery, Message};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A buyer knows of a loss by now: it waits for [`FIRST_TOKEN_MS`] and twice what it was told,
@@ -18,13 +18,31 @@ const KNOWN_MS: u64 = FIRST_TOKEN_MS + 2 * 120_000 + 120_000;
 /// after that. Milliseconds.
 const REST_MS: u64 = 3_600_000;
 
+/// What a node was told so shortly before a crash may be lost. Milliseconds.
+const LOST_MS: u64 = 10_000;
+
 /// The judge of entries taken.
 #[derive(Default)]
 pub struct Theft {
     entries: BTreeMap<(NodeIx, NodeIx), Vec<(u64, Digest)>>,
+    /// Orders that a node took for ended, and when.
+    ended: BTreeMap<(NodeIx, OrderId), u64>,
 }
 
 impl Theft {
+    /// A buyer that crashes in the middle of an order holds nothing against its host.
+    fn crashed(&mut self, facts: &Facts, node: NodeIx) {
+        let ended = &self.ended;
+        let known = |digest: &Digest| {
+            let order = facts.index.orders.get(digest).map(|book| book.id);
+            let at = order.and_then(|id| ended.get(&(node, id)));
+            at.is_some_and(|at| at + LOST_MS < facts.now_ms)
+        };
+        for ((payer, _), entries) in &mut self.entries {
+            entries.retain(|(_, digest)| *payer != node || known(digest));
+        }
+    }
+
     /// Who leaves before its patience is over holds nothing against the host.
     fn given_up(&mut self, facts: &Facts, pair: (NodeIx, NodeIx), stream: StreamId) {
         if let (Some((order, _)), Some(entries)) =
@@ -43,6 +61,12 @@ impl Checker for Theft {
 
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
         match seen {
+            Seen::Crashed { node } => self.crashed(facts, *node),
+            Seen::Emitted { node, effect, .. } => {
+                if let Some(Message::Happened(outcome)) = effect.tell() {
+                    self.ended.insert((*node, outcome.order), facts.now_ms);
+                }
+            }
             // A rest may be over at once.
             Seen::ClockSet { node, .. } => self.entries.retain(|(payer, _), _| payer != node),
             Seen::Sent {
