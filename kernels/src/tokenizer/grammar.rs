@@ -83,6 +83,11 @@ impl Grammar {
                 TopLevelGrammar::from_regex(text)
             }
             Self::Lark(_) if depth(text) > MAX_DEPTH => return Err(bad(too_deep())),
+            // Its automaton is built in the order of a hash map: another one in each process, and
+            // with it the work that counts against the limits.
+            Self::Lark(_) if text.contains("%regex") => {
+                return Err(bad("it has %regex, which is not supported".to_owned()));
+            }
             Self::Lark(_) => TopLevelGrammar::from_lark(text.to_owned()),
         })
     }

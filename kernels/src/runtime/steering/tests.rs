@@ -109,6 +109,7 @@ fn bad_and_boundless_grammars_are_refused() {
         Grammar::Regex("(".repeat(1000)),
         Grammar::Lark("start: nothing".to_owned()),
         Grammar::Lark(" ".repeat(300 << 10)),
+        Grammar::Lark("start: A\nA: %regex {\"substring_chars\": \"abc\"}".to_owned()),
     ] {
         let refused = steering(grammar.clone()).start(&TOKENIZER);
         assert!(
