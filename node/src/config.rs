@@ -97,7 +97,7 @@ pub struct Gateway {
     pub max_body_bytes: usize,
     /// Requests served at once.
     pub max_requests: usize,
-    /// Cap per request; `None`: what the request can cost, at most `budget.per_order`.
+    /// Cap per request; `None`: twice the cost at the usual offer, at most `budget.per_order`.
     pub max_cost: Option<Sats>,
     /// Keys that clients must show; none: no key is asked for.
     pub keys: Vec<GatewayKey>,

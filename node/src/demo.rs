@@ -42,7 +42,8 @@ pub struct DemoArgs {
     /// Most tokens of the answer.
     #[arg(long, default_value_t = 96)]
     pub max_tokens: u32,
-    /// Make the host dishonest: it alters one weight of the model. The validator must notice.
+    /// Make the host dishonest: it alters one weight of the model, or shows other words than it
+    /// computed. The validator must notice.
     #[arg(long)]
     pub cheat: Option<CheatKind>,
     /// Leave everything running afterwards and say how to use the gateway.

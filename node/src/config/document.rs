@@ -117,9 +117,10 @@ network = "{network}"
 #max_body_bytes = 2097152
 # Requests served at once; further ones get HTTP 503.
 #max_requests = 64
-# Cap on the cost of one request, in sat; clients can only lower it. Default: what it
-# can cost at the cheapest listed prices, and never more than budget.per_order, nor more
-# than 100 where no keys are asked for.
+# Cap on the cost of one request, in sat; clients can only lower it. Default: twice what
+# it can cost at the median of the offers of hosts that served this node (of all offers
+# where none did), and never more than budget.per_order, nor more than 100 where no keys
+# are asked for.
 #max_cost = 100
 # Keys that clients must send as `Authorization: Bearer …`; none: no key is asked
 # for, and no request may name a host: any program of this machine could send your sats
