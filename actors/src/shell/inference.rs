@@ -101,9 +101,7 @@ impl Ports<Inference> for InferencePorts {
             } => {
                 let (shared, vocabularies) = (self.shared.clone(), self.vocabularies.clone());
                 self.shared.runtime.spawn(async move {
-                    let check = move || vocabularies.wrong_piece(&model, &tokens);
-                    let wrong = tokio::task::spawn_blocking(check).await;
-                    if let Ok(Some(at)) = wrong {
+                    if let Some(at) = vocabularies.wrong_piece(model, tokens).await {
                         let position = from + at as u64;
                         let wrong = Input::WrongPiece {
                             order,

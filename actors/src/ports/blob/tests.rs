@@ -11,6 +11,7 @@ use kernels::gguf::Gguf;
 use kernels::gguf::write::{Value, Writer};
 use kernels::{Model, OpenOptions};
 use protocol::blob::{self, BlobFrame, SliceRequest};
+use protocol::chain::ChainedToken;
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use protocol::inference::io::{InputCount, VocabularySource};
 use protocol::refusal::{Code, Refusal};
@@ -191,19 +192,32 @@ async fn a_buyer_without_the_model_sees_which_token_stands_for_something_else() 
         tokio::task::spawn_blocking(move || [produced(compute), produced(other_words)])
             .await
             .unwrap();
-    assert_eq!(
-        vocabularies.wrong_piece(&model, &others),
-        None,
-        "not here yet"
-    );
+    let wrong = |tokens: &[ChainedToken]| vocabularies.wrong_piece(model, tokens.to_vec());
+    assert_eq!(wrong(&others).await, None, "not here yet");
     vocabularies.fetch(model, vec![host.source()]).await;
-    assert_eq!(vocabularies.wrong_piece(&model, &tokens), None);
-    assert!(vocabularies.wrong_piece(&model, &others).is_some());
+    assert_eq!(wrong(&tokens).await, None);
+    assert!(wrong(&others).await.is_some());
     let mut altered = tokens;
     altered[2].piece.bytes.push(b'!');
-    assert_eq!(vocabularies.wrong_piece(&model, &altered), Some(2));
+    assert_eq!(wrong(&altered).await, Some(2));
     altered[1].piece.control ^= true;
-    assert_eq!(vocabularies.wrong_piece(&model, &altered), Some(1));
+    assert_eq!(wrong(&altered).await, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vocabulary_is_read_once_by_all_that_wait_for_it() {
+    let (host, _, model) = honest(12, Bounds::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let first = buyer(kept_in(folder.path()));
+    first.fetch(model, vec![host.source()]).await;
+    let again = buyer(kept_in(folder.path()));
+    let read = |_| {
+        let again = again.clone();
+        tokio::task::spawn_blocking(move || again.get(&model).unwrap())
+    };
+    let all = futures::future::try_join_all((0..32).map(read)).await;
+    let all = all.unwrap();
+    assert!(all.iter().all(|one| Arc::ptr_eq(one, &all[0])));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,8 @@
 //! The vocabularies of models that are not here: fetched in the background, kept on disk by
 //! digest, and used to count the prompts that this node buys answers to.
 //!
-//! One fetch at a time. A fetch that a crash or a lost host ends begins anew with a later
+//! One fetch at a time, one file read at a time, one answer's pieces compared at a time: what hosts
+//! send in small parts makes no line of threads. A fetch that a crash or a lost host ends begins anew with a later
 //! order; failures are waited out for longer each time. Everything in a file is hostile: it is
 //! read where a panic ends nothing else, and templates render under the same limits as a host's.
 
@@ -24,9 +25,9 @@ use tokio::sync::Semaphore;
 
 /// Longest dial.
 const DIAL: Duration = Duration::from_secs(25);
-/// Vocabularies in memory at once.
-const LOADED: usize = 4;
-/// Bytes of them. The largest known takes some 20 MB, the largest that is read less than 160.
+/// Most vocabularies in memory at once.
+const LOADED: usize = 64;
+/// Most bytes of them, the one used last aside. The largest known takes some 20 MB, the largest that is read less than 160.
 const LOADED_BYTES: usize = 256 << 20;
 /// Models whose vocabularies wait to be fetched.
 const WAITING: usize = 8;
@@ -34,6 +35,8 @@ const WAITING: usize = 8;
 const RETRY: Duration = Duration::from_secs(60);
 /// The longest such wait, and the one for a model whose metadata is of no use.
 const RETRY_MAX: Duration = Duration::from_secs(6 * 3_600);
+/// The longest wait that a host may ask for. Another one may have room sooner.
+const BUSY_MAX: Duration = Duration::from_secs(600);
 /// Hosts and models that failures are remembered of.
 const REMEMBERED: usize = 1_024;
 /// Bytes of the checksum in front of a file. A disk that alters a bit convicts nobody.
@@ -59,9 +62,20 @@ struct Inner {
     cache: Cache,
     dial: network::Config,
     /// Used last stands first.
-    loaded: Mutex<VecDeque<(ModelDigest, Arc<Vocabulary>)>>,
+    loaded: Mutex<VecDeque<Loaded>>,
+    /// Held while a file is read.
+    reading: Mutex<()>,
     fetches: Mutex<Fetches>,
     turn: Semaphore,
+    /// Held while pieces are compared.
+    comparing: Semaphore,
+}
+
+struct Loaded {
+    model: ModelDigest,
+    vocabulary: Arc<Vocabulary>,
+    /// What it takes in memory. Said once: it walks all of it.
+    bytes: usize,
 }
 
 #[derive(Default)]
@@ -82,8 +96,10 @@ impl Vocabularies {
             cache,
             dial,
             loaded: Mutex::default(),
+            reading: Mutex::default(),
             fetches: Mutex::default(),
             turn: Semaphore::new(1),
+            comparing: Semaphore::new(1),
         }))
     }
 
@@ -110,8 +126,20 @@ impl Vocabularies {
     }
 
     /// The first of these tokens of an answer whose piece is not what the model's vocabulary has.
-    /// `None` also where that is not here any more. Blocks, as [`Self::count`].
-    pub fn wrong_piece(&self, model: &ModelDigest, tokens: &[ChainedToken]) -> Option<usize> {
+    /// `None` also where that is not here any more.
+    pub async fn wrong_piece(
+        &self,
+        model: ModelDigest,
+        tokens: Vec<ChainedToken>,
+    ) -> Option<usize> {
+        // Whoever waits holds no thread.
+        let _turn = self.0.comparing.acquire().await.ok()?;
+        let own = self.clone();
+        let compared = move || own.first_wrong(&model, &tokens);
+        tokio::task::spawn_blocking(compared).await.ok()?
+    }
+
+    fn first_wrong(&self, model: &ModelDigest, tokens: &[ChainedToken]) -> Option<usize> {
         if let Some(wrong) = self.0.compute.wrong_piece(model, tokens) {
             return wrong;
         }
@@ -200,36 +228,50 @@ impl Vocabularies {
     }
 
     fn load(&self, model: ModelDigest, vocabulary: Arc<Vocabulary>) {
+        let bytes = vocabulary.memory();
         let mut loaded = self.0.loaded.lock();
-        loaded.retain(|(known, _)| *known != model);
-        loaded.push_front((model, vocabulary));
-        let fit = fitting(loaded.iter().map(|(_, vocabulary)| vocabulary.memory()));
+        loaded.retain(|known| known.model != model);
+        loaded.push_front(Loaded {
+            model,
+            vocabulary,
+            bytes,
+        });
+        let fit = fitting(loaded.iter().map(|known| known.bytes));
         loaded.truncate(fit);
     }
 
-    fn get(&self, model: &ModelDigest) -> Option<Arc<Vocabulary>> {
-        let loaded = {
-            let loaded = self.0.loaded.lock();
-            let known = loaded.iter().find(|(known, _)| known == model);
-            known.map(|(_, vocabulary)| vocabulary.clone())
-        };
-        let vocabulary = match loaded {
-            Some(vocabulary) => vocabulary,
-            None => {
-                let folder = self.0.cache.folder.as_deref()?;
-                let bytes = read(folder, model)?;
-                match Vocabulary::from_head(bytes, *model) {
-                    Ok(vocabulary) => Arc::new(vocabulary),
-                    Err(error) => {
-                        tracing::warn!(%error, "a vocabulary on disk cannot be used");
-                        let _ = std::fs::remove_file(path(folder, model));
-                        return None;
-                    }
-                }
-            }
-        };
-        self.load(*model, vocabulary.clone());
+    fn loaded(&self, model: &ModelDigest) -> Option<Arc<Vocabulary>> {
+        let mut loaded = self.0.loaded.lock();
+        let at = loaded.iter().position(|known| known.model == *model)?;
+        let known = loaded.remove(at)?;
+        let vocabulary = known.vocabulary.clone();
+        loaded.push_front(known);
         Some(vocabulary)
+    }
+
+    /// From memory, or from disk. Blocks.
+    pub(super) fn get(&self, model: &ModelDigest) -> Option<Arc<Vocabulary>> {
+        if let Some(vocabulary) = self.loaded(model) {
+            return Some(vocabulary);
+        }
+        let folder = self.0.cache.folder.as_deref()?;
+        let _reading = self.0.reading.lock();
+        // Somebody else may have read it meanwhile.
+        if let Some(vocabulary) = self.loaded(model) {
+            return Some(vocabulary);
+        }
+        match Vocabulary::from_head(read(folder, model)?, *model) {
+            Ok(vocabulary) => {
+                let vocabulary = Arc::new(vocabulary);
+                self.load(*model, vocabulary.clone());
+                Some(vocabulary)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a vocabulary on disk cannot be used");
+                let _ = std::fs::remove_file(path(folder, model));
+                None
+            }
+        }
     }
 }
 
@@ -256,7 +298,7 @@ impl Fetches {
             FetchError::Refused(Refusal {
                 retry_after_ms: Some(ms),
                 ..
-            }) => Duration::from_millis(ms).clamp(RETRY, RETRY_MAX),
+            }) => Duration::from_millis(ms).clamp(RETRY, BUSY_MAX),
             _ => {
                 *times = times.saturating_add(1);
                 RETRY
@@ -337,6 +379,7 @@ fn write(folder: &Path, most: u64, model: &ModelDigest, head: &[u8]) -> std::io:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::refusal::Code;
 
     fn model(n: u8) -> ModelDigest {
         ModelDigest([n; 32])
@@ -371,7 +414,7 @@ mod tests {
     #[test]
     fn the_vocabularies_used_last_stay_in_memory_as_far_as_they_fit() {
         let kept = |sizes: &[usize]| fitting(sizes.iter().copied());
-        assert_eq!(kept(&[1; 9]), LOADED);
+        assert_eq!(kept(&[1; LOADED + 9]), LOADED);
         assert_eq!(kept(&[LOADED_BYTES / 2; 3]), 2);
         assert_eq!(kept(&[1, LOADED_BYTES, 1]), 1);
         assert_eq!(kept(&[LOADED_BYTES + 1, 1]), 1);
@@ -389,6 +432,14 @@ mod tests {
             assert!(!fetches.begin(model(1), now));
             now += Duration::from_secs(1);
         }
+        assert!(fetches.begin(model(1), now));
+        // A host without room cannot keep others from being asked for long.
+        let busy = Refusal {
+            retry_after_ms: Some(u64::MAX),
+            ..Refusal::new(Code::Busy, "later")
+        };
+        fetches.end(model(1), Err(FetchError::Refused(busy)), now);
+        now += BUSY_MAX;
         assert!(fetches.begin(model(1), now));
         fetches.end(model(1), Ok(()), now);
         assert!(fetches.begin(model(1), now));
