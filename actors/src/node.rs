@@ -742,6 +742,7 @@ fn own_listing(config: &NodeConfig, key: NodeKey, wallet: &dyn Wallet) -> Option
         limits: NO_LIMITS,
         payment_modes: config.orders.modes.clone(),
         quantum: config.quantum,
+        keep_days: config.orders.keep.days,
         // Those of each self-test.
         addresses: Vec::new(),
         created: wall_now(),

@@ -134,6 +134,9 @@ pub struct Manifest {
     pub payment_modes: Vec<PaymentMode>,
     /// Least invoice; also the size of one step of payment.
     pub quantum: Msat,
+    /// Most days for which it keeps a finished order, with the prompt unless the order asks it to
+    /// forget that. Nothing proves it.
+    pub keep_days: u32,
     /// Where to dial: libp2p multiaddrs with `/p2p/`.
     pub addresses: Vec<String>,
     /// When it was made.

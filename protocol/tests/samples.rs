@@ -318,6 +318,7 @@ pub fn manifest() -> Manifest {
             PaymentMode::After,
         ],
         quantum: Msat(1_000),
+        keep_days: 90,
         addresses: vec!["/ip4/127.0.0.1/udp/4001/quic-v1".into()],
         created: TIME,
         expires: TIME.after_ms(limits::LISTING_TTL_MS),

@@ -556,6 +556,7 @@ impl Node {
             limits,
             payment_modes: vec![PaymentMode::Metered],
             quantum: Msat(person.quantum),
+            keep_days: 90,
             addresses: vec![format!("sim/{index}")],
             created: WallTime(0),
             expires: WallTime(0),

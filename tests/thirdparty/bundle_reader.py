@@ -496,8 +496,8 @@ MANIFEST = Struct(network=NETWORK, node=KEY, lightning=Fixed(33), lightning_proo
                   software=TEXT, bands=Many(TEXT), models=Many(OFFER),
                   limits=Struct(concurrent_orders=U32, queued_orders=U32, prompt_tokens=U32,
                                 output_tokens=U32),
-                  payment_modes=Many(MODE), quantum=U64, addresses=Many(TEXT), created=U64, expires=U64,
-                  extensions=EXTENSIONS)
+                  payment_modes=Many(MODE), quantum=U64, keep_days=U32, addresses=Many(TEXT),
+                  created=U64, expires=U64, extensions=EXTENSIONS)
 PULSE = Struct(host=KEY, model=DIGEST, running=U32, queued=U32, slots=U32, time=U64)
 FRAME = Enum(order=SIGNED, terms=SIGNED, refusal=REFUSAL, accept=DIGEST, chunk=CHUNK, invoice=SIGNED,
              paid=SIGNED, stop=None, cancel=None, receipt=SIGNED, countersigned=SIGNED)

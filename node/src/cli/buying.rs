@@ -495,8 +495,9 @@ fn choice(candidate: &Candidate, max_cost: Msat, considered: u32) {
         );
     }
     eprintln!(
-        "The host reads the prompt, and by default keeps its evidence, the prompt in it, for 90 days; \
-         --forget asks it to keep none. Do not send what must stay secret."
+        "The host reads the prompt, and says that it keeps it for {} days at most; \
+         --forget asks it to keep none. Do not send what must stay secret.",
+        candidate.keep_days
     );
 }
 

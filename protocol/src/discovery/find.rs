@@ -59,6 +59,7 @@ impl Match {
             lightning: manifest.lightning,
             offer: offer.unwrap_or_else(|| checks_only(&self.model)),
             quantum: manifest.quantum,
+            keep_days: manifest.keep_days,
             addresses: manifest.addresses.clone(),
             score,
         }

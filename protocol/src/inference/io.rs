@@ -75,6 +75,8 @@ pub struct Candidate {
     pub offer: ModelOffer,
     /// Least invoice.
     pub quantum: Msat,
+    /// Most days for which it says that it keeps a finished order.
+    pub keep_days: u32,
     /// Where to dial.
     pub addresses: Vec<String>,
     /// Why it stands where it stands.

@@ -921,6 +921,7 @@ fn candidate(n: u8) -> Candidate {
         lightning: LIGHTNING,
         offer: offer(),
         quantum: Msat(1_000),
+        keep_days: 90,
         addresses: Vec::new(),
         score: crate::discovery::find::blank(keys(n).key(), MODEL),
     }

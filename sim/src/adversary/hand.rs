@@ -191,6 +191,7 @@ impl Hand<'_> {
             limits,
             payment_modes: vec![PaymentMode::Metered],
             quantum: Msat(1_000),
+            keep_days: 90,
             addresses: vec![format!("sim/{}", self.node)],
             created: wall,
             expires,

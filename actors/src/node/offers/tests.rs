@@ -48,6 +48,7 @@ fn listing() -> Manifest {
         limits: NO_LIMITS,
         payment_modes: Vec::new(),
         quantum: Msat(1_000),
+        keep_days: 90,
         addresses: Vec::new(),
         created: WallTime(0),
         expires: WallTime(0),

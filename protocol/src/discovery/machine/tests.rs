@@ -84,6 +84,7 @@ fn manifest(node: NodeKey, price: u64, now: Now) -> Manifest {
         },
         payment_modes: vec![PaymentMode::Metered],
         quantum: Msat(1_000),
+        keep_days: 90,
         addresses: vec!["/ip4/192.0.2.1/tcp/1/p2p/x".into()],
         created: now.wall,
         expires: now.wall.after_ms(limits::LISTING_TTL_MS),

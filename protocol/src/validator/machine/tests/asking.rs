@@ -24,6 +24,7 @@ fn candidate(node: NodeKey, numerics: Option<&str>) -> Candidate {
             prices: Prices::default(),
         },
         quantum: Msat(1_000),
+        keep_days: 90,
         addresses: vec!["/ip4/192.0.2.1/tcp/1".into()],
         score: ScoreCard {
             host: node,

@@ -228,6 +228,7 @@ impl World {
                     lightning: LIGHTNING,
                     offer: offer(),
                     quantum: Msat(1_000),
+                    keep_days: 90,
                     addresses: Vec::new(),
                     score: crate::discovery::find::blank(host().key(), offer().digest),
                 }];
