@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod books;
 pub mod bounds;
 pub mod budgets;
+pub mod callers;
 pub mod caps;
 pub mod choice;
 pub mod customers;

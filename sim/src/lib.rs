@@ -10,6 +10,7 @@
 //! prove the judges awake are in [`plant`].
 
 pub mod adversary;
+pub mod callers;
 pub mod check;
 pub mod crypto;
 pub mod dice;

@@ -13,7 +13,7 @@ use crate::profile::Profile;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::envelope::Network;
-use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey, PeerTag};
+use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey};
 use protocol::inference::context::Config as Orders;
 use protocol::inference::io::Served;
 use protocol::machine::{Machine, Outbox, Record, Table};
@@ -196,8 +196,10 @@ pub struct Lane {
 pub struct Person {
     /// Node key.
     pub key: NodeKey,
-    /// Key of its transport as a client: says nothing about who orders.
-    pub transport: NodeKey,
+    /// Who its connections come from.
+    pub caller: Caller,
+    /// Each stream that it opens by itself, as an adversary, comes from another peer.
+    pub changes_peers: bool,
     /// Lightning node.
     pub lightning: LightningId,
     /// Malformed misbehaviour.
@@ -218,15 +220,6 @@ pub struct Person {
     pub skew_ms: i64,
     /// How much faster its wall clock runs, in parts per million.
     pub drift_ppm: i64,
-}
-
-impl Person {
-    /// What tells its connections from others'.
-    pub fn caller(&self) -> Caller {
-        let mut tag = [0; 16];
-        tag.copy_from_slice(&self.transport.0[..16]);
-        Caller::alone(PeerTag(tag))
-    }
 }
 
 impl Person {
@@ -384,7 +377,8 @@ impl Node {
         let drift = i64::try_from(dice.between(0, 2 * profile.drift_ppm)).unwrap_or(0);
         let mut person = Person {
             key,
-            transport,
+            caller: crate::callers::own(&transport),
+            changes_peers: false,
             lightning: lightning_id(&key),
             vice,
             strategy,

@@ -91,6 +91,8 @@ pub enum Plant {
     NoncesKept,
     /// Orders under way are forgotten at a restart.
     OrdersForgotten,
+    /// Callers are told apart by their peers alone.
+    AddressDropped,
 }
 
 /// A bug's name, what it does, and who must catch it.
@@ -150,6 +152,7 @@ labels! {
     OutputLost "output-lost" "text-true" "the user does not see all of the output"
     NoncesKept "nonces-kept" "strangers-bounded" "nonces are never deleted"
     OrdersForgotten "orders-forgotten" "accounts-kept" "orders under way are forgotten at a restart"
+    AddressDropped "address-dropped" "strangers-bounded" "callers are told apart by their peers alone"
     StallCredit "stall-credit" "all-served" "payments do not extend the engine's allowance"
 }
 

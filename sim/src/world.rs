@@ -28,7 +28,7 @@ use crate::record::{Life, Recorder};
 use crate::relay::{RELAYS, Relay};
 use crate::trace::Trace;
 use crate::wallet::Wallets;
-use protocol::ids::{EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
+use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::{Admission, Input as OrderInput};
 use protocol::limits::{FIRST_TOKEN_MS, MAX_CANDIDATES};
 use protocol::refusal::Code;
@@ -152,6 +152,7 @@ pub struct Tally {
 #[derive(Debug)]
 struct Question {
     asker: NodeIx,
+    caller: Caller,
     epoch: u32,
     id: EffectId,
     server: NodeIx,
@@ -203,13 +204,14 @@ impl World {
         let profile = Profile::draw(&mut dice, options.nodes, storm);
         let mut strategies = options.adversaries.draw(&mut dice);
         strategies.extend(crate::plant::strategy(options.plant));
-        let nodes: Vec<Node> = (0..options.nodes)
+        let mut nodes: Vec<Node> = (0..options.nodes)
             .map(|index| {
                 let signs = options.real_crypto;
                 let attackers = (&strategies[..], crate::plant::vice(options.plant));
                 Node::draw(index, &mut dice, &plan, &profile, attackers, signs)
             })
             .collect();
+        crate::callers::draw(options.seed, &mut nodes);
         let mut wallets = Wallets::default();
         for node in &nodes {
             let (local, remote) = (dice.between(500, 5_000), dice.between(2_000, 20_000));

@@ -137,6 +137,8 @@ pub struct Index {
     pub keys: BTreeMap<(NodeIx, NodeKey), KeyBook>,
     /// By the digest of the signed order.
     pub orders: BTreeMap<Digest, OrderBook>,
+    /// The orders that a key signed for a host.
+    signed: BTreeMap<(NodeIx, NodeKey), Vec<Digest>>,
     /// Which order a stream carries, by the host's end and by the buyer's.
     pub streams: BTreeMap<StreamId, Digest>,
     /// Which invoice a hash belongs to.
@@ -232,8 +234,8 @@ impl Index {
     /// what later ones paid of it; and what was paid so lately that the host need not know. An
     /// entry that brought nothing pays no other order. Msat.
     pub fn claimable(&self, host: NodeIx, key: &NodeKey, now_ms: u64) -> u64 {
-        let orders = self.orders.values();
-        let ours = orders.filter(|book| book.host == host && book.key == *key);
+        let signed = self.signed.get(&(host, *key)).into_iter().flatten();
+        let ours = signed.filter_map(|digest| self.orders.get(digest));
         let (left, taken_up) = ours.fold((0u64, 0u64), |(left, taken_up), book| {
             let value = book.value();
             let over = book.settled.saturating_sub(value).min(book.carried);
@@ -388,6 +390,10 @@ impl Index {
                 let digest = signed.digest();
                 self.streams.insert(stream, digest);
                 self.streams.insert(peer, digest);
+                if !self.orders.contains_key(&digest) {
+                    let signed = self.signed.entry((to, envelope.from)).or_default();
+                    signed.push(digest);
+                }
                 // Who replays somebody's order is not its buyer.
                 let book = self.orders.entry(digest).or_insert_with(|| OrderBook {
                     id: OrderId::of(&digest),

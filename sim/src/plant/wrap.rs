@@ -7,6 +7,7 @@ use crate::faults::Vice;
 use crate::node::{AnyEffect, Node, Person};
 use protocol::codec;
 use protocol::envelope::Envelope;
+use protocol::ids::Caller;
 use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::machine::{Record, Table};
@@ -147,6 +148,25 @@ pub fn inputs(
             facts.tokens *= 2;
             let count = InputCount::Counted(facts);
             pass(Delivery::Inference(OrderInput::InputCounted { id, count }))
+        }
+        (Plant::AddressDropped, Delivery::Inference(OrderInput::Inbound { stream, caller })) => {
+            let caller = Caller::alone(caller.peer);
+            pass(Delivery::Inference(OrderInput::Inbound { stream, caller }))
+        }
+        (
+            Plant::AddressDropped,
+            Delivery::Validator(CheckInput::AuditAsked {
+                stream,
+                caller,
+                frame,
+            }),
+        ) => {
+            let caller = Caller::alone(caller.peer);
+            pass(Delivery::Validator(CheckInput::AuditAsked {
+                stream,
+                caller,
+                frame,
+            }))
         }
         (Plant::BelieveDebt, Delivery::Payment(PayInput::Pay(mut pay))) => {
             pay.carried = Msat::ZERO;
@@ -386,6 +406,7 @@ pub fn crashed(plant: Option<Plant>, node: &mut Node) {
 pub fn strategy(plant: Option<Plant>) -> Option<Strategy> {
     match plant? {
         Plant::WideWindow | Plant::ForgiveDebt => Some(Strategy::Deadbeat),
+        Plant::AddressDropped => Some(Strategy::SlotSquatter),
         Plant::FeeUnbounded => Some(Strategy::InvoiceSplitter),
         _ => None,
     }

@@ -295,7 +295,7 @@ impl World {
         {
             return;
         }
-        let caller = self.nodes[from].person.caller();
+        let caller = self.nodes[from].person.caller;
         let (from_epoch, to_epoch) = (self.nodes[from].epoch, self.nodes[to].epoch);
         let (ours, theirs) = self.net.connect((from, from_epoch), (to, to_epoch));
         self.post(

@@ -1,6 +1,7 @@
 //! Dials, frames, closes, audit questions, listings and pulses.
 
 use super::{Question, Via, World};
+use crate::callers;
 use crate::check::Seen;
 use crate::dice::MS;
 use crate::event::{Event, NodeIx};
@@ -77,7 +78,7 @@ impl World {
             let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason, ours });
             return self.post(node, Via::Net, failed, 0);
         };
-        let caller = self.nodes[node].person.caller();
+        let caller = self.nodes[node].person.caller;
         let (ours, theirs) = self.net.connect((node, epoch), (to, self.nodes[to].epoch));
         self.inbound(to, theirs, caller);
         self.post(
@@ -105,9 +106,9 @@ impl World {
         if !self.up(to) || cut(node, to) || cut(to, node) {
             return None;
         }
-        let caller = self.nodes[node].person.caller();
         let (here, there) = (self.nodes[node].epoch, self.nodes[to].epoch);
         let (ours, theirs) = self.net.connect((node, here), (to, there));
+        let caller = callers::of_stream(self.options.seed, (node, &self.nodes[node]), theirs);
         self.raw.insert(ours);
         self.inbound(to, theirs, caller);
         Some(ours)
@@ -335,6 +336,7 @@ impl World {
         let stream = self.net.fresh();
         let question = Question {
             asker: node,
+            caller: self.nodes[node].person.caller,
             epoch,
             id,
             server,
@@ -354,6 +356,7 @@ impl World {
         let stream = self.net.fresh();
         let question = Question {
             asker: node,
+            caller: callers::of_stream(self.options.seed, (node, &self.nodes[node]), stream),
             // Of no run: nobody is told.
             epoch: u32::MAX,
             id: EffectId(0),
@@ -369,12 +372,12 @@ impl World {
         let Some(question) = self.questions.get(&stream) else {
             return;
         };
-        let (server, epoch, asker) = (question.server, question.server_epoch, question.asker);
+        let (server, epoch) = (question.server, question.server_epoch);
+        let caller = question.caller;
         let Ok(frame) = codec::decode::<AuditFrame>(bytes, MAX_AUDIT_FRAME_BYTES) else {
             return;
         };
         if self.is_run(server, epoch) {
-            let caller = self.nodes[asker].person.caller();
             let input = CheckInput::AuditAsked {
                 stream,
                 caller,
