@@ -16,6 +16,8 @@
 //!   accepted their terms, wait for a place. All others hold no place, whoever sent them: they
 //!   are bounded by themselves, for each peer, for each address and in all, and give way to
 //!   newer ones.
+//! - Orders that have not begun are of models that are served: those of a model that leaves the
+//!   offer end with it.
 //! - A stream belongs to one order; frames on unknown streams are dropped.
 //! - Evidence is kept as long as [`context::Config::keep`] says.
 //!
@@ -288,7 +290,7 @@ impl Inference {
             let Caller { peer, address } = order.caller();
             let mut senders = vec![Sender::Address(address)];
             // Who gave way to a flood is not to blame; only an address has so many offers.
-            if !order.was_evicted() {
+            if !order.was_let_go() {
                 senders.push(Sender::Peer(peer));
                 senders.extend(order.is_known().then(|| Sender::Key(order.buyer())));
             }
@@ -440,6 +442,13 @@ impl Inference {
                     .map(|model| (model.offer.digest, model))
                     .collect();
                 self.waits.keep(|model| self.served.contains_key(model));
+                self.with(now, out, |parts, ctx| {
+                    let (hosts, served) = (&mut parts.hosts, parts.served);
+                    let unserved = |order: &&mut HostOrder| !served.contains_key(&order.model());
+                    for order in hosts.values_mut().filter(unserved) {
+                        order.withdraw(ctx);
+                    }
+                });
             }
             Input::Admit(admission) => self.admission = admission,
             Input::Inbound { stream, caller } => self.inbound(stream, caller, now, out),

@@ -8,7 +8,7 @@ use super::io::{
     BuyRequest, BuyerEvent, Candidate, Effect, Input, InputCount, InputFacts, ModelSelector,
     PromptFacts, Served,
 };
-use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID};
+use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID, Sender};
 use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
@@ -132,15 +132,19 @@ fn host_with_queue(queued_orders: u32) -> Inference {
 
 fn host_with(offer: ModelOffer, queued_orders: u32) -> Inference {
     let mut machine = machine(1);
+    let served = served_with(offer, queued_orders);
+    feed(&mut machine, 0, Input::Serve(vec![served]));
+    machine
+}
+
+fn served_with(offer: ModelOffer, queued_orders: u32) -> Served {
     let limits = HostLimits {
         concurrent_orders: 1,
         queued_orders,
         prompt_tokens: 1_024,
         output_tokens: 512,
     };
-    let served = Served { offer, limits };
-    feed(&mut machine, 0, Input::Serve(vec![served]));
-    machine
+    Served { offer, limits }
 }
 
 fn ordered() -> Order {
@@ -638,6 +642,55 @@ fn an_order_that_ends_while_its_prompt_is_counted_cancels_the_count() {
     let effects = feed(&mut machine, 1, Input::Closed { stream });
     let cancels = |effect: &Effect| matches!(effect, Effect::CancelCount { .. });
     assert!(!effects.iter().any(cancels));
+}
+
+#[test]
+fn a_model_that_leaves_the_offer_ends_the_orders_that_have_not_begun() {
+    let mut machine = host_with_queue(4);
+    let send = |machine: &mut Inference, stream: u64| {
+        let effects = arrives(machine, 0, stream, stream as u16, &order(stream as u16));
+        assert_eq!(refusals(&effects), [], "{stream}");
+        effects
+    };
+    // One runs, one is paid for and waits, one is accepted, one has its terms, one is counted.
+    for stream in [1, 2, 3] {
+        let terms = send(&mut machine, stream);
+        accepts(&mut machine, 0, stream, &terms);
+    }
+    assert!(begins(&entry_paid(&mut machine, 0, &order(1))));
+    assert!(!begins(&entry_paid(&mut machine, 0, &order(2))));
+    send(&mut machine, 4);
+    let (stream, caller) = (StreamId(5), caller(5));
+    feed(&mut machine, 0, Input::Inbound { stream, caller });
+    let frame = Box::new(Frame::Order(order(5)));
+    feed(&mut machine, 0, Input::Received { stream, frame });
+    assert_eq!(machine.active(), 5);
+
+    let effects = feed(&mut machine, 1, Input::Serve(Vec::new()));
+    assert_eq!(refusals(&effects), [Code::EngineFailed; 4]);
+    let ends = effects.iter().filter_map(|effect| match effect {
+        Effect::Close { stream } => Some(stream.0),
+        _ => None,
+    });
+    let mut ends: Vec<u64> = ends.collect();
+    ends.sort();
+    assert_eq!(ends, [2, 3, 4, 5]);
+    assert_eq!(accounts(&effects).len(), 4);
+    // No sender is blamed, and what runs is its engine's to end.
+    assert_eq!(machine.active(), 1);
+    let blamed = |sender: &Sender| !matches!(sender, Sender::Address(_));
+    assert!(!machine.voids.keys().any(blamed), "{:?}", machine.voids);
+    // A payment that was under way finds no order that would wait for ever.
+    let late = entry_paid(&mut machine, 2, &order(3));
+    assert!(!begins(&late));
+    assert_eq!(machine.active(), 1);
+    // Of a model that stays nothing ends.
+    let served = served_with(offer(), 4);
+    let back = |machine: &mut Inference| feed(machine, 3, Input::Serve(vec![served.clone()]));
+    back(&mut machine);
+    send(&mut machine, 6);
+    assert_eq!(refusals(&back(&mut machine)), []);
+    assert_eq!(machine.active(), 2);
 }
 
 /// The entry of an order is settled.

@@ -131,8 +131,8 @@ pub struct HostOrder {
     runs_since: Option<Tick>,
     /// How long of that nothing was allowed, for nothing was paid. Milliseconds.
     stalled_ms: u64,
-    /// It gave way to others.
-    evicted: bool,
+    /// It gave way to others, or its model was withdrawn: no fault of who sent it.
+    let_go: bool,
     started: WallTime,
     ended: WallTime,
     deadline: Tick,
@@ -195,7 +195,7 @@ impl HostOrder {
             produced_at: ctx.now.tick,
             runs_since: None,
             stalled_ms: 0,
-            evicted: false,
+            let_go: false,
             started: ctx.now.wall,
             ended: ctx.now.wall,
             deadline: ctx.now.tick.after_ms(ctx.config.terms_ttl_ms),
@@ -223,9 +223,9 @@ impl HostOrder {
         self.paid == Msat::ZERO && (self.counts.delivered() == 0 || self.is_gratis())
     }
 
-    /// Whether it gave way to others: who sent it did nothing wrong.
-    pub fn was_evicted(&self) -> bool {
-        self.evicted
+    /// Whether it gave way to others, or lost its model: who sent it did nothing wrong.
+    pub fn was_let_go(&self) -> bool {
+        self.let_go
     }
 
     /// Whether its buyer has credit here, from what it paid before.
@@ -305,11 +305,21 @@ impl HostOrder {
 
     /// Makes room for others: an unpaid order gives way.
     pub fn evict(&mut self, ctx: &mut Ctx<'_>) {
-        self.evicted = true;
+        self.let_go = true;
         let text = "others came, and this order was not paid for";
         let mut refusal = Refusal::new(Code::TooManyUnpaid, text);
         refusal.retry_after_ms = Some(EVICTED_RETRY_MS);
         self.fail(refusal, ctx);
+    }
+
+    /// Its model is no longer served: it ends, unless its engine began, which says itself how
+    /// it ends. Nobody is to pay for it any more.
+    pub fn withdraw(&mut self, ctx: &mut Ctx<'_>) {
+        if self.started_running() == 0 && self.state != State::Over {
+            self.let_go = true;
+            let text = "the engine of this model broke, and it is no longer served here";
+            self.fail(Refusal::new(Code::EngineFailed, text), ctx);
+        }
     }
 
     /// The model.
