@@ -29,6 +29,7 @@
 pub mod context;
 pub mod io;
 pub(crate) mod late;
+mod payers;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -53,6 +54,7 @@ use crate::time::{Now, Tick};
 use context::{Config, Ctx};
 use io::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
 use late::LatePayments;
+use payers::Payers;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -63,9 +65,10 @@ const FRESH_STREAM_MS: u64 = 15_000;
 /// Fresh inbound streams kept at once; beyond it one of the peer that has most of them is
 /// closed.
 const MAX_FRESH_STREAMS: usize = 64;
-/// Orders that nobody paid for, over all peers; beyond it the oldest gives way.
+/// Orders that nobody paid for, over all peers: of strangers, and as many of known keys. Beyond
+/// it the oldest gives way.
 const MAX_UNPAID: usize = 256;
-/// Bytes that they hold in memory together.
+/// Bytes that either of them hold in memory together.
 const MAX_UNPAID_BYTES: usize = 64 << 20;
 /// How long an accepted order keeps others out while its entry payment may be on its way.
 /// Milliseconds. Most payments are settled much sooner; a later one finds its order or is
@@ -111,6 +114,7 @@ pub struct Inference {
     hosts: BTreeMap<OrderId, HostOrder>,
     /// Orders of each sender that ended unpaid since the last sweep.
     voids: BTreeMap<Sender, u32>,
+    payers: Payers,
     queue: VecDeque<OrderId>,
     waits: Waits,
     fresh: BTreeMap<StreamId, Fresh>,
@@ -143,6 +147,7 @@ impl Inference {
             buyers: BTreeMap::new(),
             hosts: BTreeMap::new(),
             voids: BTreeMap::new(),
+            payers: Payers::default(),
             queue: VecDeque::new(),
             waits: Waits::default(),
             fresh: BTreeMap::new(),
@@ -217,6 +222,7 @@ impl Inference {
             buyers: &mut self.buyers,
             hosts: &mut self.hosts,
             voids: &self.voids,
+            payers: &mut self.payers,
             fresh: &mut self.fresh,
             streams: &mut self.streams,
             served: &self.served,
@@ -517,6 +523,7 @@ struct Parts<'a> {
     buyers: &'a mut BTreeMap<RequestId, BuyerOrder>,
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
     voids: &'a BTreeMap<Sender, u32>,
+    payers: &'a mut Payers,
     fresh: &'a mut BTreeMap<StreamId, Fresh>,
     streams: &'a mut BTreeMap<StreamId, Use>,
     served: &'a BTreeMap<ModelDigest, Served>,
@@ -640,7 +647,10 @@ impl Parts<'_> {
                 window,
                 ..
             } => {
-                self.host(order, |host| host.credited(seq, msat, window, ctx));
+                if let Some(host) = self.hosts.get_mut(&order) {
+                    self.payers.paid(host.buyer(), msat);
+                    host.credited(seq, msat, window, ctx);
+                }
             }
             _ => {}
         }
@@ -731,7 +741,8 @@ impl Parts<'_> {
                 );
             }
         };
-        let offer = match self.admit(&opened, caller.peer, &ctx.config.modes) {
+        let payer = self.is_payer(&opened.envelope.from, ctx.config.quantum);
+        let offer = match self.admit(&opened, caller.peer, payer, &ctx.config.modes) {
             Ok(offer) => offer,
             Err(refusal) => return self.refuse(stream, refusal, ctx),
         };
@@ -739,37 +750,49 @@ impl Parts<'_> {
         if self.replay.knows(&opened.envelope) {
             return self.refuse(stream, not_admitted(EnvelopeError::Replayed), ctx);
         }
-        if !self.make_room(&caller, signed.bytes.len(), ctx) {
+        if !self.make_room(&caller, payer, signed.bytes.len(), ctx) {
             let text = "too many orders wait for their entry payments";
             return self.refuse(stream, busy(Code::TooManyUnpaid, text), ctx);
         }
         let id = OrderId::of(&opened.digest);
         self.streams.insert(stream, Use::Host(id));
-        let order = HostOrder::open(stream, caller, signed, opened, offer, ctx);
+        let order = HostOrder::open(stream, caller, signed, opened, offer, payer, ctx);
         self.hosts.insert(id, order);
     }
 
-    /// Lets unpaid orders go until one of `bytes` has room, first among those of its address, then
-    /// among all. Returns whether there is room.
-    fn make_room(&mut self, caller: &Caller, bytes: usize, ctx: &mut Ctx<'_>) -> bool {
-        let of_address = |order: &HostOrder| {
-            order.is_unpaid() && !order.is_known() && order.caller().address == caller.address
-        };
+    /// Whether the next order of a key stands apart from those of strangers: the key paid here in
+    /// this run, a step for each order that it then has unpaid.
+    fn is_payer(&self, key: &NodeKey, step: Msat) -> bool {
+        let unpaid = |order: &&HostOrder| order.is_unpaid() && order.buyer() == *key;
+        let orders = self.hosts.values().filter(unpaid).count() + 1;
+        self.payers.covers(key, orders, step)
+    }
+
+    /// Lets unpaid orders go until one of `bytes` has room: of strangers first among those of its
+    /// address, then among all. Orders of known keys have as much room apart from theirs.
+    /// Returns whether there is room.
+    fn make_room(&mut self, caller: &Caller, known: bool, bytes: usize, ctx: &mut Ctx<'_>) -> bool {
+        let alike = |order: &HostOrder| order.is_unpaid() && order.is_known() == known;
+        let of_address =
+            |order: &HostOrder| alike(order) && order.caller().address == caller.address;
         let count = self
             .hosts
             .values()
             .filter(|order| of_address(order))
             .count();
-        if count >= limits::MAX_UNPAID_PER_ADDRESS && self.let_one_go(of_address, ctx).is_none() {
+        if !known
+            && count >= limits::MAX_UNPAID_PER_ADDRESS
+            && self.let_one_go(of_address, ctx).is_none()
+        {
             return false;
         }
         let (mut count, mut held) = (0, bytes);
-        for order in self.hosts.values().filter(|order| order.is_unpaid()) {
+        for order in self.hosts.values().filter(|order| alike(order)) {
             count += 1;
             held = held.saturating_add(order.bytes());
         }
         while count >= MAX_UNPAID || held > MAX_UNPAID_BYTES {
-            let Some(freed) = self.let_one_go(HostOrder::is_unpaid, ctx) else {
+            let Some(freed) = self.let_one_go(alike, ctx) else {
                 return false;
             };
             count -= 1;
@@ -778,9 +801,9 @@ impl Parts<'_> {
         true
     }
 
-    /// Of some unpaid orders, lets one go: the oldest whose terms nobody accepted, those of
-    /// strangers before others; then of those accepted so long ago that their payments should have
-    /// come. Returns the bytes that it held; it is dropped at the end of the turn.
+    /// Of some unpaid orders, lets one go: the oldest whose terms nobody accepted; then of those
+    /// accepted so long ago that their payments should have come. Returns the bytes that it held;
+    /// it is dropped at the end of the turn.
     fn let_one_go(
         &mut self,
         unpaid: impl Fn(&HostOrder) -> bool,
@@ -791,8 +814,7 @@ impl Parts<'_> {
         let gives_way =
             |order: &&mut HostOrder| unpaid(order) && !order.accepted().is_some_and(grace);
         let candidates = self.hosts.values_mut().filter(gives_way);
-        let oldest =
-            candidates.min_by_key(|order| (order.accepted(), order.is_known(), order.came()))?;
+        let oldest = candidates.min_by_key(|order| (order.accepted(), order.came()))?;
         oldest.evict(ctx);
         Some(oldest.bytes())
     }
@@ -803,11 +825,13 @@ impl Parts<'_> {
     }
 
     /// Where many orders of an address ended unpaid, strangers from there are offered nothing for
-    /// a while: an entry invoice stays in wallet and ledger. Who has credit is not concerned.
+    /// a while: an entry invoice stays in wallet and ledger. Who has credit or paid in this run is
+    /// not concerned.
     fn worth_an_offer(&self, order: &OrderId, credit: Credit) -> Result<Credit, Refusal> {
         let address = self.hosts.get(order).map(|order| order.caller().address);
         let voids = address.map_or(0, |address| self.voids(Sender::Address(address)));
-        if credit.prepay && voids >= limits::MAX_VOID_PER_ADDRESS {
+        let stranger = credit.prepay && !self.hosts.get(order).is_some_and(HostOrder::is_known);
+        if stranger && voids >= limits::MAX_VOID_PER_ADDRESS {
             let text = "many orders that came from this address were not paid";
             return Err(busy(Code::TooManyUnpaid, text));
         }
@@ -841,6 +865,7 @@ impl Parts<'_> {
         &self,
         opened: &Opened<Order>,
         peer: PeerTag,
+        payer: bool,
         modes: &[PaymentMode],
     ) -> Result<crate::manifest::ModelOffer, Refusal> {
         let (order, digest, buyer) = (&opened.body, &opened.digest, &opened.envelope.from);
@@ -915,8 +940,10 @@ impl Parts<'_> {
             unpaid.count()
         };
         let voids = self.voids(Sender::Peer(peer));
-        if of_peer(false) >= limits::MAX_UNPAID_PER_PEER
-            || of_peer(true) >= room as usize
+        // Whoever paid has no less than a stranger.
+        let most = limits::MAX_UNPAID_PER_PEER.max(room as usize);
+        if (!payer && of_peer(false) >= limits::MAX_UNPAID_PER_PEER)
+            || of_peer(true) >= most
             || voids.max(self.voids(Sender::Key(*buyer))) >= limits::MAX_VOID_PER_MINUTE
         {
             let text = "orders of this peer wait for their payment, or many of them were not paid";

@@ -8,7 +8,7 @@ use super::io::{
     BuyRequest, BuyerEvent, Candidate, Effect, Input, InputCount, InputFacts, ModelSelector,
     PromptFacts, Served,
 };
-use super::{ENTRY_GRACE_MS, Inference, MAX_UNPAID, Sender};
+use super::{ENTRY_GRACE_MS, HostState, Inference, MAX_UNPAID, Sender};
 use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
@@ -169,6 +169,11 @@ fn order(n: u16) -> Signed {
 }
 
 fn order_with(n: u16, mode: PaymentMode, max_cost: Msat) -> Signed {
+    order_by(2, n, mode, max_cost)
+}
+
+/// An order of key `by`.
+fn order_by(by: u8, n: u16, mode: PaymentMode, max_cost: Msat) -> Signed {
     let mut nonce = [0; 16];
     nonce[..2].copy_from_slice(&n.to_be_bytes());
     let body = Order {
@@ -177,7 +182,7 @@ fn order_with(n: u16, mode: PaymentMode, max_cost: Msat) -> Signed {
         ..ordered()
     };
     let to = Some(keys(1).key());
-    Signed::seal(&keys(2), NETWORK, to, at(0).wall, nonce, &body)
+    Signed::seal(&keys(by), NETWORK, to, at(0).wall, nonce, &body)
 }
 
 fn caller(n: u16) -> Caller {
@@ -644,6 +649,123 @@ fn an_order_that_ends_while_its_prompt_is_counted_cancels_the_count() {
     assert!(!effects.iter().any(cancels));
 }
 
+/// An order arrives, and its prompt is not counted yet.
+fn comes(
+    machine: &mut Inference,
+    ms: u64,
+    stream: u64,
+    caller: Caller,
+    signed: &Signed,
+) -> Vec<Effect> {
+    let stream = StreamId(stream);
+    let mut all = feed(machine, ms, Input::Inbound { stream, caller });
+    let frame = Box::new(Frame::Order(signed.clone()));
+    all.extend(feed(machine, ms, Input::Received { stream, frame }));
+    all
+}
+
+#[test]
+fn an_order_of_a_key_that_paid_stands_apart_from_strangers_before_credit_is_looked_up() {
+    let mut machine = host_with_queue(4);
+    let of_payer = |n| order_by(3, n, PaymentMode::Metered, Msat(1_000_000));
+    let apart = |machine: &Inference, signed: &Signed| {
+        let order = machine.hosts.get(&OrderId::of(&signed.digest()));
+        order.map(HostOrder::is_known)
+    };
+    // Its first order is a stranger's. It pays 1,800 msat: a step of 1,000, and not two.
+    let terms = arrives(&mut machine, 0, 9_000, 9_000, &of_payer(1));
+    assert_eq!(apart(&machine, &of_payer(1)), Some(false));
+    accepts(&mut machine, 0, 9_000, &terms);
+    assert!(begins(&entry_paid(&mut machine, 0, &of_payer(1))));
+    let stream = StreamId(9_000);
+    feed(&mut machine, 1, Input::Closed { stream });
+    // One peer has as many orders as a stranger may, and others fill the places of strangers.
+    for n in 0..MAX_UNPAID_PER_PEER as u16 {
+        let effects = comes(&mut machine, 2, u64::from(n), caller(1), &order(n));
+        assert_eq!(refusals(&effects), []);
+    }
+    for n in 100..100 + MAX_UNPAID as u16 {
+        comes(&mut machine, 3, u64::from(n), caller(n), &order(n));
+    }
+    for n in 0..MAX_UNPAID_PER_PEER as u16 {
+        let n = 1_000 + n;
+        comes(&mut machine, 4, u64::from(n), caller(1), &order(n));
+    }
+    assert_eq!(machine.active(), MAX_UNPAID);
+    let refused = comes(&mut machine, 5, 2_000, caller(1), &order(2_000));
+    assert_eq!(refusals(&refused), [Code::TooManyUnpaid]);
+    // From that very peer an order of the key is taken, and nobody gives way to it.
+    let taken = comes(&mut machine, 5, 9_001, caller(1), &of_payer(2));
+    assert_eq!(apart(&machine, &of_payer(2)), Some(true));
+    assert_eq!(refusals(&taken), []);
+    assert_eq!(machine.active(), MAX_UNPAID + 1);
+    // It paid for no more at once.
+    let second = comes(&mut machine, 5, 9_002, caller(9_002), &of_payer(3));
+    assert_eq!(
+        refusals(&second),
+        [Code::TooManyUnpaid],
+        "a stranger gives way"
+    );
+    assert_eq!(apart(&machine, &of_payer(3)), Some(false));
+    // However many come, it stays, also where no credit is left for it.
+    let order_id = OrderId::of(&of_payer(2).digest());
+    let stands = |machine: &Inference| machine.hosts.contains_key(&order_id);
+    for n in 3_000..3_000 + 2 * MAX_UNPAID as u16 {
+        comes(&mut machine, 6, u64::from(n), caller(n), &order(n));
+    }
+    assert!(stands(&machine));
+    let id = machine.hosts.get(&order_id).map(|order| order.state);
+    let Some(HostState::Counting(id)) = id else {
+        panic!("{id:?}");
+    };
+    let result = Ok(PromptFacts {
+        tokens: 8,
+        cached: 0,
+        longest: 8,
+        digest: Digest([3; 32]),
+    });
+    feed(&mut machine, 7, Input::Counted { id, result });
+    let credit = Credit {
+        window: Msat::ZERO,
+        prepay: true,
+        debt: Msat::ZERO,
+    };
+    let (order_of, result) = (order_id, Ok(credit));
+    let opened = Input::CreditOpened {
+        order: order_of,
+        result,
+    };
+    feed(&mut machine, 7, opened);
+    for n in 5_000..5_000 + 2 * MAX_UNPAID as u16 {
+        comes(&mut machine, 8, u64::from(n), caller(n), &order(n));
+    }
+    assert!(stands(&machine));
+    assert_eq!(machine.active(), MAX_UNPAID + 1);
+}
+
+#[test]
+fn orders_of_keys_that_paid_give_way_to_each_other_and_are_bounded_for_each_peer() {
+    let mut machine = host_with_queue(4);
+    let of_payer = |n| order_by(3, n, PaymentMode::Metered, Msat(1_000_000));
+    machine.payers.paid(keys(3).key(), Msat(1_000_000));
+    let stranger = comes(&mut machine, 0, 1, caller(1), &order(1));
+    assert_eq!(refusals(&stranger), []);
+    // Five places: as many orders of one peer may be unpaid, and no fewer than of a stranger.
+    let most = MAX_UNPAID_PER_PEER.max(5) as u16;
+    for n in 0..most {
+        let effects = comes(&mut machine, 0, 10 + u64::from(n), caller(2), &of_payer(n));
+        assert_eq!(refusals(&effects), [], "{n}");
+    }
+    let over = comes(&mut machine, 0, 99, caller(2), &of_payer(99));
+    assert_eq!(refusals(&over), [Code::TooManyUnpaid]);
+    for n in 100..100 + MAX_UNPAID as u16 {
+        comes(&mut machine, 1, u64::from(n), caller(n), &of_payer(n));
+    }
+    assert_eq!(machine.active(), MAX_UNPAID + 1);
+    let stranger = OrderId::of(&order(1).digest());
+    assert!(machine.hosts.contains_key(&stranger));
+}
+
 #[test]
 fn a_model_that_leaves_the_offer_ends_the_orders_that_have_not_begun() {
     let mut machine = host_with_queue(4);
@@ -660,10 +782,7 @@ fn a_model_that_leaves_the_offer_ends_the_orders_that_have_not_begun() {
     assert!(begins(&entry_paid(&mut machine, 0, &order(1))));
     assert!(!begins(&entry_paid(&mut machine, 0, &order(2))));
     send(&mut machine, 4);
-    let (stream, caller) = (StreamId(5), caller(5));
-    feed(&mut machine, 0, Input::Inbound { stream, caller });
-    let frame = Box::new(Frame::Order(order(5)));
-    feed(&mut machine, 0, Input::Received { stream, frame });
+    comes(&mut machine, 0, 5, caller(5), &order(5));
     assert_eq!(machine.active(), 5);
 
     let effects = feed(&mut machine, 1, Input::Serve(Vec::new()));

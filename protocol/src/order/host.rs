@@ -116,8 +116,11 @@ pub struct HostOrder {
     countersigned_payments: BTreeMap<u32, Signed>,
     countersigned: Option<Signed>,
     journal: Journal,
-    /// This buyer paid before this order: it may be written down.
+    /// This buyer has credit from before this order: it may be written down.
     known: bool,
+    /// Its key paid in this run: it stands apart from strangers' before credit is looked up, and
+    /// where none is left.
+    payer: bool,
     /// The books have the end of it.
     closed: bool,
     allowed: u64,
@@ -139,13 +142,15 @@ pub struct HostOrder {
 }
 
 impl HostOrder {
-    /// Takes an order that was admitted, and has its prompt counted.
+    /// Takes an order that was admitted, and has its prompt counted. `payer`: its key paid here
+    /// in this run, a step for each order that it has unpaid.
     pub fn open(
         stream: StreamId,
         caller: Caller,
         signed: Signed,
         order: Opened<Order>,
         offer: ModelOffer,
+        payer: bool,
         ctx: &mut Ctx<'_>,
     ) -> Self {
         let id = ctx.fresh();
@@ -186,6 +191,7 @@ impl HostOrder {
             countersigned: None,
             journal,
             known: false,
+            payer,
             closed: false,
             allowed: 0,
             finish: None,
@@ -228,9 +234,9 @@ impl HostOrder {
         self.let_go
     }
 
-    /// Whether its buyer has credit here, from what it paid before.
+    /// Whether its buyer has credit here, from what it paid before, or paid in this run.
     pub fn is_known(&self) -> bool {
-        self.known
+        self.known || self.payer
     }
 
     /// Whether a stranger gets it for nothing because its cost is below one msat.
