@@ -83,9 +83,9 @@ pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;
 pub const MAX_LISTINGS: usize = 4_096;
 /// Most candidates considered for one order.
 pub const MAX_CANDIDATES: usize = 32;
-/// Most orders of one peer that nobody paid for and whose keys have no credit, at once. One
-/// under way and one behind it: a program that asks twice at once is no attack.
-pub const MAX_UNPAID_PER_PEER: usize = 2;
+/// Most orders of one peer that nobody paid for and whose keys have no credit, at once: a gateway
+/// has as many purchases with one host. Peers are free, so the bound of an address holds floods off.
+pub const MAX_UNPAID_PER_PEER: usize = 12;
 /// Most orders of one peer, and of one key with credit, that may end unpaid in a minute.
 pub const MAX_VOID_PER_MINUTE: u32 = 30;
 /// The same of one address: an office of buyers, each of whom asks for a few offers.

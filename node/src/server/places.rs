@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Purchases with one host at once. Hosts take twelve orders by default (four run, eight
-/// wait), and sixteen streams of one peer.
+/// wait), twelve of one peer that nobody paid for yet, and sixteen streams of one peer.
 const PER_HOST: usize = 12;
 /// How long a purchase waits for a place: clients mostly give up after a minute.
 pub const PATIENCE: Duration = Duration::from_secs(40);

@@ -555,6 +555,18 @@ fn orders_that_cost_less_than_a_msat_stand_one_at_a_time_and_are_void() {
 }
 
 #[test]
+fn twelve_orders_of_one_peer_at_once_get_terms() {
+    let mut machine = host();
+    for n in 0..12 {
+        let effects = arrives(&mut machine, 0, u64::from(n), 1, &order(n));
+        assert_eq!(refusals(&effects), [], "order {n}");
+        terms_of(&effects);
+    }
+    let more = arrives(&mut machine, 0, 12, 1, &order(12));
+    assert_eq!(refusals(&more), [Code::TooManyUnpaid]);
+}
+
+#[test]
 fn a_refused_order_leaves_no_nonce() {
     let mut machine = host();
     for n in 0..MAX_UNPAID_PER_PEER as u16 {
@@ -745,13 +757,13 @@ fn an_order_of_a_key_that_paid_stands_apart_from_strangers_before_credit_is_look
 
 #[test]
 fn orders_of_keys_that_paid_give_way_to_each_other_and_are_bounded_for_each_peer() {
-    let mut machine = host_with_queue(4);
+    let mut machine = host_with_queue(20);
     let of_payer = |n| order_by(3, n, PaymentMode::Metered, Msat(1_000_000));
     machine.payers.paid(keys(3).key(), Msat(1_000_000));
     let stranger = comes(&mut machine, 0, 1, caller(1), &order(1));
     assert_eq!(refusals(&stranger), []);
-    // Five places: as many orders of one peer may be unpaid, and no fewer than of a stranger.
-    let most = MAX_UNPAID_PER_PEER.max(5) as u16;
+    // As many orders of one peer may be unpaid as there are places.
+    let most = 21;
     for n in 0..most {
         let effects = comes(&mut machine, 0, 10 + u64::from(n), caller(2), &of_payer(n));
         assert_eq!(refusals(&effects), [], "{n}");

@@ -13,8 +13,10 @@ pub(super) const MAX_KNOWN: usize = limits::MAX_ORDERS * limits::MAX_PAYMENTS_IN
 pub(super) const MAX_STRANGERS: usize = limits::MAX_ORDERS;
 /// Of one buyer who paid before: sixteen orders with all payments under way.
 pub(super) const MAX_OF_KNOWN: usize = 16 * limits::MAX_PAYMENTS_IN_FLIGHT;
-/// Of one stranger: one order with all payments under way.
-pub(super) const MAX_OF_STRANGER: usize = limits::MAX_PAYMENTS_IN_FLIGHT;
+/// Of one stranger: the entries of all orders that its peer may have unpaid, and one order with
+/// all payments under way.
+pub(super) const MAX_OF_STRANGER: usize =
+    limits::MAX_UNPAID_PER_PEER + limits::MAX_PAYMENTS_IN_FLIGHT;
 
 /// Whose an invoice is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ids::AddressTag;
-use crate::limits::{FREE_QUOTAS, FREE_QUOTAS_PER_ADDRESS};
+use crate::limits::{FREE_QUOTAS, FREE_QUOTAS_PER_ADDRESS, MAX_UNPAID_PER_PEER};
 use crate::payment::UNPAID_KEPT_MS;
 
 const QUANTUM: u64 = 1_000;
@@ -674,8 +674,8 @@ fn a_free_quota_that_was_used_up_makes_nobody_a_buyer_who_paid() {
     open(&mut rig, 1, 5);
     close(&mut rig, 1, 5, 2_000, 2_000);
     open(&mut rig, 2, 5);
-    let refused = (0..20).filter(|seq| cannot_make(&mut rig, 2, *seq));
-    assert_eq!(refused.count(), 12, "eight are a stranger's");
+    let refused = (0..32).filter(|seq| cannot_make(&mut rig, 2, *seq));
+    assert_eq!(refused.count(), 12, "twenty are a stranger's");
 }
 
 #[test]
@@ -695,9 +695,23 @@ fn invoices_of_strangers_leave_room_for_buyers_who_paid() {
         }
         assert!(cannot_make(&mut rig, n, 9), "more than one stranger's");
     }
-    open(&mut rig, 5_000, buyers + 1);
+    open(&mut rig, 4_000, buyers + 1);
+    for seq in 0..MAX_STRANGERS % MAX_OF_STRANGER {
+        make(&mut rig, 4_000, u32::try_from(seq).unwrap(), h, 1_000);
+        h += 1;
+    }
+    open(&mut rig, 5_000, buyers + 2);
     assert!(cannot_make(&mut rig, 5_000, 0), "more than all strangers'");
     assert!(!cannot_make(&mut rig, 1, 9), "a buyer who paid");
+}
+
+#[test]
+fn a_new_key_gets_an_entry_invoice_for_each_order_that_its_peer_may_have_unpaid() {
+    let mut rig = Rig::new(Config::default());
+    for n in 0..MAX_UNPAID_PER_PEER as u64 {
+        open(&mut rig, n, 5);
+        assert!(!cannot_make(&mut rig, n, 0), "order {n}");
+    }
 }
 
 #[test]
