@@ -1966,6 +1966,85 @@ fn a_host_that_ends_an_order_keeps_a_payment_for_nothing_only_where_it_was_paid_
 }
 
 #[test]
+fn input_that_was_paid_for_is_taken_for_nothing_where_no_output_came() {
+    let took = |buyer: &Buyer| {
+        buyer.told.iter().find_map(|message| match message {
+            Message::Happened(outcome) => Some((outcome.refused, outcome.took_payment)),
+            _ => None,
+        })
+    };
+    let taken_late = |buyer: &Buyer| {
+        let taken = |message: &&Message| matches!(message, Message::PaymentTaken { .. });
+        buyer.told.iter().filter(taken).count()
+    };
+    // An invoice for the input, before any word, in place of an entry.
+    let invoiced = || {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        let terms = buyer.terms();
+        buyer.hears_offer(&terms);
+        let head = buyer.head(0..0);
+        buyer.bills_as(800, head, |invoice, _| invoice.covers = counts(0));
+        assert_eq!((buyer.payments(), buyer.offences()), (1, vec![]));
+        buyer
+    };
+    let mut buyer = invoiced();
+    buyer.settles(1);
+    let stream = StreamId(buyer.stream);
+    buyer.feed(Input::Closed { stream });
+    assert_eq!(took(&buyer), Some((None, true)));
+    // The same while the payment is under way, and held for half a minute.
+    let mut buyer = invoiced();
+    buyer.feed(Input::Closed { stream });
+    assert_eq!(took(&buyer), Some((None, false)));
+    buyer.settles(1);
+    assert_eq!(taken_late(&buyer), 1);
+    let mut buyer = invoiced();
+    buyer.ms += 30_000;
+    buyer.hears(Frame::Refusal(Refusal::new(Code::NotPaid, "no")));
+    assert_eq!(took(&buyer), Some((Some(Code::NotPaid), false)));
+    buyer.settles(1);
+    assert_eq!(taken_late(&buyer), 1);
+    // The user wanted no more, and the host said the end of it.
+    let mut buyer = invoiced();
+    buyer.settles(1);
+    buyer.feed(Input::Stop(RequestId(1)));
+    buyer.hears(Frame::Chunk(chunk(0, Vec::new(), 0, Some(Finish::Stopped))));
+    buyer.feed(Input::Closed { stream });
+    assert_eq!(took(&buyer), Some((None, false)));
+    // One word came, and is covered.
+    let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+    let terms = buyer.terms();
+    buyer.hears_offer(&terms);
+    buyer.hears(Frame::Chunk(chunk(0, vec![token(0)], 1, None)));
+    let head = buyer.head(0..1);
+    buyer.bills_as(1_050, head, |invoice, _| invoice.covers = counts(1));
+    buyer.settles(1);
+    buyer.feed(Input::Closed { stream });
+    assert_eq!(took(&buyer), Some((None, false)));
+}
+
+#[test]
+fn terms_under_which_no_unit_of_output_fits_are_left() {
+    // Input costs 800, and a token 250.
+    for (cap, carried, fits) in [
+        (1_050, 0, true),
+        (1_049, 0, false),
+        (1_051, 1, true),
+        (1_050, 1, false),
+    ] {
+        let max_cost = Config::new(NETWORK).fees.cap_for(Msat(cap));
+        let hosts = vec![candidate(1), candidate(3)];
+        let mut buyer = Buyer::capped(hosts, PaymentMode::Metered, max_cost);
+        let terms = Terms {
+            carried_debt: Msat(carried),
+            ..buyer.terms()
+        };
+        buyer.hears_offer(&terms);
+        assert_eq!(buyer.dials.len(), 2 - usize::from(fits), "{cap} {carried}");
+    }
+}
+
+#[test]
 fn a_payment_that_settles_after_its_order_broke_off_counts_as_taken_once() {
     let taken = |buyer: &Buyer| {
         let taken = |message: &&Message| matches!(message, Message::PaymentTaken { .. });

@@ -286,9 +286,12 @@ impl Deal {
     }
 
     /// What the host can show that it is owed. Output that none of its signatures covers convicts
-    /// nobody, whatever it is, and so is worth nothing.
+    /// nobody, whatever it is, and so is worth nothing; nor is input to which no output came,
+    /// unless the output ended because we stopped it.
     fn owed(&self) -> Msat {
-        let cost = self.vouched.map(|counts| self.cost_of(&counts));
+        let stopped = self.finish == Some(Finish::Stopped);
+        let vouched = self.vouched.filter(|to| to.delivered() > 0 || stopped);
+        let cost = vouched.map(|counts| self.cost_of(&counts));
         cost.unwrap_or_default().saturating_add(self.carried())
     }
 
@@ -915,6 +918,15 @@ impl BuyerOrder {
             return wrong(
                 OffenceKind::TermsNotAsListed,
                 "steps of payment so small that there would be too many",
+            );
+        }
+        // Otherwise the order could end before its first unit, and be true to its cap.
+        let unit = terms.input.with_delivered(job.meter(), 1);
+        let least = terms.prices.cost_or_max(&unit);
+        if least.saturating_add(terms.carried_debt) > deal.max_cost {
+            return wrong(
+                OffenceKind::TermsNotAsListed,
+                "prices at which the cap leaves no room for any output",
             );
         }
         // A host takes up an earlier debt step by step; whether there is one, Payment's books

@@ -193,6 +193,39 @@ fn a_true_receipt_is_countersigned_and_one_false_word_of_it_is_an_offence() {
 }
 
 #[test]
+fn an_order_that_ends_without_a_word_is_taken_for_nothing_though_its_receipt_is_true() {
+    for (entry, words) in [(800, 0), (1_050, 1)] {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        let terms = buyer.with_entry(buyer.terms(), entry);
+        buyer.hears_offer(&terms);
+        buyer.settles(0);
+        let tokens: Vec<_> = (0..words).map(token).collect();
+        let total = u64::from(words);
+        buyer.hears(Frame::Chunk(chunk(0, tokens, total, Some(Finish::Stop))));
+        let chain = buyer.chain((0..words).map(token));
+        let terms = buyer.offered.unwrap();
+        let mut sold = Sold {
+            buyer,
+            terms,
+            chain,
+        };
+        let mut receipt = sold.receipt();
+        (receipt.counts, receipt.cost) = (counts(total), Msat(entry));
+        receipt.payments = vec![PaymentEntry {
+            seq: 0,
+            hash: PaymentHash([1; 32]),
+            msat: Msat(entry),
+        }];
+        sold.hears_receipt(&receipt);
+        assert!(sold.is_finished(), "{:?}", sold.buyer.offences());
+        let [outcome] = sold.buyer.outcomes()[..] else {
+            panic!("one order ended");
+        };
+        assert_eq!(outcome.took_payment, words == 0);
+    }
+}
+
+#[test]
 fn a_receipt_waits_until_our_wallet_knows_of_the_payments_in_it() {
     let mut sold = Sold::invoiced();
     sold.hears_receipt(&sold.receipt());
