@@ -180,6 +180,7 @@ impl Inference {
                 Table::Nonces => machine.replay.restore(&record.key, value),
                 Table::OpenOrders => open.take(&record.key, value),
                 Table::Retained => machine.retained.restore(&record.key, value),
+                Table::Late => machine.late.restore(&record.key, value),
                 _ => {}
             }
         }
@@ -188,7 +189,12 @@ impl Inference {
     }
 
     /// The tables that a start reads. Finished orders stay on disk.
-    pub const TABLES: [Table; 3] = [Table::Nonces, Table::OpenOrders, Table::Retained];
+    pub const TABLES: [Table; 4] = [
+        Table::Nonces,
+        Table::OpenOrders,
+        Table::Retained,
+        Table::Late,
+    ];
 
     /// Orders running or waiting, both sides: for a clean shutdown.
     pub fn active(&self) -> usize {
@@ -589,8 +595,12 @@ impl Parts<'_> {
             } => {
                 if let Some(buyer) = self.buyer_of(order) {
                     buyer.settled(seq, fee, ms, ctx);
-                } else if let Some(host) = ctx.late.settled(&order, seq) {
-                    ctx.tell(Message::PaymentTaken { host });
+                } else {
+                    let (taken, records) = ctx.late.settled(&order, seq);
+                    ctx.persist(records);
+                    if let Some(host) = taken {
+                        ctx.tell(Message::PaymentTaken { host });
+                    }
                 }
             }
             Input::NotSettled {
@@ -601,7 +611,8 @@ impl Parts<'_> {
                 if let Some(buyer) = self.buyer_of(order) {
                     buyer.not_settled(seq, refusal, ctx);
                 } else if refusal.code != Code::PaymentUnknown {
-                    ctx.late.failed(&order, seq);
+                    let records = ctx.late.failed(&order, seq);
+                    ctx.persist(records);
                 }
             }
             other => self.dispatch_host(other, ctx),

@@ -84,6 +84,8 @@ pub enum Table {
     OpenOrders,
     /// How old and how large finished orders are (Inference).
     Retained,
+    /// Orders that are over, with payments that may still settle (Inference).
+    Late,
     /// Payments we make: the saga (Payment).
     Outgoing,
     /// Invoices we issued (Payment).
@@ -102,11 +104,12 @@ pub enum Table {
 
 impl Table {
     /// Every table, in a fixed order.
-    pub const ALL: [Table; 11] = [
+    pub const ALL: [Table; 12] = [
         Table::Nonces,
         Table::Orders,
         Table::OpenOrders,
         Table::Retained,
+        Table::Late,
         Table::Outgoing,
         Table::Incoming,
         Table::Ledger,
@@ -123,6 +126,7 @@ impl Table {
             Table::Orders => "orders",
             Table::OpenOrders => "open_orders",
             Table::Retained => "retained",
+            Table::Late => "late",
             Table::Outgoing => "outgoing",
             Table::Incoming => "incoming",
             Table::Ledger => "ledger",

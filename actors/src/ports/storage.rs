@@ -211,6 +211,7 @@ const fn tag(table: Table) -> u8 {
         Table::History => 9,
         Table::OpenOrders => 10,
         Table::Retained => 11,
+        Table::Late => 12,
     }
 }
 

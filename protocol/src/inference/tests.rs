@@ -1966,6 +1966,60 @@ fn a_host_that_ends_an_order_keeps_a_payment_for_nothing_only_where_it_was_paid_
 }
 
 #[test]
+fn a_payment_that_settles_after_the_node_was_stopped_counts_as_taken_once() {
+    for refused in [false, true] {
+        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
+        buyer.pays_entry();
+        let stream = StreamId(buyer.stream);
+        match refused {
+            true => {
+                buyer.ms += 31_000;
+                buyer.hears(Frame::Refusal(Refusal::new(Code::NotPaid, "no")));
+            }
+            false => buyer.feed(Input::Closed { stream }),
+        }
+        buyer.restarts();
+        buyer.told.clear();
+        buyer.settles(0);
+        let taken = |message: &&Message| matches!(message, Message::PaymentTaken { host } if *host == keys(1).key());
+        assert_eq!(buyer.told.iter().filter(taken).count(), 1, "{refused}");
+        // Nothing is left to remember.
+        buyer.restarts();
+        buyer.settles(0);
+        assert_eq!(buyer.told.iter().filter(taken).count(), 1, "{refused}");
+        assert!(buyer.disk().iter().all(|row| row.table != Table::Late));
+    }
+}
+
+impl Buyer {
+    /// The rows that its writes leave.
+    fn disk(&self) -> Vec<Record> {
+        let mut rows = std::collections::BTreeMap::new();
+        for row in &self.written {
+            match row.value {
+                Some(_) => rows.insert((row.table, row.key.clone()), row.clone()),
+                None => rows.remove(&(row.table, row.key.clone())),
+            };
+        }
+        rows.into_values().collect()
+    }
+
+    /// The node is stopped, and starts from its disk.
+    fn restarts(&mut self) {
+        let tables = |row: &Record| Inference::TABLES.contains(&row.table);
+        let rows: Vec<_> = self.disk().into_iter().filter(tables).collect();
+        self.machine = Inference::recover(
+            Config::new(NETWORK),
+            Box::new(keys(9)),
+            Box::new(order_keys([9; 32])),
+            [8; 32],
+            rows.into_iter(),
+            at(self.ms),
+        );
+    }
+}
+
+#[test]
 fn input_that_was_paid_for_is_taken_for_nothing_where_no_output_came() {
     let took = |buyer: &Buyer| {
         buyer.told.iter().find_map(|message| match message {

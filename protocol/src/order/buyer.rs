@@ -1660,12 +1660,14 @@ impl BuyerOrder {
             }));
             if unserved || deal.refused.is_some() {
                 let late = LateOrder {
+                    ended: ctx.now.wall,
                     host: deal.candidate.host,
                     owed,
                     settled: deal.settled(),
                     open: deal.open_bills(),
                 };
-                ctx.late.remember(deal.id, late);
+                let records = ctx.late.remember(deal.id, late);
+                ctx.persist(records);
             }
         }
         let Some(record) = record else { return };
