@@ -85,6 +85,7 @@ pub fn matches(listings: &Listings, query: &Query, own: &NodeKey, now: Now) -> V
         .alive(now.wall)
         .filter(|listing| listing.manifest.node != *own)
         .filter(|listing| listing.manifest.roles.contains(&query.role))
+        .filter(|listing| takes_mode(&listing.manifest, query))
         .filter(|listing| query.host.is_none_or(|host| host == listing.manifest.node))
         .filter_map(|listing| {
             let offers = listing.manifest.models.iter().enumerate();
@@ -311,6 +312,10 @@ fn wanted(offer: &ModelOffer, model: &ModelSelector) -> bool {
         ModelSelector::Digest(digest) => offer.digest == *digest,
         ModelSelector::Any => true,
     }
+}
+
+fn takes_mode(manifest: &Manifest, query: &Query) -> bool {
+    query.role != Role::Host || manifest.payment_modes.contains(&query.mode)
 }
 
 fn fits(listing: &Listing, offer: &ModelOffer, query: &Query) -> bool {

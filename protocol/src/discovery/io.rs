@@ -5,7 +5,7 @@
 use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
 use crate::inference::io::ModelSelector;
 use crate::machine::Record;
-use crate::manifest::{Manifest, Role};
+use crate::manifest::{Manifest, PaymentMode, Role};
 use crate::reputation::ScoreCard;
 use crate::route::Message;
 use crate::time::WallTime;
@@ -36,6 +36,8 @@ pub struct Query {
     pub model: ModelSelector,
     /// Role needed: `Host` for orders, `Validator` for audits.
     pub role: Role,
+    /// How an order is paid: hosts that do not list it are not asked for one.
+    pub mode: PaymentMode,
     /// This host or none.
     pub host: Option<NodeKey>,
     /// Prompt tokens that a host may bill at most: what it is ranked by, since nothing else

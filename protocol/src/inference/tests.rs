@@ -1486,6 +1486,50 @@ fn whatever_a_host_refuses_with_the_next_one_is_asked() {
 }
 
 #[test]
+fn a_host_is_not_blamed_for_giving_no_credit_and_is_for_a_mode_that_it_lists() {
+    let refused = |mode, code| {
+        let mut buyer = Buyer::new(&[1, 3], mode);
+        buyer.hears(Frame::Refusal(Refusal::new(code, "no")));
+        assert_eq!(buyer.dials.len(), 2, "the next one is asked");
+        buyer.blamed()
+    };
+    use PaymentMode::{After, Before, Metered};
+    for (mode, code, blamed) in [
+        (After, Code::ModeUnsupported, (0, 0)),
+        (After, Code::Busy, (0, 1)),
+        (Before, Code::ModeUnsupported, (0, 1)),
+        (Metered, Code::ModeUnsupported, (0, 1)),
+    ] {
+        assert_eq!(refused(mode, code), blamed, "{mode:?} {code:?}");
+    }
+    // Once it spoke it failed, whatever it says.
+    let (mut buyer, _) = Buyer::streaming(After);
+    buyer.hears(Frame::Refusal(Refusal::new(Code::ModeUnsupported, "no")));
+    assert_eq!(buyer.blamed(), (1, 0));
+}
+
+#[test]
+fn where_no_host_offers_a_payment_mode_the_error_says_so() {
+    let said = |mode| {
+        let buyer = Buyer::new(&[], mode);
+        let asked = buyer.told.iter().find_map(|message| match message {
+            Message::CandidatesWanted { query, .. } => Some(query.mode),
+            _ => None,
+        });
+        assert_eq!(asked, Some(mode));
+        match buyer.said.last() {
+            Some(BuyerEvent::Failed(refusal)) if refusal.code == Code::NoHost => {
+                refusal.message.clone()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(said(PaymentMode::After).contains("in payment mode after"));
+    assert!(said(PaymentMode::Before).contains("in payment mode before"));
+    assert!(!said(PaymentMode::Metered).contains("payment mode"));
+}
+
+#[test]
 fn whatever_a_host_refuses_with_once_it_was_paid_or_spoke_it_failed() {
     let refusal = |code| Frame::Refusal(Refusal::new(code, "no"));
     for code in Code::ALL.iter().chain([&Code::Unknown(9_999)]) {

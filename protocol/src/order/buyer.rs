@@ -316,13 +316,15 @@ impl Deal {
     }
 
     /// Books what a refusal says about the host: it did not take the order, or it took it with
-    /// money or words under way and did not keep to it. What we caused ourselves says nothing.
-    fn blame(&mut self, code: Code, now: Tick) {
+    /// money or words under way and did not keep to it. What we caused ourselves says nothing, and
+    /// neither that a host that lists the mode *after* gives us no credit.
+    fn blame(&mut self, code: Code, mode: PaymentMode, now: Tick) {
         let slow =
             |bill: &Bill| bill.fate == Fate::Open && now.ms_since(bill.asked) >= PROMPT_PAYMENT_MS;
         match code {
             Code::Cancelled if self.stopped.is_some() => {}
             Code::NotPaid if self.bills.values().any(slow) => self.refused = Some(code),
+            Code::ModeUnsupported if mode == PaymentMode::After && self.is_untouched() => {}
             _ if self.is_untouched() => self.refused = Some(code),
             _ => self.broken_off = true,
         }
@@ -336,6 +338,20 @@ impl Deal {
             .filter(|bill| bill.fate == Fate::Settled);
         settled.fold(Msat::ZERO, |sum, bill| sum.saturating_add(bill.msat))
     }
+}
+
+/// What is said where nobody can be asked.
+fn no_host(mode: PaymentMode) -> Refusal {
+    let text = match mode {
+        PaymentMode::Metered => "no listed host offers this model".to_owned(),
+        other => {
+            let other = format!("{other:?}").to_lowercase();
+            format!(
+                "no listed host offers this model in payment mode {other}; by default hosts offer metered alone"
+            )
+        }
+    };
+    Refusal::new(Code::NoHost, text)
 }
 
 /// What is said of a token that does not stand for what its piece shows.
@@ -409,6 +425,7 @@ impl BuyerOrder {
             query: crate::discovery::io::Query {
                 model: self.request.model.clone(),
                 role: Role::Host,
+                mode: self.request.mode,
                 host: self.request.host,
                 input_tokens: most_input(&self.request.job),
                 input_bytes: self.request.job.text_bytes() as u64,
@@ -457,10 +474,8 @@ impl BuyerOrder {
         self.deal = None;
         let spent = self.attempts.max(self.unpayable) >= ctx.config.max_attempts;
         let Some(candidate) = self.candidates.front().filter(|_| !spent).cloned() else {
-            let refusal = self
-                .refusal
-                .take()
-                .unwrap_or_else(|| Refusal::new(Code::NoHost, "no listed host offers this model"));
+            let refusal = self.refusal.take();
+            let refusal = refusal.unwrap_or_else(|| no_host(self.request.mode));
             return self.fail(refusal, ctx);
         };
         ctx.deliver(
@@ -703,7 +718,7 @@ impl BuyerOrder {
     fn refused(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
         if refusal.code.is_from_hosts() {
             if let Some(deal) = self.deal.as_mut() {
-                deal.blame(refusal.code, ctx.now.tick);
+                deal.blame(refusal.code, self.request.mode, ctx.now.tick);
             }
             return self.give_up(refusal, ctx);
         }

@@ -127,6 +127,7 @@ fn query() -> Query {
     Query {
         model: ModelSelector::Name("pocket".into()),
         role: Role::Host,
+        mode: PaymentMode::Metered,
         host: None,
         input_tokens: 100,
         input_bytes: 100,

@@ -199,6 +199,33 @@ fn candidates_are_filtered_by_what_the_order_needs() {
 }
 
 #[test]
+fn hosts_are_found_by_the_payment_modes_that_they_list() {
+    use PaymentMode::{After, Before, Metered};
+    let mut machine = machine();
+    let listed: [&[PaymentMode]; 4] = [&[Metered], &[Metered, After], &[Before], &[]];
+    for (n, modes) in (2..).zip(listed) {
+        let listing = Manifest {
+            payment_modes: modes.to_vec(),
+            ..manifest(key(n), 500, at(0))
+        };
+        seen(&mut machine, at(0), listing);
+    }
+    let mut found = |mode| {
+        let mut found = hosts(&mut machine, at(1), Query { mode, ..query() });
+        found.sort();
+        found
+    };
+    let sorted = |ns: &[u8]| {
+        let mut keys: Vec<NodeKey> = ns.iter().map(|n| key(*n)).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(found(Metered), sorted(&[2, 3]));
+    assert_eq!(found(After), sorted(&[3]));
+    assert_eq!(found(Before), sorted(&[4]));
+}
+
+#[test]
 fn better_scores_come_first_cooled_down_hosts_last_and_caught_ones_only_by_name() {
     let mut machine = machine();
     for n in 2..6 {
