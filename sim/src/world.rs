@@ -45,7 +45,8 @@ const ASK_AGAIN_MS: u64 = 6 * 60_000;
 /// How often people look after their channels. Milliseconds.
 const REBALANCE_MS: u64 = 3_600_000;
 /// Attempts of one wish in the healed phase, and the least time that is left for one: a buyer
-/// that is told to wait and then gets nothing is patient for seven minutes. Milliseconds.
+/// that is told to wait and then gets nothing is patient for seven minutes. Each host of an
+/// adversary may take one more. Milliseconds.
 const HEALED_TRIES: usize = 6;
 /// Listings of adversaries for which one more attempt is made: an attempt of a node that knows
 /// nobody tries as many of them at least before it ends.
@@ -224,7 +225,10 @@ impl World {
         let people = nodes.iter().map(|node| node.person.clone()).collect();
         let adversaries = nodes.iter().filter_map(|node| node.adversary.as_ref());
         let listed: usize = adversaries.map(|adversary| adversary.listed()).sum();
-        let healed_tries = u32::try_from(HEALED_TRIES + listed / LISTED_PER_TRY);
+        let takes = |strategy: Strategy| strategy.sells() && !strategy.is_honest();
+        let takers = nodes.iter().filter_map(|node| node.person.strategy);
+        let takers = takers.filter(|strategy| takes(*strategy)).count();
+        let healed_tries = u32::try_from(HEALED_TRIES + listed / LISTED_PER_TRY + takers);
         let mut world = World {
             now: 0,
             queue: Queue::default(),
