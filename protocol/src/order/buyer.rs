@@ -164,6 +164,8 @@ struct Deal {
     heads: Vec<Digest>,
     tokens: Vec<ChainedToken>,
     rendering: Rendering,
+    /// Something was shown.
+    shown: bool,
     journal: Journal,
     counts: Counts,
     /// Unpaid output that the host granted last, by its own signature.
@@ -554,6 +556,7 @@ impl BuyerOrder {
             heads: Vec::new(),
             tokens: Vec::new(),
             rendering: Rendering::new(&self.request.job.stop),
+            shown: false,
             journal: Journal::new(Side::Buyer, id),
             counts: Counts::default(),
             window: Msat::ZERO,
@@ -1090,6 +1093,8 @@ impl BuyerOrder {
         if chunk.finish.is_some() {
             text.push_str(&deal.rendering.finish());
         }
+        // A vector has no text.
+        deal.shown |= !text.is_empty() || self.request.job.meter() == Meter::Item;
         let tokens = chunk.tokens.iter().map(|token| token.id).collect();
         deal.check_pieces(
             &self.request.job,
@@ -1672,6 +1677,10 @@ impl BuyerOrder {
                 stream_ms: deal.stream_ms,
                 price_kept: deal.price_kept,
                 took_payment: unserved && deal.settled() > owed,
+                blank: failure.is_none()
+                    && deal.refused.is_none()
+                    && !deal.shown
+                    && deal.stopped.is_none(),
             }));
             if unserved || deal.refused.is_some() {
                 let late = LateOrder {

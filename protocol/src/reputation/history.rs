@@ -41,7 +41,7 @@ const SERVED_MIN: u64 = EVENT / 16;
 pub enum Counted {
     /// Orders that the host failed.
     Failures,
-    /// Orders that it did not take: a cool-down of its own, far shorter than after failures.
+    /// Orders that it did not take, or ended without a word: a cool-down of its own, far shorter than after failures.
     Refusals,
     /// Payments that it took for nothing.
     Taken,
@@ -51,7 +51,7 @@ impl Counted {
     fn name(self) -> &'static str {
         match self {
             Counted::Failures => "failures",
-            Counted::Refusals => "refusals",
+            Counted::Refusals => "refusals or empty answers",
             Counted::Taken => "payments taken for nothing",
         }
     }
@@ -138,9 +138,9 @@ pub struct History {
     pub verified: u64,
     /// Failures in a row.
     pub streak: Streak,
-    /// Orders that the host refused.
+    /// Orders that the host refused, or ended without a word.
     pub refused: u64,
-    /// Refusals in a row.
+    /// These in a row.
     pub refusals: Streak,
 }
 
@@ -169,7 +169,7 @@ impl History {
 
     /// Takes in how an order went.
     pub fn record(&mut self, outcome: &Outcome, now: WallTime) {
-        let refused = outcome.refused.is_some() || outcome.refused_by_price();
+        let refused = outcome.refused.is_some() || outcome.refused_by_price() || outcome.blank;
         if refused {
             self.refused = self.refused.saturating_add(EVENT);
             self.refusals.count(Counted::Refusals, now);

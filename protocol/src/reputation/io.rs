@@ -34,9 +34,16 @@ pub struct Outcome {
     /// The host ended it, or fell silent, and keeps more than what it can show that it delivered
     /// costs: output that none of its signatures covers can be anything.
     pub took_payment: bool,
+    /// It ended the order without a word of text, though we did not stop it.
+    pub blank: bool,
 }
 
 impl Outcome {
+    /// Returns whether the host served the order to its end.
+    pub fn went_well(&self) -> bool {
+        self.failure.is_none() && self.refused.is_none() && self.tokens > 0 && !self.blank
+    }
+
     /// Terms above the listing before anything was delivered: nothing was charged, and the
     /// listing may be an old one that a relay kept. The same to the buyer as a refusal.
     pub fn refused_by_price(&self) -> bool {

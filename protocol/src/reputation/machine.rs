@@ -106,9 +106,7 @@ impl Reputation {
         let mut history = self.book.model(host, model, now.wall, half_life_ms);
         history.record(outcome, now.wall);
         records.extend(self.book.set_model(host, model, history));
-        let went_well =
-            outcome.failure.is_none() && outcome.refused.is_none() && outcome.tokens > 0;
-        if outcome.took_payment || (went_well && self.book.knows_host(&host)) {
+        if outcome.took_payment || (outcome.went_well() && self.book.knows_host(&host)) {
             let mut known = self.book.host(host, now.wall, half_life_ms);
             match outcome.took_payment {
                 true => known.taken.count(Counted::Taken, now.wall),

@@ -28,7 +28,7 @@ pub struct Weights {
     pub speed: u32,
     /// Orders served.
     pub reliability: u32,
-    /// Orders taken rather than refused.
+    /// Orders taken and answered rather than refused.
     pub acceptance: u32,
     /// Checks passed.
     pub verified: u32,
@@ -223,7 +223,10 @@ fn acceptance(one: &Known, weight: u32) -> ScoreTerm {
     let value = (u128::from(good) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
     let why = match refused {
         0 => "refused no order".to_owned(),
-        _ => format!("refused {} recent orders", events(refused)),
+        _ => format!(
+            "refused {} recent orders, or answered nothing",
+            events(refused)
+        ),
     };
     let value = u32::try_from(value).unwrap_or(BEST_PPM);
     term("acceptance", value, weight, why)

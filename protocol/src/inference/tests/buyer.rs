@@ -192,37 +192,129 @@ fn a_true_receipt_is_countersigned_and_one_false_word_of_it_is_an_offence() {
     }
 }
 
-#[test]
-fn an_order_that_ends_without_a_word_is_taken_for_nothing_though_its_receipt_is_true() {
-    for (entry, words) in [(800, 0), (1_050, 1)] {
-        let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
-        let terms = buyer.with_entry(buyer.terms(), entry);
+impl Sold {
+    /// An order whose entry is just the cost of these tokens, which are all of the answer.
+    fn answered(stop: &[&str], tokens: &[ChainedToken], user_stops: bool) -> Sold {
+        let job = Job {
+            stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
+            ..job()
+        };
+        let hosts = vec![candidate(1)];
+        let mut buyer = Buyer::asking(hosts, PaymentMode::Metered, Msat(1_000_000), job);
+        let total = tokens.len() as u64;
+        let cost = 800 + 250 * total;
+        let terms = buyer.with_entry(buyer.terms(), cost);
         buyer.hears_offer(&terms);
         buyer.settles(0);
-        let tokens: Vec<_> = (0..words).map(token).collect();
-        let total = u64::from(words);
-        buyer.hears(Frame::Chunk(chunk(0, tokens, total, Some(Finish::Stop))));
-        let chain = buyer.chain((0..words).map(token));
+        let (mut finish, mut status) = (Finish::Stop, Status::Complete);
+        if user_stops {
+            buyer.feed(Input::Stop(RequestId(1)));
+            (finish, status) = (Finish::Stopped, Status::Stopped);
+        }
+        buyer.hears(Frame::Chunk(chunk(0, tokens.to_vec(), total, Some(finish))));
+        let chain = buyer.chain(tokens.iter().cloned());
         let terms = buyer.offered.unwrap();
         let mut sold = Sold {
             buyer,
             terms,
             chain,
         };
-        let mut receipt = sold.receipt();
-        (receipt.counts, receipt.cost) = (counts(total), Msat(entry));
-        receipt.payments = vec![PaymentEntry {
-            seq: 0,
-            hash: PaymentHash([1; 32]),
-            msat: Msat(entry),
-        }];
+        let receipt = Receipt {
+            counts: counts(total),
+            cost: Msat(cost),
+            finish,
+            status,
+            payments: vec![PaymentEntry {
+                seq: 0,
+                hash: PaymentHash([1; 32]),
+                msat: Msat(cost),
+            }],
+            ..sold.receipt()
+        };
         sold.hears_receipt(&receipt);
         assert!(sold.is_finished(), "{:?}", sold.buyer.offences());
-        let [outcome] = sold.buyer.outcomes()[..] else {
+        sold
+    }
+
+    fn outcome(&self) -> &Outcome {
+        let [outcome] = self.buyer.outcomes()[..] else {
             panic!("one order ended");
         };
-        assert_eq!(outcome.took_payment, words == 0);
+        outcome
     }
+}
+
+#[test]
+fn an_order_that_ends_without_a_word_is_taken_for_nothing_though_its_receipt_is_true() {
+    for tokens in [&[][..], &[token(0)]] {
+        let sold = Sold::answered(&[], tokens, false);
+        assert_eq!(sold.outcome().took_payment, tokens.is_empty());
+    }
+}
+
+#[test]
+fn an_end_that_shows_no_text_is_a_blank_answer_unless_we_wanted_no_more() {
+    let piece = |control, text: &str| ChainedToken {
+        piece: Piece {
+            control,
+            ..Piece::text(text)
+        },
+        ..token(0)
+    };
+    let (end, word) = (piece(true, "<|im_end|>"), piece(false, "Yes"));
+    let blank = |stop: &[&str], tokens: &[ChainedToken], user_stops| {
+        let sold = Sold::answered(stop, tokens, user_stops);
+        assert!(tokens.is_empty() || !sold.outcome().took_payment);
+        sold.outcome().blank
+    };
+    assert!(blank(&[], std::slice::from_ref(&end), false));
+    assert!(blank(&[], &[], false));
+    assert!(!blank(&[], &[word.clone(), end.clone()], false));
+    assert!(!blank(&[], std::slice::from_ref(&end), true));
+    // A stop string that comes first cuts everything off.
+    assert!(blank(&["Yes"], std::slice::from_ref(&word), false));
+    assert!(!blank(&["s"], &[word], false));
+}
+
+#[test]
+fn vectors_are_no_blank_answer() {
+    let mut buyer = Buyer::idle();
+    let texts = vec!["a".to_owned()];
+    let job = Job {
+        work: Work::Embed { texts },
+        max_output: 0,
+        ..job()
+    };
+    let usual = (PaymentMode::Metered, Msat(1_000_000), job);
+    buyer.buys(vec![candidate(1)], usual, false);
+    let terms = buyer.with_entry(buyer.terms(), 800);
+    buyer.hears_offer(&terms);
+    buyer.settles(0);
+    let vector = Vector(vec![0; 4]);
+    let token = embedded(0, &vector);
+    let chain = buyer.chain(std::iter::once(token.clone()));
+    let mut last = chunk(0, vec![token], 0, Some(Finish::Stop));
+    last.totals.items = 1;
+    last.attached.vectors = vec![vector];
+    let totals = last.totals;
+    buyer.hears(Frame::Chunk(last));
+    let terms = buyer.offered.unwrap();
+    let mut sold = Sold {
+        buyer,
+        terms,
+        chain,
+    };
+    let mut receipt = sold.receipt();
+    (receipt.counts, receipt.cost) = (totals, Msat(800));
+    receipt.payments[0] = PaymentEntry {
+        seq: 0,
+        hash: PaymentHash([1; 32]),
+        msat: Msat(800),
+    };
+    sold.hears_receipt(&receipt);
+    assert!(sold.is_finished(), "{:?}", sold.buyer.offences());
+    let outcome = sold.outcome();
+    assert!(outcome.went_well() && !outcome.took_payment);
 }
 
 #[test]

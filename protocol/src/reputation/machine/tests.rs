@@ -31,6 +31,7 @@ fn outcome(host: u8, failure: Option<Code>) -> Input {
         stream_ms: 2_000 * u64::from(host),
         price_kept: true,
         took_payment: false,
+        blank: false,
     })
 }
 
@@ -375,7 +376,10 @@ fn refusals_are_a_term_of_their_own_with_a_short_rest_and_no_failure() {
     feed(&mut machine, at(9), outcome(1, None));
     let card = scores(&mut machine, at(9), &[(1, 100)]).remove(0);
     assert!(card.cooldown.is_none() && card.standing == Standing::Served);
-    assert_eq!(card.terms[3].why, "refused 7 recent orders");
+    assert_eq!(
+        card.terms[3].why,
+        "refused 7 recent orders, or answered nothing"
+    );
 }
 
 #[test]
@@ -458,6 +462,33 @@ fn an_unanswered_dial_counts_once_when_another_host_answers_within_a_minute() {
     let card = scores(&mut machine, at(59_002), &[(1, 100)]).remove(0);
     assert_eq!(card.terms[2].why, "served 0 of 3 recent orders");
     assert!(card.cooldown.unwrap().1.contains("3 failures in a row"));
+}
+
+#[test]
+fn an_answer_without_a_word_is_no_success_and_no_failure() {
+    let blank = |mut input: Input| {
+        if let Input::Happened(outcome) = &mut input {
+            (outcome.blank, outcome.tokens) = (true, 1);
+        }
+        input
+    };
+    let mut machine = Reputation::new(Config::default());
+    let Input::Happened(mut taken) = outcome(1, Some(Code::Timeout)) else {
+        unreachable!()
+    };
+    taken.took_payment = true;
+    feed(&mut machine, at(0), Input::Happened(taken.clone()));
+    feed(&mut machine, at(130_000), blank(outcome(1, None)));
+    let card = scores(&mut machine, at(130_000), &[(1, 100)]).remove(0);
+    assert!(card.cooldown.is_none(), "the first is none");
+    assert_eq!(value(&card, "reliability"), 333_333);
+    assert_eq!(value(&card, "acceptance"), 500_000);
+    assert_eq!(card.terms[1].why, "not measured yet");
+    // The row of payments taken goes on: the second rest is an hour.
+    feed(&mut machine, at(130_001), Input::Happened(taken));
+    let card = scores(&mut machine, at(130_001), &[(1, 100)]).remove(0);
+    let (until, _) = card.cooldown.unwrap();
+    assert_eq!(until, at(130_001 + 3_600_000).wall);
 }
 
 #[test]
@@ -675,6 +706,7 @@ proptest! {
                 stream_ms: ms,
                 price_kept: ok,
                 took_payment: !ok,
+                blank: false,
             });
             feed(&mut machine, at(n as u64 * DAY_MS), input);
         }
