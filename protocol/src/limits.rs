@@ -4,7 +4,8 @@
 
 /// Largest frame on an order stream. Bytes. A prompt of 100,000 tokens is about 500 kB of text.
 pub const MAX_ORDER_FRAME_BYTES: usize = 1 << 20;
-/// Largest frame on an audit stream. Bytes. A bundle holds the order, and 36 bytes per token.
+/// Largest frame on an audit stream. Bytes. A bundle holds the order, and some
+/// 40 bytes and the piece for each token.
 pub const MAX_AUDIT_FRAME_BYTES: usize = 8 << 20;
 /// Largest frame on a blob stream. Bytes. A group of a file, its proof, and the digests of a split
 /// model's files.
@@ -17,7 +18,8 @@ pub const MAX_METADATA_BYTES: usize = 64 << 20;
 pub const MAX_CHAT_MESSAGES: usize = 1_024;
 /// Most text in one order over all messages. Bytes. Leaves room for the rest of the frame.
 pub const MAX_PROMPT_BYTES: usize = 900 << 10;
-/// Most output tokens that an order may ask for. Bounds the bundle (36 bytes a token).
+/// Most output tokens that an order may ask for. Bounds the bundle: some 40 bytes
+/// and the piece for each token.
 pub const MAX_OUTPUT_TOKENS: u32 = 131_072;
 /// Most stop strings. The OpenAI API allows 4; some clients send more.
 pub const MAX_STOP_STRINGS: usize = 16;
@@ -83,12 +85,15 @@ pub const MAX_PAYMENTS_IN_FLIGHT: usize = 8;
 pub const MAX_LISTINGS: usize = 4_096;
 /// Most candidates considered for one order.
 pub const MAX_CANDIDATES: usize = 32;
-/// Most orders of one peer that nobody paid for and whose keys have no credit, at once: a gateway
-/// has as many purchases with one host. Peers are free, so the bound of an address holds floods off.
+/// Most orders of one peer that nobody paid for and whose keys neither paid before nor have
+/// credit, at once: a gateway has as many purchases with one host. Peers are free, so it is the
+/// bound of an address that holds floods off.
 pub const MAX_UNPAID_PER_PEER: usize = 12;
-/// Most orders of one peer, and of one key with credit, that may end unpaid in a minute.
+/// Most orders of one peer, and of one key that paid before or has credit, that may end unpaid in
+/// a minute.
 pub const MAX_VOID_PER_MINUTE: u32 = 30;
-/// The same of one address: an office of buyers, each of whom asks for a few offers.
+/// Most orders of one address that nobody paid for and whose keys neither paid before nor have
+/// credit, at once: an office of buyers, each of whom asks for a few offers.
 pub const MAX_UNPAID_PER_ADDRESS: usize = 16;
 /// Most orders of one address that may end unpaid in a minute before strangers from there are
 /// offered nothing.
