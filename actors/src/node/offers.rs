@@ -56,7 +56,7 @@ impl Offers {
 
     /// Tells what is offered.
     pub async fn tell(&self) {
-        self.tell_without(&*self.left_out.lock().await).await;
+        self.tell_without(&self.left_out.lock().await).await;
     }
 
     /// Withdraws the listing, for good.

@@ -32,6 +32,9 @@ enum What {
     CheckedOfAll,
 }
 
+/// When something happened, and with which order.
+type Times = VecDeque<(u64, Option<Digest>)>;
+
 /// The counts.
 #[derive(Default)]
 pub struct Callers {
@@ -39,8 +42,7 @@ pub struct Callers {
     callers: BTreeMap<StreamId, Caller>,
     /// The stream on which a node was last handed an order.
     ordered: BTreeMap<NodeIx, StreamId>,
-    /// When each happened, and with which order.
-    happened: BTreeMap<(NodeIx, What), VecDeque<(u64, Option<Digest>)>>,
+    happened: BTreeMap<(NodeIx, What), Times>,
 }
 
 /// What may happen in a minute of which so many end unpaid in a span, and so many are open at once.
