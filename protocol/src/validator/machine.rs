@@ -149,6 +149,8 @@ struct Question {
     numerics: Option<String>,
     /// Who may still be asked.
     hosts: Vec<Candidate>,
+    /// How many were asked.
+    asked: usize,
     /// Validators that convicted already, over this very answer.
     against: Vec<NodeKey>,
 }

@@ -2,7 +2,8 @@
 //!
 //! Where another validator convicts and our own check did not go as far, one more is
 //! asked, of another Lightning node, until [`AGREEING`] say so of this answer: Reputation
-//! convicts on that, and on no word less. One that says anything else ends it.
+//! convicts on that, and on no word less. One that says anything else ends it; one that
+//! refuses or is silent is followed by the next.
 
 use super::{Job, Origin, Question, Stage, Validator, Whose, judged, report};
 use crate::bundle::Bundle;
@@ -15,6 +16,9 @@ use crate::time::Now;
 use crate::validator::bookkeeping::Label;
 use crate::validator::io::Effect;
 use crate::validator::second;
+
+/// Validators that are asked about one answer: two of them may say nothing.
+const MAX_QUESTIONS: usize = AGREEING + 2;
 
 impl Validator {
     pub(super) fn validators(
@@ -38,6 +42,7 @@ impl Validator {
             own: *own,
             numerics,
             hosts,
+            asked: 0,
             against: Vec::new(),
         };
         if !self.put(now, (job.origin, job.bundle, job.label), question, out) {
@@ -54,6 +59,10 @@ impl Validator {
         mut question: Question,
         out: &mut Outbox<Effect>,
     ) -> bool {
+        if question.asked >= MAX_QUESTIONS {
+            return false;
+        }
+        question.asked += 1;
         let key = self.crypto.key();
         let numerics = question.numerics.as_ref();
         let at = second::choose(&question.hosts, &label, numerics, &key, &mut self.rng);
@@ -112,7 +121,12 @@ impl Validator {
             .and_then(|signed| second::open(&signed, &validator, &job.label, crypto, network));
         let theirs = match opened {
             Ok(theirs) => theirs,
-            Err(why) => return report(&job.label, Err(why), out),
+            Err(why) => {
+                if !self.put(now, (job.origin, job.bundle, job.label), *question, out) {
+                    report(&job.label, Err(why), out);
+                }
+                return;
+            }
         };
         out.push(Effect::Persist(self.store.keep(Whose::Ours, &theirs)));
         let counts = second::counts(&question.own, &theirs);

@@ -180,6 +180,46 @@ fn one_word_against_a_host_asks_for_others_from_other_lightning_nodes_until_thre
 }
 
 #[test]
+fn a_validator_that_refuses_or_is_silent_is_followed_by_the_next() {
+    let mut machine = machine(cannot_replay());
+    let (id, own) = ask_three(&mut machine);
+    let effects = answer(&mut machine, id, &other(), &their(&own, wrong()));
+    let (id, second) = asked(&effects).unwrap();
+    let result = Err("no room".to_owned());
+    let effects = feed(&mut machine, at(3), Input::Answered { id, result });
+    let (id, last) = asked(&effects).unwrap();
+    assert!(last != second && last != other().key());
+    assert_eq!(reports(&effects), [], "it is not over");
+    // Nobody is left.
+    let effects = wake(&mut machine, at(900_004));
+    assert_eq!((reports(&effects).len(), asked(&effects)), (1, None));
+    assert!(reports(&effects)[0].is_err());
+    let late = answer(&mut machine, id, &more(), &their(&own, wrong()));
+    assert!(late.is_empty() && machine.pending() == 0);
+}
+
+#[test]
+fn so_many_validators_are_asked_and_no_more() {
+    let mut machine = machine(cannot_replay());
+    let effects = feed(&mut machine, at(0), ended(&Script::default(), true));
+    let id = wanted(&effects).unwrap();
+    let hosts = (20..40).map(|n| Candidate {
+        lightning: LightningId([n; 33]),
+        ..candidate(NodeKey([n; 32]), Some(NUMERICS))
+    });
+    let hosts = hosts.collect();
+    let mut effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
+    let mut questions = 0;
+    while let Some((id, _)) = asked(&effects) {
+        questions += 1;
+        let result = Err("no room".to_owned());
+        effects = feed(&mut machine, at(2), Input::Answered { id, result });
+    }
+    assert_eq!(questions, AGREEING + 2);
+    assert_eq!(reports(&effects), [Err("no room".to_owned())]);
+}
+
+#[test]
 fn one_validator_that_does_not_convict_ends_the_asking() {
     let mut machine = machine(cannot_replay());
     let (id, own) = ask_three(&mut machine);
