@@ -130,7 +130,7 @@ pub struct History {
     pub failed: u64,
     /// Orders charged above the listing.
     pub overcharged: u64,
-    /// Orders with a first token, and their summed milliseconds times [`EVENT`].
+    /// Orders that went well, and their summed milliseconds to the first token times [`EVENT`].
     pub first: (u64, u64),
     /// Tokens after the first, and their summed milliseconds times [`EVENT`].
     pub stream: (u64, u64),
@@ -191,8 +191,13 @@ impl History {
                 self.succeeded = self.succeeded.saturating_add(EVENT);
                 self.streak.clear();
                 self.refusals.clear();
+                self.time(outcome);
             }
         }
+    }
+
+    /// Takes in how fast an order was that went well: any host begins at once.
+    fn time(&mut self, outcome: &Outcome) {
         if let Some(ms) = outcome.first_token_ms {
             add(&mut self.first, 1, ms);
         }

@@ -1,8 +1,8 @@
 //! Scores: six terms in one unit, with visible weights and a sentence each.
 //!
 //! Not history: that is the input. Every term is normalised, so that no term drowns
-//! another by its unit. Prices are measured against the median of the hosts that served
-//! this node, since anybody can list any price: a listing that costs nothing scores no
+//! another by its unit. Prices and speeds are measured against the median of the hosts that
+//! served this node, since anybody can list any price, and answer one order at once: a listing that costs nothing scores no
 //! higher than one at half of that median, and a host that only ever failed has no price:
 //! who failed least comes first among those, whatever they list.
 
@@ -16,6 +16,8 @@ use crate::time::WallTime;
 pub const BEST_PPM: u32 = 1_000_000;
 /// What a term is worth where nothing is known.
 const NEUTRAL_PPM: u32 = 500_000;
+/// Tokens behind the first, decayed, from which a host has a rate of its own.
+const LEAST_TOKENS: u64 = 8;
 /// Answer length at which speeds are compared. Tokens. A paragraph.
 const TYPICAL_TOKENS: u64 = 256;
 
@@ -80,23 +82,29 @@ impl Known {
         }
     }
 
-    fn typical_us(&self) -> Option<u64> {
+    /// Microseconds a token, where enough of them came.
+    fn rate_us(&self) -> Option<u64> {
+        let enough = self.history.stream.0 >= LEAST_TOKENS * EVENT;
+        self.history.token_us().filter(|_| enough)
+    }
+
+    /// How long an answer of [`TYPICAL_TOKENS`] takes; who has no rate is given the `usual` one.
+    fn typical_us(&self, usual: u64) -> Option<u64> {
         let first = self.history.first_token_ms()?.saturating_mul(1_000);
-        let rest = self.history.token_us().unwrap_or(0);
+        let rest = self.rate_us().unwrap_or(usual);
         Some(first.saturating_add(rest.saturating_mul(TYPICAL_TOKENS - 1)))
     }
 }
 
 /// Scores `known` against each other, in their order.
 pub fn cards(known: &[Known], weights: &Weights, now: WallTime) -> Vec<ScoreCard> {
-    let usual = usual_cost(known);
-    let fastest = known.iter().filter_map(Known::typical_us).min();
+    let usual = Usual::of(known);
     known
         .iter()
         .map(|one| {
             let terms = vec![
-                price(one, usual, weights.price),
-                speed(one, fastest.unwrap_or(0), weights.speed),
+                price(one, usual.cost, weights.price),
+                speed(one, &usual, weights.speed),
                 reliability(one, weights.reliability),
                 acceptance(one, weights.acceptance),
                 verified(one, weights.verified),
@@ -112,6 +120,41 @@ pub fn cards(known: &[Known], weights: &Weights, now: WallTime) -> Vec<ScoreCard
             }
         })
         .collect()
+}
+
+/// Medians over the hosts that served this node, or over all where none did.
+struct Usual {
+    cost: u64,
+    rate_us: u64,
+    typical_us: u64,
+}
+
+impl Usual {
+    fn of(known: &[Known]) -> Self {
+        let (mut costs, mut rates) = (Vec::new(), Vec::new());
+        let served = |one: &&Known| one.standing() == Standing::Served;
+        let mut those: Vec<&Known> = known.iter().filter(served).collect();
+        if those.is_empty() {
+            those = known.iter().collect();
+        }
+        for one in &those {
+            costs.push(one.subject.expected_cost_msat);
+            rates.extend(one.rate_us());
+        }
+        // Of two the one that is harder to make up: the lower price, the longer time.
+        let rate_us = middle(rates, |len| len / 2);
+        let times = those.iter().filter_map(|one| one.typical_us(rate_us));
+        Usual {
+            cost: middle(costs, |len| len.saturating_sub(1) / 2),
+            rate_us,
+            typical_us: middle(times.collect(), |len| len / 2),
+        }
+    }
+}
+
+fn middle(mut values: Vec<u64>, at: impl Fn(usize) -> usize) -> u64 {
+    values.sort_unstable();
+    values.get(at(values.len())).copied().unwrap_or(0)
 }
 
 fn total(terms: &[ScoreTerm]) -> u32 {
@@ -131,28 +174,15 @@ fn term(name: &str, value_ppm: u32, weight_ppm: u32, why: String) -> ScoreTerm {
     }
 }
 
-/// `best / this`, both at least one, in parts per million.
-fn ratio(best: u64, this: u64) -> u32 {
-    let this = u128::from(this).max(1);
-    let best = u128::from(best).max(1).min(this);
-    u32::try_from(best * u128::from(BEST_PPM) / this).unwrap_or(BEST_PPM)
+/// `1.5 * usual / (usual + this)`: a million at half of the usual and below, three quarters
+/// of it at the usual, a half at twice the usual.
+fn against(usual: u64, this: u64) -> u32 {
+    let usual = u128::from(usual.max(1));
+    let this = u128::from(this).max(usual.div_ceil(2));
+    let value = 3 * usual * u128::from(BEST_PPM) / (2 * (usual + this));
+    u32::try_from(value).unwrap_or(BEST_PPM).min(BEST_PPM)
 }
 
-/// The median cost at the hosts that served this node, or at all where none did.
-fn usual_cost(known: &[Known]) -> u64 {
-    let costs = |all: bool| {
-        let wanted = known
-            .iter()
-            .filter(|one| all || one.standing() == Standing::Served);
-        let mut costs: Vec<u64> = wanted.map(|one| one.subject.expected_cost_msat).collect();
-        costs.sort_unstable();
-        costs.get(costs.len().saturating_sub(1) / 2).copied()
-    };
-    costs(false).or_else(|| costs(true)).unwrap_or(0)
-}
-
-/// `1.5 * usual / (usual + cost)`: a million at half of the usual cost and below, three
-/// quarters of it at the usual cost, a half at twice the usual cost.
 fn price(one: &Known, usual: u64, weight: u32) -> ScoreTerm {
     let cost = one.subject.expected_cost_msat;
     if one.standing() == Standing::Failed {
@@ -160,19 +190,15 @@ fn price(one: &Known, usual: u64, weight: u32) -> ScoreTerm {
         return term("price", 0, weight, why);
     }
     let why = format!("at most {}; usual is {}", Msat(cost), Msat(usual));
-    let usual = u128::from(usual.max(1));
-    let cost = u128::from(cost).max(usual.div_ceil(2));
-    let value = 3 * usual * u128::from(BEST_PPM) / (2 * (usual + cost));
-    let value = u32::try_from(value).unwrap_or(BEST_PPM);
-    term("price", value.min(BEST_PPM), weight, why)
+    term("price", against(usual, cost), weight, why)
 }
 
-fn speed(one: &Known, fastest: u64, weight: u32) -> ScoreTerm {
-    let Some(us) = one.typical_us() else {
+fn speed(one: &Known, usual: &Usual, weight: u32) -> ScoreTerm {
+    let Some(us) = one.typical_us(usual.rate_us) else {
         return term("speed", NEUTRAL_PPM, weight, "not measured yet".to_owned());
     };
     let first = one.history.first_token_ms().unwrap_or(0);
-    let why = match one.history.token_us().filter(|us| *us > 0) {
+    let why = match one.rate_us().filter(|us| *us > 0) {
         Some(token) => {
             let tenths = 10_000_000 / token;
             format!(
@@ -183,7 +209,7 @@ fn speed(one: &Known, fastest: u64, weight: u32) -> ScoreTerm {
         }
         None => format!("first token after {first} ms"),
     };
-    term("speed", ratio(fastest, us), weight, why)
+    term("speed", against(usual.typical_us, us), weight, why)
 }
 
 fn reliability(one: &Known, weight: u32) -> ScoreTerm {

@@ -110,8 +110,8 @@ fn the_cheaper_and_the_faster_host_score_higher_in_the_same_unit() {
     let cards = scores(&mut machine, at(1), &[(1, 400), (2, 100)]);
     assert_eq!(value(&cards[0], "price"), 300_000);
     assert_eq!(value(&cards[1], "price"), 750_000);
-    assert_eq!(value(&cards[0], "speed"), 1_000_000);
-    assert!(value(&cards[1], "speed") < 600_000);
+    assert_eq!(value(&cards[0], "speed"), 993_630);
+    assert_eq!(value(&cards[1], "speed"), 750_000);
     let why = &cards[0].terms[1].why;
     assert_eq!(why, "first token after 200 ms, then 50.0 tokens/s");
     assert_eq!(cards[0].terms[2].why, "served 1 of 1 recent orders");
@@ -462,6 +462,89 @@ fn an_unanswered_dial_counts_once_when_another_host_answers_within_a_minute() {
     let card = scores(&mut machine, at(59_002), &[(1, 100)]).remove(0);
     assert_eq!(card.terms[2].why, "served 0 of 3 recent orders");
     assert!(card.cooldown.unwrap().1.contains("3 failures in a row"));
+}
+
+/// An order of few tokens that came in one chunk.
+fn quick(host: u8, tokens: u64, failure: Option<Code>) -> Input {
+    match outcome(host, failure) {
+        Input::Happened(outcome) => Input::Happened(Outcome {
+            first_token_ms: Some(1),
+            tokens,
+            stream_ms: 0,
+            ..outcome
+        }),
+        other => other,
+    }
+}
+
+#[test]
+fn one_quick_order_does_not_sink_a_host_that_serves_well() {
+    let junk = [
+        // It failed, after one token and after many.
+        vec![quick(3, 1, Some(Code::Timeout))],
+        vec![quick(3, 400, Some(Code::Timeout))],
+        // It served one token, or many, and so did another.
+        vec![quick(3, 1, None)],
+        vec![quick(3, 400, None)],
+        vec![quick(3, 1, None), quick(4, 1, None)],
+        // It was caught.
+        vec![
+            quick(3, 400, None),
+            judged(
+                3,
+                Finding::FalseAccount {
+                    detail: "no".into(),
+                },
+            ),
+        ],
+    ];
+    for (number, junk) in junk.into_iter().enumerate() {
+        let mut machine = Reputation::new(Config::default());
+        for n in 0..10 {
+            feed(&mut machine, at(n), outcome(1, None));
+        }
+        for input in junk {
+            feed(&mut machine, at(10), input);
+        }
+        let cards = scores(
+            &mut machine,
+            at(11),
+            &[(1, 1_000), (2, 500), (3, 500), (4, 500)],
+        );
+        let (good, unknown) = (&cards[0], &cards[1]);
+        assert!(value(good, "speed") >= 730_000, "{number}: {good:?}");
+        assert!(good.total_ppm > unknown.total_ppm, "{number}");
+    }
+}
+
+#[test]
+fn a_host_without_a_rate_is_measured_by_the_usual_one() {
+    let one = |host: u8, first_ms, tokens| match outcome(host, None) {
+        Input::Happened(outcome) => Input::Happened(Outcome {
+            first_token_ms: Some(first_ms),
+            tokens,
+            stream_ms: 40 * (tokens - 1),
+            ..outcome
+        }),
+        other => other,
+    };
+    let mut machine = Reputation::new(Config::default());
+    feed(&mut machine, at(0), one(1, 200, 1));
+    feed(&mut machine, at(0), one(2, 400, 1));
+    let cards = scores(&mut machine, at(1), &[(1, 100), (2, 100)]);
+    let speeds = [&cards[0], &cards[1]].map(|card| value(card, "speed"));
+    assert_eq!(speeds, [1_000_000, 750_000]);
+    assert_eq!(cards[0].terms[1].why, "first token after 200 ms");
+    // A rate from eight tokens behind the first, here of 40 ms: between those of the others.
+    for (tokens, speed) in [(8, 750_000), (9, 503_225)] {
+        let mut machine = Reputation::new(Config::default());
+        for host in [1, 4] {
+            feed(&mut machine, at(0), outcome(host, None));
+        }
+        feed(&mut machine, at(0), one(3, 200, tokens));
+        let cards = scores(&mut machine, at(1), &[(1, 100), (4, 100), (3, 100)]);
+        assert_eq!(value(&cards[1], "speed"), speed, "{tokens}");
+    }
 }
 
 #[test]
