@@ -71,6 +71,7 @@ impl Ports<Inference> for InferencePorts {
             Effect::CountPrompt {
                 id,
                 caller,
+                payer,
                 buyer,
                 model,
                 job,
@@ -78,9 +79,8 @@ impl Ports<Inference> for InferencePorts {
             } => {
                 let (shared, compute) = (self.shared.clone(), self.compute.clone());
                 let count = move || compute.count_for(&owner_of(&buyer), &model, &job, &salt);
-                self.shared
-                    .runtime
-                    .spawn(self.counts.count(shared, id, caller.address, count));
+                let counted = self.counts.count(shared, id, caller.address, payer, count);
+                self.shared.runtime.spawn(counted);
             }
             Effect::CancelCount { id } => self.counts.cancel(id),
             Effect::CountInput { id, model, job } => {
@@ -226,8 +226,9 @@ impl InferencePorts {
     }
 }
 
-/// Prompts that are counted: so many at once, one for each address, the others in turn. One that
-/// waits is forgotten with its order; so no more prompts wait than orders do.
+/// Prompts that are counted: so many at once, one for each address, the others in turn, those of
+/// keys that paid first. One that waits is forgotten with its order; so no more prompts wait than
+/// orders do.
 #[derive(Clone)]
 pub struct Counts {
     turns: Turns,
@@ -250,11 +251,12 @@ impl Counts {
         shared: Shared,
         id: EffectId,
         address: AddressTag,
+        payer: bool,
         count: impl FnOnce() -> Result<PromptFacts, Refusal> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (keep, cancelled) = oneshot::channel();
         self.waiting.lock().insert(id, keep);
-        let (turn, waiting) = (self.turns.take(address), self.waiting.clone());
+        let (turn, waiting) = (self.turns.take(address, payer), self.waiting.clone());
         async move {
             // Held to the end: a blocking thread cannot be stopped.
             let _turn = tokio::select! {

@@ -116,7 +116,7 @@ fn a_prompt_whose_order_ended_waits_no_longer_to_be_counted() {
             let _ = goes.recv();
             refused()
         };
-        tokio::spawn(counts.count(heard.shared.clone(), EffectId(1), ours, slow));
+        tokio::spawn(counts.count(heard.shared.clone(), EffectId(1), ours, false, slow));
         begins.recv().await.unwrap();
         // A hundred prompts wait behind it, and their orders end: nothing holds them.
         let prompt = std::sync::Arc::new(vec![0u8; 1 << 20]);
@@ -127,7 +127,7 @@ fn a_prompt_whose_order_ended_waits_no_longer_to_be_counted() {
                 drop(held);
                 refused()
             };
-            let task = counts.count(heard.shared.clone(), EffectId(id), ours, count);
+            let task = counts.count(heard.shared.clone(), EffectId(id), ours, false, count);
             tasks.push(tokio::spawn(task));
         }
         for id in 2..101 {

@@ -350,6 +350,8 @@ pub enum Effect {
         id: EffectId,
         /// Who sent the order: those of one address are counted one after the other.
         caller: Caller,
+        /// Its key paid here before: it is counted before those of strangers.
+        payer: bool,
         buyer: NodeKey,
         model: ModelDigest,
         job: Box<Job>,

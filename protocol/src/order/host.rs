@@ -158,6 +158,7 @@ impl HostOrder {
         ctx.out.push(Effect::CountPrompt {
             id,
             caller,
+            payer,
             buyer: order.envelope.from,
             model: order.body.model,
             job: Box::new(order.body.job.clone()),
