@@ -55,7 +55,10 @@ pub struct Own {
     phase: Phase,
     failures: u32,
     created: WallTime,
+    /// A relay said that it took the listing.
     listed: bool,
+    /// One may have it, whatever was said: it was sent and not taken back since.
+    sent: bool,
     loads: BTreeMap<ModelDigest, Reported>,
 }
 
@@ -72,8 +75,8 @@ impl Own {
             // Until the next self-test.
             manifest.addresses.clone_from(&old.manifest.addresses);
         }
-        let (created, listed, loads) = before
-            .map(|old| (old.created, old.listed, old.loads))
+        let (created, listed, sent, loads) = before
+            .map(|old| (old.created, old.listed, old.sent, old.loads))
             .unwrap_or_default();
         let mut own = Own {
             manifest,
@@ -81,6 +84,7 @@ impl Own {
             failures: 0,
             created,
             listed,
+            sent,
             loads,
         };
         own.test(now, ids, out);
@@ -132,6 +136,7 @@ impl Own {
         self.manifest.created = created;
         self.manifest.expires = created.after_ms(limits::LISTING_TTL_MS);
         let id = ids.fresh();
+        self.sent = true;
         self.phase = Phase::Publishing(id, now.tick.after_ms(STEP_TIMEOUT_MS));
         out.push(Effect::Publish {
             id,
@@ -155,7 +160,7 @@ impl Own {
 
     fn not_ready(&mut self, now: Now, reason: &str, out: &mut Outbox<Effect>) {
         let pause_ms = self.back_off(now);
-        if self.listed {
+        if std::mem::take(&mut self.sent) {
             self.listed = false;
             out.push(Effect::Unpublish);
         }
@@ -214,7 +219,7 @@ impl Own {
     /// The listing is taken back. A publication that is under way is deleted by the driver's
     /// order of effects: `Unpublish` comes after it.
     pub fn withdraw(self, out: &mut Outbox<Effect>) {
-        if self.listed || matches!(self.phase, Phase::Publishing(..)) {
+        if self.sent {
             out.push(Effect::Unpublish);
         }
         out.push(Effect::News("No longer listed.".to_owned()));

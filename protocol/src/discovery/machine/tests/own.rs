@@ -144,6 +144,48 @@ fn a_host_that_became_unreachable_takes_its_listing_back() {
 }
 
 #[test]
+fn a_listing_whose_publication_was_not_answered_is_taken_back_like_any_other() {
+    let sent = || {
+        let mut machine = machine();
+        let id = announce(&mut machine, at(0));
+        let result = Ok(here());
+        let effects = feed(&mut machine, at(1), Input::SelfTested { id, result });
+        let (id, _) = publication(&effects).unwrap();
+        (machine, id)
+    };
+    let fails = |machine: &mut Discovery, id| {
+        let result = Err(SelfTestError::Failed("no inbound capacity".to_owned()));
+        let effects = feed(machine, at(3), Input::SelfTested { id, result });
+        effects.contains(&Effect::Unpublish)
+    };
+    // What is listed changes while the first publication is under way.
+    let (mut machine, published) = sent();
+    let id = announce(&mut machine, at(2));
+    let input = Input::Published {
+        id: published,
+        accepted: vec!["ws://one".to_owned()],
+        refused: Vec::new(),
+    };
+    feed(&mut machine, at(2), input);
+    assert!(fails(&mut machine, id));
+    let (mut machine, _) = sent();
+    announce(&mut machine, at(2));
+    let effects = feed(&mut machine, at(3), Input::Withdraw);
+    assert!(effects.contains(&Effect::Unpublish));
+    // The relays are silent.
+    let (mut machine, _) = sent();
+    let due = machine.deadline().unwrap().0 / 1_000_000;
+    wake(&mut machine, at(due));
+    let due = machine.deadline().unwrap().0 / 1_000_000;
+    let id = test_id(&wake(&mut machine, at(due))).unwrap();
+    assert!(fails(&mut machine, id));
+    // It is taken back once.
+    let due = machine.deadline().unwrap().0 / 1_000_000;
+    let id = test_id(&wake(&mut machine, at(due))).unwrap();
+    assert!(!fails(&mut machine, id));
+}
+
+#[test]
 fn a_host_whose_places_are_all_taken_stays_listed() {
     let mut machine = machine();
     let mut id = announce(&mut machine, at(0));
