@@ -4,7 +4,8 @@
 //! another by its unit. Prices and speeds are measured against the median of the hosts that
 //! served this node, since anybody can list any price, and answer one order at once: a listing that costs nothing scores no
 //! higher than one at half of that median, and a host that only ever failed has no price:
-//! who failed least comes first among those, whatever they list.
+//! who failed least comes first among those, whatever they list, and a refusal counts for less
+//! than a failure.
 
 use super::history::{Counted, EVENT, History, HostHistory};
 use super::{ScoreCard, ScoreTerm, Standing};
@@ -30,7 +31,7 @@ pub struct Weights {
     pub speed: u32,
     /// Orders served.
     pub reliability: u32,
-    /// Orders taken and answered rather than refused.
+    /// Orders answered rather than refused or failed.
     pub acceptance: u32,
     /// Checks passed.
     pub verified: u32,
@@ -65,12 +66,13 @@ pub struct Known {
 }
 
 impl Known {
+    /// Orders that the host failed, whatever it said.
+    fn bad(&self) -> u64 {
+        self.history.failed.saturating_add(self.host.faults)
+    }
+
     fn standing(&self) -> Standing {
-        let history = &self.history;
-        let bad = history
-            .failed
-            .saturating_add(history.refused)
-            .saturating_add(self.host.faults);
+        let bad = self.bad().saturating_add(self.history.refused);
         if self.host.convicted.is_some() {
             Standing::Failed
         } else if self.served {
@@ -214,11 +216,7 @@ fn speed(one: &Known, usual: &Usual, weight: u32) -> ScoreTerm {
 
 fn reliability(one: &Known, weight: u32) -> ScoreTerm {
     let good = one.history.succeeded;
-    let bad = one
-        .history
-        .failed
-        .saturating_add(one.history.overcharged)
-        .saturating_add(one.host.faults);
+    let bad = one.bad().saturating_add(one.history.overcharged);
     // One success and one failure are assumed beforehand (Laplace): a stranger stands at a half.
     let all = u128::from(good) + u128::from(bad) + u128::from(2 * EVENT);
     let value = (u128::from(good) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
@@ -243,16 +241,16 @@ fn reliability(one: &Known, weight: u32) -> ScoreTerm {
     )
 }
 
+/// A failed order was not answered either: it weighs here and in `reliability`, and so more than
+/// a refusal.
 fn acceptance(one: &Known, weight: u32) -> ScoreTerm {
-    let (good, refused) = (one.history.succeeded, one.history.refused);
-    let all = u128::from(good) + u128::from(refused) + u128::from(EVENT);
+    let good = one.history.succeeded;
+    let without = one.history.refused.saturating_add(one.bad());
+    let all = u128::from(good) + u128::from(without) + u128::from(EVENT);
     let value = (u128::from(good) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
-    let why = match refused {
-        0 => "refused no order".to_owned(),
-        _ => format!(
-            "refused {} recent orders, or answered nothing",
-            events(refused)
-        ),
+    let why = match without {
+        0 => "answered every order".to_owned(),
+        _ => format!("left {} recent orders without an answer", events(without)),
     };
     let value = u32::try_from(value).unwrap_or(BEST_PPM);
     term("acceptance", value, weight, why)

@@ -376,10 +376,7 @@ fn refusals_are_a_term_of_their_own_with_a_short_rest_and_no_failure() {
     feed(&mut machine, at(9), outcome(1, None));
     let card = scores(&mut machine, at(9), &[(1, 100)]).remove(0);
     assert!(card.cooldown.is_none() && card.standing == Standing::Served);
-    assert_eq!(
-        card.terms[3].why,
-        "refused 7 recent orders, or answered nothing"
-    );
+    assert_eq!(card.terms[3].why, "left 7 recent orders without an answer");
 }
 
 #[test]
@@ -565,7 +562,7 @@ fn an_answer_without_a_word_is_no_success_and_no_failure() {
     let card = scores(&mut machine, at(130_000), &[(1, 100)]).remove(0);
     assert!(card.cooldown.is_none(), "the first is none");
     assert_eq!(value(&card, "reliability"), 333_333);
-    assert_eq!(value(&card, "acceptance"), 500_000);
+    assert_eq!(value(&card, "acceptance"), 333_333);
     assert_eq!(card.terms[1].why, "not measured yet");
     // The row of payments taken goes on: the second rest is an hour.
     feed(&mut machine, at(130_001), Input::Happened(taken));
@@ -598,6 +595,32 @@ fn a_listing_at_no_price_does_not_outrank_a_host_that_serves_well() {
                 .all(|card| card.total_ppm < good.total_ppm)
         );
         assert_eq!(value(&cards[0], "price"), 1_000_000);
+    }
+}
+
+#[test]
+fn of_hosts_that_never_served_the_one_that_said_no_ranks_before_the_one_that_failed() {
+    let Input::Happened(mut refused) = outcome(1, None) else {
+        unreachable!()
+    };
+    refused.refused = Some(Code::Busy);
+    let failures = [
+        outcome(2, Some(Code::Disconnected)),
+        offence(2, OffenceKind::NotServed),
+    ];
+    for (number, failure) in failures.into_iter().enumerate() {
+        let mut machine = Reputation::new(Config::default());
+        feed(&mut machine, at(0), Input::Happened(refused.clone()));
+        feed(&mut machine, at(0), failure.clone());
+        let cards = scores(&mut machine, at(1), &[(1, 9_000), (2, 0)]);
+        assert!(cards.iter().all(|card| card.standing == Standing::Failed));
+        assert!(cards[0].total_ppm > cards[1].total_ppm, "{number}");
+        // A dozen of refusals is more than a failure.
+        for n in 2..14 {
+            feed(&mut machine, at(n), Input::Happened(refused.clone()));
+        }
+        let cards = scores(&mut machine, at(9), &[(1, 0), (2, 9_000)]);
+        assert!(cards[0].total_ppm < cards[1].total_ppm, "{number}");
     }
 }
 
