@@ -1,5 +1,6 @@
 //! What strangers may have for nothing: so much an hour for each peer, for each address, and for
-//! all of them.
+//! all of them. A quota is whole at first and refills evenly, so within one hour it gives up to
+//! twice as much: all of it at once, and what came back since.
 //!
 //! Not a queue: what is over the quota is refused, with the time until it fits. Our own
 //! orders are never counted.

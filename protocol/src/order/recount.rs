@@ -120,7 +120,8 @@ impl Recount {
 }
 
 impl InputFacts {
-    /// Whether the host's side encodes and decodes as ours does.
+    /// Whether the host's side encodes and decodes as ours does: the name of the numerics covers
+    /// rendering, tokens and pieces.
     fn has_rules_of(&self, terms: &Terms) -> bool {
         terms.numerics.is_some() && terms.numerics == self.numerics
     }
