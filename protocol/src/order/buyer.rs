@@ -363,6 +363,16 @@ pub fn wrong_piece(position: u64) -> String {
     )
 }
 
+/// How long the first token may take. A host that is a little slower than it thought is still
+/// waited for where it is paid. Milliseconds.
+fn patience_ms(terms: &Terms, ctx: &Ctx<'_>) -> u64 {
+    let starts = match terms.entry {
+        Some(_) => terms.starts_within_ms.saturating_mul(2),
+        None => terms.starts_within_ms,
+    };
+    starts.saturating_add(ctx.config.first_token_timeout_ms)
+}
+
 impl BuyerOrder {
     /// Begins a purchase: sets the money aside first.
     pub fn open(request: BuyRequest, ctx: &mut Ctx<'_>) -> Self {
@@ -827,13 +837,7 @@ impl BuyerOrder {
         deal.terms = Some((signed, terms.clone()));
         let order = deal.id;
         self.state = State::Streaming;
-        // A host that is a little slower than it thought is still waited for where it is paid.
-        let starts = match entry {
-            Some(_) => terms.starts_within_ms.saturating_mul(2),
-            None => terms.starts_within_ms,
-        };
-        let patience = starts.saturating_add(ctx.config.first_token_timeout_ms);
-        self.deadline = ctx.now.tick.after_ms(patience);
+        self.deadline = ctx.now.tick.after_ms(patience_ms(&terms, ctx));
         self.persist(ctx);
         ctx.deliver(
             self.request.request,
@@ -1361,6 +1365,9 @@ impl BuyerOrder {
         };
         bill.fate = Fate::Settled;
         let (hash, msat, head) = (bill.hash, bill.msat, bill.head);
+        let waits = seq == 0 && deal.next_chunk == 0 && deal.held_receipt.is_none();
+        let terms = deal.terms.as_ref().filter(|_| waits);
+        let patience = terms.map(|(_, terms)| patience_ms(terms, ctx));
         if let Some(stream) = deal.stream {
             let paid = Paid {
                 order,
@@ -1382,6 +1389,10 @@ impl BuyerOrder {
                 ms,
             },
         );
+        // A host gives places in the order of payment: from here on it could begin.
+        if let Some(ms) = patience {
+            self.wait(ms, ctx);
+        }
         self.release_receipt(false, ctx);
     }
 

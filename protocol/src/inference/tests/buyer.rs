@@ -1030,6 +1030,14 @@ fn a_host_that_is_paid_is_waited_for_twice_as_long_as_it_announced() {
         }
         buyer.hears_offer(&terms);
         assert_eq!(buyer.pause(), announced + limits::FIRST_TOKEN_MS);
+        if entry {
+            // From when it was paid: places are given in the order of payment.
+            buyer.ms += 54_000;
+            buyer.settles(0);
+            assert_eq!(buyer.pause(), announced + limits::FIRST_TOKEN_MS);
+            buyer.hears(Frame::Chunk(chunk(0, (0..4).map(token).collect(), 4, None)));
+            assert_eq!(buyer.pause(), 90_000);
+        }
     }
 }
 
