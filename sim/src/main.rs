@@ -186,6 +186,9 @@ fn sum(reports: &[SeedReport]) -> Tally {
         sum.events += tally.events;
         sum.purchases += tally.purchases;
         sum.finished += tally.finished;
+        for (mode, count) in &tally.modes {
+            *sum.modes.entry(*mode).or_default() += count;
+        }
         sum.failed += tally.failed;
         sum.payments += tally.payments;
         sum.crashes += tally.crashes;
@@ -266,6 +269,11 @@ fn print_text(reports: &[SeedReport], seconds: f64) {
         .map(|(code, count)| format!("{code} {count}"))
         .collect();
     println!("refusals: {}", refusals.join(", "));
+    let modes = tally.modes.iter();
+    let modes: Vec<String> = modes
+        .map(|(mode, count)| format!("{mode:?} {count}").to_lowercase())
+        .collect();
+    println!("finished: {}", modes.join(", "));
     println!("trace {}", trace(reports));
     for (name, count) in verdicts(reports) {
         println!(

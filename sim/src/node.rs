@@ -38,6 +38,11 @@ pub const RICH: Msat = Msat(5_000_000);
 const QUOTA_PPM: u32 = 100_000;
 /// What they give it. Msat.
 const FREE_QUOTA: u64 = 3_000;
+/// Part of the hosts that may be paid before and after an answer. Per million.
+const MODES_PPM: [(PaymentMode, u32); 2] = [
+    (PaymentMode::Before, 750_000),
+    (PaymentMode::After, 600_000),
+];
 
 /// An effect of any of the five.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,6 +217,8 @@ pub struct Person {
     pub base_fee: u64,
     /// What it sells.
     pub served: Vec<Served>,
+    /// How it may be paid.
+    pub modes: Vec<PaymentMode>,
     /// Serves audits.
     pub validator: bool,
     /// Owner's limits on spending.
@@ -386,10 +393,17 @@ impl Node {
             base_fee: 0,
             validator: index % 6 == 1 || index % 6 == 2,
             served,
+            modes: vec![PaymentMode::Metered],
             limits,
             skew_ms: skew - i64::try_from(plan.skew_ms).unwrap_or(0),
             drift_ppm: drift - i64::try_from(profile.drift_ppm).unwrap_or(0),
         };
+        // An adversary takes whatever it can get.
+        for (mode, ppm) in MODES_PPM {
+            if strategy.is_some() || dice.chance(ppm) {
+                person.modes.push(mode);
+            }
+        }
         // Less than one unit of output is no step of payment.
         person.quantum = person.quantum.max(person.unit());
         let adversary = strategy.map(|strategy| strategy.begin(dice, &mut person));
@@ -467,6 +481,7 @@ impl Node {
         let limits = crate::plant::limits(plant, &self.person.limits);
         let mut orders = Orders::new(NETWORK);
         orders.quantum = Msat(self.person.quantum);
+        orders.modes.clone_from(&self.person.modes);
         Machines {
             discovery: discovery::Discovery::recover(
                 discovery::Config::new(NETWORK),
@@ -548,7 +563,7 @@ impl Node {
                 .map(|model| model.offer.clone())
                 .collect(),
             limits,
-            payment_modes: vec![PaymentMode::Metered],
+            payment_modes: person.modes.clone(),
             quantum: Msat(person.quantum),
             keep_days: 90,
             addresses: vec![format!("sim/{index}")],

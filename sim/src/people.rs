@@ -4,7 +4,7 @@
 
 use crate::dice::Dice;
 use crate::node::models;
-use protocol::ids::{OrderId, RequestId};
+use protocol::ids::{NodeKey, OrderId, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector};
 use protocol::manifest::PaymentMode;
 use protocol::money::Msat;
@@ -28,8 +28,12 @@ pub enum End {
 pub struct Purchase {
     /// In which run.
     pub epoch: u32,
+    /// How it is paid.
+    pub mode: PaymentMode,
     /// The order it became, the last one.
     pub order: Option<OrderId>,
+    /// The host that was chosen, the last one.
+    pub host: Option<NodeKey>,
     /// Its end.
     pub end: Option<End>,
     /// Which attempt of the same wish, counted from 0; healed wishes are tried again.
@@ -40,9 +44,28 @@ pub struct Purchase {
     pub healed: bool,
 }
 
-/// Draws a purchase.
-pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
-    let words = dice.between(4, 40);
+/// One in so many purchases is paid before, and as many after it.
+const ONE_MODE: usize = 5;
+/// Purchases, per million, that are paid after they were served and ask only the host that
+/// served the last one: it may give credit for them.
+const SAME_HOST_PPM: u32 = 750_000;
+
+/// Draws a purchase. `served`: the host that served the last one.
+pub fn draw(
+    dice: &mut Dice,
+    request: RequestId,
+    healed: bool,
+    served: Option<NodeKey>,
+) -> BuyRequest {
+    let mode = match (dice.below(ONE_MODE), served) {
+        (0, _) if !healed => PaymentMode::Before,
+        (1, Some(_)) if !healed => PaymentMode::After,
+        _ => PaymentMode::Metered,
+    };
+    let after = mode == PaymentMode::After;
+    let host = served.filter(|_| after && dice.chance(SAME_HOST_PPM));
+    // Credit reaches for little.
+    let words = dice.between(4, if after { 10 } else { 40 });
     let text: String = (0..words)
         .map(|n| format!("word{} ", (n * 7 + words) % 50))
         .collect();
@@ -63,17 +86,21 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
         },
         _ => Work::Complete { prompt: text },
     };
-    let long = dice.chance(50_000);
+    let most = match (after, dice.chance(50_000)) {
+        (true, _) => 12,
+        (false, true) => 900,
+        (false, false) => 160,
+    };
     BuyRequest {
         request,
-        model: match (healed, by_name) {
+        model: match (healed || host.is_some() && !embeds, by_name) {
             (true, _) => ModelSelector::Any,
             (false, true) => ModelSelector::Name(format!("model-{}", model.short())),
             (false, false) => ModelSelector::Digest(model),
         },
         job: Job {
             work,
-            max_output: u32::try_from(dice.between(4, if long { 900 } else { 160 })).unwrap_or(4),
+            max_output: u32::try_from(dice.between(4, most)).unwrap_or(4),
             sampling: Sampling::default(),
             seed: dice.between(0, u64::MAX - 1),
             stop: Vec::new(),
@@ -87,12 +114,12 @@ pub fn draw(dice: &mut Dice, request: RequestId, healed: bool) -> BuyRequest {
         } else {
             dice.between(2, 40) * 1_000
         }),
-        mode: PaymentMode::Metered,
+        mode,
         path: Path::Fast,
         retention: Retention::Keep,
         handling: Handling::Plain,
         budget: if agent && !healed { "agent" } else { "cli" }.to_owned(),
-        host: None,
+        host,
         confirm: dice.chance(100_000),
         audit: dice.chance(300_000),
         private: dice.chance(100_000),

@@ -91,6 +91,8 @@ pub enum Plant {
     NoncesKept,
     /// Orders under way are forgotten at a restart.
     OrdersForgotten,
+    /// Buyers pay in another mode than was asked for.
+    ModeMixup,
     /// Callers are told apart by their peers alone.
     AddressDropped,
 }
@@ -140,6 +142,7 @@ labels! {
     FeeUnbounded "fee-unbounded" "cost-capped" "the wallet may take any routing fee"
     CapIgnored "cap-ignored" "wish-kept" "buyers order with four times the cap that was asked for"
     ModelMixup "model-mixup" "wish-kept" "buyers order another model of the host that they chose"
+    ModeMixup "mode-mixup" "wish-kept" "buyers pay in another mode than was asked for"
     LiarForgiven "liar-forgiven" "liars-shunned" "what a host was found to do is not held against it"
     ReceiptCost "receipt-cost" "fair-blame" "the receipt's cost is off by one"
     ReceiptPayments "receipt-payments" "fair-blame" "the receipt leaves a payment out"

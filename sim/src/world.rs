@@ -31,6 +31,7 @@ use crate::wallet::Wallets;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::{Admission, Input as OrderInput};
 use protocol::limits::{FIRST_TOKEN_MS, MAX_CANDIDATES};
+use protocol::manifest::PaymentMode;
 use protocol::refusal::Code;
 use protocol::route::{Actor, Delivery};
 use protocol::time::Now;
@@ -135,6 +136,8 @@ pub struct Tally {
     pub purchases: u64,
     /// Ended with a receipt.
     pub finished: u64,
+    /// The same by how they were paid.
+    pub modes: BTreeMap<PaymentMode, u64>,
     /// Ended with a refusal.
     pub failed: u64,
     /// Payments settled.
@@ -177,6 +180,8 @@ pub struct World {
     questions: BTreeMap<StreamId, Question>,
     pub(crate) purchases: BTreeMap<(NodeIx, RequestId), Purchase>,
     next_request: u64,
+    /// The host that served each node last.
+    served_by: BTreeMap<NodeIx, NodeKey>,
     answered: BTreeMap<NodeIx, Result<(), String>>,
     /// Streams that an adversary holds in place of its machines.
     pub(crate) raw: BTreeSet<StreamId>,
@@ -245,6 +250,7 @@ impl World {
             questions: BTreeMap::new(),
             purchases: BTreeMap::new(),
             next_request: 0,
+            served_by: BTreeMap::new(),
             answered: BTreeMap::new(),
             vocabularies: BTreeMap::new(),
             raw: BTreeSet::new(),
@@ -752,10 +758,13 @@ impl World {
         }
         self.next_request += 1;
         let request = RequestId(self.next_request);
-        let order = people::draw(&mut self.dice, request, healed);
+        let served = self.served_by.get(&node).copied();
+        let order = people::draw(&mut self.dice, request, healed, served);
         let purchase = Purchase {
             epoch: self.nodes[node].epoch,
+            mode: order.mode,
             order: None,
+            host: None,
             end: None,
             tries,
             since: self.now,
@@ -812,7 +821,12 @@ impl World {
         purchase.end = Some(end);
         let (tries, healed) = (purchase.tries, purchase.healed);
         match end {
-            End::Finished => self.tally.finished += 1,
+            End::Finished => {
+                self.tally.finished += 1;
+                *self.tally.modes.entry(purchase.mode).or_default() += 1;
+                self.served_by
+                    .extend(purchase.host.map(|host| (node, host)));
+            }
             End::Failed(code) => {
                 self.tally.failed += 1;
                 *self.tally.refusals.entry(format!("{code:?}")).or_default() += 1;

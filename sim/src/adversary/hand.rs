@@ -189,7 +189,11 @@ impl Hand<'_> {
                 })
                 .collect(),
             limits,
-            payment_modes: vec![PaymentMode::Metered],
+            payment_modes: vec![
+                PaymentMode::Metered,
+                PaymentMode::Before,
+                PaymentMode::After,
+            ],
             quantum: Msat(1_000),
             keep_days: 90,
             addresses: vec![format!("sim/{}", self.node)],

@@ -8,7 +8,7 @@ use protocol::ids::{ModelDigest, NodeKey, OrderId, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector};
 use protocol::order::wire::{Frame, Order};
 use protocol::route::Message;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Order and signed frame of a buyer, as it leaves.
 fn ordered<'a>(seen: &Seen<'a>) -> Option<(NodeIx, NodeIx, &'a Signed)> {
@@ -69,6 +69,20 @@ impl Checker for Wishes {
                 "node {node} orders another model of host {to} than was asked for"
             ));
         }
+        if order.mode != wish.mode {
+            return Some(format!(
+                "node {node} orders in payment mode {:?} where {:?} was asked for",
+                order.mode, wish.mode
+            ));
+        }
+        if wish
+            .host
+            .is_some_and(|host| facts.by_key(&host) != Some(to))
+        {
+            return Some(format!(
+                "node {node} orders from host {to}, another was asked for"
+            ));
+        }
         let (cap, wished) = (order.max_cost.0, wish.max_cost.0);
         (cap > wished).then(|| {
             format!("node {node} orders with a cap of {cap} msat where {wished} was asked for")
@@ -85,6 +99,9 @@ const LOST_MS: u64 = 10_000;
 #[derive(Default)]
 pub struct Shunned {
     held: BTreeMap<(NodeIx, NodeKey), u64>,
+    /// Requests that name their host: who names a liar has it.
+    named: BTreeSet<(NodeIx, RequestId)>,
+    orders: BTreeSet<(NodeIx, OrderId)>,
 }
 
 impl Checker for Shunned {
@@ -94,8 +111,20 @@ impl Checker for Shunned {
 
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
         match seen {
+            Seen::Wished { node, wish } => {
+                if wish.host.is_some() {
+                    self.named.insert((*node, wish.request));
+                }
+                None
+            }
             Seen::Emitted { node, effect, .. } => {
                 let host = match effect.tell()? {
+                    Message::Bind { request, order, .. } => {
+                        if self.named.contains(&(*node, *request)) {
+                            self.orders.insert((*node, *order));
+                        }
+                        return None;
+                    }
                     Message::Offended(offence) if offence.kind.is_objective() => offence.by,
                     _ => return None,
                 };
@@ -109,7 +138,11 @@ impl Checker for Shunned {
                 None
             }
             _ => {
-                let (node, to, _) = ordered(seen)?;
+                let (node, to, signed) = ordered(seen)?;
+                let order = OrderId::of(&signed.digest());
+                if self.orders.contains(&(node, order)) {
+                    return None;
+                }
                 let host = facts.people.get(to)?.key;
                 let since = self.held.get(&(node, host))?;
                 let honest = facts.people.get(node)?.honest();

@@ -12,6 +12,7 @@ use protocol::envelope::{Envelope, Signed};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::{Effect, Input};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
+use protocol::manifest::PaymentMode;
 use protocol::money::{Counts, Meter, Prices};
 use protocol::order::wire::{Frame, Invoice, Order, Terms};
 use protocol::route::{Delivery, Message};
@@ -35,6 +36,10 @@ pub struct OrderBook {
     pub model: ModelDigest,
     /// What one delivered unit is.
     pub meter: Meter,
+    /// How it is paid.
+    pub mode: PaymentMode,
+    /// Output units that were ordered at most.
+    pub ordered: u64,
     /// The buyer's cap. Msat.
     pub max_cost: u64,
     /// Prompt tokens as the world's tokenizer counts them.
@@ -61,6 +66,8 @@ pub struct OrderBook {
     pub last_ms: u64,
     /// Output units that reached the buyer.
     pub delivered: u64,
+    /// The last chunk of them came.
+    pub finished: bool,
     /// Of these, what an invoice of the host covers.
     pub covered: Option<u64>,
     /// Paid, as the wallets have it. Msat.
@@ -403,6 +410,8 @@ impl Index {
                     salt: order.salt,
                     model: order.model,
                     meter: order.job.meter(),
+                    mode: order.mode,
+                    ordered: order.job.most_delivered(),
                     max_cost: order.max_cost.0,
                     counted: engine::count(&order.job, &order.salt).tokens,
                     input: Counts::default(),
@@ -416,6 +425,7 @@ impl Index {
                     chunks: 0,
                     last_ms: 0,
                     delivered: 0,
+                    finished: false,
                     covered: None,
                     settled: 0,
                     fees: 0,
@@ -430,6 +440,7 @@ impl Index {
                     .and_then(|order| self.orders.get_mut(order))
                 {
                     book.delivered += chunk.tokens.len() as u64;
+                    book.finished |= chunk.finish.is_some();
                 }
             }
             Frame::Countersigned(_) => {

@@ -1,8 +1,12 @@
 //! Nobody pays for more than was delivered, plus the entry payment, at the listed price.
+//!
+//! The entry is the prompt and one step of output; all that was ordered where it is paid before;
+//! nothing where it is paid after, and then nothing at all before the last chunk.
 
 use super::{Checker, Facts, Seen};
 use crate::node::AnyEffect;
 use protocol::ids::Digest;
+use protocol::manifest::PaymentMode;
 use protocol::payment::io::Effect;
 use std::collections::BTreeMap;
 
@@ -41,7 +45,23 @@ impl Checker for Prepaid {
             claimed => claimed.min(facts.index.owed(order, book)),
         };
         let step = facts.index.quantum(book.host).max(book.unit());
-        let entry = book.cost(0) + step + carried;
+        let entry = match book.mode {
+            PaymentMode::Metered => book.cost(0) + step + carried,
+            PaymentMode::Before => book.cost(book.ordered) + carried,
+            PaymentMode::After => 0,
+        };
+        let ends = matches!(book.mode, PaymentMode::Before | PaymentMode::After);
+        let early = match book.mode {
+            PaymentMode::After => true,
+            _ => *seq > 0,
+        };
+        if ends && early && !book.finished {
+            return Some(format!(
+                "node {node} pays invoice {seq} of order {}, paid {:?}, in the middle of the output",
+                book.id.short(),
+                book.mode
+            ));
+        }
         let delivered = book.cost(book.delivered) + carried;
         let most = entry.max(delivered);
         if *asked > most {

@@ -11,6 +11,7 @@ use protocol::ids::Caller;
 use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::machine::{Record, Table};
+use protocol::manifest::PaymentMode;
 use protocol::money::{Msat, Prices};
 use protocol::order::wire::{Frame, Invoice};
 use protocol::payment::io::{Effect as PayEffect, Input as PayInput, PayOutcome, PayRequest};
@@ -112,6 +113,13 @@ pub fn inputs(
         }
         (Plant::CapIgnored, Delivery::Inference(OrderInput::Buy(mut wish))) => {
             wish.max_cost.0 *= 4;
+            pass(Delivery::Inference(OrderInput::Buy(wish)))
+        }
+        (Plant::ModeMixup, Delivery::Inference(OrderInput::Buy(mut wish))) => {
+            wish.mode = match wish.mode {
+                PaymentMode::Before => PaymentMode::Metered,
+                _ => PaymentMode::Before,
+            };
             pass(Delivery::Inference(OrderInput::Buy(wish)))
         }
         (Plant::ModelMixup, Delivery::Inference(OrderInput::Candidates { request, mut hosts })) => {

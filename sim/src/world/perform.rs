@@ -258,7 +258,10 @@ impl World {
 
     fn delivered(&mut self, node: NodeIx, request: RequestId, event: BuyerEvent) {
         match event {
-            BuyerEvent::Chosen { .. } => {
+            BuyerEvent::Chosen { candidate, .. } => {
+                if let Some(purchase) = self.purchases.get_mut(&(node, request)) {
+                    purchase.host = Some(candidate.host);
+                }
                 let (at, epoch) = (self.now + self.dice.ms(500, 5_000), self.nodes[node].epoch);
                 // Harmless where no consent was asked for.
                 let what = Mind::Confirm;
