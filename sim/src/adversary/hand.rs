@@ -223,10 +223,21 @@ impl Hand<'_> {
         self.world.queue.push(at, Event::Announce { node });
     }
 
-    /// Whether its engine holds nothing and nobody has a stream to it.
-    pub(crate) fn idle(&self) -> bool {
-        let open = |end: &crate::net::End| end.node == self.node && end.reading && !end.dialer;
-        self.own().engine.running.is_empty() && !self.world.net.ends.values().any(open)
+    /// Whether all faults have ended.
+    pub(crate) fn healed(&self) -> bool {
+        self.world.healed
+    }
+
+    /// Its own node is restarted after a change, under whatever orders there are; it lists anew
+    /// when it is back.
+    pub(crate) fn restart(&mut self) {
+        let node = self.node;
+        let person = self.own().person.clone();
+        self.see(Seen::Changed {
+            node,
+            person: &person,
+        });
+        self.world.crash(node);
     }
 
     /// How long an answer under way would be, for the one who cuts it.

@@ -1,5 +1,6 @@
-//! An honest host that changes its prices, its numerics and its wallet (H5): buyers meet it with
-//! the listing of before.
+//! An honest host that changes its prices, its numerics and its wallet (H5), also under orders:
+//! buyers meet it with the listing of before. Engine and wallet are parts of the
+//! node: other ones come with a restart, which is a fault, and so not in the healed phase.
 
 use super::{Adversary, Hand, Strategy};
 use crate::crypto::lightning_id;
@@ -24,7 +25,7 @@ impl Adversary for ListingChanger {
 
     fn act(&mut self, hand: &mut Hand<'_>) {
         let (which, wallet) = (hand.dice().below(4), hand.dice().bytes());
-        let (up, idle) = (hand.dice().chance(500_000), hand.idle());
+        let (up, healed) = (hand.dice().chance(500_000), hand.healed());
         let person = &mut hand.own_mut().person;
         match which {
             0 | 1 => {
@@ -37,8 +38,7 @@ impl Adversary for ListingChanger {
                     price.msat_per_million = if up { before * 5 / 4 } else { before * 4 / 5 };
                 }
             }
-            // Nobody changes the engine or the wallet under an answer.
-            _ if !idle => return,
+            _ if healed => return,
             2 => {
                 for model in &mut person.served {
                     let numerics = &mut model.offer.numerics;
@@ -50,6 +50,9 @@ impl Adversary for ListingChanger {
             }
             _ => person.lightning = lightning_id(&NodeKey(wallet)),
         }
-        hand.relist();
+        match which {
+            0 | 1 => hand.relist(),
+            _ => hand.restart(),
+        }
     }
 }

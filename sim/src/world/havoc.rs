@@ -121,7 +121,7 @@ impl World {
 
     /// The process is gone: memory, mailboxes, streams, and writes that were not durable.
     /// Returns whether it is: nothing that a node had begun is lost while it lives on.
-    pub(super) fn crash(&mut self, node: NodeIx) -> bool {
+    pub(crate) fn crash(&mut self, node: NodeIx) -> bool {
         if !self.up(node) {
             return false;
         }
