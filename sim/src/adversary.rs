@@ -196,7 +196,7 @@ pub enum Choice {
     ByLot,
     /// None.
     Nobody,
-    /// This one, in a fourth of the nodes.
+    /// This one, in about a sixth of the nodes.
     Only(Strategy),
 }
 

@@ -14,10 +14,11 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   sim --seed 1                              one world of 50 nodes, one hour
-  sim --seed 1 --seeds 200                  what CI runs: each seed twice, traces compared
+  sim --seed 1 --seeds 200                  many worlds, each twice, traces compared; CI runs the
+                                            first 100
   sim --adversary list                      the well-formed attacks, and which checker stops each
   sim --seed 1 --seeds 10 --adversary same-id
-                                            one attack alone, by a fourth of the nodes
+                                            one attack alone, by about a sixth of the nodes
   sim --seed 1 --seeds 10 --adversary none  faults and malformed frames alone
   sim --seed 1 --storm                      ten times the people, two hosts
   sim --plant list                          bugs that can be planted to test the checkers
@@ -46,7 +47,7 @@ struct Args {
     /// Plants a bug that a checker must catch; `list` names them.
     #[arg(long)]
     plant: Option<String>,
-    /// Who attacks: a strategy (then a fourth of the nodes follow it), `none`, or `lot`: up to
+    /// Who attacks: a strategy (then about a sixth of the nodes follow it), `none`, or `lot`: up to
     /// three strategies in half of the seeds. `list` names them.
     #[arg(long, default_value = "lot")]
     adversary: String,

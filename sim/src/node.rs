@@ -398,9 +398,9 @@ impl Node {
             skew_ms: skew - i64::try_from(plan.skew_ms).unwrap_or(0),
             drift_ppm: drift - i64::try_from(profile.drift_ppm).unwrap_or(0),
         };
-        // An adversary takes whatever it can get.
+        // An adversary takes whatever it can get, and somebody sells in every mode.
         for (mode, ppm) in MODES_PPM {
-            if strategy.is_some() || dice.chance(ppm) {
+            if strategy.is_some() || index == 0 || dice.chance(ppm) {
                 person.modes.push(mode);
             }
         }

@@ -24,6 +24,7 @@ const LOST_MS: u64 = 10_000;
 /// The judge of entries taken.
 #[derive(Default)]
 pub struct Theft {
+    /// What was paid, and for which order.
     entries: BTreeMap<(NodeIx, NodeIx), Vec<(u64, Digest)>>,
     /// Orders that a node took for ended, and when.
     ended: BTreeMap<(NodeIx, OrderId), u64>,
@@ -85,11 +86,15 @@ impl Checker for Theft {
         };
         let honest = |node: &NodeIx| facts.people.get(*node).is_some_and(|one| one.honest());
         let (digest, seq) = facts.index.hashes.get(hash)?;
-        if *seq != 0 || !honest(payer) || honest(payee) {
+        if !honest(payer) || honest(payee) {
             return None;
         }
         let entries = self.entries.entry((*payer, *payee)).or_default();
+        // Output that was paid for later counts as served, also without an entry.
         entries.push((facts.now_ms, *digest));
+        if *seq != 0 {
+            return None;
+        }
         let lost = |digest: &Digest| {
             let book = facts.index.orders.get(digest);
             book.is_some_and(|book| book.delivered == 0)
