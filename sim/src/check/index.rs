@@ -68,7 +68,7 @@ pub struct OrderBook {
     pub delivered: u64,
     /// The last chunk of them came.
     pub finished: bool,
-    /// Of these, what an invoice of the host covers.
+    /// Of these, what an invoice that reached the buyer covers.
     pub covered: Option<u64>,
     /// Paid, as the wallets have it. Msat.
     pub settled: u64,
@@ -450,7 +450,21 @@ impl Index {
                     book.agreed = true;
                 }
             }
-            frame => self.invoices(stream, frame),
+            frame => {
+                self.covers(stream, frame);
+                self.invoices(stream, frame);
+            }
+        }
+    }
+
+    /// An invoice reached the buyer, which can show what it covers.
+    fn covers(&mut self, stream: StreamId, frame: &Frame) {
+        if let Frame::Invoice(signed) = frame
+            && let Some(invoice) = body::<Invoice>(signed)
+            && let Some(id) = self.streams.get(&stream)
+            && let Some(book) = self.orders.get_mut(id)
+        {
+            book.covered = book.covered.max(Some(invoice.covers.delivered()));
         }
     }
 
@@ -475,12 +489,7 @@ impl Index {
                 }
             }
             Frame::Invoice(signed) => match body::<Invoice>(signed) {
-                Some(invoice) => {
-                    if let Some(book) = self.orders.get_mut(&id) {
-                        book.covered = book.covered.max(Some(invoice.covers.delivered()));
-                    }
-                    (invoice.seq, invoice.bolt11)
-                }
+                Some(invoice) => (invoice.seq, invoice.bolt11),
                 None => return,
             },
             _ => return,
