@@ -828,6 +828,7 @@ async fn follow_swarm(
                         shared.clone(),
                         streams.clone(),
                         stream,
+                        validator_shell::FIRST,
                     ));
                 }
                 Protocol::Blob => drop(tokio::spawn(blobs.clone().serve(stream))),

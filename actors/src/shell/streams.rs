@@ -87,6 +87,11 @@ impl Reader {
 }
 
 impl Reader {
+    /// Changes how long nothing may move between two frames; `None` waits for ever.
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        self.frames.set_idle(idle);
+    }
+
     /// Waits until what is queued on a stream that was closed is written, or given up.
     pub async fn written(self) {
         // A writer that panicked writes no more.

@@ -28,8 +28,9 @@ pub type ValidatorActor = Driver<Validator, ValidatorPorts>;
 
 /// Longest wait for another validator's verdict: it has a queue and an engine of its own.
 const VERDICT: Duration = Duration::from_secs(120);
-/// How long an asker may take to send its bundle: 8 MiB over a slow line.
-const QUESTION: Duration = Duration::from_secs(120);
+/// How long an asker may say nothing before its bundle. All of it may then take as long as any
+/// frame: 8 MiB over a slow line.
+pub const FIRST: Duration = Duration::from_secs(15);
 /// How long an asker may wait for its answer. The asker's own patience ([`VERDICT`]) is shorter.
 const AUDIT_LIFE: Duration = Duration::from_secs(180);
 /// When a turned away asker may try again. Milliseconds.
@@ -178,13 +179,13 @@ async fn ask(
     }
 }
 
-/// Takes an inbound audit stream: one bundle, then the answer. A second frame, silence and a
-/// bundle that takes too long to arrive or to judge end it.
-pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
+/// Takes an inbound audit stream: one bundle, then the answer. Silence for as long as `first`
+/// before the bundle, one that takes too long to arrive or to judge, and a second frame end it.
+pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream, first: Duration) {
     let caller = stream.caller();
     let (id, mut reader) = streams.adopt(stream);
-    let asked = tokio::time::timeout(QUESTION, reader.next()).await;
-    if let Ok(Arrival::Frame(bytes)) = asked
+    reader.set_idle(Some(first));
+    if let Arrival::Frame(bytes) = reader.next().await
         && let Ok(frame) = codec::decode::<AuditFrame>(&bytes, MAX_AUDIT_FRAME_BYTES)
     {
         drop(bytes);
@@ -196,6 +197,7 @@ pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
             })
             .await;
         // Ends when the answer is queued, or the asker gives up.
+        reader.set_idle(None);
         let _ = tokio::time::timeout(AUDIT_LIFE, reader.next()).await;
         shared
             .to_validator(Input::StreamClosed { stream: id })

@@ -7,7 +7,7 @@
 use super::hostile::{connection_from, raw_streams};
 use super::*;
 use actors::ports::network::bounds::{
-    CONNECTIONS_ONE_WAY, CONNECTIONS_PER_ORIGIN, OUTBOUND_STREAMS_PER_PEER,
+    CONNECTIONS_ONE_WAY, CONNECTIONS_PER_ORIGIN, INBOUND_SIDE_STREAMS, OUTBOUND_STREAMS_PER_PEER,
 };
 use actors::ports::network::{ApartStream, OpenError, Status, open_apart};
 use actors::ports::storage::Storage;
@@ -16,7 +16,10 @@ use actors::shell::inference::{self, turn_away};
 use actors::shell::streams::{Arrival, Streams};
 use actors::shell::{Shared, validator};
 use futures::{AsyncReadExt, AsyncWriteExt};
+use protocol::bundle::AuditFrame;
+use protocol::codec;
 use protocol::discovery::io::SelfTestError;
+use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::order::wire::Frame;
 use protocol::refusal::Code;
 use tokio::net::TcpSocket;
@@ -413,7 +416,10 @@ async fn the_nodes_own_readers_give_back_every_slot_that_strangers_took() {
             };
             let (shared, streams) = (shared.clone(), streams.clone());
             match stream.protocol {
-                Protocol::Audit => tokio::spawn(validator::accept(shared, streams, stream)),
+                Protocol::Audit => {
+                    let first = validator::FIRST;
+                    tokio::spawn(validator::accept(shared, streams, stream, first))
+                }
                 _ => tokio::spawn(inference::accept(shared, streams, stream)),
             };
         }
@@ -446,6 +452,72 @@ async fn the_nodes_own_readers_give_back_every_slot_that_strangers_took() {
     let (buyer, _events) = client().await;
     let _stream = open(&buyer, &host, Protocol::Order).await;
     has(1).await;
+}
+
+#[tokio::test]
+async fn orders_are_taken_beside_as_many_audits_as_there_may_be() {
+    let (host, mut events) = server(74, TCP).await;
+    let mut strangers = Vec::new();
+    let mut far = Vec::new();
+    while far.len() < INBOUND_SIDE_STREAMS {
+        let (stranger, running) = client().await;
+        let mut held = Vec::new();
+        while held.len() < OUTBOUND_STREAMS_PER_PEER && far.len() < INBOUND_SIDE_STREAMS {
+            held.push(open(&stranger, &host, Protocol::Audit).await);
+            far.push(inbound(&mut events).await);
+        }
+        strangers.push((stranger, running, held));
+    }
+    let (other, _events) = client().await;
+    let mut excess = open(&other, &host, Protocol::Audit).await;
+    let refused = event(&mut events, |event| match event {
+        NetworkEvent::Excess(stream) => Some(stream),
+        _ => None,
+    });
+    tokio::spawn(validator::turn_away(refused.await));
+    let answer = within(excess.next()).await.unwrap().expect("a frame");
+    let answer = codec::decode(&answer, MAX_AUDIT_FRAME_BYTES).unwrap();
+    let AuditFrame::Refusal(refusal) = answer else {
+        panic!("not a refusal");
+    };
+    assert_eq!(refusal.code, Code::Busy);
+    let mut order = open(&other, &host, Protocol::Order).await;
+    order.send(b"an order").await.unwrap();
+    let mut served = inbound(&mut events).await;
+    assert_eq!(within(served.next()).await, Ok(Some(b"an order".to_vec())));
+}
+
+#[tokio::test]
+async fn an_audit_stream_on_which_nothing_is_said_ends_long_before_a_slow_bundle() {
+    let (host, mut events) = server(75, TCP).await;
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(dir.path()).unwrap();
+    let shared = Shared::new(tokio::runtime::Handle::current(), storage);
+    let streams = Streams::default();
+    let (mut held, _running) = raw_streams(&host, Protocol::Audit, 2).await;
+    // One has begun: what it sends takes its time.
+    held[1].write_all(&[0, 0, 1]).await.unwrap();
+    held[1].flush().await.unwrap();
+    let mut accepts = Vec::new();
+    for _ in 0..2 {
+        let stream = inbound(&mut events).await;
+        let first = Duration::from_millis(500);
+        let accept = validator::accept(shared.clone(), streams.clone(), stream, first);
+        accepts.push(tokio::spawn(accept));
+    }
+    let ended = |accept: &&tokio::task::JoinHandle<()>| accept.is_finished();
+    within(async {
+        while accepts.iter().filter(ended).count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(streams.len(), 1);
+    held[1].close().await.unwrap();
+    for accept in accepts {
+        within(accept).await.unwrap();
+    }
+    assert!(streams.is_empty());
 }
 
 #[tokio::test]

@@ -29,13 +29,24 @@ pub const PENDING_INBOUND_PER_ORIGIN: u32 = 16;
 /// Connections from one address (or /64 of IPv6, and twice as many from a /48): an office behind one
 /// router, and an eighth of all.
 pub const CONNECTIONS_PER_ORIGIN: u32 = 32;
-/// Inbound streams of one peer: a buyer needs one per order; an agent a few.
+/// Inbound streams of one peer, of orders, and as many of audits and transfers: a buyer needs one
+/// per order; an agent a few.
 pub const INBOUND_STREAMS_PER_PEER: usize = 16;
-/// Inbound streams of all peers. What each may make us hold is a receive window (256 KiB at first
-/// with yamux, which lets it grow where the peer's bytes are read) and what the budgets below allow.
+/// Inbound streams of orders (and quotes) of all peers. What each may make us hold is a receive
+/// window (256 KiB at first with yamux, which lets it grow where the peer's bytes are read) and what
+/// the budgets below allow.
 pub const INBOUND_STREAMS: usize = 256;
+/// The same of one address, or /48 of IPv6: four full peers, and a quarter of all.
+pub const INBOUND_STREAMS_PER_ORIGIN: usize = 64;
+/// Inbound streams of audits and of transfers of files, of all peers: what is asked for nothing has
+/// no place of an order.
+pub const INBOUND_SIDE_STREAMS: usize = 64;
+/// The same of one address: eight audits wait at most, and two transfers.
+pub const INBOUND_SIDE_STREAMS_PER_ORIGIN: usize = 16;
 /// Streams beyond the bounds above that are told so instead of being reset: in all ...
 pub const REFUSALS: usize = 64;
+/// ... of one address ...
+pub const REFUSALS_PER_ORIGIN: usize = 32;
 /// ... and of one peer.
 pub const REFUSALS_PER_PEER: usize = 16;
 /// Our streams to one peer at once: fewer than it takes, for it learns of an end later than we do.

@@ -1,14 +1,17 @@
 //! The swarm behaviour that carries raw streams for named protocols.
 //!
-//! Counts inbound streams per peer and in all, hands what is beyond the bounds out to
-//! be refused (and resets what is beyond that, too), and the rest with a slot that is given back when the
-//! stream is dropped. Says which connections have orders ([`Orders`]). Outbound: asks a connection for a stream and answers the
-//! caller. It neither dials (the task does) nor looks into a stream.
+//! Counts inbound streams (`places`), hands what is beyond the bounds out to be refused (and resets
+//! what is beyond that, too), and the rest with a slot that is given back when the stream is
+//! dropped. Says which connections have orders ([`Orders`]). Outbound: asks a connection for a
+//! stream and answers the caller. It neither dials (the task does) nor looks into a stream.
 
 mod handler;
+mod places;
+
+pub(super) use places::{Refusal, Slot};
 
 use super::admission::{Origin, origins};
-use super::bounds::{REFUSALS, REFUSALS_PER_PEER};
+use super::bounds::Bounds;
 use super::{OpenError, PeerId, Protocol};
 use handler::{Handler, Inbound};
 use libp2p::Multiaddr;
@@ -19,7 +22,8 @@ use libp2p::swarm::{
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use places::AllPlaces;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
@@ -48,15 +52,10 @@ pub(super) enum Event {
         origin: Option<Origin>,
         slot: Slot,
     },
-    /// The peer has as many streams as it may have.
-    TooMany {
+    /// There is no place for a stream.
+    Refused {
         peer: PeerId,
-        open: usize,
-        excess: Option<Excess>,
-    },
-    /// All peers together have.
-    Full {
-        peer: PeerId,
+        refusal: Refusal,
         excess: Option<Excess>,
     },
 }
@@ -68,29 +67,6 @@ pub(super) struct Excess {
     pub(super) stream: Box<Stream>,
     pub(super) origin: Option<Origin>,
     pub(super) slot: Slot,
-}
-
-/// Why a stream is not taken.
-enum Refusal {
-    TooMany { open: usize },
-    Full,
-}
-
-/// Inbound streams of one kind, served or refused, and how many there may be.
-#[derive(Debug)]
-struct InUse {
-    total: usize,
-    by_peer: BTreeMap<PeerId, usize>,
-    total_max: usize,
-    per_peer_max: usize,
-}
-
-/// One inbound stream's place; dropping it frees the place.
-#[derive(Debug)]
-pub(super) struct Slot {
-    peer: PeerId,
-    in_use: Arc<Mutex<InUse>>,
-    _order: Option<OpenOrder>,
 }
 
 /// The inbound order streams of each connection; clones share them.
@@ -150,66 +126,19 @@ impl Drop for OpenOrder {
     }
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut in_use = self.in_use.lock();
-        in_use.total = in_use.total.saturating_sub(1);
-        if let Some(count) = in_use.by_peer.get_mut(&self.peer) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                in_use.by_peer.remove(&self.peer);
-            }
-        }
-    }
-}
-
-/// Takes a place for a stream of `peer`.
-fn admit(places: &Arc<Mutex<InUse>>, peer: PeerId) -> Result<Slot, Refusal> {
-    let mut in_use = places.lock();
-    let open = in_use.by_peer.get(&peer).copied().unwrap_or(0);
-    if open >= in_use.per_peer_max {
-        return Err(Refusal::TooMany { open });
-    }
-    if in_use.total >= in_use.total_max {
-        return Err(Refusal::Full);
-    }
-    in_use.total += 1;
-    in_use.by_peer.insert(peer, open + 1);
-    Ok(Slot {
-        peer,
-        in_use: places.clone(),
-        _order: None,
-    })
-}
-
 /// See the head of the file.
 pub(super) struct Behaviour {
     accepted: Arc<[Protocol]>,
-    serving: Arc<Mutex<InUse>>,
-    refusing: Arc<Mutex<InUse>>,
+    places: AllPlaces,
     orders: Orders,
     queue: VecDeque<ToSwarm<Event, OpenRequest>>,
 }
 
 impl Behaviour {
-    pub(super) fn new(
-        accepted: &[Protocol],
-        per_peer: usize,
-        total: usize,
-        orders: Orders,
-    ) -> Self {
-        let places = |per_peer_max, total_max| {
-            Arc::new(Mutex::new(InUse {
-                total: 0,
-                by_peer: BTreeMap::new(),
-                total_max,
-                per_peer_max,
-            }))
-        };
+    pub(super) fn new(accepted: &[Protocol], bounds: &Bounds, orders: Orders) -> Self {
         Self {
             accepted: accepted.into(),
-            serving: places(per_peer, total),
-            refusing: places(REFUSALS_PER_PEER, REFUSALS),
+            places: AllPlaces::new(bounds),
             orders,
             queue: VecDeque::new(),
         }
@@ -266,9 +195,13 @@ impl NetworkBehaviour for Behaviour {
         }: THandlerOutEvent<Self>,
     ) {
         let stream = Box::new(stream);
-        let event = match admit(&self.serving, peer) {
-            Ok(mut slot) => {
-                slot._order = (protocol == Protocol::Order).then(|| self.orders.begin(connection));
+        let address = origin.as_ref().and_then(Origin::tag);
+        let event = match self.places.serve(protocol, peer, address) {
+            Ok(slot) => {
+                let slot = match protocol {
+                    Protocol::Order => slot.of_order(self.orders.begin(connection)),
+                    _ => slot,
+                };
                 Event::Opened {
                     peer,
                     protocol,
@@ -279,15 +212,17 @@ impl NetworkBehaviour for Behaviour {
             }
             Err(refusal) => {
                 // Beyond these as well it is reset, by being dropped.
-                let excess = admit(&self.refusing, peer).ok().map(|slot| Excess {
+                let slot = self.places.refuse(peer, address);
+                let excess = slot.map(|slot| Excess {
                     protocol,
                     stream,
                     origin,
                     slot,
                 });
-                match refusal {
-                    Refusal::TooMany { open } => Event::TooMany { peer, open, excess },
-                    Refusal::Full => Event::Full { peer, excess },
+                Event::Refused {
+                    peer,
+                    refusal,
+                    excess,
                 }
             }
         };

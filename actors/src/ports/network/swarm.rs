@@ -189,12 +189,7 @@ fn behaviour(
             orders.clone(),
             latest,
         ),
-        streams: streams::Behaviour::new(
-            &config.accept,
-            bounds.inbound_streams_per_peer,
-            bounds.inbound_streams,
-            orders,
-        ),
+        streams: streams::Behaviour::new(&config.accept, bounds, orders),
         identify: identify::Behaviour::new(about),
         ping: ping::Behaviour::new(ping),
         kad: table(config, identity.peer_id())?,

@@ -16,7 +16,7 @@ use super::admission::Origin;
 use super::bounds::BOOTSTRAP_INTERVAL;
 use super::frame::Registry;
 use super::handle::peer_of;
-use super::streams::{self, OpenRequest};
+use super::streams::{self, OpenRequest, Refusal};
 use super::swarm::{Behaviour, BehaviourEvent};
 use super::{
     Config, FramedStream, Misbehaviour, Multiaddr, NetworkEvent, OpenError, Outlet, OverlayError,
@@ -228,12 +228,22 @@ impl Task {
                 let stream = self.framed(peer, protocol, stream, origin, slot);
                 self.outlet.emit(NetworkEvent::Stream(stream));
             }
-            streams::Event::TooMany { peer, open, excess } => {
-                self.report(peer, Misbehaviour::TooManyStreams { open });
-                self.on_excess(peer, excess);
-            }
-            streams::Event::Full { peer, excess } => {
-                tracing::warn!(%peer, "refused a stream: all inbound streams are in use");
+            streams::Event::Refused {
+                peer,
+                refusal,
+                excess,
+            } => {
+                match refusal {
+                    Refusal::TooMany { open } => {
+                        self.report(peer, Misbehaviour::TooManyStreams { open });
+                    }
+                    Refusal::Crowded => {
+                        tracing::debug!(%peer, "refused a stream: its address has as many as it may have");
+                    }
+                    Refusal::Full => {
+                        tracing::warn!(%peer, "refused a stream: all inbound streams are in use");
+                    }
+                }
                 self.on_excess(peer, excess);
             }
         }
