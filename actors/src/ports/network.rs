@@ -22,6 +22,7 @@ mod error;
 mod frame;
 mod handle;
 mod keys;
+mod muxer;
 mod protocols;
 mod revocable;
 mod scope;

@@ -1,13 +1,20 @@
 //! Peers that break rules: the node reports them, resets, and serves the others.
 
 use super::*;
+use actors::ports::network::bounds::{
+    NEGOTIATING_STREAMS, QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, WAITING_STREAMS,
+};
 use actors::ports::network::{FrameError, Misbehaviour, NodeKey};
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::future::Either;
+use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
+use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{DialOpts as DialOptions, PortUse, Transport as _};
 use libp2p::core::upgrade::{OutboundConnectionUpgrade as _, Version};
 use libp2p::swarm::{Swarm, SwarmEvent, dial_opts::DialOpts};
-use libp2p::{PeerId, StreamProtocol, identity, noise, tcp, yamux};
+use libp2p::{PeerId, StreamProtocol, identity, noise, quic, tcp, yamux};
 use libp2p_stream as raw;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 
@@ -18,10 +25,16 @@ pub async fn raw_streams(
     count: usize,
 ) -> (Vec<libp2p::Stream>, tokio::task::JoinHandle<()>) {
     let key = identity::Keypair::generate_ed25519();
-    let transport = tcp::tokio::Transport::default()
+    let tcp = tcp::tokio::Transport::default()
         .upgrade(Version::V1)
         .authenticate(noise::Config::new(&key).unwrap())
-        .multiplex(yamux::Config::default())
+        .multiplex(yamux::Config::default());
+    let transport = quic::tokio::Transport::new(quic::Config::new(&key))
+        .or_transport(tcp)
+        .map(|either, _| match either {
+            Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+            Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+        })
         .boxed();
     let settings = libp2p::swarm::Config::with_tokio_executor();
     let me = key.public().to_peer_id();
@@ -288,4 +301,96 @@ async fn garbage_after_the_handshake_is_reported_with_the_peers_id() {
     assert_eq!(peer, key.public().to_peer_id());
     assert!(matches!(kind, Misbehaviour::Garbage { .. }), "{kind:?}");
     still_serves(&host, &mut events).await;
+}
+
+/// What a peer gets rid of on four streams that are taken and not read: on each, and in all.
+async fn sent_unread(listen: &str, number: u8) -> (usize, usize) {
+    let (host, mut events) = server(number, listen).await;
+    let (streams, running) = raw_streams(&host, Protocol::Order, 4).await;
+    let mut taken = Vec::new();
+    let mut sent = Vec::new();
+    for mut stream in streams {
+        let count = Arc::new(AtomicUsize::new(0));
+        sent.push(count.clone());
+        tokio::spawn(async move {
+            while let Ok(written) = stream.write(&[1; 16 << 10]).await {
+                let _ = stream.flush().now_or_never();
+                count.fetch_add(written, Ordering::Relaxed);
+            }
+        });
+        taken.push(inbound(&mut events).await);
+    }
+    let all = || sent.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    let mut before: usize = 0;
+    within(async {
+        // Until nothing more is taken for a while.
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if before > 0 && all() == before {
+                break;
+            }
+            before = all();
+        }
+    })
+    .await;
+    let most = sent.iter().map(|count| count.load(Ordering::Relaxed)).max();
+    running.abort();
+    (most.unwrap(), before)
+}
+
+#[tokio::test]
+async fn bytes_that_nobody_reads_are_a_window_a_stream_and_two_a_connection() {
+    let slack = 64 << 10;
+    let (stream, all) = sent_unread(QUIC, 26).await;
+    assert!(stream <= QUIC_STREAM_WINDOW as usize + slack, "{stream}");
+    assert!(all <= QUIC_CONNECTION_WINDOW as usize + slack, "{all}");
+    assert!(all > QUIC_STREAM_WINDOW as usize, "{all}");
+    let (stream, all) = sent_unread(TCP, 27).await;
+    assert!(stream <= (256 << 10) + slack, "{stream}");
+    assert!(all > 512 << 10, "{all}");
+}
+
+#[tokio::test]
+async fn streams_beyond_those_that_begin_and_few_more_are_reset() {
+    let (host, _events) = server(28, TCP).await;
+    let socket = connection_from([127, 0, 0, 1], &host).await;
+    let config = ::yamux::Config::default();
+    let mut connection = ::yamux::Connection::new(socket, config, ::yamux::Mode::Client);
+    let mut open = Vec::new();
+    const MORE: usize = 20;
+    for _ in 0..NEGOTIATING_STREAMS + WAITING_STREAMS + MORE {
+        let stream = std::future::poll_fn(|cx| connection.poll_new_outbound(cx)).await;
+        open.push(stream.unwrap());
+    }
+    tokio::spawn(async move {
+        while std::future::poll_fn(|cx| connection.poll_next_inbound(cx))
+            .await
+            .is_some()
+        {}
+    });
+    // None of them says which protocol it is.
+    for stream in &mut open {
+        within(stream.write_all(b"\x13/multi")).await.unwrap();
+        // Those that come too late may be gone by now.
+        let _ = within(stream.flush()).await;
+    }
+    let is_reset = |stream: &mut ::yamux::Stream| {
+        let read = stream.read(&mut [0; 8]).now_or_never();
+        !matches!(read, None | Some(Ok(1..)))
+    };
+    let mut reset = 0;
+    within(async {
+        while reset < MORE {
+            tokio::task::yield_now().await;
+            reset = open
+                .iter_mut()
+                .filter_map(|s| is_reset(s).then_some(()))
+                .count();
+        }
+    })
+    .await;
+    assert_eq!(reset, MORE);
+    // The first are those that are kept.
+    let kept = open.len() - MORE;
+    assert!(!open[..kept].iter_mut().any(is_reset));
 }

@@ -19,6 +19,13 @@ async fn frames_go_both_ways(listen: &str) {
     let (sent, got) = tokio::join!(far.send(&large), within(near.next()));
     sent.unwrap();
     assert_eq!(got.unwrap().unwrap(), large);
+    // Frames larger than any window are read in pieces.
+    let mut asked = open(&buyer, &host, Protocol::Audit).await;
+    let mut asker = inbound(&mut events).await;
+    let bundle = vec![9; Protocol::Audit.frame_limit()];
+    let (sent, got) = tokio::join!(asked.send(&bundle), within(asker.next()));
+    sent.unwrap();
+    assert!(got.unwrap() == Some(bundle));
     // One side has sent all; the other goes on.
     near.finish().await.unwrap();
     assert_eq!(within(far.next()).await, Ok(None));

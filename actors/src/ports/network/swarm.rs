@@ -3,6 +3,7 @@
 //! No policy and no loop; `task` drives what is built here.
 
 use super::bounds::*;
+use super::muxer::Yamux;
 use super::revocable::{Latest, Revocable};
 use super::scope::GlobalOnly;
 use super::{Config, Identity, PeerId, Role, StartError, admission, streams};
@@ -18,7 +19,7 @@ use libp2p::gossipsub::{
 use libp2p::kad::StoreInserts;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::{NetworkBehaviour, Swarm};
-use libp2p::{StreamProtocol, Transport, dns, identify, kad, noise, ping, quic, tcp, yamux};
+use libp2p::{StreamProtocol, Transport, dns, identify, kad, noise, ping, quic, tcp};
 use std::future::Future;
 use std::pin::Pin;
 use tokio::sync::{mpsc, watch};
@@ -126,12 +127,10 @@ fn ip_transport(config: &Config, identity: &Identity) -> Result<ReadyTransport, 
 fn sockets(config: &Config, identity: &Identity) -> Result<ReadyTransport, StartError> {
     let keypair = identity.keypair();
     let noise = noise::Config::new(keypair).map_err(|e| StartError::Config(e.to_string()))?;
-    let mut muxer = yamux::Config::default();
-    muxer.set_max_num_streams(MUXED_STREAMS);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(muxer)
+        .multiplex(Yamux::new())
         .timeout(config.timing.connect);
     let mut settings = quic::Config::new(keypair);
     settings.handshake_timeout = config.timing.connect;

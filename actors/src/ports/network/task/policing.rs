@@ -97,13 +97,12 @@ pub(super) fn garbage(cause: &ConnectionError) -> Option<String> {
     };
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = next {
-        let text = error.to_string();
-        let invalid = error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::InvalidData);
-        // The multiplexer's own error type is not exported.
-        if invalid || text.starts_with("decode error") {
-            return Some(text);
+        let io = error.downcast_ref::<io::Error>();
+        let invalid = io.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData);
+        let inner = io.and_then(io::Error::get_ref);
+        let muxer = inner.and_then(|error| error.downcast_ref::<yamux::ConnectionError>());
+        if invalid || matches!(muxer, Some(yamux::ConnectionError::Decode(_))) {
+            return Some(error.to_string());
         }
         next = error.source();
     }
