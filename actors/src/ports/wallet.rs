@@ -344,12 +344,6 @@ impl Balance {
             && self.receivable == Msat::ZERO
             && self.channels_sat > self.returning_sat
     }
-
-    /// The largest single payment over one channel, where that is less than can be sent in all:
-    /// channels bound what may be under way at once.
-    pub fn single_payment_bound(&self) -> Option<Msat> {
-        (self.largest_part < self.spendable).then_some(self.largest_part)
-    }
 }
 
 /// Numbers an event; grows within a wallet's life, restarts included.

@@ -315,3 +315,153 @@ pub async fn follow(shared: Shared, wallet: Arc<dyn Wallet>) {
         shared.to_payment(input).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::with;
+    use super::*;
+    use crate::ports::wallet::{Balance, EventStream, Invoice, Network};
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use protocol::ids::{LightningId, Preimage};
+    use std::future::ready;
+
+    /// A wallet that knows its balance and nothing else.
+    struct Scripted(Result<Balance, WalletError>);
+
+    impl Scripted {
+        fn no<T: Send + 'static>(&self) -> BoxFuture<'_, Result<T, WalletError>> {
+            let reason = "it is asked for its balance alone".to_owned();
+            ready(Err(WalletError::NotReady { reason })).boxed()
+        }
+    }
+
+    impl Wallet for Scripted {
+        fn node_id(&self) -> LightningId {
+            LightningId([2; 33])
+        }
+
+        fn network(&self) -> Network {
+            Network::Regtest
+        }
+
+        fn create_invoice(
+            &self,
+            _: Msat,
+            _: [u8; 32],
+            _: u32,
+        ) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+            self.no()
+        }
+
+        fn pay(&self, _: Pay) -> BoxFuture<'_, WalletOutcome> {
+            let why = String::new();
+            let submitted = false;
+            ready(WalletOutcome::Unknown { submitted, why }).boxed()
+        }
+
+        fn lookup_outgoing(&self, _: PaymentHash) -> BoxFuture<'_, Result<Outgoing, WalletError>> {
+            self.no()
+        }
+
+        fn lookup_incoming(&self, _: PaymentHash) -> BoxFuture<'_, Result<Incoming, WalletError>> {
+            self.no()
+        }
+
+        fn create_hold_invoice(
+            &self,
+            _: PaymentHash,
+            _: Msat,
+            _: [u8; 32],
+            _: u32,
+        ) -> BoxFuture<'_, Result<Invoice, WalletError>> {
+            self.no()
+        }
+
+        fn settle_hold(&self, _: Preimage) -> BoxFuture<'_, Result<(), WalletError>> {
+            self.no()
+        }
+
+        fn cancel_hold(&self, _: PaymentHash) -> BoxFuture<'_, Result<(), WalletError>> {
+            self.no()
+        }
+
+        fn balance(&self) -> BoxFuture<'_, Result<Balance, WalletError>> {
+            ready(self.0.clone()).boxed()
+        }
+
+        fn events(&self) -> BoxFuture<'_, Result<EventStream, WalletError>> {
+            self.no()
+        }
+
+        fn ack(&self, _: EventId) -> BoxFuture<'_, Result<(), WalletError>> {
+            self.no()
+        }
+
+        fn forget(&self, _: PaymentHash) -> BoxFuture<'_, Result<(), WalletError>> {
+            self.no()
+        }
+
+        fn stop(&self) -> BoxFuture<'_, ()> {
+            ready(()).boxed()
+        }
+
+        fn opened(&self) -> BoxFuture<'_, Result<(), WalletError>> {
+            ready(Ok(())).boxed()
+        }
+    }
+
+    /// What Payment hears of a wallet with this balance.
+    fn spendable(balance: Result<Balance, WalletError>) -> Option<Msat> {
+        let (told, hears) = std::sync::mpsc::sync_channel(1);
+        with(|mut heard| async move {
+            let mut ports = PaymentPorts {
+                shared: heard.shared.clone(),
+                wallet: Arc::new(Scripted(balance)),
+                reports: Reports::default(),
+            };
+            ports.perform(Effect::CheckBalance { id: EffectId(7) });
+            let input = heard.payment.recv().await.unwrap();
+            let Input::BalanceChecked { id, spendable } = input else {
+                panic!("{input:?}");
+            };
+            assert_eq!(id, EffectId(7));
+            told.send(spendable).unwrap();
+        });
+        hears.recv().unwrap()
+    }
+
+    #[test]
+    fn a_balance_whose_peers_are_away_is_unknown_and_an_empty_one_is_nothing() {
+        let away = Balance {
+            channels_sat: 50_000,
+            returning_sat: 20_000,
+            ..Balance::default()
+        };
+        assert!(away.peers_are_away());
+        assert_eq!(spendable(Ok(away)), None);
+        let zero = Some(Msat::ZERO);
+        // No channels, and some that are closed and on their way to the chain.
+        assert_eq!(spendable(Ok(Balance::default())), zero);
+        let closed = Balance {
+            returning_sat: away.channels_sat,
+            ..away
+        };
+        assert_eq!(spendable(Ok(closed)), zero);
+        // A peer is there; all is on its side, or some is here.
+        let spent = Balance {
+            receivable: Msat(1),
+            ..away
+        };
+        assert_eq!(spendable(Ok(spent)), zero);
+        let rich = Balance {
+            spendable: Msat(9_000),
+            ..away
+        };
+        assert_eq!(spendable(Ok(rich)), Some(Msat(9_000)));
+        let silent = WalletError::NotReady {
+            reason: "starting".to_owned(),
+        };
+        assert_eq!(spendable(Err(silent)), None);
+    }
+}

@@ -21,9 +21,10 @@ use tokio::sync::{mpsc, oneshot};
 /// Nothing here takes as long; a hang fails the test instead of stopping it.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Hears what is told to Discovery and Inference.
+/// Hears what is told to Discovery, Payment and Inference.
 struct Ear {
     discovery: mpsc::Sender<discovery::io::Input>,
+    payment: mpsc::Sender<payment::io::Input>,
     inference: mpsc::Sender<inference::io::Input>,
 }
 
@@ -47,7 +48,9 @@ impl Handler<Deliver<inference::io::Input>> for Ear {
 
 impl Handler<Deliver<payment::io::Input>> for Ear {
     type Result = ();
-    fn handle(&mut self, _: Deliver<payment::io::Input>, _: &mut Context<Self>) {}
+    fn handle(&mut self, message: Deliver<payment::io::Input>, _: &mut Context<Self>) {
+        self.payment.try_send(message.input).unwrap();
+    }
 }
 
 impl Handler<Deliver<validator::io::Input>> for Ear {
@@ -67,6 +70,7 @@ const HEARD: usize = 64;
 pub(crate) struct Heard {
     pub(crate) shared: Shared,
     pub(crate) discovery: mpsc::Receiver<discovery::io::Input>,
+    pub(crate) payment: mpsc::Receiver<payment::io::Input>,
     pub(crate) inference: mpsc::Receiver<inference::io::Input>,
     _dir: tempfile::TempDir,
 }
@@ -78,9 +82,11 @@ pub(crate) fn with<F: Future<Output = ()>>(test: impl FnOnce(Heard) -> F) {
         let storage = Storage::open(dir.path()).unwrap();
         let shared = Shared::new(Handle::current(), storage);
         let (to_discovery, discovery) = mpsc::channel(HEARD);
+        let (to_payment, payment) = mpsc::channel(HEARD);
         let (to_inference, inference) = mpsc::channel(HEARD);
         let ear = Ear {
             discovery: to_discovery,
+            payment: to_payment,
             inference: to_inference,
         }
         .start();
@@ -94,6 +100,7 @@ pub(crate) fn with<F: Future<Output = ()>>(test: impl FnOnce(Heard) -> F) {
         let heard = Heard {
             shared,
             discovery,
+            payment,
             inference,
             _dir: dir,
         };
