@@ -31,6 +31,7 @@ use crate::shell::{
     validator as validator_shell,
 };
 use actix::{Actor, Addr, Arbiter, Recipient};
+use futures::FutureExt;
 use offers::{NO_LIMITS, Offers};
 use protocol::bundle::{Bundle, Verdict};
 use protocol::crypto::{Crypto, DerivedOrderKeys, Secp};
@@ -722,12 +723,35 @@ async fn answered<T>(
     tokio::time::timeout(limit, both).await.ok().flatten()
 }
 
+/// Whether one of these roles is found by listings.
+fn lists(roles: &[Role]) -> bool {
+    let listed = |role: &Role| matches!(role, Role::Host | Role::Validator);
+    roles.iter().any(listed)
+}
+
+/// Why a node that should be listed is not, and what to do about it.
+fn unlisted(roles: &[Role], wallet: &dyn Wallet) -> Option<String> {
+    if !lists(roles) || wallet.signer().is_some() {
+        return None;
+    }
+    let why = match wallet.opened().now_or_never() {
+        Some(Err(error)) => error.to_string(),
+        _ => "its wallet signs nothing".to_owned(),
+    };
+    Some(format!(
+        "this node is not listed, so nobody finds it: {why}. A listing is signed by the wallet that \
+         is paid: name a chain source in [chain] of freehold.toml and start again, or remove `host` \
+         and `validator` from `roles`"
+    ))
+}
+
 /// The listing of this node but for its models; none where it has no role that is listed, or no
 /// wallet.
 fn own_listing(config: &NodeConfig, key: NodeKey, wallet: &dyn Wallet) -> Option<Manifest> {
-    let lists = |role: &Role| matches!(role, Role::Host | Role::Validator);
-    let listed = config.roles.iter().any(lists);
-    let signer = wallet.signer().filter(|_| listed)?;
+    if let Some(why) = unlisted(&config.roles, wallet) {
+        tracing::warn!("{why}");
+    }
+    let signer = wallet.signer().filter(|_| lists(&config.roles))?;
     let message = protocol::manifest::lightning_statement(&key, config.network);
     Some(Manifest {
         network: config.network,
@@ -890,6 +914,7 @@ async fn spawn_actors(
 mod tests {
     use super::*;
     use crate::ports::relay::EventSigner;
+    use crate::ports::wallet::{self, absent::AbsentWallet};
 
     #[test]
     fn a_mere_client_shows_relays_no_node_key() {
@@ -898,5 +923,17 @@ mod tests {
         assert_eq!(host.author(), node.author());
         let client = relay_reader(&[Role::Client], &node);
         assert_ne!(client.author(), node.author());
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_listed_is_told_what_to_do() {
+        let wallet = AbsentWallet::new(&[7; 64], wallet::Network::Regtest, "no chain is named");
+        let wallet = wallet.unwrap();
+        for role in [Role::Host, Role::Validator] {
+            let why = unlisted(&[Role::Client, role], &wallet).unwrap();
+            assert!(why.contains("no chain is named"), "{why}");
+            assert!(why.contains("[chain] of freehold.toml"), "{why}");
+        }
+        assert_eq!(unlisted(&[Role::Client], &wallet), None);
     }
 }
