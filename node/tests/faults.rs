@@ -2,6 +2,8 @@
 //!
 //! Not hostile peers (those are in the crates' own tests and in the simulator).
 
+#[path = "faults/away.rs"]
+mod away;
 #[path = "faults/books.rs"]
 mod books;
 #[path = "faults/disk.rs"]

@@ -7,6 +7,7 @@ use freehold::control::{BuyOrder, Client, ControlError, RunLine};
 use freehold::folder::Folder;
 use freehold::service::{self, Needs, StartOptions};
 use freehold::session::Session;
+use lab::relay::{Relay, RelayOptions};
 use protocol::inference::io::ModelSelector;
 use protocol::work::{ChatMessage, Work};
 use serde_json::{Value, json};
@@ -25,23 +26,33 @@ fn nowhere() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// What `init` writes, with a chain server at `chain` and nothing else in reach.
-fn settings(fresh: &str, chain: SocketAddr) -> String {
+/// What `init` writes, with a chain server at `chain`, one relay, and nothing else in reach.
+fn settings(fresh: &str, chain: SocketAddr, relay: &str) -> String {
     let set = |text: String, head: &str, line: &str| {
         assert!(text.contains(head), "{head}");
         text.replacen(head, &format!("{head}{line}\n"), 1)
     };
-    let relays = format!("relays = [\"ws://{}\"]", nowhere());
+    let relays = format!("relays = [\"{relay}\"]");
     let text = set(fresh.to_owned(), "network = \"signet\"\n", &relays);
     let text = set(text, "\n[gateway]\n", "listen = \"127.0.0.1:0\"");
     format!("{text}\n[chain]\nkind = \"esplora\"\nurl = \"http://{chain}\"\n")
 }
 
+/// A relay that is not there.
+fn no_relay() -> String {
+    format!("ws://{}", nowhere())
+}
+
 /// A node as `init` makes it, in this process.
 fn folder(dir: &Path, chain: SocketAddr) -> Folder {
+    folder_at(dir, chain, &no_relay())
+}
+
+/// The same, with a relay.
+fn folder_at(dir: &Path, chain: SocketAddr, relay: &str) -> Folder {
     let folder = Folder::new(dir.join("node"));
     let words = actors::keys::NodeKeys::fresh_words();
-    let settings = settings(&document::fresh("signet"), chain);
+    let settings = settings(&document::fresh("signet"), chain, relay);
     folder.create(&settings, &words).unwrap();
     folder
 }
@@ -52,7 +63,10 @@ fn made(dir: &Path) -> Result<Folder> {
     let made = freehold(&folder).arg("init").output()?;
     ensure!(made.status.success(), "{made:?}");
     let fresh = std::fs::read_to_string(folder.config_path())?;
-    std::fs::write(folder.config_path(), settings(&fresh, nowhere()))?;
+    std::fs::write(
+        folder.config_path(),
+        settings(&fresh, nowhere(), &no_relay()),
+    )?;
     Ok(folder)
 }
 
@@ -189,10 +203,13 @@ async fn missing(client: &Client) -> Result<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_without_the_world_answers_and_mends_itself_when_the_chain_is_back() -> Result<()> {
+async fn a_node_without_the_world_answers_and_mends_itself_when_chain_and_relay_are_back()
+-> Result<()> {
     let dir = tempfile::tempdir()?;
     let chain = nowhere();
-    let running = up(&folder(dir.path(), chain)).await?;
+    let relay = Relay::start(RelayOptions::default()).await?;
+    relay.faults().set_refuse_connections(true);
+    let running = up(&folder_at(dir.path(), chain, &relay.url())).await?;
     let client = Client::new(&running.control);
     let gateway = running.gateway().context("no gateway")?.to_owned();
 
@@ -248,6 +265,17 @@ async fn a_node_without_the_world_answers_and_mends_itself_when_the_chain_is_bac
     tokio::time::timeout(BOUND, opened)
         .await
         .context("the wallet did not open")??;
+
+    relay.faults().set_refuse_connections(false);
+    let connected = async {
+        while !missing(&client).await?.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(BOUND, connected)
+        .await
+        .context("the relay was not found again")??;
     running.shutdown().await;
     server.abort();
     Ok(())

@@ -42,7 +42,7 @@ pub struct Status {
 /// Something that a node goes on without.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Degraded {
-    /// `wallet`, `relays`, or `engine of MODEL`.
+    /// `wallet`, `peers` (of the wallet's channels), `relays`, or `engine of MODEL`.
     pub what: String,
     /// Why it is missing.
     pub why: String,

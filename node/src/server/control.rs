@@ -46,7 +46,7 @@ pub async fn status(State(app): State<Arc<App>>) -> Json<Status> {
         addresses: app.node.addresses(),
         relays: relays.collect(),
         models: app.rows(),
-        degraded: health::degraded(&app),
+        degraded: health::degraded(&app).await,
     })
 }
 

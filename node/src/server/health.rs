@@ -6,11 +6,16 @@ use super::App;
 use crate::control::{Degraded, ModelRow};
 use actors::ports::wallet::WalletError;
 use futures::FutureExt;
+use std::time::Duration;
+
+/// How long the wallet may take to say what its channels are good for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is missing, with the reason; empty where everything is there.
-pub fn degraded(app: &App) -> Vec<Degraded> {
+pub async fn degraded(app: &App) -> Vec<Degraded> {
     let mut missing = Vec::new();
     missing.extend(wallet(app));
+    missing.extend(peers(app).await);
     missing.extend(relays(app));
     missing.extend(engines(app));
     missing
@@ -40,6 +45,18 @@ fn wallet(app: &App) -> Option<Degraded> {
         what: "wallet".to_owned(),
         why,
         effect: "nothing can be bought, sold or paid; models of this machine answer".to_owned(),
+    })
+}
+
+/// Channels of which none can be used now.
+async fn peers(app: &App) -> Option<Degraded> {
+    let asked = tokio::time::timeout(PATIENCE, app.node.wallet().balance());
+    // A wallet that says nothing is missing itself.
+    let balance = asked.await.ok()?.ok()?;
+    balance.peers_are_away().then(|| Degraded {
+        what: "peers".to_owned(),
+        why: "those of the wallet's channels are all away (`freehold wallet channels`)".to_owned(),
+        effect: "nothing can be paid or received until one is back".to_owned(),
     })
 }
 
