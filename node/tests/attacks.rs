@@ -11,6 +11,8 @@
 mod files;
 #[path = "attacks/fitness.rs"]
 mod fitness;
+#[path = "attacks/free.rs"]
+mod free;
 #[path = "attacks/gateway.rs"]
 mod gateway;
 #[path = "attacks/orders.rs"]

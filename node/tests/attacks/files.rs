@@ -1,11 +1,37 @@
-//! Files under a running node: its model, and what a dead node left in its folder.
+//! Files under a running node: its models, one with a hostile template, and what a dead node left in
+//! its folder.
 
 use super::alone;
 use super::fitness::{BOUND, Range};
-use super::stranger::Target;
+use super::orders::{dropped, flood};
+use super::stranger::{Target, fresh_key, job, order};
 use anyhow::{Context, Result, ensure};
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
+
+/// A template that makes a string without end.
+const TEMPLATE: &str = "{% set n = namespace(s='ab') %}{% for i in range(99999) %}{% for j in \
+                        range(99999) %}{% set n.s = n.s + n.s %}{% endfor %}{% endfor %}{{ n.s }}";
+/// What a template may still be rendered after its order is gone: two at once, 2 s of processor each.
+const RENDERED: Duration = Duration::from_secs(4);
+
+/// The small model's file with another template in the place of its own.
+fn with_template(template: &str) -> Result<Vec<u8>> {
+    let mut file = kernels::pocket::pocket().to_vec();
+    let find = |from: usize, text: &str| {
+        let mut windows = file[from..].windows(text.len());
+        let at = windows.position(|window| window == text.as_bytes());
+        at.map(|at| from + at).context("no template")
+    };
+    let start = find(0, "{%- for message in messages %}")?;
+    let end = "{%- endif %}";
+    let end = find(start, end)? + end.len();
+    ensure!(template.len() <= end - start, "the template is too long");
+    file[start..end].fill(b' ');
+    file[start..start + template.len()].copy_from_slice(template.as_bytes());
+    Ok(file)
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_is_fit_after_its_model_file_was_cut_overwritten_and_removed() -> Result<()> {
@@ -13,9 +39,25 @@ async fn a_host_is_fit_after_its_model_file_was_cut_overwritten_and_removed() ->
     let mut range = Range::start().await?;
     let model = range.host().dir.join("model.gguf");
     std::fs::write(&model, kernels::pocket::pocket())?;
-    let from_file =
-        |settings: &str| settings.replace("path = \"pocket\"", &format!("path = {model:?}"));
+    let hostile = range.host().dir.join("hostile.gguf");
+    std::fs::write(&hostile, with_template(TEMPLATE)?)?;
+    let from_file = |settings: &str| {
+        let models =
+            format!("path = {model:?}\n[[models]]\npath = {hostile:?}\nname = \"hostile\"");
+        settings.replace("path = \"pocket\"", &models)
+    };
     range.restart_host(from_file).await?;
+    let models = range.host().client()?.status().await?.models;
+    let hostile = models.iter().find(|row| row.name == "hostile");
+    let hostile = hostile.context("the model is not there")?.digest;
+    range
+        .survives("hostile template", |target: Target| async move {
+            let make = move |target: &Target, _| order(&fresh_key(), target, hostile, job("Go."));
+            let did = flood(target, make, dropped).await;
+            tokio::time::sleep(RENDERED).await;
+            did
+        })
+        .await?;
 
     let length = std::fs::metadata(&model)?.len();
     let (cut, written, gone) = (model.clone(), model.clone(), model);

@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use freehold::control::BuyOrder;
 use freehold::lab::Stage;
 use freehold::lab::member::{Member, MemberOptions, MemberPlan};
+use protocol::bundle::Bundle;
+use protocol::ids::OrderId;
 use protocol::inference::io::{BuyerEvent, ModelSelector};
 use protocol::money::Msat;
 use protocol::work::{ChatMessage, Work};
@@ -70,6 +72,14 @@ pub struct Range {
     /// What did not hold, behind which attack.
     broken: RefCell<Vec<String>>,
     _dir: tempfile::TempDir,
+}
+
+/// An honest order that went through.
+struct Bought {
+    took: Duration,
+    order: OrderId,
+    /// Why earlier ones did not, and when.
+    refused: Vec<String>,
 }
 
 /// What the host takes of its machine. KiB.
@@ -157,25 +167,74 @@ impl Range {
 
     /// Buys a short answer; again until one goes through. Returns what it took in all.
     pub async fn buy(&self) -> Result<Duration> {
+        Ok(self.bought(self.honest()).await?.took)
+    }
+
+    /// The evidence of an honest order.
+    pub async fn evidence(&self) -> Result<Bundle> {
+        let order = self.bought(self.honest()).await?.order;
+        Ok(self.stage.members[0].client()?.bundle(order).await?)
+    }
+
+    /// While an attack goes on somebody comes who was not there before, over a connection of its
+    /// own, and is served at once.
+    pub async fn serves_meanwhile(&self) -> Result<String> {
+        let order = BuyOrder {
+            private: true,
+            ..self.honest()
+        };
+        let bought = self.bought(order).await.context("during the attack")?;
+        let Bought { took, refused, .. } = bought;
+        ensure!(
+            took <= self.at_once(),
+            "an honest order took {took:?} during the attack: {refused:?}"
+        );
+        Ok(format!("an order {} ms meanwhile", took.as_millis()))
+    }
+
+    fn at_once(&self) -> Duration {
+        AT_ONCE.max(self.usual * SLOWER)
+    }
+
+    async fn bought(&self, order: BuyOrder) -> Result<Bought> {
         let began = Instant::now();
         let client = self.stage.members[0].client()?;
-        let mut why = String::new();
+        let mut refused = Vec::new();
         while began.elapsed() < BOUND {
-            let mut purchase = client.buy(&honest()).await?;
+            let mut purchase = client.buy(&order).await?;
             while let Some(event) = purchase.next().await {
-                match event {
-                    Ok(BuyerEvent::Finished { .. }) => {
+                let why = match event {
+                    Ok(BuyerEvent::Finished { receipt, .. }) => {
                         self.orders.set(self.orders.get() + 1);
-                        return Ok(began.elapsed());
+                        return Ok(Bought {
+                            took: began.elapsed(),
+                            order: receipt.id,
+                            refused,
+                        });
                     }
-                    Ok(BuyerEvent::Failed(refusal)) => why = refusal.to_string(),
-                    Ok(_) => {}
-                    Err(error) => why = error.to_string(),
-                }
+                    Ok(BuyerEvent::Failed(refusal)) => refusal.to_string(),
+                    Ok(_) => continue,
+                    Err(error) => error.to_string(),
+                };
+                refused.push(format!("{} ms: {why}", began.elapsed().as_millis()));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        bail!("no honest order went through: {why}")
+        bail!("no honest order went through: {:?}", refused.last())
+    }
+
+    /// An answer of some five sat.
+    fn honest(&self) -> BuyOrder {
+        let work = Work::Chat {
+            messages: vec![ChatMessage {
+                role: "user".to_owned(),
+                content: "What is a relay?".to_owned(),
+            }],
+        };
+        let mut order = BuyOrder::new(ModelSelector::Digest(self.target.model), work, "attack");
+        order.max_output = Some(16);
+        order.max_cost = Some(Msat(100_000));
+        order
     }
 
     /// Has the host's gateway answer with the model of its machine, in the form of schema `form`.
@@ -236,7 +295,7 @@ impl Range {
             after.disk(),
             ended.elapsed().as_secs_f64(),
         );
-        let at_once = AT_ONCE.max(self.usual * SLOWER);
+        let at_once = self.at_once();
         let listed = self.is_listed().await;
         let holds = [
             (
@@ -342,20 +401,6 @@ fn schema(number: usize) -> serde_json::Value {
     };
     let fields: serde_json::Map<_, _> = (0..20).map(field).collect();
     serde_json::json!({"type": "object", "properties": fields, "additionalProperties": false})
-}
-
-/// An answer of some five sat.
-fn honest() -> BuyOrder {
-    let work = Work::Chat {
-        messages: vec![ChatMessage {
-            role: "user".to_owned(),
-            content: "What is a relay?".to_owned(),
-        }],
-    };
-    let mut order = BuyOrder::new(ModelSelector::Any, work, "attack");
-    order.max_output = Some(16);
-    order.max_cost = Some(Msat(100_000));
-    order
 }
 
 /// Resident memory of a process. KiB.

@@ -40,7 +40,7 @@ fn told(answers: Answers) -> Result<String> {
 
 /// Strangers who order, each in its own way, as fast as they are answered. What is behind the
 /// answer is up to `then`; a stream that it gives back is held to the end.
-async fn flood<M, T, F>(target: Target, make: M, then: T) -> Result<String>
+pub async fn flood<M, T, F>(target: Target, make: M, then: T) -> Result<String>
 where
     M: Fn(&Target, usize) -> Vec<u8> + Clone + Send + 'static,
     T: Fn(libp2p::Stream, Frame) -> F + Clone + Send + 'static,
@@ -92,7 +92,7 @@ where
     told(answers)
 }
 
-async fn dropped(_: libp2p::Stream, _: Frame) -> Option<libp2p::Stream> {
+pub async fn dropped(_: libp2p::Stream, _: Frame) -> Option<libp2p::Stream> {
     None
 }
 

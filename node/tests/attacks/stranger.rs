@@ -4,12 +4,18 @@
 //! The bench of refused orders (`benches/flood.rs`) includes this file as well.
 #![allow(dead_code, reason = "each of the two uses a part")]
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, Result, bail};
+use futures::future::{self, BoxFuture};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{
+    Boxed, DialOpts as DialOptions, ListenerId, TransportError, TransportEvent,
+};
 use libp2p::core::upgrade::Version;
+use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{Config, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Transport, identity, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Transport, identity, noise, quic, tcp, yamux};
 use libp2p_stream as raw;
 use protocol::codec;
 use protocol::crypto::Secp;
@@ -20,14 +26,20 @@ use protocol::money::Msat;
 use protocol::order::wire::{Frame, Handling, Order, Path, Retention};
 use protocol::time::WallTime;
 use protocol::work::{ChatMessage, Job, Sampling, Steering, Work};
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
 /// Streams of orders.
 pub const ORDER: &str = "/freehold/order/1";
 /// Streams of audits.
 pub const AUDIT: &str = "/freehold/audit/1";
+/// Streams of transfers of files.
+pub const BLOB: &str = "/freehold/blob/1";
 /// What no single step of a stranger takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Largest frame that a stranger reads.
@@ -38,6 +50,8 @@ const FRAME: usize = 1 << 20;
 pub struct Target {
     /// Where it listens (TCP), without the peer id.
     pub address: Multiaddr,
+    /// The same for QUIC.
+    pub quic: Option<Multiaddr>,
     /// Its peer id, from the same address.
     pub peer: PeerId,
     /// Its TCP port.
@@ -55,13 +69,65 @@ impl Target {
         let whole = tcp.context("no TCP address is listed")?;
         let (address, peer) = whole.rsplit_once("/p2p/").context("no peer id is listed")?;
         let port = address.rsplit('/').next().unwrap_or_default();
+        let quic = addresses.iter().find(|text| text.contains("/quic-v1"));
+        let quic = quic.and_then(|text| text.split("/p2p/").next());
         Ok(Target {
             address: address.parse()?,
+            quic: quic.map(str::parse).transpose()?,
             peer: peer.parse()?,
             port: port.parse()?,
             node,
             model,
         })
+    }
+}
+
+/// TCP that dials from one address of this machine. libp2p's own binds the port alone, and all of
+/// loopback would be one address.
+struct FromAddress(Ipv4Addr);
+
+impl Transport for FromAddress {
+    type Output = tcp::tokio::TcpStream;
+    type Error = io::Error;
+    type ListenerUpgrade = future::Pending<io::Result<Self::Output>>;
+    type Dial = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn listen_on(
+        &mut self,
+        _: ListenerId,
+        address: Multiaddr,
+    ) -> Result<(), TransportError<io::Error>> {
+        Err(TransportError::MultiaddrNotSupported(address))
+    }
+
+    fn remove_listener(&mut self, _: ListenerId) -> bool {
+        false
+    }
+
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        _: DialOptions,
+    ) -> Result<Self::Dial, TransportError<io::Error>> {
+        let mut parts = address.iter();
+        let (Some(Part::Ip4(ip)), Some(Part::Tcp(port))) = (parts.next(), parts.next()) else {
+            return Err(TransportError::MultiaddrNotSupported(address));
+        };
+        let from = SocketAddr::from((self.0, 0));
+        Ok(Box::pin(async move {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(from)?;
+            let connected = socket.connect(SocketAddr::from((ip, port))).await?;
+            connected.set_nodelay(true)?;
+            Ok(tcp::tokio::TcpStream(connected))
+        }))
+    }
+
+    fn poll(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+        Poll::Pending
     }
 }
 
@@ -90,13 +156,38 @@ impl Stranger {
         Ok(Self::taking(ORDER, address, target).await?.0)
     }
 
+    /// The same over QUIC.
+    pub async fn over_quic(address: Ipv4Addr, target: &Target) -> Result<Self> {
+        let to = target.quic.clone().context("no QUIC address is listed")?;
+        // Connections go out from where one listens.
+        let from = Some(format!("/ip4/{address}/udp/0/quic-v1"));
+        let make = |key: &identity::Keypair| {
+            let transport = quic::tokio::Transport::new(quic::Config::new(key));
+            Ok(transport
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+                .boxed())
+        };
+        let connecting = Self::connect(ORDER, make, from, to, target.peer);
+        match tokio::time::timeout(PATIENCE, connecting).await {
+            Ok(connected) => Ok(connected?.0),
+            Err(_) => bail!("no connection in time"),
+        }
+    }
+
     /// The same, by one who takes streams of a protocol from the first moment.
     pub async fn taking(
         protocol: &'static str,
         address: Ipv4Addr,
         target: &Target,
     ) -> Result<(Self, raw::IncomingStreams)> {
-        let connecting = Self::connect(protocol, address, target);
+        let make = |key: &identity::Keypair| {
+            Ok(FromAddress(address)
+                .upgrade(Version::V1)
+                .authenticate(noise::Config::new(key)?)
+                .multiplex(yamux::Config::default())
+                .boxed())
+        };
+        let connecting = Self::connect(protocol, make, None, target.address.clone(), target.peer);
         match tokio::time::timeout(PATIENCE, connecting).await {
             Ok(connected) => connected,
             Err(_) => bail!("no connection in time"),
@@ -105,29 +196,26 @@ impl Stranger {
 
     async fn connect(
         protocol: &'static str,
-        address: Ipv4Addr,
-        target: &Target,
+        make: impl FnOnce(&identity::Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>>,
+        from: Option<String>,
+        to: Multiaddr,
+        host: PeerId,
     ) -> Result<(Self, raw::IncomingStreams)> {
         let key = identity::Keypair::generate_ed25519();
-        let transport = tcp::tokio::Transport::default()
-            .upgrade(Version::V1)
-            .authenticate(noise::Config::new(&key)?)
-            .multiplex(yamux::Config::default())
-            .boxed();
+        let transport = make(&key)?;
         let settings = Config::with_tokio_executor();
         let me = key.public().to_peer_id();
         let mut swarm = Swarm::new(transport, raw::Behaviour::new(), me, settings);
         let mut control = swarm.behaviour().new_control();
         let incoming = control.accept(StreamProtocol::new(protocol))?;
-        // Connections go out from where one listens.
-        swarm.listen_on(format!("/ip4/{address}/tcp/0").parse()?)?;
-        while !matches!(
-            swarm.select_next_some().await,
-            SwarmEvent::NewListenAddr { .. }
-        ) {}
-        let dial = DialOpts::peer_id(target.peer)
-            .addresses(vec![target.address.clone()])
-            .build();
+        if let Some(from) = from {
+            swarm.listen_on(from.parse()?)?;
+            while !matches!(
+                swarm.select_next_some().await,
+                SwarmEvent::NewListenAddr { .. }
+            ) {}
+        }
+        let dial = DialOpts::peer_id(host).addresses(vec![to]).build();
         swarm.dial(dial)?;
         loop {
             match swarm.select_next_some().await {
@@ -141,7 +229,6 @@ impl Stranger {
                 swarm.select_next_some().await;
             }
         });
-        let host = target.peer;
         let opener = Opener { control, host };
         Ok((Stranger { opener, running }, incoming))
     }
@@ -179,8 +266,8 @@ pub async fn send(stream: &mut libp2p::Stream, frame: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Reads a frame; `None` at the end mark.
-pub async fn receive(stream: &mut libp2p::Stream) -> Result<Option<Frame>> {
+/// Reads the bytes of a frame; `None` at the end mark.
+pub async fn receive_bytes(stream: &mut libp2p::Stream) -> Result<Option<Vec<u8>>> {
     let reading = async {
         let mut length = [0; 4];
         stream.read_exact(&mut length).await?;
@@ -190,12 +277,18 @@ pub async fn receive(stream: &mut libp2p::Stream) -> Result<Option<Frame>> {
         }
         let mut frame = vec![0; length.min(FRAME)];
         stream.read_exact(&mut frame).await?;
-        Ok(Some(Frame::decode(&frame)?))
+        Ok(Some(frame))
     };
     match tokio::time::timeout(PATIENCE, reading).await {
         Ok(read) => read,
         Err(_) => bail!("no answer in time"),
     }
+}
+
+/// Reads a frame of an order stream; `None` at the end mark.
+pub async fn receive(stream: &mut libp2p::Stream) -> Result<Option<Frame>> {
+    let frame = receive_bytes(stream).await?;
+    Ok(frame.map(|frame| Frame::decode(&frame)).transpose()?)
 }
 
 /// A key that nobody saw before.

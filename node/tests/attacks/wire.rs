@@ -2,7 +2,7 @@
 
 use super::fitness::Range;
 use super::stranger::{AUDIT, ORDER, Stranger, Target, send};
-use super::{alone, long};
+use super::{alone, free, long};
 use anyhow::{Context, Result, ensure};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use protocol::codec;
@@ -20,12 +20,12 @@ use tokio::task::JoinSet;
 const ORDER_FRAME: usize = 1 << 20;
 const AUDIT_FRAME: usize = 8 << 20;
 /// How long a flood waits for a stream that takes nothing.
-const IMPATIENCE: Duration = Duration::from_millis(100);
+pub const IMPATIENCE: Duration = Duration::from_millis(100);
 /// The stream protocol of gossip.
 const GOSSIP: &str = "/freehold/regtest/gossip/1.1.0";
 
 /// One of several addresses of the attacker's.
-fn address(number: usize) -> Ipv4Addr {
+pub fn address(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1, (number % 250) as u8 + 2)
 }
 
@@ -57,8 +57,8 @@ async fn opened_and_dropped(target: Target) -> Result<String> {
     Ok(format!("{opened} streams opened and dropped"))
 }
 
-/// Every stream that the host takes is held by somebody who says nothing.
-async fn held(target: Target) -> Result<String> {
+/// Every stream that the host takes is held by somebody who says nothing, and an honest order comes.
+async fn held(target: Target, range: &Range) -> Result<String> {
     let mut crowd = crowd(&target, 24).await?;
     let mut held = Vec::new();
     for stranger in &mut crowd {
@@ -68,14 +68,28 @@ async fn held(target: Target) -> Result<String> {
             held.extend(stranger.open(protocol).await.ok());
         }
     }
+    let served = range.serves_meanwhile().await?;
     tokio::time::sleep(long()).await;
     ensure!(held.len() >= 256, "only {} streams were held", held.len());
-    Ok(format!("{} silent streams held", held.len()))
+    Ok(format!("{} silent streams held, {served}", held.len()))
+}
+
+/// Frames of which the last byte is missing, over TCP.
+async fn half_written(target: Target) -> Result<String> {
+    begin_frames(crowd(&target, 16).await?).await
+}
+
+/// The same over QUIC.
+async fn half_written_over_quic(target: Target) -> Result<String> {
+    let mut crowd = Vec::new();
+    for number in 0..16 {
+        crowd.push(Stranger::over_quic(address(number), &target).await?);
+    }
+    begin_frames(crowd).await
 }
 
 /// Writes all but the last byte of the largest frame to as many streams as there are.
-async fn half_written(target: Target) -> Result<String> {
-    let mut crowd = crowd(&target, 16).await?;
+async fn begin_frames(mut crowd: Vec<Stranger>) -> Result<String> {
     let until = Instant::now() + long();
     let mut writers = JoinSet::new();
     for stranger in &mut crowd {
@@ -99,6 +113,7 @@ async fn half_written(target: Target) -> Result<String> {
         }
     }
     let streams = writers.len();
+    ensure!(streams > 64, "only {streams} streams were opened");
     while writers.join_next().await.is_some() {}
     Ok(format!("{streams} streams with unfinished frames"))
 }
@@ -174,8 +189,8 @@ async fn flood_from(
 }
 
 /// Three hundred connections from one address that say nothing, and as many as the host lets in
-/// that proved a key.
-async fn connected(target: Target) -> Result<String> {
+/// that proved a key; and an honest order comes.
+async fn connected(target: Target, range: &Range) -> Result<String> {
     let one = Ipv4Addr::new(127, 0, 2, 2);
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, target.port));
     let mut silent: Vec<TcpStream> = Vec::new();
@@ -194,6 +209,7 @@ async fn connected(target: Target) -> Result<String> {
             proved.push(stranger);
         }
     }
+    let served = range.serves_meanwhile().await?;
     tokio::time::sleep(long()).await;
     ensure!(
         (1..=64).contains(&proved.len()),
@@ -201,7 +217,7 @@ async fn connected(target: Target) -> Result<String> {
         proved.len()
     );
     Ok(format!(
-        "300 silent connections, {} of 300 with a key",
+        "300 silent connections, {} of 300 with a key, {served}",
         proved.len()
     ))
 }
@@ -325,11 +341,19 @@ async fn a_host_is_fit_after_floods_of_connections_streams_frames_and_gossip() -
     range
         .survives("streams dropped", opened_and_dropped)
         .await?;
-    range.survives("streams held", held).await?;
+    let holding = |target| held(target, &range);
+    range.survives("streams held", holding).await?;
     range.survives("frames half written", half_written).await?;
+    let quic = half_written_over_quic;
+    range.survives("frames half written, QUIC", quic).await?;
     range.survives("frames announced", announced).await?;
     range.survives("frames flooded", flooded).await?;
-    range.survives("connections", connected).await?;
+    let connecting = |target| connected(target, &range);
+    range.survives("connections", connecting).await?;
+    range.survives("files asked for", free::transfers).await?;
+    let evidence = range.evidence().await?;
+    let asking = |target| free::audits(target, evidence);
+    range.survives("audits asked for", asking).await?;
     let pulse = eavesdrop(&range).await?;
     let replaying = |target| replayed(target, pulse);
     range.survives("gossip replayed", replaying).await?;
