@@ -34,9 +34,10 @@ pub const CONNECTIONS_PER_ORIGIN: u32 = 32;
 pub const INBOUND_STREAMS_PER_PEER: usize = 16;
 /// Inbound streams of orders (and quotes) of all peers. What each may make us hold is a receive
 /// window (256 KiB at first with yamux, which lets it grow where the peer's bytes are read) and what
-/// the budgets below allow.
-pub const INBOUND_STREAMS: usize = 256;
-/// The same of one address, or /48 of IPv6: four full peers, and a quarter of all.
+/// the budgets below allow. Twice the orders that nobody paid for yet (`MAX_UNPAID`): among these
+/// the machine makes room, and a stream that is not taken would never come to it.
+pub const INBOUND_STREAMS: usize = 512;
+/// The same of one address, or /48 of IPv6: four full peers, and an eighth of all.
 pub const INBOUND_STREAMS_PER_ORIGIN: usize = 64;
 /// Inbound streams of audits and of transfers of files, of all peers: what is asked for nothing has
 /// no place of an order.

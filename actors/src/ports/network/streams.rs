@@ -144,6 +144,14 @@ impl Behaviour {
         }
     }
 
+    /// Whoever is at this address is counted for it, whichever side dialled: a stranger can have
+    /// itself dialled, by naming addresses to the routing table.
+    fn handler(&self, address: &Multiaddr) -> Handler {
+        // The widest: a customer has many narrow ones.
+        let origin = origins(address).last().copied();
+        Handler::new(self.accepted.clone(), origin)
+    }
+
     /// Asks any connection to `peer` for a stream. If there is none any more,
     /// the request is dropped and its caller sees that.
     pub(super) fn open(&mut self, peer: PeerId, request: OpenRequest) {
@@ -166,20 +174,18 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         from: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        // The widest: a customer has many narrow ones.
-        let origin = origins(from).last().copied();
-        Ok(Handler::new(self.accepted.clone(), origin))
+        Ok(self.handler(from))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
         _: PeerId,
-        _: &Multiaddr,
+        to: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.accepted.clone(), None))
+        Ok(self.handler(to))
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
@@ -235,5 +241,34 @@ impl NetworkBehaviour for Behaviour {
             Some(next) => Poll::Ready(next),
             None => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_dialled_is_counted_for_its_address_like_who_dials() {
+        let bounds = Bounds::default();
+        let mut streams = Behaviour::new(&[Protocol::Order], &bounds, Orders::default());
+        let (id, peer) = (ConnectionId::new_unchecked(1), PeerId::random());
+        let there: Multiaddr = "/ip4/192.0.2.7/tcp/4001".parse().unwrap();
+        let here: Multiaddr = "/ip4/192.0.2.1/tcp/4001".parse().unwrap();
+        let inbound = streams
+            .handle_established_inbound_connection(id, peer, &here, &there)
+            .unwrap();
+        let outbound = streams
+            .handle_established_outbound_connection(
+                id,
+                peer,
+                &there,
+                Endpoint::Dialer,
+                PortUse::Reuse,
+            )
+            .unwrap();
+        let tags = [inbound, outbound].map(|handler| handler.origin.as_ref().and_then(Origin::tag));
+        assert!(tags[0].is_some());
+        assert_eq!(tags[0], tags[1]);
     }
 }

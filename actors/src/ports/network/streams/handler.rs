@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 pub struct Inbound {
     pub(super) protocol: Protocol,
     pub(super) stream: Stream,
-    /// Where the connection came from, if the peer made it.
+    /// Where its peer is.
     pub(super) origin: Option<Origin>,
 }
 
@@ -33,7 +33,7 @@ type ToBehaviour = ConnectionHandlerEvent<Choice, OpenRequest, Inbound>;
 /// and by the connection's limit of negotiating streams.
 pub struct Handler {
     accepted: Arc<[Protocol]>,
-    origin: Option<Origin>,
+    pub(super) origin: Option<Origin>,
     queue: VecDeque<ToBehaviour>,
 }
 

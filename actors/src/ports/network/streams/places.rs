@@ -215,7 +215,7 @@ mod tests {
         let (held, _) = fill(&places, Protocol::Order, HERE);
         assert_eq!(held.len(), 64, "a place was not given back");
         let (behind_a_proxy, why) = fill(&places, Protocol::Order, None);
-        assert_eq!((behind_a_proxy.len(), why), (192, Refusal::Full));
+        assert_eq!((behind_a_proxy.len(), why), (448, Refusal::Full));
     }
 
     #[test]
