@@ -10,8 +10,10 @@
 //! # Invariants
 //! - Nothing is answered from a listing that expired, is for another network, or
 //!   whose Lightning node did not sign the node key.
-//! - Every `Find`, `FindValidators` and `List` is answered exactly once, with or
-//!   without scores.
+//! - Every `List` is answered exactly once, with or without scores. `Find` and `FindValidators`
+//!   are answered once at most, and name nobody of whom it is not known whether it lied, unless
+//!   it was asked for by key: where scores do not come, no validator is named, and a buyer gives
+//!   up at its own deadline.
 //! - This node is never its own candidate.
 //! - Nothing is cut before it is scored, and no number of listings takes the places of
 //!   hosts that served this node (see [`super::find::ranked`]).
@@ -52,8 +54,10 @@ pub struct Config {
     pub network: Network,
     /// Most listings kept, at most [`limits::MAX_LISTINGS`].
     pub max_listings: usize,
-    /// How long Reputation may take before an answer goes out unscored. Milliseconds.
+    /// How long Reputation may take before a list goes out unscored. Milliseconds.
     pub ticket_ms: u64,
+    /// How long it may take before nobody is chosen: within what a buyer waits. Milliseconds.
+    pub choice_ms: u64,
 }
 
 impl Config {
@@ -63,6 +67,7 @@ impl Config {
             network,
             max_listings: limits::MAX_LISTINGS,
             ticket_ms: 2_000,
+            choice_ms: 10_000,
         }
     }
 }
@@ -160,16 +165,35 @@ impl Discovery {
 
     /// Puts a question to Reputation, unless there is nobody to ask about.
     fn ask(&mut self, now: Now, ticket: Ticket, subjects: Vec<Subject>, out: &mut Outbox<Effect>) {
-        if subjects.is_empty() || self.tickets.len() >= limits::MAX_TICKETS {
+        if subjects.is_empty() {
             return self.answer(ticket, Vec::new(), now.wall, out);
         }
+        if self.tickets.len() >= limits::MAX_TICKETS {
+            return self.unscored(ticket, now.wall, out);
+        }
         let id = self.ids.fresh();
-        let until = now.tick.after_ms(self.config.ticket_ms);
+        let wait_ms = match ticket {
+            Ticket::Find { .. } | Ticket::Validators { .. } => self.config.choice_ms,
+            Ticket::List { .. } | Ticket::Learn => self.config.ticket_ms,
+        };
+        let until = now.tick.after_ms(wait_ms);
         self.tickets.insert(id, (until, ticket));
         out.push(Effect::Tell(Message::ScoresWanted {
             ticket: id,
             subjects,
         }));
+    }
+
+    /// What is said where no scores come.
+    fn unscored(&mut self, ticket: Ticket, now: WallTime, out: &mut Outbox<Effect>) {
+        match ticket {
+            Ticket::Find { pinned: false, .. } => {}
+            Ticket::Validators { id, .. } => {
+                let hosts = Vec::new();
+                out.push(Effect::Tell(Message::ValidatorsFound { id, hosts }));
+            }
+            ticket => self.answer(ticket, Vec::new(), now, out),
+        }
     }
 
     /// Follows a model's topic. Models of hosts that never served this node take half of the
@@ -378,7 +402,7 @@ impl Machine for Discovery {
             .collect();
         for id in due {
             if let Some((_, ticket)) = self.tickets.remove(&id) {
-                self.answer(ticket, Vec::new(), now.wall, out);
+                self.unscored(ticket, now.wall, out);
             }
         }
         if !self.listings.is_empty() && self.sweep <= now.tick {

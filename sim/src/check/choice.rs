@@ -1,6 +1,6 @@
 //! What is ordered is what was asked for, and not from who was found to lie.
 
-use super::index::body;
+use super::index::{body, envelope};
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use protocol::envelope::Signed;
@@ -143,7 +143,8 @@ impl Checker for Shunned {
                 if self.orders.contains(&(node, order)) {
                     return None;
                 }
-                let host = facts.people.get(to)?.key;
+                // A node may list other keys than its own.
+                let host = envelope(signed)?.to?;
                 let since = self.held.get(&(node, host))?;
                 let honest = facts.people.get(node)?.honest();
                 (honest && since + UNDER_WAY_MS < facts.now_ms).then(|| {
