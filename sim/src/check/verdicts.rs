@@ -15,6 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How an answer is cut.
 const CUT: &str = "the host ends the answer early";
 
+/// An answer that is cut where its cap has no room for more has ended anyway.
+fn is_spent(facts: &Facts, order: OrderId) -> bool {
+    let mut books = facts.index.orders.values();
+    let book = books.find(|book| book.id == order);
+    book.is_some_and(|book| book.cost(book.delivered + 1) + book.carried > book.max_cost)
+}
+
 /// The judge of verdicts.
 #[derive(Default)]
 pub struct Verdicts {
@@ -41,7 +48,7 @@ impl Verdicts {
         if let Some(how) = self.forged.get(&order)
             && replayed
             // Without a receipt that the buyer took, there is no evidence that this was all.
-            && (*how != CUT || self.receipts.contains(&order))
+            && (*how != CUT || self.receipts.contains(&order) && !is_spent(facts, order))
             && verdict.finding == protocol::bundle::Finding::Honest
         {
             return Some(format!(
