@@ -4,7 +4,7 @@
 //! announced is what is to be expected. But nobody knows when an answer ends before its last
 //! token, and a buyer that has paid leaves after twice what was announced and
 //! [`limits::FIRST_TOKEN_MS`]; so as much is announced as makes it wait for the longest that
-//! the answers ahead may take. Who does not wait so long is told so before it pays.
+//! the answers ahead may take, and an eighth more. Who does not wait so long is told so before it pays.
 
 use crate::ids::{ModelDigest, OrderId};
 use crate::limits;
@@ -12,6 +12,8 @@ use crate::order::host::{HostOrder, State};
 use crate::time::{Now, Tick};
 use std::collections::BTreeMap;
 
+/// The part by which an answer may take longer than by the speed that is measured.
+const MARGIN: u64 = 8;
 /// What an order takes before any was served. Milliseconds.
 const TYPICAL_ORDER_MS: u64 = 10_000;
 
@@ -97,6 +99,7 @@ impl Waits {
         }
         let soonest = |of: fn(&Left) -> u64| places.iter().map(of).min().unwrap_or(0);
         let longest = soonest(|place| place.longest);
+        let longest = longest.saturating_add(longest / MARGIN);
         let patience = longest.saturating_sub(limits::FIRST_TOKEN_MS).div_ceil(2);
         soonest(|place| place.expected).max(patience)
     }
