@@ -58,8 +58,8 @@ pub struct Config {
     pub payment_grain: Msat,
     /// Buyer: how long a stream may be silent. Milliseconds.
     pub idle_timeout_ms: u64,
-    /// Buyer: hosts that could not be reached, or took longer than ten seconds and did not
-    /// serve, before a request fails. Quick refusals do not count.
+    /// Buyer: hosts that took longer than ten seconds and did not serve, before a request fails.
+    /// Quick refusals do not count, nor do hosts that are seen to be away at once.
     pub max_attempts: u32,
     /// How long finished orders stay on disk, prompts among them.
     pub keep: Keep,

@@ -719,8 +719,7 @@ impl BuyerOrder {
             return self.fail(refusal, ctx);
         }
         let waited = |deal: &Deal| ctx.now.tick.ms_since(deal.sent) >= QUICK_MS;
-        let unreachable = matches!(self.state, State::Dialing(_));
-        self.attempts += u32::from(unreachable || self.deal.as_ref().is_some_and(waited));
+        self.attempts += u32::from(self.deal.as_ref().is_some_and(waited));
         self.close_deal(Status::Failed(refusal.code), ctx);
         self.note(refusal);
         self.next_candidate(ctx);

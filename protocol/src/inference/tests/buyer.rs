@@ -1042,7 +1042,7 @@ fn a_host_that_is_paid_is_waited_for_twice_as_long_as_it_announced() {
 }
 
 #[test]
-fn hosts_that_are_not_there_are_ghosts_and_a_few_of_them_are_tried() {
+fn hosts_that_are_not_there_are_ghosts_and_keep_nobody_from_those_behind_them() {
     let mut buyer = Buyer::idle();
     buyer.ghosts = 2;
     buyer.wants(&[1, 3, 4], false);
@@ -1054,10 +1054,10 @@ fn hosts_that_are_not_there_are_ghosts_and_a_few_of_them_are_tried() {
     assert_eq!(buyer.blamed(), (2, 0));
     let mut buyer = Buyer::idle();
     buyer.ghosts = 8;
-    buyer.wants(&[1, 3, 4, 5], false);
+    buyer.wants(&[1, 3, 4, 5, 6], false);
     assert_eq!(
         (buyer.dials.len(), buyer.failures()),
-        (3, vec![Code::Disconnected])
+        (5, vec![Code::Disconnected])
     );
 }
 
