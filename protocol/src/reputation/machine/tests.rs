@@ -558,10 +558,12 @@ fn an_answer_without_a_word_is_no_success_and_no_failure() {
     };
     taken.took_payment = true;
     feed(&mut machine, at(0), Input::Happened(taken.clone()));
+    let before = scores(&mut machine, at(130_000), &[(1, 100)]).remove(0);
     feed(&mut machine, at(130_000), blank(outcome(1, None)));
     let card = scores(&mut machine, at(130_000), &[(1, 100)]).remove(0);
     assert!(card.cooldown.is_none(), "the first is none");
-    assert_eq!(value(&card, "reliability"), 333_333);
+    let reliability = value(&before, "reliability");
+    assert_eq!(value(&card, "reliability"), reliability);
     assert_eq!(value(&card, "acceptance"), 333_333);
     assert_eq!(card.terms[1].why, "not measured yet");
     // The row of payments taken goes on: the second rest is an hour.
@@ -596,6 +598,23 @@ fn a_listing_at_no_price_does_not_outrank_a_host_that_serves_well() {
         );
         assert_eq!(value(&cards[0], "price"), 1_000_000);
     }
+}
+
+#[test]
+fn of_hosts_that_never_served_the_one_that_kept_a_payment_ranks_last() {
+    let mut machine = Reputation::new(Config::default());
+    let Input::Happened(mut taken) = outcome(2, Some(Code::Timeout)) else {
+        unreachable!()
+    };
+    taken.took_payment = true;
+    feed(&mut machine, at(0), Input::Happened(taken));
+    for n in 0..3 {
+        feed(&mut machine, at(n), outcome(1, Some(Code::Disconnected)));
+    }
+    // Behind all rests, and though it is cheaper.
+    let cards = scores(&mut machine, at(600_000), &[(1, 9_000), (2, 0)]);
+    assert!(cards.iter().all(|card| card.cooldown.is_none()));
+    assert!(cards[0].total_ppm > cards[1].total_ppm);
 }
 
 #[test]
