@@ -1042,6 +1042,16 @@ fn a_host_that_is_paid_is_waited_for_twice_as_long_as_it_announced() {
 }
 
 #[test]
+fn a_payment_in_mid_answer_does_not_lengthen_how_long_silence_is_borne() {
+    let (mut buyer, chain) = Buyer::streaming(PaymentMode::Metered);
+    buyer.bills(2_800, chain.head());
+    assert_eq!((buyer.payments(), buyer.pause()), (1, 90_000));
+    buyer.ms += 30_000;
+    buyer.settles(1);
+    assert!(buyer.pause() <= 60_000, "{}", buyer.pause());
+}
+
+#[test]
 fn hosts_that_are_not_there_are_ghosts_and_keep_nobody_from_those_behind_them() {
     let mut buyer = Buyer::idle();
     buyer.ghosts = 2;
