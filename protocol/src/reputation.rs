@@ -39,6 +39,8 @@ pub enum Standing {
     Unknown,
     /// It failed or refused what it was asked for, and served nothing.
     Failed,
+    /// It kept a payment for nothing, and never served.
+    Kept,
 }
 
 /// A score with its explanation.

@@ -136,11 +136,17 @@ impl Scored {
         self.card.standing == Standing::Served
     }
 
-    /// Best first: full and cooled-down hosts last, before them those that only ever failed;
-    /// then by score, price, and the number drawn.
+    /// It kept a payment for nothing, never served, and may be tried again.
+    fn kept(&self) -> bool {
+        self.card.standing == Standing::Kept && self.rest_ms == 0
+    }
+
+    /// Best first: full and cooled-down hosts last, before them those that kept a payment, and
+    /// before these those that only ever failed; then by score, price, and the number drawn.
     fn rank(&self) -> (u8, u32, u64, u64) {
         let class = match self.card.standing {
-            _ if self.rest_ms > 0 || self.one.full => 2,
+            _ if self.rest_ms > 0 || self.one.full => 3,
+            Standing::Kept => 2,
             Standing::Failed => 1,
             Standing::Served | Standing::Unknown => 0,
         };
@@ -187,7 +193,8 @@ fn scored(
 ///
 /// Hosts that served this node have `SERVED_SHARE` places of their own. Of the others'
 /// places half go to the best, and half are drawn: whoever lists most and cheapest does
-/// not fill them all.
+/// not fill them all. One of the drawn places is for the best of those that kept a payment
+/// and never served: an honest host whose network failed once is not behind all of a flood.
 pub fn ranked(
     found: Vec<Match>,
     cards: Vec<ScoreCard>,
@@ -204,9 +211,15 @@ pub fn ranked(
     let places = limits::MAX_CANDIDATES.saturating_sub(chosen.len());
     if others.len() > places {
         let mut drawn = others.split_off(places.div_ceil(2));
+        let kept = match others.iter().any(Scored::kept) {
+            true => None,
+            false => drawn.iter().position(Scored::kept),
+        };
+        let kept = kept.map(|at| drawn.remove(at));
         drawn.sort_by_key(|one| one.draw);
-        drawn.truncate(places / 2);
+        drawn.truncate((places / 2).saturating_sub(usize::from(kept.is_some())));
         others.extend(drawn);
+        others.extend(kept);
     }
     chosen.extend(others);
     chosen.sort_by_key(Scored::rank);

@@ -17,8 +17,6 @@ use crate::time::WallTime;
 pub const BEST_PPM: u32 = 1_000_000;
 /// What a term is worth where nothing is known.
 const NEUTRAL_PPM: u32 = 500_000;
-/// Failures that a payment taken for nothing weighs, where the host never served this node.
-const TAKEN_EVENTS: u64 = 16;
 /// Tokens behind the first, decayed, from which a host has a rate of its own.
 const LEAST_TOKENS: u64 = 8;
 /// Answer length at which speeds are compared. Tokens. A paragraph.
@@ -79,6 +77,8 @@ impl Known {
             Standing::Failed
         } else if self.served {
             Standing::Served
+        } else if self.host.taken.failures > 0 {
+            Standing::Kept
         } else if bad >= EVENT / 2 {
             Standing::Failed
         } else {
@@ -189,7 +189,7 @@ fn against(usual: u64, this: u64) -> u32 {
 
 fn price(one: &Known, usual: u64, weight: u32) -> ScoreTerm {
     let cost = one.subject.expected_cost_msat;
-    if one.standing() == Standing::Failed {
+    if matches!(one.standing(), Standing::Failed | Standing::Kept) {
         let why = format!("at most {}; nothing was served at it", Msat(cost));
         return term("price", 0, weight, why);
     }
@@ -219,13 +219,8 @@ fn speed(one: &Known, usual: &Usual, weight: u32) -> ScoreTerm {
 fn reliability(one: &Known, weight: u32) -> ScoreTerm {
     let good = one.history.succeeded;
     let bad = one.bad().saturating_add(one.history.overcharged);
-    // Who keeps payments and never served is tried behind all that failed without.
-    let taken = match good {
-        0 => u64::from(one.host.taken.failures).saturating_mul(TAKEN_EVENTS * EVENT),
-        _ => 0,
-    };
     // One success and one failure are assumed beforehand (Laplace): a stranger stands at a half.
-    let all = u128::from(good) + u128::from(bad) + u128::from(taken) + u128::from(2 * EVENT);
+    let all = u128::from(good) + u128::from(bad) + u128::from(2 * EVENT);
     let value = (u128::from(good) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
     let why = if good == 0 && bad == 0 {
         "no orders yet".to_owned()

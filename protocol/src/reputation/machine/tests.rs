@@ -601,20 +601,23 @@ fn a_listing_at_no_price_does_not_outrank_a_host_that_serves_well() {
 }
 
 #[test]
-fn of_hosts_that_never_served_the_one_that_kept_a_payment_ranks_last() {
+fn who_kept_a_payment_and_never_served_has_a_standing_of_its_own() {
     let mut machine = Reputation::new(Config::default());
     let Input::Happened(mut taken) = outcome(2, Some(Code::Timeout)) else {
         unreachable!()
     };
     taken.took_payment = true;
     feed(&mut machine, at(0), Input::Happened(taken));
-    for n in 0..3 {
-        feed(&mut machine, at(n), outcome(1, Some(Code::Disconnected)));
-    }
-    // Behind all rests, and though it is cheaper.
+    feed(&mut machine, at(0), outcome(1, Some(Code::Disconnected)));
+    // Behind its rest.
     let cards = scores(&mut machine, at(600_000), &[(1, 9_000), (2, 0)]);
     assert!(cards.iter().all(|card| card.cooldown.is_none()));
-    assert!(cards[0].total_ppm > cards[1].total_ppm);
+    assert_eq!(cards[0].standing, Standing::Failed);
+    assert_eq!(cards[1].standing, Standing::Kept);
+    assert_eq!(value(&cards[1], "price"), 0, "nothing was served at it");
+    feed(&mut machine, at(600_001), outcome(2, None));
+    let card = scores(&mut machine, at(600_002), &[(2, 0)]).remove(0);
+    assert_eq!(card.standing, Standing::Served);
 }
 
 #[test]

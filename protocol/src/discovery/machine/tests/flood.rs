@@ -104,6 +104,48 @@ fn hosts_that_only_failed_come_behind_those_that_nobody_tried() {
     assert_eq!(hosts[0].host, key(3));
 }
 
+/// Finds where some hosts kept a payment and the others failed, with better scores for the former.
+fn find_among(machine: &mut Discovery, now: Now, kept: &[NodeKey]) -> Vec<NodeKey> {
+    let effects = feed(machine, now, find(query()));
+    let (ticket, subjects) = wanted(&effects).unwrap();
+    let cards = subjects
+        .iter()
+        .map(|one| {
+            let mut card = find::blank(one.host, one.model);
+            (card.standing, card.total_ppm) = match kept.contains(&one.host) {
+                true => (Standing::Kept, 300_000),
+                false => (Standing::Failed, 200_000),
+            };
+            card
+        })
+        .collect();
+    let hosts = found(feed(machine, now, Input::Scores { ticket, cards })).unwrap();
+    hosts.iter().map(|one| one.host).collect()
+}
+
+#[test]
+fn of_hosts_that_never_served_the_one_that_kept_a_payment_ranks_last() {
+    let mut machine = machine();
+    flood(&mut machine, at(0), "ws://one", 0..20, 1);
+    let hosts = find_among(&mut machine, at(1), &[many(7), many(9)]);
+    assert_eq!(hosts.len(), 20);
+    assert!(hosts[18..].contains(&many(7)) && hosts[18..].contains(&many(9)));
+}
+
+#[test]
+fn one_host_that_kept_a_payment_has_a_place_behind_any_flood() {
+    let mut machine = machine();
+    flood(&mut machine, at(0), "ws://one", 0..300, 1);
+    let kept = [many(7), many(9)];
+    for n in 1..20 {
+        let hosts = find_among(&mut machine, at(n), &kept);
+        assert_eq!(hosts.len(), limits::MAX_CANDIDATES);
+        assert!(kept.contains(hosts.last().unwrap()), "the last place");
+        let before = &hosts[..limits::MAX_CANDIDATES / 2];
+        assert!(!before.iter().any(|host| kept.contains(host)));
+    }
+}
+
 #[test]
 fn a_table_that_is_too_long_still_names_every_host() {
     let mut machine = machine();
