@@ -7,7 +7,7 @@ use crate::node::AnyEffect;
 use protocol::bundle::{AuditFrame, Tier, Verdict};
 use protocol::ids::OrderId;
 use protocol::offence::OffenceKind;
-use protocol::order::wire::Frame;
+use protocol::order::wire::{Finish, Frame, Receipt};
 use protocol::route::Message;
 use protocol::validator::io::Effect;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How an answer is cut.
 const CUT: &str = "the host ends the answer early";
 
-/// An answer that is cut where its cap has no room for more has ended anyway.
+/// The cap has no room for one unit more: an answer that is cut there, by a receipt that says so,
+/// has ended anyway.
 fn is_spent(facts: &Facts, order: OrderId) -> bool {
     let mut books = facts.index.orders.values();
     let book = books.find(|book| book.id == order);
@@ -27,10 +28,19 @@ fn is_spent(facts: &Facts, order: OrderId) -> bool {
 pub struct Verdicts {
     lies: BTreeMap<OrderId, u64>,
     forged: BTreeMap<OrderId, &'static str>,
+    /// Why output ended, as the receipt says that reached the buyer.
+    ends: BTreeMap<OrderId, Finish>,
+    /// Countersigned.
     receipts: BTreeSet<OrderId>,
 }
 
 impl Verdicts {
+    /// Without a receipt that the buyer took, there is no evidence that the cut answer was all.
+    fn is_proved(&self, facts: &Facts, order: OrderId) -> bool {
+        let spent = self.ends.get(&order) == Some(&Finish::Budget) && is_spent(facts, order);
+        self.receipts.contains(&order) && !spent
+    }
+
     fn judge(&self, facts: &Facts, verdict: &Verdict) -> Option<String> {
         let order = verdict.id;
         if verdict.finding.convicts() {
@@ -47,8 +57,7 @@ impl Verdicts {
         let replayed = verdict.tier == Tier::ExactReplay && verdict.tokens > 0;
         if let Some(how) = self.forged.get(&order)
             && replayed
-            // Without a receipt that the buyer took, there is no evidence that this was all.
-            && (*how != CUT || self.receipts.contains(&order) && !is_spent(facts, order))
+            && (*how != CUT || self.is_proved(facts, order))
             && verdict.finding == protocol::bundle::Finding::Honest
         {
             return Some(format!(
@@ -85,6 +94,16 @@ impl Checker for Verdicts {
             }
             Seen::Cut { order } => {
                 self.forged.insert(*order, CUT);
+                None
+            }
+            Seen::Arrived {
+                stream,
+                frame: Frame::Receipt(signed),
+                ..
+            } => {
+                let (_, book) = facts.index.on(*stream)?;
+                let receipt = super::index::body::<Receipt>(signed)?;
+                self.ends.insert(book.id, receipt.finish);
                 None
             }
             Seen::Arrived {
