@@ -216,7 +216,7 @@ impl Court {
             Box::new(market::Ghosts::default()),
             Box::new(market::Converges),
             Box::new(liveness::Ends),
-            Box::new(liveness::Answers),
+            Box::new(liveness::Answers::default()),
             Box::new(loss::Loss),
             Box::new(debts::Debts),
             Box::new(caps::Caps),

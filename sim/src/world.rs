@@ -49,6 +49,9 @@ const REBALANCE_MS: u64 = 3_600_000;
 /// that is told to wait and then gets nothing is patient for seven minutes. Each host of an
 /// adversary may take one more. Milliseconds.
 const HEALED_TRIES: usize = 6;
+/// Attempts behind them, a minute or two apart: hosts list again within ten minutes, and a node
+/// whose clock was wrong learns of them no sooner.
+const LATER_TRIES: u32 = 8;
 /// Listings of adversaries for which one more attempt is made: an attempt of a node that knows
 /// nobody tries as many of them at least before it ends.
 const LISTED_PER_TRY: usize = MAX_CANDIDATES / 2;
@@ -847,8 +850,12 @@ impl World {
         } else if !matches!(self.answered.get(&node), Some(Ok(()))) {
             self.answered.insert(node, Err(why.to_owned()));
             let end = (self.options.safety_ms + HEALED_MS) * MS;
-            if tries < self.healed_tries && self.now + TRY_MS * MS < end {
-                let at = self.now + self.dice.ms(5_000, 40_000);
+            let most = self.healed_tries.saturating_add(LATER_TRIES);
+            if tries < most && self.now + TRY_MS * MS < end {
+                let at = match tries < self.healed_tries {
+                    true => self.now + self.dice.ms(5_000, 40_000),
+                    false => self.now + self.dice.ms(60_000, 120_000),
+                };
                 self.queue.push(
                     at,
                     Event::Want {

@@ -15,7 +15,7 @@ use protocol::validator::io::Effect;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Paid orders of one customer, without all that was paid for, that explain a long rest.
-const UNSERVED: usize = 2;
+pub(super) const UNSERVED: usize = 2;
 
 /// Liars that must all have been asked about one answer.
 const LIARS: usize = 3;
@@ -53,7 +53,8 @@ impl Customers {
     }
 }
 
-fn unserved(facts: &Facts, buyer: NodeIx, host: NodeIx) -> usize {
+/// Orders between the two that were paid, and whose payment nothing that the host signed covers.
+pub(super) fn unserved(facts: &Facts, buyer: NodeIx, host: NodeIx) -> usize {
     let orders = facts.index.orders.values();
     let between = orders.filter(|book| (book.buyer, book.host) == (buyer, host));
     between

@@ -1,6 +1,10 @@
 //! What must happen in the end: every purchase has an end, and everybody honest is served.
 
+use super::customers::{UNSERVED, unserved};
 use super::{Checker, Facts, Seen};
+use crate::event::NodeIx;
+use protocol::ids::NodeKey;
+use std::collections::BTreeSet;
 
 /// The judge of endless purchases.
 pub struct Ends;
@@ -29,7 +33,21 @@ impl Checker for Ends {
 }
 
 /// The judge of answers after healing.
-pub struct Answers;
+///
+/// A node that paid every honest host twice for what did not come has nobody left for an hour.
+#[derive(Default)]
+pub struct Answers {
+    hosts: BTreeSet<NodeKey>,
+}
+
+impl Answers {
+    fn has_a_host(&self, facts: &Facts, node: NodeIx) -> bool {
+        let mut hosts = self.hosts.iter().filter_map(|key| facts.by_key(key));
+        hosts.any(|host| {
+            host != node && facts.people[host].honest() && unserved(facts, node, host) < UNSERVED
+        })
+    }
+}
 
 impl Checker for Answers {
     fn name(&self) -> &'static str {
@@ -38,13 +56,17 @@ impl Checker for Answers {
 
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
         match seen {
+            Seen::Knows { expected, .. } => {
+                self.hosts = expected.iter().copied().collect();
+                None
+            }
             Seen::Served {
                 node,
                 answered: false,
                 why,
-            } if facts.people.get(*node)?.honest() => Some(format!(
-                "node {node} got no answer although all faults had ended: {why}"
-            )),
+            } if facts.people.get(*node)?.honest() && self.has_a_host(facts, *node) => Some(
+                format!("node {node} got no answer although all faults had ended: {why}"),
+            ),
             _ => None,
         }
     }
