@@ -33,16 +33,16 @@ use crate::shell::{
 use actix::{Actor, Addr, Arbiter, Recipient};
 use futures::FutureExt;
 use offers::{NO_LIMITS, Offers};
-use protocol::bundle::{Bundle, Verdict};
 use protocol::crypto::{Crypto, DerivedOrderKeys, Secp};
 use protocol::discovery::io::HostRow;
-use protocol::envelope::Network;
 use protocol::ids::{EffectId, NodeKey, RequestId};
 use protocol::inference::io::{Admission, BuyRequest, BuyerEvent, Served};
 use protocol::machine::Table;
-use protocol::manifest::{Manifest, Role};
 use protocol::payment::io::Report;
 use protocol::refusal::{Code, Refusal};
+use protocol::wire::bundle::{Bundle, Verdict};
+use protocol::wire::envelope::Network;
+use protocol::wire::manifest::{Manifest, Role};
 use protocol::{discovery, inference, payment, reputation, validator};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -752,7 +752,7 @@ fn own_listing(config: &NodeConfig, key: NodeKey, wallet: &dyn Wallet) -> Option
         tracing::warn!("{why}");
     }
     let signer = wallet.signer().filter(|_| lists(&config.roles))?;
-    let message = protocol::manifest::lightning_statement(&key, config.network);
+    let message = protocol::wire::manifest::lightning_statement(&key, config.network);
     Some(Manifest {
         network: config.network,
         node: key,

@@ -8,9 +8,9 @@
 
 use crate::sats::Sats;
 use actors::ports::wallet::ldk::{ChainSource, LogLevel};
-use protocol::envelope::Network;
 use protocol::ids::LightningId;
-use protocol::manifest::{PaymentMode, Role};
+use protocol::wire::envelope::Network;
+use protocol::wire::manifest::{PaymentMode, Role};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

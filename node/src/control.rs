@@ -7,11 +7,11 @@
 use crate::folder::{ControlFile, Folder};
 use crate::service::Needs;
 use actors::ports::wallet::{Balance, ChannelId, ChannelInfo, Invoice, Peer};
-use protocol::bundle::{Bundle, Verdict};
 use protocol::discovery::io::HostRow;
 use protocol::ids::OrderId;
 use protocol::money::Msat;
 use protocol::payment::io::Report;
+use protocol::wire::bundle::{Bundle, Verdict};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 

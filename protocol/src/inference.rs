@@ -35,11 +35,9 @@ mod tests;
 mod wait;
 
 use crate::crypto::{Crypto, OrderKeys};
-use crate::envelope::{EnvelopeError, Opened};
 use crate::ids::{AddressTag, Caller, ModelDigest, NodeKey, OrderId, PeerTag, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
-use crate::manifest::PaymentMode;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::buyer::{self, BuyerOrder};
@@ -51,6 +49,8 @@ use crate::refusal::{Code, Refusal};
 use crate::replay::ReplayWindow;
 use crate::route::Message;
 use crate::time::{Now, Tick};
+use crate::wire::envelope::{EnvelopeError, Opened};
+use crate::wire::manifest::PaymentMode;
 use context::{Config, Ctx};
 use io::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
 use late::LatePayments;
@@ -734,7 +734,7 @@ impl Parts<'_> {
         &mut self,
         stream: StreamId,
         caller: Caller,
-        signed: crate::envelope::Signed,
+        signed: crate::wire::envelope::Signed,
         ctx: &mut Ctx<'_>,
     ) {
         let opened = match signed.open::<Order>(
@@ -878,7 +878,7 @@ impl Parts<'_> {
         peer: PeerTag,
         payer: bool,
         modes: &[PaymentMode],
-    ) -> Result<crate::manifest::ModelOffer, Refusal> {
+    ) -> Result<crate::wire::manifest::ModelOffer, Refusal> {
         let (order, digest, buyer) = (&opened.body, &opened.digest, &opened.envelope.from);
         match self.admission {
             Admission::Open => {}

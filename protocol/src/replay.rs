@@ -4,11 +4,11 @@
 //! from the same records after a restart, so a restart opens no gap.
 
 use crate::codec;
-use crate::envelope::{Envelope, EnvelopeError};
 use crate::ids::NodeKey;
 use crate::limits;
 use crate::machine::{Record, Table};
 use crate::time::WallTime;
+use crate::wire::envelope::{Envelope, EnvelopeError};
 use std::collections::BTreeMap;
 
 /// Nonces seen within the window, by (signer, nonce), with the time they may be forgotten.
@@ -101,7 +101,7 @@ fn storage_key((from, nonce): &(NodeKey, [u8; 16])) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::{MessageType, Network};
+    use crate::wire::envelope::{MessageType, Network};
 
     const MOST: usize = limits::MAX_NONCES;
 

@@ -15,7 +15,8 @@ use crate::offence::Offence;
 use crate::payment::io::{Credit, OrderAccount, PayRequest, Side};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
-use crate::{bundle, discovery, inference, payment, reputation, validator};
+use crate::wire::bundle;
+use crate::{discovery, inference, payment, reputation, validator};
 
 /// One of the five machines of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,17 +8,17 @@ mod samples;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use protocol::bundle::Verdict;
 use protocol::codec;
 use protocol::crypto::Crypto;
 use protocol::crypto::{read_bolt11, verify_lightning_message};
-use protocol::envelope::{Body, Envelope, Extension, Network, Signed};
 use protocol::ids::{LightningId, Signature};
-use protocol::mandate::{Mandate, Revocation};
-use protocol::manifest::Manifest;
 use protocol::order::wire::{Countersigned, Frame, Invoice, Order, Paid, Receipt, Terms};
-use protocol::quote::{HostQuote, QuoteRequest, RouterOffer};
 use protocol::time::WallTime;
+use protocol::wire::bundle::Verdict;
+use protocol::wire::envelope::{Body, Envelope, Extension, Network, Signed};
+use protocol::wire::mandate::{Mandate, Revocation};
+use protocol::wire::manifest::Manifest;
+use protocol::wire::quote::{HostQuote, QuoteRequest, RouterOffer};
 
 fn survives(decode: fn(&[u8]) -> Option<Vec<u8>>, bytes: &[u8]) -> Result<(), TestCaseError> {
     if let Some(canonical) = decode(bytes) {

@@ -7,21 +7,21 @@
 //! `golden.rs` says, with `--test evidence`.
 
 use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
-use protocol::bundle::Bundle;
-use protocol::chain::{ChainedToken, Piece, TokenChain};
 use protocol::codec;
 use protocol::crypto::{Crypto, Secp};
-use protocol::envelope::{Body, Envelope, Extension, Network, Signed};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
-use protocol::manifest::PaymentMode;
 use protocol::money::{Counts, Msat, Prices};
 use protocol::order::wire::{
     Countersigned, EntryInvoice, Finish, Handling, Invoice, Order, Path, PaymentEntry, Receipt,
     Retention, Status, Terms, description_hash, prompt_digest,
 };
-use protocol::text;
 use protocol::time::WallTime;
 use protocol::validator::bookkeeping;
+use protocol::wire::bundle::Bundle;
+use protocol::wire::chain::{ChainedToken, Piece, TokenChain};
+use protocol::wire::envelope::{Body, Envelope, Extension, Network, Signed};
+use protocol::wire::manifest::PaymentMode;
+use protocol::wire::text;
 use protocol::work::{ChatMessage, Job, Sampling, Steering, Work};
 use secp256k1::{SECP256K1, SecretKey};
 use std::fs;
@@ -481,7 +481,7 @@ fn the_bundle_of_an_honest_order_is_the_one_on_file() {
     compare("bundle.json", &format!("{json}\n"));
 }
 
-/// Pieces with the stop strings of their job: what the rules of `protocol::text` decide.
+/// Pieces with the stop strings of their job: what the rules of `protocol::wire::text` decide.
 fn texts() -> Vec<(Vec<Piece>, Vec<&'static str>)> {
     let text = |parts: &[&[u8]]| parts.iter().map(|part| Piece::text(*part)).collect();
     let mark = Piece {

@@ -70,7 +70,7 @@ fn every_shortened_or_lengthened_vector_is_refused() {
 fn every_signed_vector_verifies_with_the_key_that_signed_it() {
     let buyer = samples::buyer();
     for (name, signed, from) in samples::signed() {
-        let envelope: protocol::envelope::Envelope =
+        let envelope: protocol::wire::envelope::Envelope =
             codec::decode(&signed.bytes, 1 << 20).expect("an envelope of ours decodes");
         assert_eq!(envelope.from, from, "{name}");
         let hash = protocol::crypto::tagged_hash("freehold/envelope/1", &[&signed.bytes]);
@@ -93,7 +93,7 @@ fn every_digest_and_hash_is_the_one_on_file() {
 fn a_manifest_in_a_listing_is_the_json_on_file() {
     let json = serde_json::to_string(&samples::manifest()).expect("a manifest is JSON");
     compare("manifest.json", &format!("{json}\n"));
-    let back: protocol::manifest::Manifest =
+    let back: protocol::wire::manifest::Manifest =
         serde_json::from_str(&json).expect("our JSON is a manifest");
     assert_eq!(back, samples::manifest());
 }

@@ -4,28 +4,28 @@
 
 #![allow(dead_code, missing_docs)] // each test binary uses its part
 
-use protocol::blob::{BlobFrame, Slice, SliceRequest, of_parts};
-use protocol::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
-use protocol::chain::{ChainedToken, Piece, TokenChain};
 use protocol::codec;
 use protocol::crypto::{Crypto, Secp};
 use protocol::discovery::io::Pulse;
-use protocol::envelope::{Body, Envelope, Extension, Network, Signed};
 use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash};
 use protocol::limits;
-use protocol::mandate::{Mandate, Revocation};
-use protocol::manifest::{
-    HostLimits, Manifest, ModelOffer, PaymentMode, Role, lightning_statement,
-};
 use protocol::money::{Counts, Msat, Prices};
 use protocol::order::attached::{Attached, TokenLogprob, TokenLogprobs, Vector};
 use protocol::order::wire::{
     Chunk, Countersigned, EntryInvoice, Finish, Frame, Handling, Invoice, Order, Paid, Path,
     PaymentEntry, Receipt, Retention, Status, Terms, description_hash, prompt_digest,
 };
-use protocol::quote::{HostQuote, QuoteFrame, QuoteRequest, RouterOffer};
 use protocol::refusal::{Code, Refusal};
 use protocol::time::WallTime;
+use protocol::wire::blob::{BlobFrame, Slice, SliceRequest, of_parts};
+use protocol::wire::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
+use protocol::wire::chain::{ChainedToken, Piece, TokenChain};
+use protocol::wire::envelope::{Body, Envelope, Extension, Network, Signed};
+use protocol::wire::mandate::{Mandate, Revocation};
+use protocol::wire::manifest::{
+    HostLimits, Manifest, ModelOffer, PaymentMode, Role, lightning_statement,
+};
+use protocol::wire::quote::{HostQuote, QuoteFrame, QuoteRequest, RouterOffer};
 use protocol::work::{ChatMessage, Constraint, Job, Sampling, Steering, TokenBias, Work};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -3,7 +3,6 @@
 //! Not inference. A node's engine produces no token beyond its allowance; a
 //! dishonest one alters tokens from some position on, and the world remembers.
 
-use protocol::chain::{ChainedToken, NO_LOGITS, Piece};
 use protocol::codec;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
@@ -11,6 +10,7 @@ use protocol::inference::io::PromptFacts;
 use protocol::money::Meter;
 use protocol::order::attached::{Attached, Vector, vector_digest};
 use protocol::order::wire::prompt_digest;
+use protocol::wire::chain::{ChainedToken, NO_LOGITS, Piece};
 use protocol::work::Job;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,9 +1,9 @@
 //! What can happen, and the one queue ordered by (tick, sequence).
 
 use protocol::ids::{EffectId, OrderId, PaymentHash, RequestId, StreamId};
-use protocol::manifest::Manifest;
 use protocol::route::{Actor, Delivery};
 use protocol::time::WallTime;
+use protocol::wire::manifest::Manifest;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;

@@ -12,15 +12,15 @@ use crate::faults::Vice;
 use crate::profile::Profile;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
-use protocol::envelope::Network;
 use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey};
 use protocol::inference::context::Config as Orders;
 use protocol::inference::io::Served;
 use protocol::machine::{Machine, Outbox, Record, Table};
-use protocol::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
 use protocol::money::{Meter, Msat, Prices};
 use protocol::route::{Actor, Delivery};
 use protocol::time::{Now, Tick, WallTime};
+use protocol::wire::envelope::Network;
+use protocol::wire::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
 use protocol::{discovery, inference, payment, reputation, validator};
 use std::collections::{BTreeMap, VecDeque};
 

@@ -6,10 +6,10 @@ use crate::dice::Dice;
 use crate::node::models;
 use protocol::ids::{NodeKey, OrderId, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector};
-use protocol::manifest::PaymentMode;
 use protocol::money::Msat;
 use protocol::order::wire::{Handling, Path, Retention};
 use protocol::refusal::Code;
+use protocol::wire::manifest::PaymentMode;
 use protocol::work::{ChatMessage, Job, Sampling, Work};
 
 /// How a purchase ended.

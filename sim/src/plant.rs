@@ -10,10 +10,10 @@ mod wrap;
 
 pub use wrap::{crashed, effects, inputs, limits, recovered, strategy, synced, vice};
 
-use protocol::chain::ChainedToken;
 use protocol::ids::{EffectId, NodeKey, PaymentHash};
 use protocol::inference::io::Candidate;
 use protocol::machine::Record;
+use protocol::wire::chain::ChainedToken;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A bug that can be planted.

@@ -7,8 +7,8 @@ use crate::engine::NUMERICS;
 use crate::node::models;
 use protocol::ids::{Digest, ModelDigest};
 use protocol::inference::io::Served;
-use protocol::manifest::{HostLimits, ModelOffer};
 use protocol::money::{Meter, Prices};
+use protocol::wire::manifest::{HostLimits, ModelOffer};
 
 /// The chat template of every model of the world, by digest.
 pub const TEMPLATE: Digest = Digest([1; 32]);

@@ -4,8 +4,8 @@
 //! it would have refused does not get here.
 
 use protocol::ids::NodeKey;
-use protocol::manifest::Manifest;
 use protocol::time::WallTime;
+use protocol::wire::manifest::Manifest;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -31,10 +31,10 @@ use crate::wallet::Wallets;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::{Admission, Input as OrderInput};
 use protocol::limits::{FIRST_TOKEN_MS, MAX_CANDIDATES};
-use protocol::manifest::PaymentMode;
 use protocol::refusal::Code;
 use protocol::route::{Actor, Delivery};
 use protocol::time::Now;
+use protocol::wire::manifest::PaymentMode;
 use protocol::{discovery, payment};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -14,12 +14,12 @@ use actors::ports::wallet::{Network as BitcoinNetwork, OpenChannel, Peer, Wallet
 use anyhow::{Context, Result};
 use kernels::{Cheat, Model, OpenOptions};
 use lab::{Lab, LabOptions, Miner, MinerOptions};
-use protocol::envelope::Network;
 use protocol::ids::{Digest, ModelDigest, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector, Served};
-use protocol::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use protocol::money::{Msat, Prices};
 use protocol::order::wire::{self, Handling, Retention};
+use protocol::wire::envelope::Network;
+use protocol::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use protocol::work::{ChatMessage, Job, Sampling, Work};
 use protocol::{discovery, inference, payment, reputation, validator};
 use slow::SlowWallet;

@@ -7,17 +7,17 @@
 
 use kernels::Tokenizer;
 use kernels::gguf::Gguf;
-use protocol::blob::BlobFrame;
-use protocol::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::codec;
 use protocol::crypto::{Secp, read_bolt11};
 use protocol::discovery::io::Pulse;
-use protocol::envelope::{Envelope, Network, Signed};
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
-use protocol::mandate::{Mandate, Revocation};
-use protocol::manifest::Manifest;
 use protocol::order::wire::{Countersigned, Frame, Invoice, Order, Paid, Receipt, Terms};
-use protocol::quote::{HostQuote, QuoteFrame, QuoteRequest, RouterOffer};
+use protocol::wire::blob::BlobFrame;
+use protocol::wire::bundle::{AuditFrame, Bundle, Verdict};
+use protocol::wire::envelope::{Envelope, Network, Signed};
+use protocol::wire::mandate::{Mandate, Revocation};
+use protocol::wire::manifest::Manifest;
+use protocol::wire::quote::{HostQuote, QuoteFrame, QuoteRequest, RouterOffer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::{Duration, Instant};

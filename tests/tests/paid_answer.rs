@@ -4,12 +4,12 @@
 use actors::shell::validator::VerdictNote;
 use anyhow::{Context, Result, bail};
 use kernels::Cheat;
-use protocol::bundle::{Finding, Tier, Verdict};
 use protocol::inference::io::{BuyerEvent, InputCount};
-use protocol::manifest::Role;
 use protocol::money::Msat;
 use protocol::order::wire::{Receipt, Status};
 use protocol::refusal::Code;
+use protocol::wire::bundle::{Finding, Tier, Verdict};
+use protocol::wire::manifest::Role;
 use std::time::Duration;
 use tests::{BOUND, Plan, Stage, TestNode, question, until};
 use tokio::sync::broadcast;

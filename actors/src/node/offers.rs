@@ -8,7 +8,7 @@ use crate::ports::compute::Compute;
 use crate::shell::Shared;
 use protocol::ids::ModelDigest;
 use protocol::inference::io::Served;
-use protocol::manifest::{HostLimits, Manifest};
+use protocol::wire::manifest::{HostLimits, Manifest};
 use protocol::{discovery, inference};
 use std::sync::Arc;
 use std::time::Duration;

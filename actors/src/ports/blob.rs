@@ -2,7 +2,7 @@
 //!
 //! `serve` gives them away, `allowance` bounds how much and `transfers` to how many at once, `fetch` reads and verifies them,
 //! [`Vocabularies`] keeps what was read and counts prompts with it. Proofs are
-//! `protocol::blob`'s; what a count is held against is decided by the order machine.
+//! `protocol::wire::blob`'s; what a count is held against is decided by the order machine.
 
 mod allowance;
 mod fetch;
@@ -17,4 +17,4 @@ pub use fetch::{FetchError, Limits, fetch};
 pub use serve::{Blobs, turn_away};
 pub use vocabularies::{Cache, Vocabularies};
 
-const _: () = assert!(kernels::gguf::GROUP_BYTES as u64 == protocol::blob::GROUP_BYTES);
+const _: () = assert!(kernels::gguf::GROUP_BYTES as u64 == protocol::wire::blob::GROUP_BYTES);

@@ -16,12 +16,12 @@ use actors::shell::inference::{self, turn_away};
 use actors::shell::streams::{Arrival, Streams};
 use actors::shell::{Shared, validator};
 use futures::{AsyncReadExt, AsyncWriteExt};
-use protocol::bundle::AuditFrame;
 use protocol::codec;
 use protocol::discovery::io::SelfTestError;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::order::wire::Frame;
 use protocol::refusal::Code;
+use protocol::wire::bundle::AuditFrame;
 use tokio::net::TcpSocket;
 
 struct Host {

@@ -12,10 +12,10 @@ use crate::signals::Stops;
 use anyhow::Context;
 use protocol::ids::{NodeKey, OrderId, PaymentHash};
 use protocol::inference::io::{BuyerEvent, Candidate, ModelSelector};
-use protocol::manifest::PaymentMode;
 use protocol::money::{Counts, Msat};
 use protocol::order::wire::{Finish, Receipt, Retention};
 use protocol::refusal::Refusal;
+use protocol::wire::manifest::PaymentMode;
 use protocol::work::{Constraint, Sampling};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
@@ -550,7 +550,7 @@ fn account(outcome: &Outcome) {
 
 /// A verdict in words.
 pub fn verdict(row: &VerdictRow) -> String {
-    use protocol::bundle::Finding;
+    use protocol::wire::bundle::Finding;
     let verdict = match &row.result {
         Ok(verdict) => verdict,
         Err(reason) => return format!("none: {}", show::clean(reason, 200)),
@@ -579,7 +579,7 @@ pub async fn await_verdict(
     receipt: &Receipt,
     most: Duration,
 ) -> Option<VerdictRow> {
-    use protocol::bundle::Tier;
+    use protocol::wire::bundle::Tier;
     let mut last = None;
     let found = async {
         while let Some(Ok(row)) = verdicts.next().await {

@@ -7,7 +7,7 @@ use crate::service::Needs;
 use crate::session::Session;
 use protocol::discovery::io::HostRow;
 use protocol::ids::NodeKey;
-use protocol::manifest::{ModelOffer, Role};
+use protocol::wire::manifest::{ModelOffer, Role};
 use std::process::ExitCode;
 
 /// Arguments of `freehold hosts`.

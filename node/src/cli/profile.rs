@@ -5,7 +5,7 @@ use super::{Globals, print_json, show};
 use crate::folder::Folder;
 use crate::profile::{self, Advice, Facts, RoleAdvice, roles};
 use clap::ValueEnum;
-use protocol::manifest::Role;
+use protocol::wire::manifest::Role;
 use serde_json::json;
 use std::process::ExitCode;
 

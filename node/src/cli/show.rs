@@ -1,7 +1,7 @@
 //! Text for people: tables and short forms. Not JSON.
 
-use protocol::manifest::{ModelOffer, Role};
 use protocol::money::{Meter, Msat};
+use protocol::wire::manifest::{ModelOffer, Role};
 
 /// Roles as the configuration writes them.
 pub fn roles(roles: &[Role]) -> String {

@@ -8,7 +8,7 @@ use crate::session::Interrupted;
 use crate::signals::Stops;
 use clap::ValueEnum;
 use kernels::Cheat;
-use protocol::manifest::Role;
+use protocol::wire::manifest::Role;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 

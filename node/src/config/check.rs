@@ -2,7 +2,7 @@
 
 use super::Config;
 use actors::ports::network::Multiaddr;
-use protocol::manifest::Role;
+use protocol::wire::manifest::Role;
 use std::collections::BTreeSet;
 
 mod models;

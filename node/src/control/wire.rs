@@ -1,13 +1,13 @@
 //! The types of the control API, as JSON on both sides.
 
 use actors::ports::wallet::{ChannelId, Peer};
-use protocol::bundle::Verdict;
 use protocol::ids::{LightningId, ModelDigest, NodeKey, OrderId, Preimage};
 use protocol::inference::io::{BuyerEvent, ModelSelector};
-use protocol::manifest::{PaymentMode, Role};
 use protocol::money::{Counts, Msat, Prices};
 use protocol::order::wire::{Finish, Retention};
 use protocol::refusal::Refusal;
+use protocol::wire::bundle::Verdict;
+use protocol::wire::manifest::{PaymentMode, Role};
 use protocol::work::{Sampling, Steering, Work};
 use serde::{Deserialize, Serialize};
 
@@ -215,7 +215,7 @@ pub struct VerdictRow {
 
 /// JSON of [`VerdictRow::result`]: one key of two, in place of Rust's `Ok` and `Err`.
 mod verdict_or_reason {
-    use protocol::bundle::Verdict;
+    use protocol::wire::bundle::Verdict;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[derive(Serialize, Deserialize)]

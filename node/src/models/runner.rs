@@ -8,8 +8,8 @@ use crate::config::{KeySource, ModelEntry};
 use crate::folder::Folder;
 use actors::ports::runner::{Runner, RunnerOptions, Vocabulary};
 use anyhow::Context;
-use protocol::manifest::ModelOffer;
 use protocol::money::Prices;
+use protocol::wire::manifest::ModelOffer;
 use std::sync::Arc;
 
 /// Longest key file. Bytes. A key is a line.
@@ -90,7 +90,7 @@ pub(super) fn offer(runner: &Runner, name: String, prices: Prices) -> ModelOffer
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::manifest::named_model;
+    use protocol::wire::manifest::named_model;
 
     fn entry(text: &str) -> ModelEntry {
         toml::from_str(text).expect("an entry")

@@ -3,7 +3,7 @@
 //! Pure. Thresholds say their reason.
 
 use super::Facts;
-use protocol::manifest::Role;
+use protocol::wire::manifest::Role;
 use serde::Serialize;
 
 /// Least memory for a model that people would pay for (4 billion weights in 8 bits, and

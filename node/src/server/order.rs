@@ -13,11 +13,11 @@ use crate::sats::Sats;
 use protocol::discovery::io::HostRow;
 use protocol::ids::RequestId;
 use protocol::inference::io::{BuyRequest, ModelSelector};
-use protocol::manifest::{ModelOffer, Role};
 use protocol::money::Msat;
 use protocol::order::wire::{Handling, Path};
 use protocol::payment::Fees;
 use protocol::reputation::Standing;
+use protocol::wire::manifest::{ModelOffer, Role};
 use protocol::work::{Job, Work};
 
 /// Output tokens where the client names no number: a page of text.

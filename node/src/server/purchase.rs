@@ -19,7 +19,7 @@ use protocol::money::{Counts, Meter, Msat};
 use protocol::order::attached::Attached;
 use protocol::order::wire::Finish;
 use protocol::refusal::{Code, Refusal};
-use protocol::text::Rendering;
+use protocol::wire::text::Rendering;
 use protocol::work::{Job, Work};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,8 +9,8 @@ use crate::profile;
 use actors::node::NodeConfig;
 use actors::ports::blob::Cache;
 use actors::ports::network::{Identity, Multiaddr};
-use protocol::manifest::Role;
 use protocol::order::record::Keep;
+use protocol::wire::manifest::Role;
 use protocol::{discovery, inference, payment, reputation, validator};
 use std::path::PathBuf;
 

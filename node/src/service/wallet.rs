@@ -10,7 +10,7 @@ use crate::folder::Folder;
 use actors::ports::wallet::absent::AbsentWallet;
 use actors::ports::wallet::ldk::{LdkConfig, LdkWallet, WalletRuntime};
 use actors::ports::wallet::{self, Wallet};
-use protocol::envelope::Network;
+use protocol::wire::envelope::Network;
 use std::sync::Arc;
 use std::time::Duration;
 

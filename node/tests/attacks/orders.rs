@@ -5,9 +5,9 @@ use super::stranger::{ORDER, Stranger, Target, fresh_key, job, order, receive, s
 use super::{alone, long};
 use anyhow::{Result, ensure};
 use protocol::codec;
-use protocol::envelope::Signed;
 use protocol::ids::ModelDigest;
 use protocol::order::wire::Frame;
+use protocol::wire::envelope::Signed;
 use protocol::work::{ChatMessage, Constraint, Job, Work};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

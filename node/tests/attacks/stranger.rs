@@ -19,12 +19,12 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, Transport, identity, noise, quic
 use libp2p_stream as raw;
 use protocol::codec;
 use protocol::crypto::Secp;
-use protocol::envelope::{Network, Signed};
 use protocol::ids::{ModelDigest, NodeKey};
-use protocol::manifest::PaymentMode;
 use protocol::money::Msat;
 use protocol::order::wire::{Frame, Handling, Order, Path, Retention};
 use protocol::time::WallTime;
+use protocol::wire::envelope::{Network, Signed};
+use protocol::wire::manifest::PaymentMode;
 use protocol::work::{ChatMessage, Job, Sampling, Steering, Work};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

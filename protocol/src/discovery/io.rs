@@ -5,10 +5,10 @@
 use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
 use crate::inference::io::ModelSelector;
 use crate::machine::Record;
-use crate::manifest::{Manifest, PaymentMode, Role};
 use crate::reputation::ScoreCard;
 use crate::route::Message;
 use crate::time::WallTime;
+use crate::wire::manifest::{Manifest, PaymentMode, Role};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

@@ -9,12 +9,12 @@
 use super::io::Pulse;
 use crate::codec;
 use crate::crypto::Crypto;
-use crate::envelope::Network;
 use crate::ids::{ModelDigest, NodeKey};
 use crate::limits;
 use crate::machine::{Record, Table};
-use crate::manifest::{Manifest, lightning_statement};
 use crate::time::{Now, Tick, WallTime};
+use crate::wire::envelope::Network;
+use crate::wire::manifest::{Manifest, lightning_statement};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -3,11 +3,9 @@
 use super::io::{BuyerEvent, Effect};
 use super::late::LatePayments;
 use crate::crypto::{Crypto, OrderKeys};
-use crate::envelope::{Body, Network, Signed};
 use crate::ids::{EffectId, NodeKey, OrderId, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Outbox, Record};
-use crate::manifest::PaymentMode;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::record::{Closing, Journal, Keep, OrderRecord, Retained};
@@ -15,6 +13,8 @@ use crate::order::wire::Frame;
 use crate::payment::Fees;
 use crate::route::Message;
 use crate::time::Now;
+use crate::wire::envelope::{Body, Network, Signed};
+use crate::wire::manifest::PaymentMode;
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 

@@ -2,14 +2,11 @@
 
 #![allow(missing_docs)] // the fields of inputs and effects are named for what they are
 
-use crate::bundle::Bundle;
-use crate::chain::ChainedToken;
 use crate::ids::{
     Caller, Digest, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
     StreamId,
 };
 use crate::machine::Record;
-use crate::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::money::{Counts, Msat};
 use crate::order::attached::Attached;
 use crate::order::wire::{Finish, Frame, Handling, Path, Receipt, Retention};
@@ -17,6 +14,9 @@ use crate::payment::io::{Credit, Side};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::route::Message;
+use crate::wire::bundle::Bundle;
+use crate::wire::chain::ChainedToken;
+use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::work::Job;
 use serde::{Deserialize, Serialize};
 

@@ -9,10 +9,8 @@ use super::io::{
     PromptFacts, Served,
 };
 use super::{ENTRY_GRACE_MS, HostState, Inference, MAX_UNPAID, Sender};
-use crate::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
-use crate::envelope::{Body, Network, Signed};
 use crate::ids::{
     AddressTag, Caller, Digest, EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash,
     PeerTag, RequestId, StreamId,
@@ -21,7 +19,6 @@ use crate::limits::{
     self, MAX_UNPAID_PER_ADDRESS, MAX_UNPAID_PER_PEER, MAX_VOID_PER_ADDRESS, MAX_VOID_PER_MINUTE,
 };
 use crate::machine::{Machine, Outbox, Record, Table};
-use crate::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use crate::money::{Counts, Msat, Prices};
 use crate::offence::OffenceKind;
 use crate::order::attached::{Vector, vector_digest};
@@ -33,6 +30,9 @@ use crate::payment::io::Credit;
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
+use crate::wire::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
+use crate::wire::envelope::{Body, Network, Signed};
+use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use crate::work::{Job, Sampling, Steering, Work};
 
 const NETWORK: Network = Network::Regtest;
@@ -1333,7 +1333,7 @@ impl Buyer {
         let dialed = self.dials.last().unwrap();
         let by = (1..9).map(keys).find(|keys| keys.key() == *dialed).unwrap();
         let order = self.order.as_ref().unwrap();
-        let envelope: crate::envelope::Envelope =
+        let envelope: crate::wire::envelope::Envelope =
             crate::codec::decode(&order.bytes, 1 << 20).unwrap();
         let nonce = [self.ms as u8; 16];
         Signed::seal(

@@ -4,11 +4,11 @@
 //! through its digest, and to probabilities through the logits that they come from.
 
 use super::wire::Chunk;
-use crate::chain::Piece;
 use crate::codec::CodecError;
 use crate::crypto::tagged_hash;
 use crate::ids::Digest;
 use crate::limits;
+use crate::wire::chain::Piece;
 use crate::work::{Job, Work};
 use serde::{Deserialize, Serialize};
 
@@ -145,8 +145,8 @@ pub(super) fn fits(job: &Job, delivered: u64, chunk: &Chunk) -> Result<(), Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::ChainedToken;
     use crate::money::Counts;
+    use crate::wire::chain::ChainedToken;
     use crate::work::{Sampling, Steering};
 
     fn job(work: Work, logprobs: Option<u32>) -> Job {

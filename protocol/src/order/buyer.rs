@@ -20,7 +20,7 @@
 //!   payments, and so of routing fees, is bounded by what was ordered.
 //! - A host that was told to stop is paid for what it may have sent by then, and is left after
 //!   ten seconds.
-//! - What is shown is [`crate::text`]'s function of pieces that the signed heads
+//! - What is shown is [`crate::wire::text`]'s function of pieces that the signed heads
 //!   commit to; nothing is paid for other pieces.
 //! - Before the terms are accepted nothing that a host says convicts it, for a listing
 //!   may have changed on its way here; but for a count of the prompt that the model's own
@@ -31,9 +31,7 @@ use super::recount::Recount;
 use super::wire::{
     self, Chunk, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt, Status, Terms,
 };
-use crate::chain::{ChainedToken, TokenChain};
 use crate::crypto::{Crypto, InvoiceFacts};
-use crate::envelope::{EnvelopeError, Opened, Signed};
 use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{
@@ -41,7 +39,6 @@ use crate::inference::io::{
 };
 use crate::inference::late::LateOrder;
 use crate::limits;
-use crate::manifest::{PaymentMode, Role};
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
@@ -49,8 +46,11 @@ use crate::payment::io::{OrderAccount, PayRequest, Side};
 use crate::refusal::{Code, Refusal};
 use crate::reputation::io::Outcome;
 use crate::route::Message;
-use crate::text::Rendering;
 use crate::time::{Tick, WallTime};
+use crate::wire::chain::{ChainedToken, TokenChain};
+use crate::wire::envelope::{EnvelopeError, Opened, Signed};
+use crate::wire::manifest::{PaymentMode, Role};
+use crate::wire::text::Rendering;
 use crate::work::{Job, Work};
 use rand::RngCore;
 use rand::seq::IteratorRandom;
@@ -765,7 +765,7 @@ impl BuyerOrder {
         self.violation(OffenceKind::MalformedFrame, detail, ctx);
     }
 
-    fn read<T: crate::envelope::Body>(
+    fn read<T: crate::wire::envelope::Body>(
         &self,
         signed: &Signed,
         ctx: &Ctx<'_>,

@@ -30,13 +30,10 @@ use super::wire::{
     self, Accept, Chunk, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt,
     Retention, Status, Terms,
 };
-use crate::chain::{ChainedToken, TokenChain};
-use crate::envelope::{Envelope, Opened, Signed};
 use crate::ids::{Caller, Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, PromptFacts};
 use crate::limits;
-use crate::manifest::{ModelOffer, PaymentMode};
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
@@ -44,6 +41,9 @@ use crate::payment::io::{Credit, OrderAccount, Side};
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
 use crate::time::{Tick, WallTime};
+use crate::wire::chain::{ChainedToken, TokenChain};
+use crate::wire::envelope::{Envelope, Opened, Signed};
+use crate::wire::manifest::{ModelOffer, PaymentMode};
 use std::collections::BTreeMap;
 
 /// How long a buyer may take to countersign. Milliseconds. The receipt stands without it.

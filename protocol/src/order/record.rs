@@ -15,9 +15,7 @@
 //! A start reads `OpenOrders` and `Retained`, never `Orders`. Each part is written once,
 //! so an answer of n invoices writes O(n) bytes.
 
-use crate::chain::ChainedToken;
 use crate::codec;
-use crate::envelope::Signed;
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::limits;
 use crate::machine::{Record, Table};
@@ -26,6 +24,8 @@ use crate::order::wire::{Invoice, Order, Status, Terms};
 use crate::payment::io::{OrderAccount, Side};
 use crate::refusal::Code;
 use crate::time::WallTime;
+use crate::wire::chain::ChainedToken;
+use crate::wire::envelope::Signed;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -141,7 +141,7 @@ impl OrderRecord {
     /// A body as it was written down: it was verified then.
     fn body<T: serde::de::DeserializeOwned>(signed: &Signed) -> Option<T> {
         let limit = limits::MAX_ORDER_FRAME_BYTES;
-        let envelope: crate::envelope::Envelope = codec::decode(&signed.bytes, limit).ok()?;
+        let envelope: crate::wire::envelope::Envelope = codec::decode(&signed.bytes, limit).ok()?;
         codec::decode(&envelope.body, limit).ok()
     }
 
@@ -182,8 +182,8 @@ impl OrderRecord {
     }
 
     /// Returns the evidence for a third party, once there are terms.
-    pub fn bundle(self) -> Option<crate::bundle::Bundle> {
-        Some(crate::bundle::Bundle {
+    pub fn bundle(self) -> Option<crate::wire::bundle::Bundle> {
+        Some(crate::wire::bundle::Bundle {
             order: self.order?,
             terms: self.terms?,
             tokens: self.tokens,
@@ -436,8 +436,8 @@ mod tests {
     fn token(id: u32) -> ChainedToken {
         ChainedToken {
             id,
-            logits: crate::chain::NO_LOGITS,
-            piece: crate::chain::Piece::text(*b"x"),
+            logits: crate::wire::chain::NO_LOGITS,
+            piece: crate::wire::chain::Piece::text(*b"x"),
         }
     }
 
@@ -617,8 +617,8 @@ mod tests {
     /// Eight tokens of 64 came, at 250 msat each; the window is the host's.
     fn interrupted(window: u64, entry: Option<u64>, invoices: &[(u64, u64)]) -> OrderRecord {
         use crate::crypto::{Crypto, Secp};
-        use crate::envelope::{Body, Network};
         use crate::order::wire::EntryInvoice;
+        use crate::wire::envelope::{Body, Network};
         let key = Secp::from_secret(&[1; 32]).unwrap();
         fn seal<T: Body>(key: &Secp, body: &T) -> Signed {
             let to = Some(key.key());

@@ -9,8 +9,8 @@ use super::wire::Terms;
 use crate::ids::{EffectId, ModelDigest};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, InputCount, InputFacts};
-use crate::manifest::ModelOffer;
 use crate::offence::OffenceKind;
+use crate::wire::manifest::ModelOffer;
 use crate::work::Job;
 
 /// Where the count stands.

@@ -4,16 +4,16 @@
 //! extension records, so that fields can be added.
 
 use super::attached::{Attached, bound};
-use crate::chain::ChainedToken;
 use crate::codec::{self, CodecError};
 use crate::crypto::tagged_hash;
-use crate::envelope::{Body, Extension, MessageType, Signed, check_extensions};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
 use crate::limits;
-use crate::manifest::PaymentMode;
 use crate::money::{Counts, Msat, Prices};
 use crate::refusal::{Code, Refusal};
 use crate::time::WallTime;
+use crate::wire::chain::ChainedToken;
+use crate::wire::envelope::{Body, Extension, MessageType, Signed, check_extensions};
+use crate::wire::manifest::PaymentMode;
 use crate::work::Job;
 use serde::{Deserialize, Serialize};
 
@@ -292,7 +292,7 @@ pub struct Countersigned {
     pub extensions: Vec<Extension>,
 }
 
-crate::envelope::bodies!(Terms, Invoice, Paid, Receipt, Countersigned);
+crate::wire::envelope::bodies!(Terms, Invoice, Paid, Receipt, Countersigned);
 
 impl Body for Order {
     const TYPE: MessageType = MessageType::Order;
@@ -418,8 +418,8 @@ pub fn prompt_digest(salt: &[u8; 16], tokens: &[u32]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::{NO_LOGITS, Piece};
     use crate::validator::testing::order_body;
+    use crate::wire::chain::{NO_LOGITS, Piece};
 
     fn chunk(pieces: &[usize]) -> Chunk {
         let token = |bytes: &usize| ChainedToken {

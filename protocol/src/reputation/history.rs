@@ -5,9 +5,9 @@
 
 use super::decay;
 use super::io::Outcome;
-use crate::bundle::Tier;
 use crate::ids::NodeKey;
 use crate::time::WallTime;
+use crate::wire::bundle::Tier;
 use serde::{Deserialize, Serialize};
 
 /// One event, in the unit of the counts.

@@ -2,12 +2,12 @@
 
 #![allow(missing_docs)] // the fields of inputs and effects are named for what they are
 
-use crate::bundle::{Finding, Tier};
 use crate::ids::{EffectId, ModelDigest, NodeKey, OrderId};
 use crate::machine::Record;
 use crate::offence::Offence;
 use crate::refusal::Code;
 use crate::route::Message;
+use crate::wire::bundle::{Finding, Tier};
 
 /// How an order with a host went, seen from our side.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,7 +25,6 @@ use super::history::{Conviction, Counted, EVENT, Hint, HostHistory};
 use super::io::{AGREEING, Effect, Input, Outcome, Subject, Witness};
 use super::reach::Reach;
 use super::score::{self, Known, Weights};
-use crate::bundle::{Finding, Tier};
 use crate::ids::{ModelDigest, NodeKey};
 use crate::limits;
 use crate::machine::{Machine, Outbox, Record};
@@ -33,6 +32,7 @@ use crate::offence::{Offence, OffenceKind};
 use crate::refusal::Code;
 use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
+use crate::wire::bundle::{Finding, Tier};
 
 /// What the operator may set.
 #[derive(Debug, Clone, PartialEq, Eq)]

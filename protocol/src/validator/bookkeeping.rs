@@ -12,13 +12,13 @@
 //! party, since the tokens may be altered; nor does an invoice of another order
 //! under the same id. Those end in [`Finding::Inconclusive`].
 
-use crate::bundle::{Bundle, Finding};
-use crate::chain::{ChainedToken, TokenChain};
 use crate::crypto::Crypto;
-use crate::envelope::{Network, Opened};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::limits;
 use crate::order::wire::{Countersigned, Invoice, Order, Receipt, Terms};
+use crate::wire::bundle::{Bundle, Finding};
+use crate::wire::chain::{ChainedToken, TokenChain};
+use crate::wire::envelope::{Network, Opened};
 use crate::work::Job;
 use std::collections::BTreeMap;
 
@@ -237,7 +237,7 @@ fn conclude(
 /// head of a verdict that finds it inconclusive.
 pub fn label(bundle: &Bundle) -> Label {
     use crate::codec::decode;
-    use crate::envelope::Envelope;
+    use crate::wire::envelope::Envelope;
     let open = |bytes: &[u8]| decode::<Envelope>(bytes, limits::MAX_ORDER_FRAME_BYTES).ok();
     let id = OrderId::of(&bundle.order.digest());
     let order = open(&bundle.order.bytes)

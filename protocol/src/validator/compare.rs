@@ -5,7 +5,7 @@
 
 use super::bookkeeping::Facts;
 use super::io::Replay;
-use crate::bundle::Finding;
+use crate::wire::bundle::Finding;
 
 /// How the detail begins where the tokens are right and the host showed other words: it tells
 /// what the host said and nothing of the replay.

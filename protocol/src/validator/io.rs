@@ -2,13 +2,13 @@
 
 #![allow(missing_docs)] // the fields of inputs and effects are named for what they are
 
-use crate::bundle::{AuditFrame, Bundle, Verdict};
-use crate::chain::ChainedToken;
-use crate::envelope::Signed;
 use crate::ids::{Caller, Digest, EffectId, ModelDigest, NodeKey, OrderId, StreamId};
 use crate::inference::io::{Candidate, Evidence};
 use crate::machine::Record;
 use crate::route::Message;
+use crate::wire::bundle::{AuditFrame, Bundle, Verdict};
+use crate::wire::chain::ChainedToken;
+use crate::wire::envelope::Signed;
 use crate::work::Job;
 
 /// What a replay on our own engine gave.

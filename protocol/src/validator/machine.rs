@@ -31,9 +31,7 @@
 use super::bookkeeping::{Facts, Label, label};
 use super::io::{Effect, Input, Unrepeatable};
 use super::store::{Store, Whose};
-use crate::bundle::{Bundle, Finding, Tier, Verdict};
 use crate::crypto::Crypto;
-use crate::envelope::Network;
 use crate::ids::{Caller, EffectId, NodeKey, StreamId};
 use crate::inference::io::{Candidate, Evidence};
 use crate::limits;
@@ -42,6 +40,8 @@ use crate::quota::Quota;
 use crate::reputation::io::Witness;
 use crate::route::Message;
 use crate::time::{Now, Tick};
+use crate::wire::bundle::{Bundle, Finding, Tier, Verdict};
+use crate::wire::envelope::Network;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;

@@ -4,13 +4,13 @@
 //! was asked, about the very evidence that it was sent.
 
 use super::bookkeeping::Label;
-use crate::bundle::{Finding, Tier, Verdict};
 use crate::crypto::Crypto;
-use crate::envelope::{Network, Signed};
 use crate::ids::NodeKey;
 use crate::inference::io::Candidate;
 use crate::limits;
 use crate::reputation::Standing;
+use crate::wire::bundle::{Finding, Tier, Verdict};
+use crate::wire::envelope::{Network, Signed};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 

@@ -5,11 +5,11 @@
 //! go first, and replace none of ours, whatever order they name. Of ours the oldest go
 //! first, and those that convict last.
 
-use crate::bundle::Verdict;
 use crate::codec;
 use crate::ids::{NodeKey, OrderId};
 use crate::machine::{Record, Table};
 use crate::time::WallTime;
+use crate::wire::bundle::Verdict;
 use std::collections::BTreeMap;
 
 /// Longest stored verdict. Bytes. A few digests and two short texts.

@@ -1,16 +1,16 @@
 //! Honest bundles, and the levers to make them dishonest. For tests only.
 
-use crate::bundle::Bundle;
-use crate::chain::{ChainedToken, Piece, TokenChain};
 use crate::crypto::{Crypto, Secp};
-use crate::envelope::{Body, Network, Signed};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
-use crate::manifest::PaymentMode;
 use crate::money::{Counts, Meter, Msat, Prices};
 use crate::order::wire::{
     self, Countersigned, EntryInvoice, Invoice, Order, PaymentEntry, Receipt, Status, Terms,
 };
 use crate::time::WallTime;
+use crate::wire::bundle::Bundle;
+use crate::wire::chain::{ChainedToken, Piece, TokenChain};
+use crate::wire::envelope::{Body, Network, Signed};
+use crate::wire::manifest::PaymentMode;
 use crate::work::{ChatMessage, Job, Sampling, Work};
 
 pub const NETWORK: Network = Network::Regtest;

@@ -3,14 +3,14 @@
 use super::Hand;
 use crate::event::NodeIx;
 use protocol::codec;
-use protocol::envelope::{Envelope, Signed};
 use protocol::ids::{ModelDigest, StreamId};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
-use protocol::manifest::PaymentMode;
 use protocol::money::Msat;
 use protocol::order::wire::{
     Countersigned, Frame, Handling, Invoice, Order, Path, Retention, Terms,
 };
+use protocol::wire::envelope::{Envelope, Signed};
+use protocol::wire::manifest::PaymentMode;
 use protocol::work::{Job, Sampling, Work};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;

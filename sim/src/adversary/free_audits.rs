@@ -4,12 +4,12 @@ use super::client::job;
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::{Person, models};
-use protocol::bundle::Bundle;
 use protocol::crypto::Crypto;
 use protocol::ids::Digest;
-use protocol::manifest::PaymentMode;
 use protocol::money::{Counts, Msat, Prices};
 use protocol::order::wire::{Handling, Order, Path, Retention, Terms};
+use protocol::wire::bundle::Bundle;
+use protocol::wire::manifest::PaymentMode;
 
 /// Pause between two questions. Milliseconds.
 const PACE_MS: u64 = 1_000;

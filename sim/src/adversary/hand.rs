@@ -9,15 +9,15 @@ use crate::event::{Event, NodeIx};
 use crate::node::{NETWORK, Node, embeds, models};
 use crate::relay::RELAYS;
 use crate::world::World;
-use protocol::bundle::Bundle;
 use protocol::crypto::Crypto;
-use protocol::envelope::{Body, Signed};
 use protocol::ids::{ModelDigest, NodeKey, OrderId, PaymentHash, StreamId};
 use protocol::limits::LISTING_TTL_MS;
-use protocol::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
 use protocol::money::Msat;
 use protocol::order::wire::Frame;
 use protocol::time::WallTime;
+use protocol::wire::bundle::Bundle;
+use protocol::wire::envelope::{Body, Signed};
+use protocol::wire::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
 
 /// How long a payment of an adversary takes. Milliseconds.
 const PAY_MS: u64 = 80;

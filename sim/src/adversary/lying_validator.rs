@@ -4,8 +4,8 @@ use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
 use crate::world::resign;
-use protocol::bundle::{AuditFrame, Finding, Tier, Verdict};
 use protocol::validator::io::Effect;
+use protocol::wire::bundle::{AuditFrame, Finding, Tier, Verdict};
 
 struct LyingValidator;
 

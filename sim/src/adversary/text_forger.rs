@@ -4,9 +4,9 @@ use super::{Adversary, Hand, Strategy};
 use crate::check::Seen;
 use crate::dice::Dice;
 use crate::node::Person;
-use protocol::chain::Piece;
 use protocol::inference::io::Input;
 use protocol::route::Delivery;
+use protocol::wire::chain::Piece;
 
 struct TextForger;
 

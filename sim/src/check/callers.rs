@@ -8,7 +8,6 @@
 use super::{Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::{AnyEffect, NETWORK};
-use protocol::bundle::AuditFrame;
 use protocol::ids::{Caller, Digest, StreamId};
 use protocol::inference::io::{Effect, Input};
 use protocol::limits;
@@ -16,6 +15,7 @@ use protocol::order::wire::{Frame, Terms};
 use protocol::route::Delivery;
 use protocol::validator::Config;
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput};
+use protocol::wire::bundle::AuditFrame;
 use std::collections::{BTreeMap, VecDeque};
 
 const HOUR_MS: u64 = 3_600_000;

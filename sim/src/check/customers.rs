@@ -9,9 +9,9 @@ use super::index::body;
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
-use protocol::bundle::{AuditFrame, Verdict};
 use protocol::ids::{NodeKey, OrderId};
 use protocol::validator::io::Effect;
+use protocol::wire::bundle::{AuditFrame, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Paid orders of one customer, without all that was paid for, that explain a long rest.

@@ -8,14 +8,14 @@ use crate::engine;
 use crate::event::NodeIx;
 use crate::node::{AnyEffect, Person};
 use protocol::codec;
-use protocol::envelope::{Envelope, Signed};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::{Effect, Input};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
-use protocol::manifest::PaymentMode;
 use protocol::money::{Counts, Meter, Prices};
 use protocol::order::wire::{Frame, Invoice, Order, Terms};
 use protocol::route::{Delivery, Message};
+use protocol::wire::envelope::{Envelope, Signed};
+use protocol::wire::manifest::PaymentMode;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,8 +6,8 @@
 use super::{Checker, Facts, Seen};
 use crate::node::AnyEffect;
 use protocol::ids::Digest;
-use protocol::manifest::PaymentMode;
 use protocol::payment::io::Effect;
+use protocol::wire::manifest::PaymentMode;
 use std::collections::BTreeMap;
 
 /// The judge.

@@ -4,12 +4,12 @@ use super::{Checker, Facts, Seen};
 use crate::engine::word_of;
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
-use protocol::chain::ChainedToken;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, OrderId, RequestId};
 use protocol::inference::io::{BuyerEvent, Effect};
 use protocol::order::wire::Frame;
 use protocol::route::Message;
+use protocol::wire::chain::ChainedToken;
 use std::collections::BTreeMap;
 
 /// Most bytes of text that a token may be.

@@ -4,12 +4,12 @@
 
 use super::{Checker, Facts, Seen};
 use crate::node::AnyEffect;
-use protocol::bundle::{AuditFrame, Tier, Verdict};
 use protocol::ids::OrderId;
 use protocol::offence::OffenceKind;
 use protocol::order::wire::{Finish, Frame, Receipt};
 use protocol::route::Message;
 use protocol::validator::io::Effect;
+use protocol::wire::bundle::{AuditFrame, Tier, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How an answer is cut.
@@ -58,7 +58,7 @@ impl Verdicts {
         if let Some(how) = self.forged.get(&order)
             && replayed
             && (*how != CUT || self.is_proved(facts, order))
-            && verdict.finding == protocol::bundle::Finding::Honest
+            && verdict.finding == protocol::wire::bundle::Finding::Honest
         {
             return Some(format!(
                 "{how} in order {} and a replay called it honest",
@@ -67,7 +67,7 @@ impl Verdicts {
         }
         let from = self.lies.get(&order)?;
         let seen = verdict.tier == Tier::ExactReplay && verdict.tokens > *from;
-        let honest = verdict.finding == protocol::bundle::Finding::Honest;
+        let honest = verdict.finding == protocol::wire::bundle::Finding::Honest;
         (seen && honest).then(|| {
             format!(
                 "order {} lies from token {from} on and a replay called it honest",

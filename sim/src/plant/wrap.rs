@@ -6,18 +6,18 @@ use crate::crypto::SimCrypto;
 use crate::faults::Vice;
 use crate::node::{AnyEffect, Node, Person};
 use protocol::codec;
-use protocol::envelope::Envelope;
 use protocol::ids::Caller;
 use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::machine::{Record, Table};
-use protocol::manifest::PaymentMode;
 use protocol::money::{Msat, Prices};
 use protocol::order::wire::{Frame, Invoice};
 use protocol::payment::io::{Effect as PayEffect, Input as PayInput, PayOutcome, PayRequest};
 use protocol::reputation::io::Input as Reputed;
 use protocol::route::{Delivery, Message};
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput};
+use protocol::wire::envelope::Envelope;
+use protocol::wire::manifest::PaymentMode;
 use protocol::{discovery, payment};
 
 /// Acknowledged writes that a crash undoes.

@@ -10,7 +10,6 @@ use crate::node::AnyEffect;
 use crate::people::End;
 use crate::profile::TEMPLATE;
 use crate::wallet::Wallet;
-use protocol::chain::ChainedToken;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, ModelDigest, OrderId, RequestId};
 use protocol::inference::io::{
@@ -20,6 +19,7 @@ use protocol::money::Meter;
 use protocol::order::wire::Finish;
 use protocol::route::Delivery;
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput, Replay};
+use protocol::wire::chain::ChainedToken;
 use protocol::work::Job;
 use protocol::{discovery, payment};
 

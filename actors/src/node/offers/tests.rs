@@ -6,11 +6,11 @@ use crate::shell::tests::{Heard, with};
 use discovery::io::Input as Listed;
 use inference::io::Input as Sold;
 use kernels::{Model, OpenOptions};
-use protocol::envelope::Network;
 use protocol::ids::{Digest, LightningId, NodeKey, OrderId};
-use protocol::manifest::{ModelOffer, Role};
 use protocol::money::{Msat, Prices};
 use protocol::time::WallTime;
+use protocol::wire::envelope::Network;
+use protocol::wire::manifest::{ModelOffer, Role};
 
 fn served(model: &Model) -> Served {
     let info = model.info();

@@ -2,10 +2,10 @@
 
 use crate::ports::network::FramedStream;
 use kernels::gguf::{Gguf, GgufError};
-use protocol::blob::{BlobFrame, GROUP_BYTES, SliceRequest};
 use protocol::ids::ModelDigest;
 use protocol::limits::MAX_METADATA_BYTES;
 use protocol::refusal::Refusal;
+use protocol::wire::blob::{BlobFrame, GROUP_BYTES, SliceRequest};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;

@@ -10,11 +10,12 @@ use crate::ports::network::{
 use kernels::gguf::Gguf;
 use kernels::gguf::write::{Value, Writer};
 use kernels::{Model, OpenOptions};
-use protocol::blob::{self, BlobFrame, SliceRequest};
-use protocol::chain::ChainedToken;
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use protocol::inference::io::{InputCount, VocabularySource};
 use protocol::refusal::{Code, Refusal};
+use protocol::wire::blob;
+use protocol::wire::blob::{BlobFrame, SliceRequest};
+use protocol::wire::chain::ChainedToken;
 use protocol::work::{ChatMessage, Job, Work};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,10 +4,10 @@ use super::job::encode;
 use super::order::Steering;
 use super::{Output, Owner, insist};
 use kernels::{CancelFlag, Engine};
-use protocol::chain::{ChainedToken, Piece};
 use protocol::limits;
 use protocol::order::attached::{Attached, Vector, vector_digest};
 use protocol::order::wire::Finish;
+use protocol::wire::chain::{ChainedToken, Piece};
 use protocol::work::Job;
 use tokio::sync::mpsc;
 

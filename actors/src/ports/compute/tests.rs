@@ -125,7 +125,7 @@ fn a_steered_order_replays_and_has_the_form_and_the_probabilities_asked_for() {
         ..
     }) = output.blocking_recv()
     {
-        text.push_str(&protocol::text::render(&more, &[]));
+        text.push_str(&protocol::wire::text::render(&more, &[]));
         tokens.extend(more);
         logprobs.extend(attached.logprobs);
     }

@@ -12,8 +12,8 @@
 //! longer than a piece may be.
 
 use super::vocabulary::Vocabulary;
-use protocol::chain::{ChainedToken, NO_LOGITS, Piece, UNKNOWN_TOKEN};
 use protocol::limits::MAX_PIECE_BYTES;
+use protocol::wire::chain::{ChainedToken, NO_LOGITS, Piece, UNKNOWN_TOKEN};
 use std::sync::Arc;
 
 /// Tokens behind the last sure place at which some are handed out all the same: a

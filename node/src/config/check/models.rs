@@ -2,7 +2,7 @@
 
 use super::{Complaint, complain};
 use crate::config::{Config, ModelEntry};
-use protocol::manifest::Role;
+use protocol::wire::manifest::Role;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Least context of a runner: below it no chat fits.

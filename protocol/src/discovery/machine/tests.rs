@@ -5,9 +5,9 @@ use crate::crypto::{InvoiceError, InvoiceFacts, Secp};
 use crate::discovery::io::Pulse;
 use crate::ids::{Digest, LightningId, Signature};
 use crate::inference::io::{Candidate, ModelSelector};
-use crate::manifest::{HostLimits, ModelOffer, PaymentMode, Role, lightning_statement};
 use crate::money::{Msat, Prices};
 use crate::reputation::Standing;
+use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role, lightning_statement};
 
 mod flood;
 mod listing;

@@ -63,7 +63,7 @@ impl Sold {
 
     fn receipt(&self) -> Receipt {
         let signed = self.buyer.order.as_ref().unwrap();
-        let envelope: crate::envelope::Envelope =
+        let envelope: crate::wire::envelope::Envelope =
             crate::codec::decode(&signed.bytes, 1 << 20).unwrap();
         let offer = offer();
         Receipt {
@@ -735,7 +735,8 @@ fn an_entry_that_is_about_to_expire_is_not_paid() {
 fn words_are_taken_from_the_host_that_was_asked_and_from_no_other() {
     let mut buyer = Buyer::new(&[1], PaymentMode::Metered);
     let order = buyer.order.clone().unwrap();
-    let envelope: crate::envelope::Envelope = crate::codec::decode(&order.bytes, 1 << 20).unwrap();
+    let envelope: crate::wire::envelope::Envelope =
+        crate::codec::decode(&order.bytes, 1 << 20).unwrap();
     let (to, wall) = (Some(envelope.from), at(buyer.ms).wall);
     let signed = Signed::seal(&keys(3), NETWORK, to, wall, [1; 16], &buyer.terms());
     buyer.hears(Frame::Terms(signed));

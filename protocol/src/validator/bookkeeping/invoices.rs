@@ -1,12 +1,12 @@
 //! The running receipts: which of them belong to this order, and whether they add up.
 
 use super::{Bound, Case, Trouble, doubt, lie};
-use crate::bundle::Bundle;
 use crate::crypto::Crypto;
-use crate::envelope::Network;
 use crate::ids::OrderId;
 use crate::money::{Counts, Msat};
 use crate::order::wire::Invoice;
+use crate::wire::bundle::Bundle;
+use crate::wire::envelope::Network;
 
 /// Opens every invoice: those that provably belong here by sequence number, and
 /// the first reason why another one may not.

@@ -2,12 +2,12 @@
 
 use super::invoices::counts;
 use super::{Bound, Case, Trouble, doubt, lie};
-use crate::chain::ChainedToken;
-use crate::envelope::Opened;
 use crate::ids::OrderId;
 use crate::money::{Meter, Msat};
 use crate::order::wire::{Finish, Receipt, Status};
-use crate::text::Rendering;
+use crate::wire::chain::ChainedToken;
+use crate::wire::envelope::Opened;
+use crate::wire::text::Rendering;
 use std::collections::BTreeSet;
 
 /// Checks a receipt. One that does not commit to this order and these terms proves nothing.

@@ -1,9 +1,9 @@
 //! Evidence of the real order machines, bent in one place at a time.
 
 use super::*;
-use crate::envelope::Signed;
 use crate::money::{Msat, Prices};
 use crate::validator::testing::{self, NETWORK, Script, buyer, host, token, validator};
+use crate::wire::envelope::Signed;
 use crate::work::Work;
 use proptest::prelude::*;
 

@@ -1,7 +1,6 @@
 //! Our own check of a bundle: books first, then a replay where that is due and possible.
 
 use super::{Job, Origin, Outcome, SEEK_MS, Stage, Validator, report};
-use crate::bundle::{Bundle, Finding, Tier};
 use crate::ids::EffectId;
 use crate::limits;
 use crate::machine::Outbox;
@@ -10,6 +9,7 @@ use crate::time::Now;
 use crate::validator::bookkeeping::{Facts, Label, bookkeeping, label};
 use crate::validator::compare;
 use crate::validator::io::{Effect, Replay, Unrepeatable};
+use crate::wire::bundle::{Bundle, Finding, Tier};
 
 impl Validator {
     /// Checks the books, then replays if `deep` and possible.

@@ -6,8 +6,6 @@
 //! refuses or is silent is followed by the next.
 
 use super::{Job, Origin, Question, Stage, Validator, Whose, judged, report};
-use crate::bundle::Bundle;
-use crate::envelope::Signed;
 use crate::ids::{EffectId, NodeKey};
 use crate::inference::io::Candidate;
 use crate::machine::Outbox;
@@ -16,6 +14,8 @@ use crate::time::Now;
 use crate::validator::bookkeeping::Label;
 use crate::validator::io::Effect;
 use crate::validator::second;
+use crate::wire::bundle::Bundle;
+use crate::wire::envelope::Signed;
 
 /// Validators that are asked about one answer: two of them may say nothing.
 const MAX_QUESTIONS: usize = AGREEING + 2;

@@ -1,14 +1,14 @@
 //! Our verdict: made, kept, and told to whoever asked.
 
 use super::{Origin, Outcome, Validator, Whose, judged};
-use crate::bundle::{AuditFrame, Finding, Tier, Verdict};
-use crate::envelope::Signed;
 use crate::machine::Outbox;
 use crate::reputation::io::Witness;
 use crate::time::WallTime;
 use crate::validator::bookkeeping::Label;
 use crate::validator::compare::OTHER_TEXT;
 use crate::validator::io::Effect;
+use crate::wire::bundle::{AuditFrame, Finding, Tier, Verdict};
+use crate::wire::envelope::Signed;
 use rand::Rng;
 
 impl Validator {

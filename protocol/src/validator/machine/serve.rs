@@ -1,7 +1,6 @@
 //! The serving side of `/freehold/audit/1`: who is let in, and who is told to wait.
 
 use super::{MAX_PER_ADDRESS, MAX_PER_PEER, Origin, Stage, Validator};
-use crate::bundle::{AuditFrame, Bundle};
 use crate::ids::{Caller, StreamId};
 use crate::limits;
 use crate::machine::Outbox;
@@ -9,6 +8,7 @@ use crate::refusal::{Code, Refusal};
 use crate::time::Now;
 use crate::validator::bookkeeping::label;
 use crate::validator::io::Effect;
+use crate::wire::bundle::{AuditFrame, Bundle};
 
 /// When a refused peer may try again. Milliseconds. About one replay.
 const RETRY_MS: u64 = 30_000;

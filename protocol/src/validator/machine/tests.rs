@@ -1,8 +1,7 @@
 //! What the validator tests share: bundles, engines that answer, and a machine.
 
 use super::*;
-use crate::bundle::AuditFrame;
-use crate::envelope::Signed;
+use crate::crypto::Secp;
 use crate::ids::{AddressTag, Digest, LightningId, PeerTag, RequestId};
 use crate::inference::io::Candidate;
 use crate::money::{Msat, Prices};
@@ -11,7 +10,10 @@ use crate::reputation::ScoreCard;
 use crate::time::WallTime;
 use crate::validator::io::{Replay, Unrepeatable};
 use crate::validator::testing::{self, NETWORK, NUMERICS, Script, host, token, validator};
-use crate::{chain::ChainedToken, crypto::Secp, manifest::ModelOffer};
+use crate::wire::bundle::AuditFrame;
+use crate::wire::chain::ChainedToken;
+use crate::wire::envelope::Signed;
+use crate::wire::manifest::ModelOffer;
 
 mod asking;
 mod live;

@@ -2,7 +2,6 @@
 //! evidence convicts nobody.
 
 use super::*;
-use crate::bundle::Bundle;
 use crate::crypto::InvoiceFacts;
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::ids::{Caller, PeerTag};
@@ -12,10 +11,11 @@ use crate::inference::context::Config as OrderConfig;
 use crate::inference::io::{
     BuyRequest, Effect as Do, Input as Event, InputCount, ModelSelector, PromptFacts, Served,
 };
-use crate::manifest::{HostLimits, PaymentMode};
 use crate::order::wire::{Finish, Handling, Path, Receipt, Retention};
 use crate::payment::io::Credit;
 use crate::validator::bookkeeping::bookkeeping;
+use crate::wire::bundle::Bundle;
+use crate::wire::manifest::{HostLimits, PaymentMode};
 use std::collections::VecDeque;
 
 const STREAM: StreamId = StreamId(1);

@@ -2,10 +2,10 @@
 //!
 //! Not the check itself, which needs an engine: see `validator`.
 
-use crate::chain::ChainedToken;
-use crate::envelope::{Extension, Signed};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::time::WallTime;
+use crate::wire::chain::ChainedToken;
+use crate::wire::envelope::{Extension, Signed};
 use serde::{Deserialize, Serialize};
 
 /// Name of the audit stream protocol.
@@ -101,7 +101,7 @@ pub struct Verdict {
     pub extensions: Vec<Extension>,
 }
 
-crate::envelope::bodies!(Verdict);
+crate::wire::envelope::bodies!(Verdict);
 
 /// Frames of an audit stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! What a person is shown of an answer: a pure function of the delivered pieces.
 //!
 //! Not a tokenizer: pieces arrive with their bytes, and the token chain commits to them
-//! ([`crate::chain`]). So whoever holds a signed head can say which text it stands for,
+//! ([`crate::wire::chain`]). So whoever holds a signed head can say which text it stands for,
 //! and two readers of the same pieces see the same text.
 //!
 //! # Rules
@@ -12,7 +12,7 @@
 //!    end together the longer). What may yet become a stop string is held back.
 //! 4. When the answer is over, whatever was held back is shown.
 
-use crate::chain::{ChainedToken, Piece};
+use crate::wire::chain::{ChainedToken, Piece};
 
 /// Shows an answer piece by piece.
 #[derive(Debug, Clone, Default)]
@@ -123,7 +123,7 @@ pub fn render<'a>(tokens: impl IntoIterator<Item = &'a ChainedToken>, stop: &[St
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::wire::text::*;
     use proptest::prelude::*;
 
     fn shown(pieces: &[&[u8]], stop: &[&str]) -> (Vec<String>, String) {
@@ -185,7 +185,7 @@ mod tests {
         ) {
             let token = |bytes: &[u8]| ChainedToken {
                 id: 0,
-                logits: crate::chain::NO_LOGITS,
+                logits: crate::wire::chain::NO_LOGITS,
                 piece: Piece::text(bytes),
             };
             let mut pieces = Vec::new();

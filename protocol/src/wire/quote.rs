@@ -3,10 +3,10 @@
 //! The frames exist so that no later change of the wire is needed; no role uses
 //! them yet. A router sees evidence of payment, never funds.
 
-use crate::envelope::{Extension, Signed};
 use crate::ids::{Digest, ModelDigest};
 use crate::money::{Counts, Msat, Prices};
 use crate::time::WallTime;
+use crate::wire::envelope::{Extension, Signed};
 use serde::{Deserialize, Serialize};
 
 /// Name of the quote stream protocol.
@@ -61,7 +61,7 @@ pub struct RouterOffer {
     pub extensions: Vec<Extension>,
 }
 
-crate::envelope::bodies!(QuoteRequest, HostQuote, RouterOffer);
+crate::wire::envelope::bodies!(QuoteRequest, HostQuote, RouterOffer);
 
 /// Frames of a quote stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,11 +5,11 @@
 //! read by the relay port.
 
 use crate::crypto::tagged_hash;
-use crate::envelope::{EnvelopeError, Extension, Network, check_extensions};
 use crate::ids::{Digest, LightningId, ModelDigest, NodeKey};
 use crate::limits;
 use crate::money::{Meter, Msat, Prices};
 use crate::time::WallTime;
+use crate::wire::envelope::{EnvelopeError, Extension, Network, check_extensions};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -168,7 +168,7 @@ fn known<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<
     Ok(known.collect())
 }
 
-crate::envelope::bodies!(Manifest);
+crate::wire::envelope::bodies!(Manifest);
 
 /// Why a manifest is not usable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,10 +3,10 @@
 //! The documents exist so that orders can already carry them; enforcement comes
 //! with agents. A host needs none of this to serve an order.
 
-use crate::envelope::Extension;
 use crate::ids::{Digest, ModelDigest, NodeKey};
 use crate::money::Msat;
 use crate::time::WallTime;
+use crate::wire::envelope::Extension;
 use serde::{Deserialize, Serialize};
 
 /// A signed permission to spend.
@@ -37,4 +37,4 @@ pub struct Revocation {
     pub extensions: Vec<Extension>,
 }
 
-crate::envelope::bodies!(Mandate, Revocation);
+crate::wire::envelope::bodies!(Mandate, Revocation);

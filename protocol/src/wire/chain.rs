@@ -5,7 +5,7 @@
 //! runs over tokens, not chunks, so it is the same however the stream was cut. Logit
 //! digests and bytes travel with the tokens: so the buyer can check each head that the
 //! host signs, and cannot later pass off other tokens as that host's. What is shown to
-//! a person is a pure function of the bytes ([`crate::text`]), so a signed head is a
+//! a person is a pure function of the bytes ([`crate::wire::text`]), so a signed head is a
 //! signature under the text as well.
 
 use crate::crypto::tagged_hash;
@@ -100,7 +100,7 @@ impl TokenChain {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::wire::chain::*;
 
     #[test]
     fn a_head_commits_to_id_logits_and_bytes() {

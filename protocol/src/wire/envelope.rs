@@ -40,7 +40,7 @@ impl Network {
 /// What an envelope's body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum MessageType {
-    /// [`crate::manifest::Manifest`]
+    /// [`crate::wire::manifest::Manifest`]
     Manifest,
     /// [`crate::order::wire::Order`]
     Order,
@@ -54,17 +54,17 @@ pub enum MessageType {
     Receipt,
     /// [`crate::order::wire::Countersigned`]
     Countersigned,
-    /// [`crate::bundle::Verdict`]
+    /// [`crate::wire::bundle::Verdict`]
     Verdict,
-    /// [`crate::quote::QuoteRequest`]
+    /// [`crate::wire::quote::QuoteRequest`]
     QuoteRequest,
-    /// [`crate::quote::HostQuote`]
+    /// [`crate::wire::quote::HostQuote`]
     HostQuote,
-    /// [`crate::quote::RouterOffer`]
+    /// [`crate::wire::quote::RouterOffer`]
     RouterOffer,
-    /// [`crate::mandate::Mandate`]
+    /// [`crate::wire::mandate::Mandate`]
     Mandate,
-    /// [`crate::mandate::Revocation`]
+    /// [`crate::wire::mandate::Revocation`]
     Revocation,
 }
 
@@ -84,11 +84,11 @@ pub trait Body: Serialize + DeserializeOwned {
 /// are their last field.
 macro_rules! bodies {
     ($($name:ident),*) => {$(
-        impl $crate::envelope::Body for $name {
-            const TYPE: $crate::envelope::MessageType = $crate::envelope::MessageType::$name;
+        impl $crate::wire::envelope::Body for $name {
+            const TYPE: $crate::wire::envelope::MessageType = $crate::wire::envelope::MessageType::$name;
             const VERSION: u16 = 1;
 
-            fn extensions(&self) -> Vec<&[$crate::envelope::Extension]> {
+            fn extensions(&self) -> Vec<&[$crate::wire::envelope::Extension]> {
                 vec![&self.extensions]
             }
         }
@@ -341,8 +341,8 @@ fn check_lists(lists: &[&[Extension]]) -> Result<(), EnvelopeError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::crypto::Secp;
+    use crate::wire::envelope::*;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Note(String);
