@@ -3,8 +3,8 @@
 //! Not framing: length prefixes belong to the transport port. JSON is used only
 //! inside Nostr events and for people.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +29,15 @@ pub enum CodecError {
         /// How many.
         bytes: usize,
     },
+}
+
+/// A typed extension record: odd types may be ignored, even ones must be understood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    /// Even: must be understood. Odd: may be ignored.
+    pub kind: u16,
+    /// Contents; those of one message have at most [`crate::limits::MAX_EXTENSION_BYTES`] together.
+    pub value: Vec<u8>,
 }
 
 /// The allocation limit inside one decode, so that a short message cannot claim a huge vector.
@@ -70,6 +79,21 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Code
         });
     }
     Ok(value)
+}
+
+/// Refuses `found` of something, bytes or entries, beyond `limit`.
+///
+/// # Errors
+/// When it is more.
+pub(crate) fn bound(found: usize, limit: usize) -> Result<(), CodecError> {
+    if found > limit {
+        Err(CodecError::TooLong {
+            bytes: found,
+            limit,
+        })
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 //! Not a clock and not storage: it returns the record to persist, and is rebuilt
 //! from the same records after a restart, so a restart opens no gap.
 
-use crate::codec;
 use crate::ids::NodeKey;
-use crate::limits;
 use crate::machine::{Record, Table};
 use crate::time::WallTime;
 use crate::wire::envelope::{Envelope, EnvelopeError};
+use crate::{codec, limits};
 use std::collections::BTreeMap;
 
 /// Nonces seen within the window, by (signer, nonce), with the time they may be forgotten.

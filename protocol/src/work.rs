@@ -3,9 +3,9 @@
 //! Not prices and not execution. Every number is an integer, so that one request
 //! has one encoding and one digest.
 
+use crate::codec::Extension;
 use crate::limits;
 use crate::money::Meter;
-use crate::wire::envelope::Extension;
 use serde::{Deserialize, Serialize};
 
 /// One message of a chat.

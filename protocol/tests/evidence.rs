@@ -7,7 +7,7 @@
 //! `golden.rs` says, with `--test evidence`.
 
 use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
-use protocol::codec;
+use protocol::codec::{self, Extension};
 use protocol::crypto::{Crypto, Secp};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
 use protocol::money::{Counts, Msat, Prices};
@@ -19,7 +19,7 @@ use protocol::time::WallTime;
 use protocol::validator::bookkeeping;
 use protocol::wire::bundle::Bundle;
 use protocol::wire::chain::{ChainedToken, Piece, TokenChain};
-use protocol::wire::envelope::{Body, Envelope, Extension, Network, Signed};
+use protocol::wire::envelope::{Body, Envelope, Network, Signed};
 use protocol::wire::manifest::PaymentMode;
 use protocol::wire::text;
 use protocol::work::{ChatMessage, Job, Sampling, Steering, Work};

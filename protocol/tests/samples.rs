@@ -4,11 +4,10 @@
 
 #![allow(dead_code, missing_docs)] // each test binary uses its part
 
-use protocol::codec;
+use protocol::codec::Extension;
 use protocol::crypto::{Crypto, Secp};
 use protocol::discovery::io::Pulse;
 use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash};
-use protocol::limits;
 use protocol::money::{Counts, Msat, Prices};
 use protocol::order::attached::{Attached, TokenLogprob, TokenLogprobs, Vector};
 use protocol::order::wire::{
@@ -20,13 +19,14 @@ use protocol::time::WallTime;
 use protocol::wire::blob::{BlobFrame, Slice, SliceRequest, of_parts};
 use protocol::wire::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
 use protocol::wire::chain::{ChainedToken, Piece, TokenChain};
-use protocol::wire::envelope::{Body, Envelope, Extension, Network, Signed};
+use protocol::wire::envelope::{Body, Envelope, Network, Signed};
 use protocol::wire::mandate::{Mandate, Revocation};
 use protocol::wire::manifest::{
     HostLimits, Manifest, ModelOffer, PaymentMode, Role, lightning_statement,
 };
 use protocol::wire::quote::{HostQuote, QuoteFrame, QuoteRequest, RouterOffer};
 use protocol::work::{ChatMessage, Constraint, Job, Sampling, Steering, TokenBias, Work};
+use protocol::{codec, limits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::OnceLock;

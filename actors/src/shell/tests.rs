@@ -10,11 +10,10 @@ use crate::ports::network::{self, GossipMessage, Identity, Judgement, NetworkEve
 use crate::ports::relay::listing::ListingDeletion;
 use crate::ports::relay::{EventSigner, RelayEvent, SecretSigner};
 use actix::{Actor, Context, Handler};
-use protocol::codec;
 use protocol::discovery::io::Pulse;
 use protocol::ids::{ModelDigest, OrderId};
 use protocol::wire::envelope::Network;
-use protocol::{discovery, inference, payment, reputation, validator};
+use protocol::{codec, discovery, inference, payment, reputation, validator};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 

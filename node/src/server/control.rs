@@ -2,10 +2,9 @@
 //!
 //! The types are in `crate::control`, beside the client.
 
-use super::App;
 use super::errors::ApiError;
 use super::purchase::{Answer as Answered, Bought, Piece};
-use super::{health, order};
+use super::{App, health, order};
 use crate::control::{BuyLine, BuyOrder, RelayRow, RunLine, Status, VerdictRow};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;

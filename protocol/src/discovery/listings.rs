@@ -7,14 +7,13 @@
 //! alone, and hosts that served this node last.
 
 use super::io::Pulse;
-use crate::codec;
 use crate::crypto::Crypto;
 use crate::ids::{ModelDigest, NodeKey};
-use crate::limits;
 use crate::machine::{Record, Table};
 use crate::time::{Now, Tick, WallTime};
 use crate::wire::envelope::Network;
 use crate::wire::manifest::{Manifest, lightning_statement};
+use crate::{codec, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 //! through its digest, and to probabilities through the logits that they come from.
 
 use super::wire::Chunk;
-use crate::codec::CodecError;
+use crate::codec::{CodecError, bound};
 use crate::crypto::tagged_hash;
 use crate::ids::Digest;
 use crate::limits;
@@ -91,22 +91,11 @@ impl Attached {
     }
 }
 
-pub(super) fn bound(found: usize, limit: usize) -> Result<(), CodecError> {
-    if found > limit {
-        Err(CodecError::TooLong {
-            bytes: found,
-            limit,
-        })
-    } else {
-        Ok(())
-    }
-}
-
 /// Whether a chunk that begins at unit `delivered` carries what its job asked for, and no more.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn fits(job: &Job, delivered: u64, chunk: &Chunk) -> Result<(), String> {
+pub(crate) fn fits(job: &Job, delivered: u64, chunk: &Chunk) -> Result<(), String> {
     let (attached, tokens) = (&chunk.attached, chunk.tokens.len());
     let wants_logprobs = job.steering.logprobs.is_some();
     let wants_vectors = matches!(job.work, Work::Embed { .. });

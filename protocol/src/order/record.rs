@@ -15,9 +15,7 @@
 //! A start reads `OpenOrders` and `Retained`, never `Orders`. Each part is written once,
 //! so an answer of n invoices writes O(n) bytes.
 
-use crate::codec;
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
-use crate::limits;
 use crate::machine::{Record, Table};
 use crate::money::{Counts, Msat};
 use crate::order::wire::{Invoice, Order, Status, Terms};
@@ -26,6 +24,7 @@ use crate::refusal::Code;
 use crate::time::WallTime;
 use crate::wire::chain::ChainedToken;
 use crate::wire::envelope::Signed;
+use crate::{codec, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

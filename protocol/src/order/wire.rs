@@ -3,8 +3,8 @@
 //! Not behaviour: see `order::buyer` and `order::host`. Signed bodies and chunks end in
 //! extension records, so that fields can be added.
 
-use super::attached::{Attached, bound};
-use crate::codec::{self, CodecError};
+use super::attached::Attached;
+use crate::codec::{self, CodecError, Extension, bound};
 use crate::crypto::tagged_hash;
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
 use crate::limits;
@@ -12,7 +12,7 @@ use crate::money::{Counts, Msat, Prices};
 use crate::refusal::{Code, Refusal};
 use crate::time::WallTime;
 use crate::wire::chain::ChainedToken;
-use crate::wire::envelope::{Body, Extension, MessageType, Signed, check_extensions};
+use crate::wire::envelope::{Body, MessageType, Signed, check_extensions};
 use crate::wire::manifest::PaymentMode;
 use crate::work::Job;
 use serde::{Deserialize, Serialize};

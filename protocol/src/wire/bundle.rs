@@ -2,10 +2,11 @@
 //!
 //! Not the check itself, which needs an engine: see `validator`.
 
+use crate::codec::Extension;
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::time::WallTime;
 use crate::wire::chain::ChainedToken;
-use crate::wire::envelope::{Extension, Signed};
+use crate::wire::envelope::Signed;
 use serde::{Deserialize, Serialize};
 
 /// Name of the audit stream protocol.

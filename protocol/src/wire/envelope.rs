@@ -6,7 +6,7 @@
 //! The signature covers a tagged hash of the exact bytes received, so nothing
 //! is encoded again before it is checked.
 
-use crate::codec::{self, CodecError};
+use crate::codec::{self, CodecError, Extension};
 use crate::crypto::{Crypto, tagged_hash};
 use crate::ids::{Digest, NodeKey, Signature};
 use crate::limits;
@@ -88,22 +88,13 @@ macro_rules! bodies {
             const TYPE: $crate::wire::envelope::MessageType = $crate::wire::envelope::MessageType::$name;
             const VERSION: u16 = 1;
 
-            fn extensions(&self) -> Vec<&[$crate::wire::envelope::Extension]> {
+            fn extensions(&self) -> Vec<&[$crate::codec::Extension]> {
                 vec![&self.extensions]
             }
         }
     )*};
 }
 pub(crate) use bodies;
-
-/// A typed extension record: odd types may be ignored, even ones must be understood.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extension {
-    /// Even: must be understood. Odd: may be ignored.
-    pub kind: u16,
-    /// Contents; those of one message have at most [`limits::MAX_EXTENSION_BYTES`] together.
-    pub value: Vec<u8>,
-}
 
 /// The signed fields around a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,10 +3,10 @@
 //! The documents exist so that orders can already carry them; enforcement comes
 //! with agents. A host needs none of this to serve an order.
 
+use crate::codec::Extension;
 use crate::ids::{Digest, ModelDigest, NodeKey};
 use crate::money::Msat;
 use crate::time::WallTime;
-use crate::wire::envelope::Extension;
 use serde::{Deserialize, Serialize};
 
 /// A signed permission to spend.

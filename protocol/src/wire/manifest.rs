@@ -4,12 +4,13 @@
 //! Published inside a Nostr event of kind 38717; the event itself is built and
 //! read by the relay port.
 
+use crate::codec::Extension;
 use crate::crypto::tagged_hash;
 use crate::ids::{Digest, LightningId, ModelDigest, NodeKey};
 use crate::limits;
 use crate::money::{Meter, Msat, Prices};
 use crate::time::WallTime;
-use crate::wire::envelope::{EnvelopeError, Extension, Network, check_extensions};
+use crate::wire::envelope::{EnvelopeError, Network, check_extensions};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 

@@ -3,10 +3,11 @@
 //! The frames exist so that no later change of the wire is needed; no role uses
 //! them yet. A router sees evidence of payment, never funds.
 
+use crate::codec::Extension;
 use crate::ids::{Digest, ModelDigest};
 use crate::money::{Counts, Msat, Prices};
 use crate::time::WallTime;
-use crate::wire::envelope::{Extension, Signed};
+use crate::wire::envelope::Signed;
 use serde::{Deserialize, Serialize};
 
 /// Name of the quote stream protocol.

@@ -5,11 +5,11 @@ use super::{Adversary, Hand, Strategy};
 use crate::check::index::{body, envelope};
 use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
+use protocol::codec::Extension;
 use protocol::inference::io::Effect;
 use protocol::limits::{MAX_EXTENSION_BYTES, MAX_EXTENSIONS};
 use protocol::money::{Meter, Prices};
 use protocol::order::wire::{Frame, Invoice};
-use protocol::wire::envelope::Extension;
 
 /// Msat for a million tokens: a thousand times the usual, and the usual.
 const INPUT: u64 = 100_000_000_000;

@@ -5,7 +5,6 @@ use crate::adversary::Strategy;
 use crate::crypto::SimCrypto;
 use crate::faults::Vice;
 use crate::node::{AnyEffect, Node, Person};
-use protocol::codec;
 use protocol::ids::Caller;
 use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
@@ -18,7 +17,7 @@ use protocol::route::{Delivery, Message};
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput};
 use protocol::wire::envelope::Envelope;
 use protocol::wire::manifest::PaymentMode;
-use protocol::{discovery, payment};
+use protocol::{codec, discovery, payment};
 
 /// Acknowledged writes that a crash undoes.
 const LOST_WRITES: usize = 8;

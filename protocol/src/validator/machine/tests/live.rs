@@ -4,8 +4,7 @@
 use super::*;
 use crate::crypto::InvoiceFacts;
 use crate::crypto::testing::{TestSigner, order_keys};
-use crate::ids::{Caller, PeerTag};
-use crate::ids::{ModelDigest, OrderId, PaymentHash, Preimage};
+use crate::ids::{Caller, ModelDigest, OrderId, PaymentHash, PeerTag, Preimage};
 use crate::inference::Inference;
 use crate::inference::context::Config as OrderConfig;
 use crate::inference::io::{
