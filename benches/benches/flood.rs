@@ -19,7 +19,7 @@ use freehold::lab::Stage;
 use freehold::lab::member::{MemberOptions, MemberPlan};
 use protocol::inference::io::{BuyerEvent, ModelSelector};
 use protocol::money::Msat;
-use protocol::order::wire::Frame;
+use protocol::wire::order::Frame;
 use protocol::work::{ChatMessage, Work};
 use std::net::Ipv4Addr;
 use std::process::Stdio;

@@ -7,10 +7,10 @@ use actors::ports::relay::listing::{ListingDraft, ListingEvent, REQUIRED_BITS};
 use criterion::{Criterion, criterion_group, criterion_main};
 use protocol::crypto::{Crypto, Secp};
 use protocol::ids::{Digest, OrderId};
-use protocol::order::wire::Paid;
 use protocol::time::WallTime;
 use protocol::wire::chain::{ChainedToken, Piece, TokenChain};
 use protocol::wire::envelope::{Network, Signed};
+use protocol::wire::order::Paid;
 use std::hint::black_box;
 
 const NOW: WallTime = WallTime(1_795_000_000_000);

@@ -20,12 +20,12 @@ use protocol::ids::{Caller, Digest, EffectId, ModelDigest, NodeKey, PaymentHash,
 use protocol::machine::{Machine, Outbox, Record};
 use protocol::money::{Counts, Msat};
 use protocol::order::record::{OrderRecord, Retained};
-use protocol::order::wire::{Handling, Order, Path as Way, Retention, Status};
 use protocol::payment::io::{Effect, Input, OrderAccount, Side};
 use protocol::payment::{Config, Payment};
 use protocol::time::{Now, Tick, WallTime};
 use protocol::wire::envelope::{Network, Signed};
 use protocol::wire::manifest::PaymentMode;
+use protocol::wire::order::{Handling, Order, Path as Way, Retention, Status};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

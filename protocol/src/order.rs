@@ -2,9 +2,7 @@
 //!
 //! Driven by the inference machine on both sides.
 
-pub mod attached;
 pub mod buyer;
 pub mod host;
 pub mod record;
 mod recount;
-pub mod wire;

@@ -11,12 +11,12 @@ use proptest::sample::Index;
 use protocol::codec::{self, Extension};
 use protocol::crypto::{Crypto, read_bolt11, verify_lightning_message};
 use protocol::ids::{LightningId, Signature};
-use protocol::order::wire::{Countersigned, Frame, Invoice, Order, Paid, Receipt, Terms};
 use protocol::time::WallTime;
 use protocol::wire::bundle::Verdict;
 use protocol::wire::envelope::{Body, Envelope, Network, Signed};
 use protocol::wire::mandate::{Mandate, Revocation};
 use protocol::wire::manifest::Manifest;
+use protocol::wire::order::{Countersigned, Frame, Invoice, Order, Paid, Receipt, Terms};
 use protocol::wire::quote::{HostQuote, QuoteRequest, RouterOffer};
 
 fn survives(decode: fn(&[u8]) -> Option<Vec<u8>>, bytes: &[u8]) -> Result<(), TestCaseError> {

@@ -11,16 +11,16 @@ use protocol::codec::{self, Extension};
 use protocol::crypto::{Crypto, Secp};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
 use protocol::money::{Counts, Msat, Prices};
-use protocol::order::wire::{
-    Countersigned, EntryInvoice, Finish, Handling, Invoice, Order, Path, PaymentEntry, Receipt,
-    Retention, Status, Terms, description_hash, prompt_digest,
-};
 use protocol::time::WallTime;
 use protocol::validator::bookkeeping;
 use protocol::wire::bundle::Bundle;
 use protocol::wire::chain::{ChainedToken, Piece, TokenChain};
 use protocol::wire::envelope::{Body, Envelope, Network, Signed};
 use protocol::wire::manifest::PaymentMode;
+use protocol::wire::order::{
+    Countersigned, EntryInvoice, Finish, Handling, Invoice, Order, Path, PaymentEntry, Receipt,
+    Retention, Status, Terms, description_hash, prompt_digest,
+};
 use protocol::wire::text;
 use protocol::work::{ChatMessage, Job, Sampling, Steering, Work};
 use secp256k1::{SECP256K1, SecretKey};

@@ -9,13 +9,9 @@ use protocol::crypto::{Crypto, Secp};
 use protocol::discovery::io::Pulse;
 use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash};
 use protocol::money::{Counts, Msat, Prices};
-use protocol::order::attached::{Attached, TokenLogprob, TokenLogprobs, Vector};
-use protocol::order::wire::{
-    Chunk, Countersigned, EntryInvoice, Finish, Frame, Handling, Invoice, Order, Paid, Path,
-    PaymentEntry, Receipt, Retention, Status, Terms, description_hash, prompt_digest,
-};
 use protocol::refusal::{Code, Refusal};
 use protocol::time::WallTime;
+use protocol::wire::attached::{Attached, TokenLogprob, TokenLogprobs, Vector};
 use protocol::wire::blob::{BlobFrame, Slice, SliceRequest, of_parts};
 use protocol::wire::bundle::{AuditFrame, Bundle, Finding, Tier, Verdict};
 use protocol::wire::chain::{ChainedToken, Piece, TokenChain};
@@ -23,6 +19,10 @@ use protocol::wire::envelope::{Body, Envelope, Network, Signed};
 use protocol::wire::mandate::{Mandate, Revocation};
 use protocol::wire::manifest::{
     HostLimits, Manifest, ModelOffer, PaymentMode, Role, lightning_statement,
+};
+use protocol::wire::order::{
+    Chunk, Countersigned, EntryInvoice, Finish, Frame, Handling, Invoice, Order, Paid, Path,
+    PaymentEntry, Receipt, Retention, Status, Terms, description_hash, prompt_digest,
 };
 use protocol::wire::quote::{HostQuote, QuoteFrame, QuoteRequest, RouterOffer};
 use protocol::work::{ChatMessage, Constraint, Job, Sampling, Steering, TokenBias, Work};

@@ -31,8 +31,8 @@ pub use hand::Hand;
 use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
 use protocol::ids::{PaymentHash, StreamId};
-use protocol::order::wire::Frame;
 use protocol::route::Delivery;
+use protocol::wire::order::Frame;
 
 /// Where every world has its first adversary, and every how manieth node is one after it.
 const FIRST: usize = 6;

@@ -36,10 +36,10 @@ use crate::wallet::Wallet;
 use index::Index;
 use protocol::ids::{ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
 use protocol::inference::io::BuyRequest;
-use protocol::order::wire::Frame;
 use protocol::payment::io::{LedgerEntry, Report};
 use protocol::route::Delivery;
 use protocol::time::WallTime;
+use protocol::wire::order::Frame;
 
 /// Something that a checker may see.
 #[allow(missing_docs)] // the fields are named for what they are

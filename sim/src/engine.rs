@@ -8,9 +8,9 @@ use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use protocol::inference::io::PromptFacts;
 use protocol::money::Meter;
-use protocol::order::attached::{Attached, Vector, vector_digest};
-use protocol::order::wire::prompt_digest;
+use protocol::wire::attached::{Attached, Vector, vector_digest};
 use protocol::wire::chain::{ChainedToken, NO_LOGITS, Piece};
+use protocol::wire::order::prompt_digest;
 use protocol::work::Job;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,9 +7,9 @@ use crate::node::models;
 use protocol::ids::{NodeKey, OrderId, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector};
 use protocol::money::Msat;
-use protocol::order::wire::{Handling, Path, Retention};
 use protocol::refusal::Code;
 use protocol::wire::manifest::PaymentMode;
+use protocol::wire::order::{Handling, Path, Retention};
 use protocol::work::{ChatMessage, Job, Sampling, Work};
 
 /// How a purchase ended.

@@ -17,9 +17,9 @@ use lab::{Lab, LabOptions, Miner, MinerOptions};
 use protocol::ids::{Digest, ModelDigest, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector, Served};
 use protocol::money::{Msat, Prices};
-use protocol::order::wire::{self, Handling, Retention};
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
+use protocol::wire::order::{self, Handling, Retention};
 use protocol::work::{ChatMessage, Job, Sampling, Work};
 use protocol::{discovery, inference, payment, reputation, validator};
 use slow::SlowWallet;
@@ -339,7 +339,7 @@ pub fn question(text: &str, max_output: u32) -> BuyRequest {
         },
         max_cost: Msat(200_000),
         mode: PaymentMode::Metered,
-        path: wire::Path::Fast,
+        path: order::Path::Fast,
         retention: Retention::Keep,
         handling: Handling::Plain,
         budget: "test".to_owned(),

@@ -19,9 +19,9 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use protocol::codec;
 use protocol::discovery::io::SelfTestError;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
-use protocol::order::wire::Frame;
 use protocol::refusal::Code;
 use protocol::wire::bundle::AuditFrame;
+use protocol::wire::order::Frame;
 use tokio::net::TcpSocket;
 
 struct Host {

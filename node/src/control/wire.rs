@@ -4,10 +4,10 @@ use actors::ports::wallet::{ChannelId, Peer};
 use protocol::ids::{LightningId, ModelDigest, NodeKey, OrderId, Preimage};
 use protocol::inference::io::{BuyerEvent, ModelSelector};
 use protocol::money::{Counts, Msat, Prices};
-use protocol::order::wire::{Finish, Retention};
 use protocol::refusal::Refusal;
 use protocol::wire::bundle::Verdict;
 use protocol::wire::manifest::{PaymentMode, Role};
+use protocol::wire::order::{Finish, Retention};
 use protocol::work::{Sampling, Steering, Work};
 use serde::{Deserialize, Serialize};
 

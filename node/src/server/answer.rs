@@ -4,8 +4,8 @@
 //! pass on: cost and fees in msat, order (the receipt's id), host.
 
 use super::purchase::Ending;
-use protocol::order::attached::{TokenLogprob, TokenLogprobs};
-use protocol::order::wire::Finish;
+use protocol::wire::attached::{TokenLogprob, TokenLogprobs};
+use protocol::wire::order::Finish;
 use serde_json::{Value, json};
 
 /// What all parts of one answer have in common.

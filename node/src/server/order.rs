@@ -14,10 +14,10 @@ use protocol::discovery::io::HostRow;
 use protocol::ids::RequestId;
 use protocol::inference::io::{BuyRequest, ModelSelector};
 use protocol::money::Msat;
-use protocol::order::wire::{Handling, Path};
 use protocol::payment::Fees;
 use protocol::reputation::Standing;
 use protocol::wire::manifest::{ModelOffer, Role};
+use protocol::wire::order::{Handling, Path};
 use protocol::work::{Job, Work};
 
 /// Output tokens where the client names no number: a page of text.

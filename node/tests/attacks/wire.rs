@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use protocol::codec;
 use protocol::ids::Digest;
-use protocol::order::wire::Frame;
+use protocol::wire::order::Frame;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

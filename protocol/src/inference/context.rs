@@ -9,12 +9,12 @@ use crate::machine::{EffectIds, Outbox, Record};
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::record::{Closing, Journal, Keep, OrderRecord, Retained};
-use crate::order::wire::Frame;
 use crate::payment::Fees;
 use crate::route::Message;
 use crate::time::Now;
 use crate::wire::envelope::{Body, Network, Signed};
 use crate::wire::manifest::PaymentMode;
+use crate::wire::order::Frame;
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 

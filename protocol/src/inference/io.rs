@@ -8,15 +8,15 @@ use crate::ids::{
 };
 use crate::machine::Record;
 use crate::money::{Counts, Msat};
-use crate::order::attached::Attached;
-use crate::order::wire::{Finish, Frame, Handling, Path, Receipt, Retention};
 use crate::payment::io::{Credit, Side};
 use crate::refusal::Refusal;
 use crate::reputation::ScoreCard;
 use crate::route::Message;
+use crate::wire::attached::Attached;
 use crate::wire::bundle::Bundle;
 use crate::wire::chain::ChainedToken;
 use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode};
+use crate::wire::order::{Finish, Frame, Handling, Path, Receipt, Retention};
 use crate::work::Job;
 use serde::{Deserialize, Serialize};
 
@@ -92,7 +92,7 @@ pub struct PromptFacts {
     pub cached: u64,
     /// Tokens of the longest text that must fit into the context at once.
     pub longest: u64,
-    /// [`crate::order::wire::prompt_digest`] over them.
+    /// [`crate::wire::order::prompt_digest`] over them.
     pub digest: Digest,
 }
 

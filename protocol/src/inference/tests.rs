@@ -21,18 +21,19 @@ use crate::limits::{
 use crate::machine::{Machine, Outbox, Record, Table};
 use crate::money::{Counts, Msat, Prices};
 use crate::offence::OffenceKind;
-use crate::order::attached::{Vector, vector_digest};
 use crate::order::host::HostOrder;
-use crate::order::wire::{
-    self, Chunk, Finish, Frame, Handling, Invoice, Order, Path, Retention, Terms,
-};
 use crate::payment::io::Credit;
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
+use crate::wire::attached::{Vector, vector_digest};
 use crate::wire::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};
 use crate::wire::envelope::{Body, Network, Signed};
 use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
+use crate::wire::order::{
+    Chunk, EntryInvoice, Finish, Frame, Handling, Invoice, Order, Path, Retention, Terms,
+    description_hash,
+};
 use crate::work::{Job, Sampling, Steering, Work};
 
 const NETWORK: Network = Network::Regtest;
@@ -1258,10 +1259,10 @@ impl Buyer {
             payee: LIGHTNING,
             hash: PaymentHash([self.stream as u8; 32]),
             msat: Some(Msat(msat)),
-            description_hash: Some(wire::description_hash(&order, 0, &terms.input)),
+            description_hash: Some(description_hash(&order, 0, &terms.input)),
             expires: at(600_000).wall,
         };
-        terms.entry = Some(wire::EntryInvoice {
+        terms.entry = Some(EntryInvoice {
             bolt11: serde_json::to_string(&facts).unwrap(),
             msat: Msat(msat),
         });
@@ -1431,7 +1432,7 @@ impl Buyer {
         };
         change(&mut invoice, &mut facts);
         facts.msat = facts.msat.or(Some(invoice.msat));
-        let about = wire::description_hash(&order, invoice.seq, &invoice.covers);
+        let about = description_hash(&order, invoice.seq, &invoice.covers);
         facts.description_hash = facts.description_hash.or(Some(about));
         invoice.bolt11 = serde_json::to_string(&facts).unwrap();
         let signed = self.seal(&invoice);

@@ -26,11 +26,7 @@
 //!   may have changed on its way here; but for a count of the prompt that the model's own
 //!   vocabulary contradicts, which no listing decides.
 
-use super::attached;
 use super::recount::Recount;
-use super::wire::{
-    self, Chunk, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt, Status, Terms,
-};
 use crate::crypto::{Crypto, InvoiceFacts};
 use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
@@ -47,9 +43,14 @@ use crate::refusal::{Code, Refusal};
 use crate::reputation::io::Outcome;
 use crate::route::Message;
 use crate::time::{Tick, WallTime};
+use crate::wire::attached;
 use crate::wire::chain::{ChainedToken, TokenChain};
 use crate::wire::envelope::{EnvelopeError, Opened, Signed};
 use crate::wire::manifest::{PaymentMode, Role};
+use crate::wire::order::{
+    Chunk, Countersigned, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt, Status,
+    Terms, description_hash,
+};
 use crate::wire::text::Rendering;
 use crate::work::{Job, Work};
 use rand::RngCore;
@@ -1030,7 +1031,7 @@ impl BuyerOrder {
         if facts.msat != Some(msat) {
             return Err("an invoice of another amount than stated".to_owned());
         }
-        if facts.description_hash != Some(wire::description_hash(&deal.id, seq, covers)) {
+        if facts.description_hash != Some(description_hash(&deal.id, seq, covers)) {
             return Err("an invoice that is not bound to this order".to_owned());
         }
         if deal.bills.values().any(|bill| bill.hash == facts.hash) {
@@ -1464,7 +1465,7 @@ impl BuyerOrder {
             return;
         }
         let host = deal.candidate.host;
-        let body = wire::Countersigned {
+        let body = Countersigned {
             receipt: signed.digest(),
             extensions: Vec::new(),
         };

@@ -25,11 +25,6 @@
 //! - The sum of invoices never exceeds the larger of the entry and the cost of
 //!   what was delivered, and never the buyer's `max_cost`.
 
-use super::attached::Attached;
-use super::wire::{
-    self, Accept, Chunk, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt,
-    Retention, Status, Terms,
-};
 use crate::ids::{Caller, Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, PromptFacts};
@@ -41,9 +36,14 @@ use crate::payment::io::{Credit, OrderAccount, Side};
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
 use crate::time::{Tick, WallTime};
+use crate::wire::attached::Attached;
 use crate::wire::chain::{ChainedToken, TokenChain};
 use crate::wire::envelope::{Envelope, Opened, Signed};
 use crate::wire::manifest::{ModelOffer, PaymentMode};
+use crate::wire::order::{
+    Accept, Chunk, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt,
+    Retention, Status, Terms, description_hash,
+};
 use std::collections::BTreeMap;
 
 /// How long a buyer may take to countersign. Milliseconds. The receipt stands without it.
@@ -531,7 +531,7 @@ impl HostOrder {
             order: self.id(),
             seq,
             msat,
-            description_hash: wire::description_hash(&self.id(), seq, &covers),
+            description_hash: description_hash(&self.id(), seq, &covers),
             expiry_s: match seq {
                 0 => ctx.config.entry_expiry_s,
                 _ => ctx.config.invoice_expiry_s,

@@ -18,12 +18,12 @@
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::machine::{Record, Table};
 use crate::money::{Counts, Msat};
-use crate::order::wire::{Invoice, Order, Status, Terms};
 use crate::payment::io::{OrderAccount, Side};
 use crate::refusal::Code;
 use crate::time::WallTime;
 use crate::wire::chain::ChainedToken;
 use crate::wire::envelope::Signed;
+use crate::wire::order::{Invoice, Order, Status, Terms};
 use crate::{codec, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -616,8 +616,8 @@ mod tests {
     /// Eight tokens of 64 came, at 250 msat each; the window is the host's.
     fn interrupted(window: u64, entry: Option<u64>, invoices: &[(u64, u64)]) -> OrderRecord {
         use crate::crypto::{Crypto, Secp};
-        use crate::order::wire::EntryInvoice;
         use crate::wire::envelope::{Body, Network};
+        use crate::wire::order::EntryInvoice;
         let key = Secp::from_secret(&[1; 32]).unwrap();
         fn seal<T: Body>(key: &Secp, body: &T) -> Signed {
             let to = Some(key.key());

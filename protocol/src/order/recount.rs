@@ -5,12 +5,12 @@
 //! before it is there; where the vocabulary is not here, which is known at once, it is fetched
 //! after the first word, for the next order.
 
-use super::wire::Terms;
 use crate::ids::{EffectId, ModelDigest};
 use crate::inference::context::Ctx;
 use crate::inference::io::{Effect, InputCount, InputFacts};
 use crate::offence::OffenceKind;
 use crate::wire::manifest::ModelOffer;
+use crate::wire::order::Terms;
 use crate::work::Job;
 
 /// Where the count stands.

@@ -8,9 +8,9 @@ use crate::ids::{
 };
 use crate::machine::Record;
 use crate::money::{Counts, Msat};
-use crate::order::wire::Status;
 use crate::route::Message;
 use crate::time::WallTime;
+use crate::wire::order::Status;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

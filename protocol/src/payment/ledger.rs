@@ -615,7 +615,7 @@ mod tests {
             cost: Msat(cost),
             carried: Msat::ZERO,
             unsure: Msat::ZERO,
-            status: crate::order::wire::Status::Complete,
+            status: crate::wire::order::Status::Complete,
             receipt: None,
         }
     }

@@ -20,10 +20,10 @@ use crate::ids::{
 };
 use crate::machine::{Machine, Outbox, Record, Table};
 use crate::money::{Counts, Msat};
-use crate::order::wire::Status;
 use crate::refusal::{Code, Refusal};
 use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
+use crate::wire::order::Status;
 use std::collections::BTreeMap;
 
 /// Noon of some day, so that a test of an hour stays within it.

@@ -15,10 +15,10 @@
 use crate::crypto::Crypto;
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::limits;
-use crate::order::wire::{Countersigned, Invoice, Order, Receipt, Terms};
 use crate::wire::bundle::{Bundle, Finding};
 use crate::wire::chain::{ChainedToken, TokenChain};
 use crate::wire::envelope::{Network, Opened};
+use crate::wire::order::{Countersigned, Invoice, Order, Receipt, Terms};
 use crate::work::Job;
 use std::collections::BTreeMap;
 

@@ -3,14 +3,14 @@
 use crate::crypto::{Crypto, Secp};
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash};
 use crate::money::{Counts, Meter, Msat, Prices};
-use crate::order::wire::{
-    self, Countersigned, EntryInvoice, Invoice, Order, PaymentEntry, Receipt, Status, Terms,
-};
 use crate::time::WallTime;
 use crate::wire::bundle::Bundle;
 use crate::wire::chain::{ChainedToken, Piece, TokenChain};
 use crate::wire::envelope::{Body, Network, Signed};
 use crate::wire::manifest::PaymentMode;
+use crate::wire::order::{
+    self, Countersigned, EntryInvoice, Invoice, Order, PaymentEntry, Receipt, Status, Terms,
+};
 use crate::work::{ChatMessage, Job, Sampling, Work};
 
 pub const NETWORK: Network = Network::Regtest;
@@ -91,9 +91,9 @@ pub fn order_body() -> Order {
         max_cost: Msat(1_000_000),
         mode: PaymentMode::Metered,
         payment_grain: Msat(1),
-        path: wire::Path::Fast,
-        retention: wire::Retention::Keep,
-        handling: wire::Handling::Plain,
+        path: order::Path::Fast,
+        retention: order::Retention::Keep,
+        handling: order::Handling::Plain,
         salt: [6; 16],
         via: None,
         authority: Vec::new(),
@@ -134,7 +134,7 @@ fn counts(script: &Script, delivered: u64) -> Counts {
 }
 
 pub fn prompt() -> Digest {
-    wire::prompt_digest(&[6; 16], &[1, 2, 3, 4, 5, 6, 7, 8])
+    order::prompt_digest(&[6; 16], &[1, 2, 3, 4, 5, 6, 7, 8])
 }
 
 /// Builds the bundle of an order that ran by `script`.
@@ -233,7 +233,7 @@ fn receipt(
         prices: said.prices.clone(),
         prompt: prompt(),
         head: head(order, terms, tokens),
-        finish: wire::Finish::Stop,
+        finish: order::Finish::Stop,
         counts: counts(script, 10),
         cost: Msat(800 + 2_500),
         payments: vec![payment(0, 1_100), payment(1, 800), payment(2, 1_000)],

@@ -38,7 +38,7 @@ pub struct ChainedToken {
     /// Token id in the model's vocabulary.
     pub id: u32,
     /// BLAKE3 over the 64 largest (id, f32 bits); [`NO_LOGITS`] where the listing has no
-    /// numerics; for an embedding [`crate::order::attached::vector_digest`].
+    /// numerics; for an embedding [`crate::wire::attached::vector_digest`].
     pub logits: Digest,
     /// What the id stands for in the model's vocabulary.
     pub piece: Piece,

@@ -42,17 +42,17 @@ impl Network {
 pub enum MessageType {
     /// [`crate::wire::manifest::Manifest`]
     Manifest,
-    /// [`crate::order::wire::Order`]
+    /// [`crate::wire::order::Order`]
     Order,
-    /// [`crate::order::wire::Terms`]
+    /// [`crate::wire::order::Terms`]
     Terms,
-    /// [`crate::order::wire::Invoice`]
+    /// [`crate::wire::order::Invoice`]
     Invoice,
-    /// [`crate::order::wire::Paid`]
+    /// [`crate::wire::order::Paid`]
     Paid,
-    /// [`crate::order::wire::Receipt`]
+    /// [`crate::wire::order::Receipt`]
     Receipt,
-    /// [`crate::order::wire::Countersigned`]
+    /// [`crate::wire::order::Countersigned`]
     Countersigned,
     /// [`crate::wire::bundle::Verdict`]
     Verdict,

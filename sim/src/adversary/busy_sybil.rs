@@ -4,8 +4,8 @@ use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::Person;
 use protocol::ids::StreamId;
-use protocol::order::wire::Frame;
 use protocol::refusal::{Code, Refusal};
+use protocol::wire::order::Frame;
 
 /// Keys: as many as a buyer tries.
 const KEYS: usize = 4;

@@ -6,11 +6,11 @@ use protocol::codec;
 use protocol::ids::{ModelDigest, StreamId};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::money::Msat;
-use protocol::order::wire::{
-    Countersigned, Frame, Handling, Invoice, Order, Path, Retention, Terms,
-};
 use protocol::wire::envelope::{Envelope, Signed};
 use protocol::wire::manifest::PaymentMode;
+use protocol::wire::order::{
+    Countersigned, Frame, Handling, Invoice, Order, Path, Retention, Terms,
+};
 use protocol::work::{Job, Sampling, Work};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;

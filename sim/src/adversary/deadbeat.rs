@@ -5,7 +5,7 @@ use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::Person;
 use protocol::ids::StreamId;
-use protocol::order::wire::Frame;
+use protocol::wire::order::Frame;
 
 /// Pause between two orders. Milliseconds.
 const PACE_MS: u64 = 12_000;

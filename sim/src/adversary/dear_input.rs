@@ -9,7 +9,7 @@ use protocol::codec::Extension;
 use protocol::inference::io::Effect;
 use protocol::limits::{MAX_EXTENSION_BYTES, MAX_EXTENSIONS};
 use protocol::money::{Meter, Prices};
-use protocol::order::wire::{Frame, Invoice};
+use protocol::wire::order::{Frame, Invoice};
 
 /// Msat for a million tokens: a thousand times the usual, and the usual.
 const INPUT: u64 = 100_000_000_000;

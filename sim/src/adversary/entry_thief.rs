@@ -8,8 +8,8 @@ use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
 use protocol::ids::{OrderId, StreamId};
 use protocol::inference::io::{Effect, Input};
-use protocol::order::wire::{Frame, Terms};
 use protocol::route::Delivery;
+use protocol::wire::order::{Frame, Terms};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

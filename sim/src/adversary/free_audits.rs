@@ -7,9 +7,9 @@ use crate::node::{Person, models};
 use protocol::crypto::Crypto;
 use protocol::ids::Digest;
 use protocol::money::{Counts, Msat, Prices};
-use protocol::order::wire::{Handling, Order, Path, Retention, Terms};
 use protocol::wire::bundle::Bundle;
 use protocol::wire::manifest::PaymentMode;
+use protocol::wire::order::{Handling, Order, Path, Retention, Terms};
 
 /// Pause between two questions. Milliseconds.
 const PACE_MS: u64 = 1_000;

@@ -13,11 +13,11 @@ use protocol::crypto::Crypto;
 use protocol::ids::{ModelDigest, NodeKey, OrderId, PaymentHash, StreamId};
 use protocol::limits::LISTING_TTL_MS;
 use protocol::money::Msat;
-use protocol::order::wire::Frame;
 use protocol::time::WallTime;
 use protocol::wire::bundle::Bundle;
 use protocol::wire::envelope::{Body, Signed};
 use protocol::wire::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
+use protocol::wire::order::Frame;
 
 /// How long a payment of an adversary takes. Milliseconds.
 const PAY_MS: u64 = 80;

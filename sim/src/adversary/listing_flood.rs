@@ -4,7 +4,7 @@ use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::Person;
 use protocol::ids::StreamId;
-use protocol::order::wire::Frame;
+use protocol::wire::order::Frame;
 
 /// Listings of one adversary: more than are considered for an order.
 const LISTINGS: usize = 40;

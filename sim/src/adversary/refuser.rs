@@ -4,8 +4,8 @@ use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
 use protocol::inference::io::Effect;
-use protocol::order::wire::Frame;
 use protocol::refusal::{Code, Refusal};
+use protocol::wire::order::Frame;
 
 struct Refuser(usize);
 

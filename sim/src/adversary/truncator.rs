@@ -6,8 +6,8 @@ use crate::check::Seen;
 use crate::dice::Dice;
 use crate::node::Person;
 use protocol::inference::io::Input;
-use protocol::order::wire::Finish;
 use protocol::route::Delivery;
+use protocol::wire::order::Finish;
 
 /// What it says of the end, in turn.
 const ENDS: [Finish; 4] = [

@@ -6,7 +6,7 @@ use crate::dice::Dice;
 use crate::event::NodeIx;
 use crate::node::Person;
 use protocol::ids::{ModelDigest, StreamId};
-use protocol::order::wire::Frame;
+use protocol::wire::order::Frame;
 
 /// Pause between two orders. Milliseconds.
 const PACE_MS: u64 = 8_000;

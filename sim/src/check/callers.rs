@@ -11,11 +11,11 @@ use crate::node::{AnyEffect, NETWORK};
 use protocol::ids::{Caller, Digest, StreamId};
 use protocol::inference::io::{Effect, Input};
 use protocol::limits;
-use protocol::order::wire::{Frame, Terms};
 use protocol::route::Delivery;
 use protocol::validator::Config;
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput};
 use protocol::wire::bundle::AuditFrame;
+use protocol::wire::order::{Frame, Terms};
 use std::collections::{BTreeMap, VecDeque};
 
 const HOUR_MS: u64 = 3_600_000;

@@ -5,9 +5,9 @@ use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use protocol::ids::{ModelDigest, NodeKey, OrderId, RequestId};
 use protocol::inference::io::{BuyRequest, ModelSelector};
-use protocol::order::wire::{Frame, Order};
 use protocol::route::Message;
 use protocol::wire::envelope::Signed;
+use protocol::wire::order::{Frame, Order};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Order and signed frame of a buyer, as it leaves.

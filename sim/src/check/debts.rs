@@ -2,7 +2,7 @@
 
 use super::index::body;
 use super::{Checker, Facts, Seen};
-use protocol::order::wire::{Frame, Terms};
+use protocol::wire::order::{Frame, Terms};
 
 /// The judge.
 pub struct Debts;

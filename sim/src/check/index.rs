@@ -12,10 +12,10 @@ use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash, RequestI
 use protocol::inference::io::{Effect, Input};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::money::{Counts, Meter, Prices};
-use protocol::order::wire::{Frame, Invoice, Order, Terms};
 use protocol::route::{Delivery, Message};
 use protocol::wire::envelope::{Envelope, Signed};
 use protocol::wire::manifest::PaymentMode;
+use protocol::wire::order::{Frame, Invoice, Order, Terms};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 

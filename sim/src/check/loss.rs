@@ -1,7 +1,7 @@
 //! What a buyer key can take from a host unpaid: no more than it paid that host in all.
 
 use super::{Checker, Facts, Seen};
-use protocol::order::wire::Frame;
+use protocol::wire::order::Frame;
 
 /// The judge.
 pub struct Loss;

@@ -5,9 +5,9 @@ use crate::event::NodeIx;
 use crate::node::AnyEffect;
 use protocol::ids::{Digest, OrderId, RequestId};
 use protocol::inference::io::{BuyerEvent, Effect, Input};
-use protocol::order::wire::Frame;
 use protocol::refusal::Code;
 use protocol::route::{Delivery, Message};
+use protocol::wire::order::Frame;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A payment that settles this late before the end need not be known to the host. Milliseconds.

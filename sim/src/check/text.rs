@@ -7,9 +7,9 @@ use crate::node::AnyEffect;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, OrderId, RequestId};
 use protocol::inference::io::{BuyerEvent, Effect};
-use protocol::order::wire::Frame;
 use protocol::route::Message;
 use protocol::wire::chain::ChainedToken;
+use protocol::wire::order::Frame;
 use std::collections::BTreeMap;
 
 /// Most bytes of text that a token may be.

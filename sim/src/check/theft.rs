@@ -6,9 +6,9 @@ use crate::node::AnyEffect;
 use protocol::ids::{Digest, EffectId, ModelDigest, OrderId, StreamId};
 use protocol::inference::io::{Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::FIRST_TOKEN_MS;
-use protocol::order::wire::Frame;
 use protocol::payment::io::Effect;
 use protocol::route::{Delivery, Message};
+use protocol::wire::order::Frame;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A buyer knows of a loss by now: it waits for [`FIRST_TOKEN_MS`] and twice what it was told,

@@ -6,10 +6,10 @@ use super::{Checker, Facts, Seen};
 use crate::node::AnyEffect;
 use protocol::ids::OrderId;
 use protocol::offence::OffenceKind;
-use protocol::order::wire::{Finish, Frame, Receipt};
 use protocol::route::Message;
 use protocol::validator::io::Effect;
 use protocol::wire::bundle::{AuditFrame, Tier, Verdict};
+use protocol::wire::order::{Finish, Frame, Receipt};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How an answer is cut.

@@ -2,7 +2,7 @@
 //! nor than the largest window that its owner allows.
 
 use super::{Checker, Facts, Seen};
-use protocol::order::wire::Frame;
+use protocol::wire::order::Frame;
 
 /// The judge.
 pub struct Window;

@@ -5,7 +5,7 @@ use crate::crypto::SimCrypto;
 use crate::world::resign_with;
 use protocol::ids::Digest;
 use protocol::inference::io::BuyerEvent;
-use protocol::order::wire::{Frame, Invoice, Receipt};
+use protocol::wire::order::{Frame, Invoice, Receipt};
 
 /// One chunk in so many is lost.
 const LOST: u64 = 7;

@@ -10,13 +10,13 @@ use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderIn
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::machine::{Record, Table};
 use protocol::money::{Msat, Prices};
-use protocol::order::wire::{Frame, Invoice};
 use protocol::payment::io::{Effect as PayEffect, Input as PayInput, PayOutcome, PayRequest};
 use protocol::reputation::io::Input as Reputed;
 use protocol::route::{Delivery, Message};
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput};
 use protocol::wire::envelope::Envelope;
 use protocol::wire::manifest::PaymentMode;
+use protocol::wire::order::{Frame, Invoice};
 use protocol::{codec, discovery, payment};
 
 /// Acknowledged writes that a crash undoes.

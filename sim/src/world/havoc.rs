@@ -14,9 +14,9 @@ use protocol::discovery::io::Input as ListInput;
 use protocol::ids::StreamId;
 use protocol::inference::io::{Effect, Input as OrderInput};
 use protocol::money::Msat;
-use protocol::order::wire::{Frame, Invoice, Terms};
 use protocol::route::{Actor, Delivery, Message};
 use protocol::wire::envelope::{Body, Signed};
+use protocol::wire::order::{Frame, Invoice, Terms};
 
 /// One node in so many may stay away for ever: in a long run all would, and the market with them.
 const MOST_DEAD: usize = 10;

@@ -16,10 +16,10 @@ use protocol::inference::io::{
     BuyerEvent, Effect as OrderEffect, Input as OrderInput, InputCount, InputFacts,
 };
 use protocol::money::Meter;
-use protocol::order::wire::Finish;
 use protocol::route::Delivery;
 use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput, Replay};
 use protocol::wire::chain::ChainedToken;
+use protocol::wire::order::Finish;
 use protocol::work::Job;
 use protocol::{discovery, payment};
 

@@ -13,12 +13,12 @@ use protocol::discovery::io::{Input as ListInput, Pulse};
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, StreamId};
 use protocol::inference::io::Input as OrderInput;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
-use protocol::order::wire::Frame;
 use protocol::route::{Actor, Delivery};
 use protocol::time::WallTime;
 use protocol::validator::io::Input as CheckInput;
 use protocol::wire::bundle::{AuditFrame, Bundle};
 use protocol::wire::manifest::Manifest;
+use protocol::wire::order::Frame;
 use std::sync::Arc;
 
 /// How long a transport waits before it declares a silent peer gone. Milliseconds.

@@ -5,9 +5,9 @@ use super::order::Steering;
 use super::{Output, Owner, insist};
 use kernels::{CancelFlag, Engine};
 use protocol::limits;
-use protocol::order::attached::{Attached, Vector, vector_digest};
-use protocol::order::wire::Finish;
+use protocol::wire::attached::{Attached, Vector, vector_digest};
 use protocol::wire::chain::{ChainedToken, Piece};
+use protocol::wire::order::Finish;
 use protocol::work::Job;
 use tokio::sync::mpsc;
 

@@ -9,9 +9,9 @@ use kernels::{CancelFlag, Control, Engine, EngineError, Next, Request, Step, Str
 use parking_lot::{Condvar, Mutex};
 use protocol::ids::Digest;
 use protocol::limits;
-use protocol::order::attached::{Attached, TokenLogprob, TokenLogprobs};
-use protocol::order::wire::Finish;
+use protocol::wire::attached::{Attached, TokenLogprob, TokenLogprobs};
 use protocol::wire::chain::{ChainedToken, Piece};
+use protocol::wire::order::Finish;
 use protocol::work::Job;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;

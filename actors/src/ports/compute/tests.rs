@@ -2,7 +2,7 @@
 
 use super::*;
 use kernels::OpenOptions;
-use protocol::order::attached::Vector;
+use protocol::wire::attached::Vector;
 use protocol::work::{ChatMessage as Message, Constraint, Sampling as Wanted};
 
 fn compute() -> (Compute, ModelDigest) {

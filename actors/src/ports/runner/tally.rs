@@ -4,8 +4,8 @@
 use super::count::Counter;
 use super::wire::Usage;
 use protocol::limits::MAX_PIECE_BYTES;
-use protocol::order::wire::Finish;
 use protocol::wire::chain::ChainedToken;
+use protocol::wire::order::Finish;
 use std::collections::VecDeque;
 
 /// Counted tokens that stay here until more follow or the answer ends: as far as they

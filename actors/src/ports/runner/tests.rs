@@ -4,8 +4,8 @@
 use super::*;
 use crate::ports::compute::{CancelFlag, Compute, Output};
 use protocol::ids::OrderId;
-use protocol::order::wire::Finish;
 use protocol::wire::chain::{ChainedToken, UNKNOWN_TOKEN};
+use protocol::wire::order::Finish;
 use protocol::work::{ChatMessage, Sampling};
 use server::{Reply, Server, delta, last};
 use std::time::Duration;

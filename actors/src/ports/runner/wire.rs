@@ -2,7 +2,7 @@
 //!
 //! Not the transport (`client`) and not the counting (`count`).
 
-use protocol::order::wire::Finish;
+use protocol::wire::order::Finish;
 use protocol::work::{Constraint, Job, Steering, Work};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::money::Meter;
-use crate::order::attached::Attached;
 use crate::order::record::{OpenPart, OrderRecord};
-use crate::order::wire::{Paid, PaymentEntry, Receipt, Status};
 use crate::payment::io::OrderAccount;
 use crate::reputation::io::Outcome;
+use crate::wire::attached::Attached;
+use crate::wire::order::{Paid, PaymentEntry, Receipt, Status};
 use crate::work::ChatMessage;
 
 /// An order of which the host sent eight tokens, and what it may sign about it.
@@ -112,7 +112,7 @@ impl Sold {
             payee: LIGHTNING,
             hash: PaymentHash([4; 32]),
             msat: Some(Msat(2_800)),
-            description_hash: Some(wire::description_hash(&order, 1, &covers)),
+            description_hash: Some(description_hash(&order, 1, &covers)),
             expires: at(600_000).wall,
         };
         let invoice = Invoice {
@@ -759,7 +759,7 @@ fn a_chunk_is_the_next_one_and_says_what_came() {
     }
     let mut input = next();
     input.totals.input_tokens = 9;
-    let vectors = vec![crate::order::attached::Vector(vec![0; 4])];
+    let vectors = vec![crate::wire::attached::Vector(vec![0; 4])];
     let mut attached = next();
     attached.attached = Attached {
         vectors,

@@ -4,8 +4,8 @@ use super::*;
 use crate::limits::MAX_PAYMENTS_IN_FLIGHT;
 use crate::money::Meter;
 use crate::order::record::OrderRecord;
-use crate::order::wire::{Countersigned, Paid, Receipt, Status};
 use crate::payment::io::OrderAccount;
+use crate::wire::order::{Countersigned, Paid, Receipt, Status};
 
 /// A host with one order. Its wallet makes invoices at once; nothing is paid by itself.
 struct Sale {

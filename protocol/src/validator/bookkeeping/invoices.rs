@@ -4,9 +4,9 @@ use super::{Bound, Case, Trouble, doubt, lie};
 use crate::crypto::Crypto;
 use crate::ids::OrderId;
 use crate::money::{Counts, Msat};
-use crate::order::wire::Invoice;
 use crate::wire::bundle::Bundle;
 use crate::wire::envelope::Network;
+use crate::wire::order::Invoice;
 
 /// Opens every invoice: those that provably belong here by sequence number, and
 /// the first reason why another one may not.

@@ -4,9 +4,9 @@ use super::invoices::counts;
 use super::{Bound, Case, Trouble, doubt, lie};
 use crate::ids::OrderId;
 use crate::money::{Meter, Msat};
-use crate::order::wire::{Finish, Receipt, Status};
 use crate::wire::chain::ChainedToken;
 use crate::wire::envelope::Opened;
+use crate::wire::order::{Finish, Receipt, Status};
 use crate::wire::text::Rendering;
 use std::collections::BTreeSet;
 

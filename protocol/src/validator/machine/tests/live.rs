@@ -10,11 +10,11 @@ use crate::inference::context::Config as OrderConfig;
 use crate::inference::io::{
     BuyRequest, Effect as Do, Input as Event, InputCount, ModelSelector, PromptFacts, Served,
 };
-use crate::order::wire::{Finish, Handling, Path, Receipt, Retention};
 use crate::payment::io::Credit;
 use crate::validator::bookkeeping::bookkeeping;
 use crate::wire::bundle::Bundle;
 use crate::wire::manifest::{HostLimits, PaymentMode};
+use crate::wire::order::{Finish, Handling, Path, Receipt, Retention};
 use std::collections::VecDeque;
 
 const STREAM: StreamId = StreamId(1);

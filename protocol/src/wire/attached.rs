@@ -3,12 +3,12 @@
 //! Not signed and not chained by itself: the token chain commits to each embedding
 //! through its digest, and to probabilities through the logits that they come from.
 
-use super::wire::Chunk;
 use crate::codec::{CodecError, bound};
 use crate::crypto::tagged_hash;
 use crate::ids::Digest;
 use crate::limits;
 use crate::wire::chain::Piece;
+use crate::wire::order::Chunk;
 use crate::work::{Job, Work};
 use serde::{Deserialize, Serialize};
 
@@ -133,8 +133,8 @@ pub(crate) fn fits(job: &Job, delivered: u64, chunk: &Chunk) -> Result<(), Strin
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::money::Counts;
+    use crate::wire::attached::*;
     use crate::wire::chain::ChainedToken;
     use crate::work::{Sampling, Steering};
 
