@@ -7,8 +7,5 @@ pub mod machine;
 pub mod second;
 pub mod store;
 
-#[cfg(test)]
-pub(crate) mod testing;
-
 pub use bookkeeping::{Facts, bookkeeping};
 pub use machine::{Config, Validator};

@@ -14,3 +14,6 @@ pub mod manifest;
 pub mod order;
 pub mod quote;
 pub mod text;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -627,7 +627,7 @@ mod tests {
             output_tokens: 8,
             ..Counts::default()
         };
-        let order = crate::validator::testing::order_body();
+        let order = crate::wire::testing::order_body();
         let terms = Terms {
             order: Digest([0; 32]),
             input: Counts::default(),

@@ -129,7 +129,7 @@ pub fn prompt_digest(salt: &[u8; 16], tokens: &[u32]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validator::testing::order_body;
+    use crate::wire::testing::order_body;
 
     #[test]
     fn documents_of_authority_are_bounded_in_number_and_in_size() {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::money::{Msat, Prices};
-use crate::validator::testing::{self, NETWORK, Script, buyer, host, token, validator};
 use crate::wire::envelope::Signed;
+use crate::wire::testing::{self, NETWORK, Script, buyer, host, token, validator};
 use crate::work::Work;
 use proptest::prelude::*;
 

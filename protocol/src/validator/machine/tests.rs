@@ -9,11 +9,11 @@ use crate::refusal::Code;
 use crate::reputation::ScoreCard;
 use crate::time::WallTime;
 use crate::validator::io::{Replay, Unrepeatable};
-use crate::validator::testing::{self, NETWORK, NUMERICS, Script, host, token, validator};
 use crate::wire::bundle::AuditFrame;
 use crate::wire::chain::ChainedToken;
 use crate::wire::envelope::Signed;
 use crate::wire::manifest::ModelOffer;
+use crate::wire::testing::{self, NETWORK, NUMERICS, Script, host, token, validator};
 
 mod asking;
 mod live;
