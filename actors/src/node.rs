@@ -34,16 +34,16 @@ use actix::{Actor, Addr, Arbiter, Recipient};
 use futures::FutureExt;
 use offers::{NO_LIMITS, Offers};
 use protocol::crypto::{Crypto, DerivedOrderKeys, Secp};
-use protocol::discovery::io::HostRow;
 use protocol::ids::{EffectId, NodeKey, RequestId};
-use protocol::inference::io::{Admission, BuyRequest, BuyerEvent, Served};
 use protocol::machine::Table;
-use protocol::payment::io::Report;
+use protocol::message::discovery::HostRow;
+use protocol::message::inference::{Admission, BuyRequest, BuyerEvent, Served};
+use protocol::message::payment::Report;
 use protocol::refusal::{Code, Refusal};
 use protocol::wire::bundle::{Bundle, Verdict};
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{Manifest, Role};
-use protocol::{discovery, inference, payment, reputation, validator};
+use protocol::{discovery, inference, message, payment, reputation, validator};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -522,7 +522,7 @@ impl Node {
         request.request = id;
         self.inner
             .shared
-            .to_inference(inference::io::Input::Buy(Box::new(request)))
+            .to_inference(message::inference::Input::Buy(Box::new(request)))
             .await;
         Purchase {
             request: id,
@@ -534,7 +534,7 @@ impl Node {
     pub async fn confirm(&self, request: RequestId) {
         self.inner
             .shared
-            .to_inference(inference::io::Input::Confirm(request))
+            .to_inference(message::inference::Input::Confirm(request))
             .await;
     }
 
@@ -542,7 +542,7 @@ impl Node {
     pub async fn stop(&self, request: RequestId) {
         self.inner
             .shared
-            .to_inference(inference::io::Input::Stop(request))
+            .to_inference(message::inference::Input::Stop(request))
             .await;
     }
 
@@ -550,7 +550,7 @@ impl Node {
     pub async fn cancel(&self, request: RequestId) {
         self.inner
             .shared
-            .to_inference(inference::io::Input::Cancel(request))
+            .to_inference(message::inference::Input::Cancel(request))
             .await;
     }
 
@@ -558,7 +558,7 @@ impl Node {
     pub async fn admit(&self, admission: Admission) {
         self.inner
             .shared
-            .to_inference(inference::io::Input::Admit(admission))
+            .to_inference(message::inference::Input::Admit(admission))
             .await;
     }
 
@@ -570,7 +570,7 @@ impl Node {
         let id = EffectId(self.fresh());
         let (sender, answer) = oneshot::channel();
         self.inner.lists.lock().insert(id, sender);
-        let question = discovery::io::Input::List { id };
+        let question = message::discovery::Input::List { id };
         let asked = self.inner.shared.to_discovery(question);
         let answer = answered(QUESTION, asked, answer).await;
         self.inner.lists.lock().remove(&id);
@@ -585,7 +585,7 @@ impl Node {
         let id = EffectId(self.fresh());
         let (sender, answer) = oneshot::channel();
         self.inner.reports.lock().insert(id, sender);
-        let question = payment::io::Input::Report { id };
+        let question = message::payment::Input::Report { id };
         let asked = self.inner.shared.to_payment(question);
         let answer = answered(QUESTION, asked, answer).await;
         self.inner.reports.lock().remove(&id);
@@ -614,7 +614,7 @@ impl Node {
         let id = EffectId(self.fresh());
         let (sender, answer) = oneshot::channel();
         self.inner.judgements.lock().insert(id, sender);
-        let input = validator::io::Input::Judge {
+        let input = message::validator::Input::Judge {
             id,
             bundle: Box::new(bundle),
         };

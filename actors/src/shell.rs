@@ -17,7 +17,8 @@ use crate::ports::storage::Storage;
 use actix::Recipient;
 use futures::FutureExt;
 use protocol::machine::Record;
-use protocol::route::{Delivery, Message, deliver};
+use protocol::message::sibling::Message;
+use protocol::route::{Delivery, deliver};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
@@ -27,15 +28,15 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Addresses {
     /// Listings and candidates.
-    pub discovery: Recipient<Deliver<protocol::discovery::io::Input>>,
+    pub discovery: Recipient<Deliver<protocol::message::discovery::Input>>,
     /// Budgets, sagas, ledger.
-    pub payment: Recipient<Deliver<protocol::payment::io::Input>>,
+    pub payment: Recipient<Deliver<protocol::message::payment::Input>>,
     /// Orders.
-    pub inference: Recipient<Deliver<protocol::inference::io::Input>>,
+    pub inference: Recipient<Deliver<protocol::message::inference::Input>>,
     /// Checks.
-    pub validator: Recipient<Deliver<protocol::validator::io::Input>>,
+    pub validator: Recipient<Deliver<protocol::message::validator::Input>>,
     /// Scores.
-    pub reputation: Recipient<Deliver<protocol::reputation::io::Input>>,
+    pub reputation: Recipient<Deliver<protocol::message::reputation::Input>>,
 }
 
 /// Who waits for room in which mailbox.
@@ -199,42 +200,42 @@ impl Shared {
     }
 
     /// Delivers a completion or an outside event to Inference; waits for room.
-    pub async fn to_inference(&self, input: protocol::inference::io::Input) {
+    pub async fn to_inference(&self, input: protocol::message::inference::Input) {
         if let Some(addresses) = self.addresses.get() {
             self.rooms.inference.send(&addresses.inference, input).await;
         }
     }
 
     /// Delivers to Payment; waits for room, as the others below.
-    pub async fn to_payment(&self, input: protocol::payment::io::Input) {
+    pub async fn to_payment(&self, input: protocol::message::payment::Input) {
         if let Some(addresses) = self.addresses.get() {
             self.rooms.payment.send(&addresses.payment, input).await;
         }
     }
 
     /// Delivers to Discovery; waits for room.
-    pub async fn to_discovery(&self, input: protocol::discovery::io::Input) {
+    pub async fn to_discovery(&self, input: protocol::message::discovery::Input) {
         if let Some(addresses) = self.addresses.get() {
             self.rooms.discovery.send(&addresses.discovery, input).await;
         }
     }
 
     /// Delivers to Discovery what may be lost, where there is room at once.
-    pub fn offer_discovery(&self, input: protocol::discovery::io::Input) {
+    pub fn offer_discovery(&self, input: protocol::message::discovery::Input) {
         if let Some(addresses) = self.addresses.get() {
             self.rooms.discovery.offer(&addresses.discovery, input);
         }
     }
 
     /// Delivers to Validator; waits for room.
-    pub async fn to_validator(&self, input: protocol::validator::io::Input) {
+    pub async fn to_validator(&self, input: protocol::message::validator::Input) {
         if let Some(addresses) = self.addresses.get() {
             self.rooms.validator.send(&addresses.validator, input).await;
         }
     }
 
     /// Delivers to Reputation; waits for room.
-    pub async fn to_reputation(&self, input: protocol::reputation::io::Input) {
+    pub async fn to_reputation(&self, input: protocol::message::reputation::Input) {
         if let Some(addresses) = self.addresses.get() {
             self.rooms
                 .reputation

@@ -19,8 +19,8 @@ use futures::StreamExt as _;
 use lab::{Lab, LabOptions, MinerOptions};
 use lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescriptionRef};
 use protocol::ids::{PaymentHash, Preimage};
+use protocol::message::payment::Input;
 use protocol::money::Msat;
-use protocol::payment::io::Input;
 
 /// Bound on anything that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);

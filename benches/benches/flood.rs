@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use freehold::control::BuyOrder;
 use freehold::lab::Stage;
 use freehold::lab::member::{MemberOptions, MemberPlan};
-use protocol::inference::io::{BuyerEvent, ModelSelector};
+use protocol::message::inference::{BuyerEvent, ModelSelector};
 use protocol::money::Msat;
 use protocol::wire::order::Frame;
 use protocol::work::{ChatMessage, Work};

@@ -12,7 +12,7 @@ use actors::ports::wallet::{PayOutcome, Payment};
 use anyhow::{Context, Result, bail, ensure};
 use kernels::gguf::TensorType;
 use kernels::synthetic::{self, Shape};
-use protocol::inference::io::{BuyRequest, BuyerEvent};
+use protocol::message::inference::{BuyRequest, BuyerEvent};
 use protocol::money::Msat;
 use protocol::wire::manifest::Role;
 use std::path::Path;

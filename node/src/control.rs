@@ -7,10 +7,10 @@
 use crate::folder::{ControlFile, Folder};
 use crate::service::Needs;
 use actors::ports::wallet::{Balance, ChannelId, ChannelInfo, Invoice, Peer};
-use protocol::discovery::io::HostRow;
 use protocol::ids::OrderId;
+use protocol::message::discovery::HostRow;
+use protocol::message::payment::Report;
 use protocol::money::Msat;
-use protocol::payment::io::Report;
 use protocol::wire::bundle::{Bundle, Verdict};
 use serde::de::DeserializeOwned;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use crate::lab::{Stage, plans};
 use crate::server::openai::ANY;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use protocol::inference::io::{BuyerEvent, ModelSelector};
+use protocol::message::inference::{BuyerEvent, ModelSelector};
 use protocol::money::Msat;
 use protocol::wire::bundle::Tier;
 use protocol::wire::order::Receipt;

@@ -13,7 +13,7 @@ use actors::ports::compute::context_within;
 use actors::ports::runner::Runner;
 use kernels::{Cheat, Model, OpenOptions};
 use protocol::ids::{Digest, ModelDigest};
-use protocol::inference::io::Served;
+use protocol::message::inference::Served;
 use protocol::money::{Meter, Prices};
 use protocol::wire::manifest::{HostLimits, ModelOffer};
 use std::path::{Path, PathBuf};

@@ -11,8 +11,8 @@ use crate::control::ModelRow;
 use crate::service::models::Loaded;
 use actors::node::{Node, NodeError};
 use parking_lot::RwLock;
-use protocol::discovery::io::HostRow;
 use protocol::ids::ModelDigest;
+use protocol::message::discovery::HostRow;
 use protocol::money::Msat;
 use protocol::refusal::Refusal;
 use std::net::SocketAddr;
@@ -178,10 +178,10 @@ impl App {
     /// The local model of a name or digest.
     pub(crate) fn local(
         &self,
-        wanted: &protocol::inference::io::ModelSelector,
+        wanted: &protocol::message::inference::ModelSelector,
         embeds: bool,
     ) -> Option<(String, ModelDigest)> {
-        use protocol::inference::io::ModelSelector;
+        use protocol::message::inference::ModelSelector;
         let fits = |(name, digest): &&(String, ModelDigest)| match wanted {
             ModelSelector::Name(wanted) => name == wanted,
             ModelSelector::Digest(wanted) => digest == wanted,

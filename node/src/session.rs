@@ -8,7 +8,7 @@ use crate::control::Client;
 use crate::folder::{Folder, FolderError};
 use crate::service::{self, Needs, Prepared, Running, StartOptions};
 use crate::signals::Stops;
-use protocol::discovery::io::HostRow;
+use protocol::message::discovery::HostRow;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -8,7 +8,7 @@ use freehold::folder::Folder;
 use freehold::service::{self, Needs, StartOptions};
 use freehold::session::Session;
 use lab::relay::{Relay, RelayOptions};
-use protocol::inference::io::ModelSelector;
+use protocol::message::inference::ModelSelector;
 use protocol::work::{ChatMessage, Work};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};

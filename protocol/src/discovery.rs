@@ -2,7 +2,6 @@
 
 pub mod announce;
 pub mod find;
-pub mod io;
 pub mod listings;
 pub mod machine;
 

@@ -6,8 +6,8 @@
 //! money: it asks Payment, which may refuse.
 //!
 //! # Inputs and effects
-//! See [`io`]. Frames come in decoded; what does not decode comes in as
-//! [`io::Input::Garbled`].
+//! See [`crate::message::inference`]. Frames come in decoded; what does not decode comes in as
+//! [`Input::Garbled`].
 //!
 //! # Invariants
 //! - An envelope is acted upon once; its nonce is durable before its order begins. An order
@@ -27,7 +27,6 @@
 //! Payment until it says that it knows. The replay window is rebuilt.
 
 pub mod context;
-pub mod io;
 pub(crate) mod late;
 mod payers;
 #[cfg(test)]
@@ -38,21 +37,21 @@ use crate::crypto::{Crypto, OrderKeys};
 use crate::ids::{AddressTag, Caller, ModelDigest, NodeKey, OrderId, PeerTag, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
+use crate::message::inference::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
+use crate::message::payment::{Credit, OrderAccount};
+use crate::message::sibling::Message;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::buyer::{self, BuyerOrder};
 use crate::order::host::{HostOrder, State as HostState};
 use crate::order::record::{self, Closing, Retained, Unfinished};
-use crate::payment::io::{Credit, OrderAccount};
 use crate::refusal::{Code, Refusal};
 use crate::replay::ReplayWindow;
-use crate::route::Message;
 use crate::time::{Now, Tick};
 use crate::wire::envelope::{EnvelopeError, Opened};
 use crate::wire::manifest::PaymentMode;
 use crate::wire::order::{Countersigned, Frame, Handling, Order, Paid, Status};
 use context::{Config, Ctx};
-use io::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
 use late::LatePayments;
 use payers::Payers;
 use rand::SeedableRng;

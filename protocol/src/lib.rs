@@ -11,6 +11,7 @@ pub mod ids;
 pub mod inference;
 pub mod limits;
 pub mod machine;
+pub mod message;
 pub mod money;
 pub mod offence;
 pub mod order;

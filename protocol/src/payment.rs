@@ -5,8 +5,8 @@
 //! the simulator; Inference asks, the wallet answers.
 //!
 //! - States: of one payment, see `saga`; of one invoice, see `incoming`.
-//! - Inputs and effects: [`io`].
-//! - Invariants: one [`io::Effect::Pay`] per payment hash, ever; no payment beyond
+//! - Inputs and effects: [`crate::message::payment`].
+//! - Invariants: one [`Effect::Pay`] per payment hash, ever; no payment beyond
 //!   what was reserved for its request, nor beyond the day's and the key's limit,
 //!   fees included; a wallet event is acknowledged behind the `Persist` that books
 //!   it; a payment of unknown fate is looked up, never replaced.
@@ -29,7 +29,6 @@
 mod budget;
 mod credit;
 mod incoming;
-pub mod io;
 pub mod ledger;
 mod lookup;
 mod reserve;
@@ -44,15 +43,15 @@ mod tests;
 use crate::ids::{Caller, EffectId, NodeKey, OrderId, PaymentHash};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
+use crate::message::payment::{Effect, EntryState, Input, OrderAccount, Report, Side};
+use crate::message::sibling::Message;
 use crate::money::{Counts, Msat};
 use crate::refusal::{Code, Refusal};
-use crate::route::Message;
 use crate::time::{Now, Tick};
 use budget::Budgets;
 pub use budget::Fees;
 use credit::Credits;
 use incoming::{Invoice, Making};
-use io::{Effect, EntryState, Input, OrderAccount, Report, Side};
 use ledger::{Ledger, Row};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

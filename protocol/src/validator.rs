@@ -2,7 +2,6 @@
 
 pub mod bookkeeping;
 pub mod compare;
-pub mod io;
 pub mod machine;
 pub mod second;
 pub mod store;

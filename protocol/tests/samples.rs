@@ -6,8 +6,8 @@
 
 use protocol::codec::Extension;
 use protocol::crypto::{Crypto, Secp};
-use protocol::discovery::io::Pulse;
 use protocol::ids::{Digest, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash};
+use protocol::message::discovery::Pulse;
 use protocol::money::{Counts, Msat, Prices};
 use protocol::refusal::{Code, Refusal};
 use protocol::time::WallTime;

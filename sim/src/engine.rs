@@ -6,7 +6,7 @@
 use protocol::codec;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
-use protocol::inference::io::PromptFacts;
+use protocol::message::inference::PromptFacts;
 use protocol::money::Meter;
 use protocol::wire::attached::{Attached, Vector, vector_digest};
 use protocol::wire::chain::{ChainedToken, NO_LOGITS, Piece};

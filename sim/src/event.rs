@@ -1,7 +1,8 @@
 //! What can happen, and the one queue ordered by (tick, sequence).
 
 use protocol::ids::{EffectId, OrderId, PaymentHash, RequestId, StreamId};
-use protocol::route::{Actor, Delivery};
+use protocol::message::sibling::Actor;
+use protocol::route::Delivery;
 use protocol::time::WallTime;
 use protocol::wire::manifest::Manifest;
 use std::cmp::Ordering;

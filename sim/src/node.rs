@@ -14,14 +14,15 @@ use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey};
 use protocol::inference::context::Config as Orders;
-use protocol::inference::io::Served;
 use protocol::machine::{Machine, Outbox, Record, Table};
+use protocol::message::inference::Served;
+use protocol::message::sibling::Actor;
 use protocol::money::{Meter, Msat, Prices};
-use protocol::route::{Actor, Delivery};
+use protocol::route::Delivery;
 use protocol::time::{Now, Tick, WallTime};
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
-use protocol::{discovery, inference, payment, reputation, validator};
+use protocol::{discovery, inference, message, payment, reputation, validator};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The network of the simulated world.
@@ -48,38 +49,38 @@ const MODES_PPM: [(PaymentMode, u32); 2] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AnyEffect {
     /// Of Discovery.
-    Discovery(discovery::io::Effect),
+    Discovery(message::discovery::Effect),
     /// Of Payment.
-    Payment(payment::io::Effect),
+    Payment(message::payment::Effect),
     /// Of Inference.
-    Inference(inference::io::Effect),
+    Inference(message::inference::Effect),
     /// Of Validator.
-    Validator(validator::io::Effect),
+    Validator(message::validator::Effect),
     /// Of Reputation.
-    Reputation(reputation::io::Effect),
+    Reputation(message::reputation::Effect),
 }
 
 impl AnyEffect {
     /// The records of a write; `None` for any other effect.
     pub fn persist(&self) -> Option<&Vec<Record>> {
         match self {
-            AnyEffect::Discovery(discovery::io::Effect::Persist(records))
-            | AnyEffect::Payment(payment::io::Effect::Persist(records))
-            | AnyEffect::Inference(inference::io::Effect::Persist(records))
-            | AnyEffect::Validator(validator::io::Effect::Persist(records))
-            | AnyEffect::Reputation(reputation::io::Effect::Persist(records)) => Some(records),
+            AnyEffect::Discovery(message::discovery::Effect::Persist(records))
+            | AnyEffect::Payment(message::payment::Effect::Persist(records))
+            | AnyEffect::Inference(message::inference::Effect::Persist(records))
+            | AnyEffect::Validator(message::validator::Effect::Persist(records))
+            | AnyEffect::Reputation(message::reputation::Effect::Persist(records)) => Some(records),
             _ => None,
         }
     }
 
     /// The message to a sibling; `None` for any other effect.
-    pub fn tell(&self) -> Option<&protocol::route::Message> {
+    pub fn tell(&self) -> Option<&protocol::message::sibling::Message> {
         match self {
-            AnyEffect::Discovery(discovery::io::Effect::Tell(message))
-            | AnyEffect::Payment(payment::io::Effect::Tell(message))
-            | AnyEffect::Inference(inference::io::Effect::Tell(message))
-            | AnyEffect::Validator(validator::io::Effect::Tell(message))
-            | AnyEffect::Reputation(reputation::io::Effect::Tell(message)) => Some(message),
+            AnyEffect::Discovery(message::discovery::Effect::Tell(message))
+            | AnyEffect::Payment(message::payment::Effect::Tell(message))
+            | AnyEffect::Inference(message::inference::Effect::Tell(message))
+            | AnyEffect::Validator(message::validator::Effect::Tell(message))
+            | AnyEffect::Reputation(message::reputation::Effect::Tell(message)) => Some(message),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@
 use crate::dice::Dice;
 use crate::node::models;
 use protocol::ids::{NodeKey, OrderId, RequestId};
-use protocol::inference::io::{BuyRequest, ModelSelector};
+use protocol::message::inference::{BuyRequest, ModelSelector};
 use protocol::money::Msat;
 use protocol::refusal::Code;
 use protocol::wire::manifest::PaymentMode;

@@ -11,8 +11,8 @@ mod wrap;
 pub use wrap::{crashed, effects, inputs, limits, recovered, strategy, synced, vice};
 
 use protocol::ids::{EffectId, NodeKey, PaymentHash};
-use protocol::inference::io::Candidate;
 use protocol::machine::Record;
+use protocol::message::inference::Candidate;
 use protocol::wire::chain::ChainedToken;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

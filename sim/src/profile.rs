@@ -6,7 +6,7 @@ use crate::dice::Dice;
 use crate::engine::NUMERICS;
 use crate::node::models;
 use protocol::ids::{Digest, ModelDigest};
-use protocol::inference::io::Served;
+use protocol::message::inference::Served;
 use protocol::money::{Meter, Prices};
 use protocol::wire::manifest::{HostLimits, ModelOffer};
 

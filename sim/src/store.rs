@@ -3,7 +3,7 @@
 //! Not a database: the records of `protocol::machine` and nothing else.
 
 use protocol::machine::{Record, Table};
-use protocol::payment::io::LedgerEntry;
+use protocol::message::payment::LedgerEntry;
 use protocol::payment::ledger::Row;
 use std::collections::BTreeMap;
 

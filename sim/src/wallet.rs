@@ -6,8 +6,8 @@
 //! them at the end.
 
 use protocol::ids::{PaymentHash, Preimage};
+use protocol::message::payment::{Input, LookupOutcome, PayOutcome, Side};
 use protocol::money::Msat;
-use protocol::payment::io::{Input, LookupOutcome, PayOutcome, Side};
 use protocol::time::WallTime;
 use std::collections::BTreeMap;
 

@@ -29,13 +29,14 @@ use crate::relay::{RELAYS, Relay};
 use crate::trace::Trace;
 use crate::wallet::Wallets;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
-use protocol::inference::io::{Admission, Input as OrderInput};
 use protocol::limits::{FIRST_TOKEN_MS, MAX_CANDIDATES};
+use protocol::message;
+use protocol::message::inference::{Admission, Input as OrderInput};
+use protocol::message::sibling::Actor;
 use protocol::refusal::Code;
-use protocol::route::{Actor, Delivery};
+use protocol::route::Delivery;
 use protocol::time::Now;
 use protocol::wire::manifest::PaymentMode;
-use protocol::{discovery, payment};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Length of the healed phase. Milliseconds. Longer than an invoice's life with its grace, and
@@ -742,7 +743,7 @@ impl World {
             return;
         }
         if let Some(manifest) = self.nodes[node].manifest(node) {
-            let input = discovery::io::Input::Announce(Box::new(manifest));
+            let input = message::discovery::Input::Announce(Box::new(manifest));
             self.post(node, Via::Person, Delivery::Discovery(input), 0);
         }
     }
@@ -875,13 +876,13 @@ impl World {
                 self.post(
                     node,
                     Via::Person,
-                    Delivery::Payment(payment::io::Input::Report { id }),
+                    Delivery::Payment(message::payment::Input::Report { id }),
                     0,
                 );
                 self.post(
                     node,
                     Via::Person,
-                    Delivery::Discovery(discovery::io::Input::List { id }),
+                    Delivery::Discovery(message::discovery::Input::List { id }),
                     0,
                 );
             }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use kernels::{Cheat, Model, OpenOptions};
 use lab::{Lab, LabOptions, Miner, MinerOptions};
 use protocol::ids::{Digest, ModelDigest, RequestId};
-use protocol::inference::io::{BuyRequest, ModelSelector, Served};
+use protocol::message::inference::{BuyRequest, ModelSelector, Served};
 use protocol::money::{Msat, Prices};
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role};

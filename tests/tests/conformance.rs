@@ -7,9 +7,9 @@
 use actors::driver::scripted::{Turn, drive};
 use anyhow::{Context, Result, ensure};
 use protocol::machine::Machine;
-use protocol::route::{Actor, Delivery};
+use protocol::message::sibling::Actor;
+use protocol::route::Delivery;
 use protocol::time::Now;
-use protocol::{discovery, inference, payment, reputation, validator};
 use sim::node::AnyEffect;
 use sim::record::{Life, Turn as Recorded};
 use sim::{Options, World};
@@ -79,7 +79,7 @@ fn replay(life: Life) -> Result<[usize; 5]> {
                     _ => None,
                 },
                 AnyEffect::$kind,
-                |effect| matches!(effect, $name::io::Effect::Persist(_)),
+                |effect| matches!(effect, protocol::message::$name::Effect::Persist(_)),
             )?
         };
     }

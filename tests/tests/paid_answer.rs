@@ -4,7 +4,7 @@
 use actors::shell::validator::VerdictNote;
 use anyhow::{Context, Result, bail};
 use kernels::Cheat;
-use protocol::inference::io::{BuyerEvent, InputCount};
+use protocol::message::inference::{BuyerEvent, InputCount};
 use protocol::money::Msat;
 use protocol::refusal::Code;
 use protocol::wire::bundle::{Finding, Tier, Verdict};

@@ -11,7 +11,7 @@ use freehold::server::{App, Server, http};
 use freehold::service::models::Loaded;
 use kernels::{Model, OpenOptions};
 use protocol::ids::ModelDigest;
-use protocol::inference::io::{BuyerEvent, ModelSelector};
+use protocol::message::inference::{BuyerEvent, ModelSelector};
 use protocol::money::Prices;
 use protocol::wire::bundle::{Finding, Tier};
 use protocol::wire::chain::UNKNOWN_TOKEN;

@@ -7,9 +7,9 @@
 use crate::ports::compute::Compute;
 use crate::shell::Shared;
 use protocol::ids::ModelDigest;
-use protocol::inference::io::Served;
+use protocol::message;
+use protocol::message::inference::Served;
 use protocol::wire::manifest::{HostLimits, Manifest};
-use protocol::{discovery, inference};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
@@ -64,7 +64,7 @@ impl Offers {
         self.closed.send_replace(true);
         // Whatever is being told comes before it.
         let _told = self.left_out.lock().await;
-        let withdraw = discovery::io::Input::Withdraw;
+        let withdraw = message::discovery::Input::Withdraw;
         self.shared.to_discovery(withdraw).await;
     }
 
@@ -132,15 +132,15 @@ impl Offers {
             true => models.clone(),
             false => Vec::new(),
         };
-        let serve = inference::io::Input::Serve(sold);
+        let serve = message::inference::Input::Serve(sold);
         self.shared.to_inference(serve).await;
         let Some(listing) = &self.listing else {
             return;
         };
         let input = if models.is_empty() && !left_out.is_empty() {
-            discovery::io::Input::Withdraw
+            message::discovery::Input::Withdraw
         } else {
-            discovery::io::Input::Announce(Box::new(Manifest {
+            message::discovery::Input::Announce(Box::new(Manifest {
                 limits: listed_limits(models.iter().map(|model| model.limits)),
                 models: models.into_iter().map(|model| model.offer).collect(),
                 ..listing.clone()

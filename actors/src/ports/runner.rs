@@ -41,7 +41,7 @@ use kernels::gguf::Head;
 use parking_lot::Mutex;
 use protocol::codec;
 use protocol::ids::{Digest, ModelDigest};
-use protocol::inference::io::PromptFacts;
+use protocol::message::inference::PromptFacts;
 use protocol::refusal::{Code, Refusal};
 use protocol::wire::manifest::{RUNNER, UNKNOWN_DIGEST, named_model};
 use protocol::wire::order::prompt_digest;

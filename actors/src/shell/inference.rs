@@ -12,7 +12,7 @@ use crate::ports::network::{
 use parking_lot::Mutex;
 use protocol::ids::{AddressTag, EffectId, OrderId, RequestId, StreamId};
 use protocol::inference::Inference;
-use protocol::inference::io::{BuyerEvent, Effect, Input, InputCount, PromptFacts};
+use protocol::message::inference::{BuyerEvent, Effect, Input, InputCount, PromptFacts};
 use protocol::refusal::{Code, Refusal};
 use protocol::wire::order::Frame;
 use std::collections::BTreeMap;

@@ -9,9 +9,9 @@ use crate::ports::wallet::{
 use futures::StreamExt;
 use parking_lot::Mutex;
 use protocol::ids::{EffectId, PaymentHash};
+use protocol::message::payment::{Effect, Input, LookupOutcome, PayOutcome, Report, Side};
 use protocol::money::Msat;
 use protocol::payment::Payment;
-use protocol::payment::io::{Effect, Input, LookupOutcome, PayOutcome, Report, Side};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;

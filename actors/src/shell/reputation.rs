@@ -2,8 +2,8 @@
 
 use super::Shared;
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
+use protocol::message::reputation::Effect;
 use protocol::reputation::Reputation;
-use protocol::reputation::io::Effect;
 
 /// The actor.
 pub type ReputationActor = Driver<Reputation, ReputationPorts>;

@@ -10,10 +10,10 @@ use crate::ports::network::{self, GossipMessage, Identity, Judgement, NetworkEve
 use crate::ports::relay::listing::ListingDeletion;
 use crate::ports::relay::{EventSigner, RelayEvent, SecretSigner};
 use actix::{Actor, Context, Handler};
-use protocol::discovery::io::Pulse;
 use protocol::ids::{ModelDigest, OrderId};
+use protocol::message::discovery::Pulse;
 use protocol::wire::envelope::Network;
-use protocol::{codec, discovery, inference, payment, reputation, validator};
+use protocol::{codec, message};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,44 +22,44 @@ const BOUND: Duration = Duration::from_secs(30);
 
 /// Hears what is told to Discovery, Payment and Inference.
 struct Ear {
-    discovery: mpsc::Sender<discovery::io::Input>,
-    payment: mpsc::Sender<payment::io::Input>,
-    inference: mpsc::Sender<inference::io::Input>,
+    discovery: mpsc::Sender<message::discovery::Input>,
+    payment: mpsc::Sender<message::payment::Input>,
+    inference: mpsc::Sender<message::inference::Input>,
 }
 
 impl Actor for Ear {
     type Context = Context<Self>;
 }
 
-impl Handler<Deliver<discovery::io::Input>> for Ear {
+impl Handler<Deliver<message::discovery::Input>> for Ear {
     type Result = ();
-    fn handle(&mut self, message: Deliver<discovery::io::Input>, _: &mut Context<Self>) {
+    fn handle(&mut self, message: Deliver<message::discovery::Input>, _: &mut Context<Self>) {
         self.discovery.try_send(message.input).unwrap();
     }
 }
 
-impl Handler<Deliver<inference::io::Input>> for Ear {
+impl Handler<Deliver<message::inference::Input>> for Ear {
     type Result = ();
-    fn handle(&mut self, message: Deliver<inference::io::Input>, _: &mut Context<Self>) {
+    fn handle(&mut self, message: Deliver<message::inference::Input>, _: &mut Context<Self>) {
         self.inference.try_send(message.input).unwrap();
     }
 }
 
-impl Handler<Deliver<payment::io::Input>> for Ear {
+impl Handler<Deliver<message::payment::Input>> for Ear {
     type Result = ();
-    fn handle(&mut self, message: Deliver<payment::io::Input>, _: &mut Context<Self>) {
+    fn handle(&mut self, message: Deliver<message::payment::Input>, _: &mut Context<Self>) {
         self.payment.try_send(message.input).unwrap();
     }
 }
 
-impl Handler<Deliver<validator::io::Input>> for Ear {
+impl Handler<Deliver<message::validator::Input>> for Ear {
     type Result = ();
-    fn handle(&mut self, _: Deliver<validator::io::Input>, _: &mut Context<Self>) {}
+    fn handle(&mut self, _: Deliver<message::validator::Input>, _: &mut Context<Self>) {}
 }
 
-impl Handler<Deliver<reputation::io::Input>> for Ear {
+impl Handler<Deliver<message::reputation::Input>> for Ear {
     type Result = ();
-    fn handle(&mut self, _: Deliver<reputation::io::Input>, _: &mut Context<Self>) {}
+    fn handle(&mut self, _: Deliver<message::reputation::Input>, _: &mut Context<Self>) {}
 }
 
 /// Inputs that an ear takes before the test looks at them.
@@ -68,9 +68,9 @@ const HEARD: usize = 64;
 /// What a test holds.
 pub(crate) struct Heard {
     pub(crate) shared: Shared,
-    pub(crate) discovery: mpsc::Receiver<discovery::io::Input>,
-    pub(crate) payment: mpsc::Receiver<payment::io::Input>,
-    pub(crate) inference: mpsc::Receiver<inference::io::Input>,
+    pub(crate) discovery: mpsc::Receiver<message::discovery::Input>,
+    pub(crate) payment: mpsc::Receiver<message::payment::Input>,
+    pub(crate) inference: mpsc::Receiver<message::inference::Input>,
     _dir: tempfile::TempDir,
 }
 
@@ -147,7 +147,7 @@ fn a_prompt_whose_order_ended_waits_no_longer_to_be_counted() {
         go.send(()).unwrap();
         for expected in [1, 101] {
             let told = heard.inference.recv().await.unwrap();
-            let inference::io::Input::Counted { id, .. } = told else {
+            let message::inference::Input::Counted { id, .. } = told else {
                 panic!("{told:?}");
             };
             assert_eq!(id, EffectId(expected));
@@ -163,7 +163,7 @@ fn an_engine_that_ends_without_a_word_has_failed() {
         drop(out);
         super::inference::forward(heard.shared.clone(), order, output).await;
         let told = heard.inference.recv().await.unwrap();
-        let inference::io::Input::EngineFailed { order: of, .. } = told else {
+        let message::inference::Input::EngineFailed { order: of, .. } = told else {
             panic!("{told:?}");
         };
         assert_eq!(of, order);
@@ -226,7 +226,7 @@ fn a_withdrawal_on_one_network_leaves_the_listing_on_another() {
         drop(events);
         following.await;
         let told = heard.discovery.recv().await.unwrap();
-        let expected = discovery::io::Input::ListingDeleted {
+        let expected = message::discovery::Input::ListingDeleted {
             author: signer.author(),
             at: protocol::time::WallTime(2_000),
         };
@@ -346,7 +346,7 @@ fn private_orders_come_from_peers_of_their_own_and_the_others_from_one() {
             .map(ToString::to_string)
             .collect();
         let mut open = async |n, private| {
-            ports.perform(inference::io::Effect::OpenStream {
+            ports.perform(message::inference::Effect::OpenStream {
                 id: protocol::ids::EffectId(n),
                 host: protocol::ids::NodeKey([7; 32]),
                 addresses: addresses.clone(),

@@ -11,7 +11,7 @@ use crate::session::{Interrupted, Session};
 use crate::signals::Stops;
 use anyhow::Context;
 use protocol::ids::{NodeKey, OrderId, PaymentHash};
-use protocol::inference::io::{BuyerEvent, Candidate, ModelSelector};
+use protocol::message::inference::{BuyerEvent, Candidate, ModelSelector};
 use protocol::money::{Counts, Msat};
 use protocol::refusal::Refusal;
 use protocol::wire::manifest::PaymentMode;

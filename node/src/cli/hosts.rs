@@ -5,8 +5,8 @@ use crate::server::names::Names;
 use crate::server::order::offer;
 use crate::service::Needs;
 use crate::session::Session;
-use protocol::discovery::io::HostRow;
 use protocol::ids::NodeKey;
+use protocol::message::discovery::HostRow;
 use protocol::wire::manifest::{ModelOffer, Role};
 use std::process::ExitCode;
 

@@ -5,8 +5,8 @@ use crate::calendar::stamp;
 use crate::service::Needs;
 use crate::session::Session;
 use protocol::ids::OrderId;
+use protocol::message::payment::{EntryState, LedgerEntry, Report, Side};
 use protocol::money::Msat;
-use protocol::payment::io::{EntryState, LedgerEntry, Report, Side};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 //! Bounded: a line longer than [`MAX_LINE`] ends the stream.
 
 use super::{BuyLine, ControlError, RunLine, VerdictRow};
-use protocol::inference::io::BuyerEvent;
+use protocol::message::inference::BuyerEvent;
 use serde::de::DeserializeOwned;
 
 /// Longest event. A receipt of a thousand payments is about 200 kB of JSON.

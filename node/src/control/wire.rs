@@ -2,7 +2,7 @@
 
 use actors::ports::wallet::{ChannelId, Peer};
 use protocol::ids::{LightningId, ModelDigest, NodeKey, OrderId, Preimage};
-use protocol::inference::io::{BuyerEvent, ModelSelector};
+use protocol::message::inference::{BuyerEvent, ModelSelector};
 use protocol::money::{Counts, Msat, Prices};
 use protocol::refusal::Refusal;
 use protocol::wire::bundle::Verdict;

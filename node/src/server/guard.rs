@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_gateway_without_keys_takes_no_host_by_name() {
         use protocol::ids::NodeKey;
-        use protocol::inference::io::ModelSelector;
+        use protocol::message::inference::ModelSelector;
         use protocol::work::Work;
         let texts = vec!["a".to_owned()];
         let mut order = BuyOrder::new(ModelSelector::Any, Work::Embed { texts }, KEYLESS);

@@ -5,7 +5,7 @@ use super::errors::ApiError;
 use super::order::{offer, sells};
 use axum::Json;
 use axum::extract::{Path, State};
-use protocol::discovery::io::HostRow;
+use protocol::message::discovery::HostRow;
 use protocol::money::Meter;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

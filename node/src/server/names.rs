@@ -10,7 +10,7 @@ use super::App;
 use super::errors::ApiError;
 use parking_lot::Mutex;
 use protocol::ids::ModelDigest;
-use protocol::inference::io::ModelSelector;
+use protocol::message::inference::ModelSelector;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 

@@ -7,8 +7,8 @@
 use super::errors::ApiError;
 use crate::control::BuyOrder;
 use protocol::ids::NodeKey;
-use protocol::inference::io::ModelSelector;
 use protocol::limits;
+use protocol::message::inference::ModelSelector;
 use protocol::money::Msat;
 use protocol::work::{ChatMessage, Constraint, Sampling, Steering, TokenBias, Work};
 use serde::Deserialize;

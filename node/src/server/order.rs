@@ -10,12 +10,12 @@ use crate::calendar;
 use crate::config::{KEYLESS, KEYLESS_PER_ORDER};
 use crate::control::BuyOrder;
 use crate::sats::Sats;
-use protocol::discovery::io::HostRow;
 use protocol::ids::RequestId;
-use protocol::inference::io::{BuyRequest, ModelSelector};
+use protocol::message::discovery::HostRow;
+use protocol::message::inference::{BuyRequest, ModelSelector};
+use protocol::message::reputation::Standing;
 use protocol::money::Msat;
 use protocol::payment::Fees;
-use protocol::reputation::Standing;
 use protocol::wire::manifest::{ModelOffer, Role};
 use protocol::wire::order::{Handling, Path};
 use protocol::work::{Job, Work};
@@ -242,7 +242,7 @@ pub fn estimate<'a>(job: &Job, rows: impl Iterator<Item = (&'a ModelOffer, Msat)
 mod tests {
     use super::*;
     use protocol::ids::{Digest, ModelDigest};
-    use protocol::inference::io::ModelSelector;
+    use protocol::message::inference::ModelSelector;
     use protocol::money::Prices;
     use protocol::work::ChatMessage;
 

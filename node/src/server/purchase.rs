@@ -14,7 +14,7 @@ use crate::control::BuyOrder;
 use actors::node::{Node, Purchase};
 use actors::ports::compute::{Output, Owner};
 use protocol::ids::{ModelDigest, NodeKey, OrderId, RequestId};
-use protocol::inference::io::BuyerEvent;
+use protocol::message::inference::BuyerEvent;
 use protocol::money::{Counts, Meter, Msat};
 use protocol::refusal::{Code, Refusal};
 use protocol::wire::attached::Attached;

@@ -15,7 +15,7 @@ use freehold::control::BuyOrder;
 use freehold::lab::Stage;
 use freehold::lab::member::{Member, MemberOptions, MemberPlan};
 use protocol::ids::OrderId;
-use protocol::inference::io::{BuyerEvent, ModelSelector};
+use protocol::message::inference::{BuyerEvent, ModelSelector};
 use protocol::money::Msat;
 use protocol::wire::bundle::Bundle;
 use protocol::work::{ChatMessage, Work};

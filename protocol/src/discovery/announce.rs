@@ -10,10 +10,10 @@
 //! `Waiting(until) → Testing → Publishing → Waiting(next) …`; a failure goes back
 //! to `Waiting` with a growing pause.
 
-use super::io::{Effect, Pulse, SelfTestError};
 use crate::ids::{EffectId, ModelDigest, NodeKey};
 use crate::limits;
 use crate::machine::{EffectIds, Outbox};
+use crate::message::discovery::{Effect, Pulse, SelfTestError};
 use crate::time::{Now, Tick, WallTime};
 use crate::wire::manifest::Manifest;
 use rand::Rng;

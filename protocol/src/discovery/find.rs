@@ -3,14 +3,13 @@
 //! Not scoring: Reputation scores what is matched here, all of it, before anything is cut.
 //! Functions over the book of listings; the machine keeps the tickets in between.
 
-use super::io::{HostRow, Query};
 use super::listings::{Listing, Listings};
 use crate::ids::{Digest, ModelDigest, NodeKey};
-use crate::inference::io::{Candidate, ModelSelector};
 use crate::limits;
+use crate::message::discovery::{HostRow, Query};
+use crate::message::inference::{Candidate, ModelSelector};
+use crate::message::reputation::{ScoreCard, Standing, Subject};
 use crate::money::{Meter, Prices};
-use crate::reputation::io::Subject;
-use crate::reputation::{ScoreCard, Standing};
 use crate::time::{Now, WallTime};
 use crate::wire::manifest::{Manifest, ModelOffer, Role};
 use rand::Rng;

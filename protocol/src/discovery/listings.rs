@@ -6,10 +6,10 @@
 //! A full book gives up what the fullest relay brought, so that one relay cannot fill it
 //! alone, and hosts that served this node last.
 
-use super::io::Pulse;
 use crate::crypto::Crypto;
 use crate::ids::{ModelDigest, NodeKey};
 use crate::machine::{Record, Table};
+use crate::message::discovery::Pulse;
 use crate::time::{Now, Tick, WallTime};
 use crate::wire::envelope::Network;
 use crate::wire::manifest::{Manifest, lightning_statement};
@@ -34,7 +34,7 @@ const MAX_SERVED: usize = limits::MAX_LISTINGS / 4;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     /// The manifest; shared, as a simulated world has one for all its nodes.
-    #[serde(with = "shared")]
+    #[serde(with = "crate::wire::manifest::shared")]
     pub manifest: Arc<Manifest>,
     /// Creation time of the event that carried it.
     pub created: WallTime,
@@ -44,20 +44,6 @@ pub struct Listing {
     pub relays: Vec<String>,
     /// When a relay last served it.
     pub seen: WallTime,
-}
-
-/// A shared manifest is stored like an owned one.
-pub(super) mod shared {
-    use super::{Arc, Deserialize, Manifest, Serialize};
-    use serde::{Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(manifest: &Arc<Manifest>, to: S) -> Result<S::Ok, S::Error> {
-        manifest.as_ref().serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Manifest>, D::Error> {
-        Manifest::deserialize(from).map(Arc::new)
-    }
 }
 
 /// Every listing that holds.

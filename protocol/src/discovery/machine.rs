@@ -26,15 +26,14 @@
 
 use super::announce::Own;
 use super::find::{self, Match};
-use super::io::{Effect, HostRow, Input, Query};
 use super::listings::{Listing, Listings};
 use crate::crypto::Crypto;
 use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record};
-use crate::reputation::io::Subject;
-use crate::reputation::{ScoreCard, Standing};
-use crate::route::Message;
+use crate::message::discovery::{Effect, HostRow, Input, Query};
+use crate::message::reputation::{ScoreCard, Standing, Subject};
+use crate::message::sibling::Message;
 use crate::time::{Now, Tick, WallTime};
 use crate::wire::envelope::Network;
 use crate::wire::manifest::Manifest;

@@ -1,16 +1,16 @@
 //! What an order machine borrows from the inference machine for one turn.
 
-use super::io::{BuyerEvent, Effect};
 use super::late::LatePayments;
 use crate::crypto::{Crypto, OrderKeys};
 use crate::ids::{EffectId, NodeKey, OrderId, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Outbox, Record};
+use crate::message::inference::{BuyerEvent, Effect};
+use crate::message::sibling::Message;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::record::{Closing, Journal, Keep, OrderRecord, Retained};
 use crate::payment::Fees;
-use crate::route::Message;
 use crate::time::Now;
 use crate::wire::envelope::{Body, Network, Signed};
 use crate::wire::manifest::PaymentMode;

@@ -4,10 +4,6 @@ mod buyer;
 mod host;
 
 use super::context::Config;
-use super::io::{
-    BuyRequest, BuyerEvent, Candidate, Effect, Input, InputCount, InputFacts, ModelSelector,
-    PromptFacts, Served,
-};
 use super::{ENTRY_GRACE_MS, HostState, Inference, MAX_UNPAID, Sender};
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
@@ -19,12 +15,16 @@ use crate::limits::{
     self, MAX_UNPAID_PER_ADDRESS, MAX_UNPAID_PER_PEER, MAX_VOID_PER_ADDRESS, MAX_VOID_PER_MINUTE,
 };
 use crate::machine::{Machine, Outbox, Record, Table};
+use crate::message::inference::{
+    BuyRequest, BuyerEvent, Candidate, Effect, Input, InputCount, InputFacts, ModelSelector,
+    PromptFacts, Served,
+};
+use crate::message::payment::Credit;
+use crate::message::sibling::Message;
 use crate::money::{Counts, Msat, Prices};
 use crate::offence::OffenceKind;
 use crate::order::host::HostOrder;
-use crate::payment::io::Credit;
 use crate::refusal::{Code, Refusal};
-use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
 use crate::wire::attached::{Vector, vector_digest};
 use crate::wire::chain::{ChainedToken, NO_LOGITS, Piece, TokenChain};

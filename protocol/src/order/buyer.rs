@@ -30,18 +30,18 @@ use super::recount::Recount;
 use crate::crypto::{Crypto, InvoiceFacts};
 use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
-use crate::inference::io::{
-    BuyRequest, BuyerEvent, Candidate, Effect, Evidence, InputCount, VocabularySource,
-};
 use crate::inference::late::LateOrder;
 use crate::limits;
+use crate::message::inference::{
+    BuyRequest, BuyerEvent, Candidate, Effect, Evidence, InputCount, VocabularySource,
+};
+use crate::message::payment::{OrderAccount, PayRequest, Side};
+use crate::message::reputation::Outcome;
+use crate::message::sibling::Message;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
-use crate::payment::io::{OrderAccount, PayRequest, Side};
 use crate::refusal::{Code, Refusal};
-use crate::reputation::io::Outcome;
-use crate::route::Message;
 use crate::time::{Tick, WallTime};
 use crate::wire::attached;
 use crate::wire::chain::{ChainedToken, TokenChain};
@@ -435,7 +435,7 @@ impl BuyerOrder {
         self.deadline = ctx.now.tick.after_ms(ctx.config.terms_timeout_ms);
         ctx.tell(Message::CandidatesWanted {
             request: self.request.request,
-            query: crate::discovery::io::Query {
+            query: crate::message::discovery::Query {
                 model: self.request.model.clone(),
                 role: Role::Host,
                 mode: self.request.mode,

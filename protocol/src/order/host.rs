@@ -27,14 +27,14 @@
 
 use crate::ids::{Caller, Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
-use crate::inference::io::{Effect, PromptFacts};
 use crate::limits;
+use crate::message::inference::{Effect, PromptFacts};
+use crate::message::payment::{Credit, OrderAccount, Side};
+use crate::message::sibling::Message;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::record::{Closing, Journal, OrderRecord};
-use crate::payment::io::{Credit, OrderAccount, Side};
 use crate::refusal::{Code, Refusal};
-use crate::route::Message;
 use crate::time::{Tick, WallTime};
 use crate::wire::attached::Attached;
 use crate::wire::chain::{ChainedToken, TokenChain};

@@ -17,8 +17,8 @@
 
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::machine::{Record, Table};
+use crate::message::payment::{OrderAccount, Side};
 use crate::money::{Counts, Msat};
-use crate::payment::io::{OrderAccount, Side};
 use crate::refusal::Code;
 use crate::time::WallTime;
 use crate::wire::chain::ChainedToken;

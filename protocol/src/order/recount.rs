@@ -7,7 +7,7 @@
 
 use crate::ids::{EffectId, ModelDigest};
 use crate::inference::context::Ctx;
-use crate::inference::io::{Effect, InputCount, InputFacts};
+use crate::message::inference::{Effect, InputCount, InputFacts};
 use crate::offence::OffenceKind;
 use crate::wire::manifest::ModelOffer;
 use crate::wire::order::Terms;

@@ -14,9 +14,9 @@
 //! [`Fees::cost_within`] leaves of the cap, or its last invoice finds no room.
 
 use super::Config;
-use super::io::PayRequest;
 use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash, RequestId};
 use crate::limits;
+use crate::message::payment::PayRequest;
 use crate::money::Msat;
 use crate::refusal::{Code, Refusal};
 use crate::time::WallTime;

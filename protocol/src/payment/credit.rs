@@ -27,11 +27,11 @@
 
 use super::Config;
 use super::budget::DAY_MS;
-use super::io::{Credit, OrderAccount};
 use super::turn::{self, RecordError, Turn};
 use crate::ids::{Caller, NodeKey, OrderId};
 use crate::limits;
 use crate::machine::Table;
+use crate::message::payment::{Credit, OrderAccount};
 use crate::money::Msat;
 use crate::quota::Quota;
 use crate::refusal::{Code, Refusal};

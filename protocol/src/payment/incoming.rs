@@ -28,14 +28,14 @@
 
 use super::Payment;
 use super::credit::{Punctuality, Settlement};
-use super::io::{Effect, EntryState, LedgerEntry, LookupOutcome, Note, Side};
 use super::turn::{Extra, Job, Turn};
 use super::unpaid::Whose;
 use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash, Preimage};
 use crate::machine::Table;
+use crate::message::payment::{Effect, EntryState, LedgerEntry, LookupOutcome, Note, Side};
+use crate::message::sibling::Message;
 use crate::money::Msat;
 use crate::refusal::{Code, Refusal};
-use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
 
 /// An invoice asked of the wallet.

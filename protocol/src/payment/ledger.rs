@@ -7,10 +7,10 @@
 //! Sums by order and rows by host are kept beside them, so that no question walks all rows.
 
 use super::budget::DAY_MS;
-use super::io::{EntryState, LedgerEntry, Note, OrderAccount, Report, Side};
 use super::turn::{self, RecordError, Turn};
 use crate::ids::{NodeKey, OrderId, PaymentHash};
 use crate::machine::{Record, Table};
+use crate::message::payment::{EntryState, LedgerEntry, Note, OrderAccount, Report, Side};
 use crate::money::Msat;
 use crate::time::{Now, WallTime};
 use serde::{Deserialize, Serialize};
@@ -532,10 +532,10 @@ fn key(row: u64) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::io::Effect;
     use super::*;
     use crate::ids::NodeKey;
     use crate::machine::Outbox;
+    use crate::message::payment::Effect;
     use crate::payment::turn::VERSION;
     use crate::time::Tick;
 

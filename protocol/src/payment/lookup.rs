@@ -3,10 +3,10 @@
 //! Not a state of its own: `saga` has the states and the table of failures.
 
 use super::Payment;
-use super::io::{Effect, LookupOutcome, Side};
 use super::saga::{News, UNPROVED};
 use super::turn::{Job, Turn};
 use crate::ids::{EffectId, PaymentHash};
+use crate::message::payment::{Effect, LookupOutcome, Side};
 use crate::time::Now;
 
 impl Payment {

@@ -5,13 +5,13 @@
 
 use super::Payment;
 use super::budget::{DAY_MS, Reservation, Sums, day};
-use super::io::Effect;
 use super::turn::{Job, Turn};
 use crate::ids::{EffectId, RequestId};
 use crate::limits;
+use crate::message::payment::Effect;
+use crate::message::sibling::Message;
 use crate::money::Msat;
 use crate::refusal::{Code, Refusal};
-use crate::route::Message;
 use crate::time::WallTime;
 use std::collections::BTreeMap;
 

@@ -40,14 +40,14 @@
 
 use super::Payment;
 use super::budget::{self, Hold};
-use super::io::{Effect, EntryState, LedgerEntry, PayOutcome, PayRequest, Side};
 use super::turn::{Extra, Job, Turn};
 use crate::ids::{EffectId, NodeKey, PaymentHash, Preimage};
 use crate::limits;
 use crate::machine::Table;
+use crate::message::payment::{Effect, EntryState, LedgerEntry, PayOutcome, PayRequest, Side};
+use crate::message::sibling::Message;
 use crate::money::Msat;
 use crate::refusal::{Code, Refusal};
-use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
 
 /// Payments of open fate at once, over all orders.

@@ -7,11 +7,11 @@
 
 use super::Payment;
 use super::budget::DAY_MS;
-use super::io::{Effect, EntryState, LedgerEntry, Side};
 use super::ledger::MAX_HASHES;
 use super::turn::{self, Extra, RecordError, Turn};
 use crate::ids::PaymentHash;
 use crate::machine::Table;
+use crate::message::payment::{Effect, EntryState, LedgerEntry, Side};
 use crate::money::Msat;
 use crate::time::{Now, Tick, WallTime};
 use std::collections::{BTreeSet, VecDeque};

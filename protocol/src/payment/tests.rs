@@ -8,10 +8,6 @@ mod exits;
 mod host;
 mod interleavings;
 
-use super::io::{
-    Credit, Effect, EntryState, Input, LedgerEntry, LookupOutcome, OrderAccount, PayOutcome,
-    PayRequest, Report, Side,
-};
 use super::{Config, Payment};
 use crate::crypto::InvoiceFacts;
 use crate::ids::{
@@ -19,9 +15,13 @@ use crate::ids::{
     RequestId,
 };
 use crate::machine::{Machine, Outbox, Record, Table};
+use crate::message::payment::{
+    Credit, Effect, EntryState, Input, LedgerEntry, LookupOutcome, OrderAccount, PayOutcome,
+    PayRequest, Report, Side,
+};
+use crate::message::sibling::Message;
 use crate::money::{Counts, Msat};
 use crate::refusal::{Code, Refusal};
-use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
 use crate::wire::order::Status;
 use std::collections::BTreeMap;

@@ -3,12 +3,12 @@
 //! Not a driver. Collecting the records of a turn into one `Persist` at its
 //! front is what makes "write, then act" hold for every step at once.
 
-use super::io::Effect;
 use crate::codec::{self, CodecError};
 use crate::ids::{EffectId, PaymentHash};
 use crate::machine::{Outbox, Record, Table};
+use crate::message::payment::Effect;
+use crate::message::sibling::Message;
 use crate::money::Msat;
-use crate::route::Message;
 use crate::time::{Now, Tick};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

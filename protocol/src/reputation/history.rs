@@ -4,8 +4,8 @@
 //! decayed history keeps its fractions.
 
 use super::decay;
-use super::io::Outcome;
 use crate::ids::NodeKey;
+use crate::message::reputation::Outcome;
 use crate::time::WallTime;
 use crate::wire::bundle::Tier;
 use serde::{Deserialize, Serialize};

@@ -22,15 +22,15 @@
 
 use super::book::Book;
 use super::history::{Conviction, Counted, EVENT, Hint, HostHistory};
-use super::io::{AGREEING, Effect, Input, Outcome, Subject, Witness};
 use super::reach::Reach;
 use super::score::{self, Known, Weights};
 use crate::ids::{ModelDigest, NodeKey};
 use crate::limits;
 use crate::machine::{Machine, Outbox, Record};
+use crate::message::reputation::{AGREEING, Effect, Input, Outcome, ScoreCard, Subject, Witness};
+use crate::message::sibling::Message;
 use crate::offence::{Offence, OffenceKind};
 use crate::refusal::Code;
-use crate::route::Message;
 use crate::time::{Now, Tick, WallTime};
 use crate::wire::bundle::{Finding, Tier};
 
@@ -249,7 +249,7 @@ impl Reputation {
         known
     }
 
-    fn cards(&self, now: WallTime, subjects: Vec<Subject>) -> Vec<super::ScoreCard> {
+    fn cards(&self, now: WallTime, subjects: Vec<Subject>) -> Vec<ScoreCard> {
         let half_life_ms = self.config.half_life_ms;
         let known: Vec<Known> = subjects
             .into_iter()

@@ -8,9 +8,8 @@
 //! than a failure.
 
 use super::history::{Counted, EVENT, History, HostHistory};
-use super::{ScoreCard, ScoreTerm, Standing};
+use crate::message::reputation::{ScoreCard, ScoreTerm, Standing, Subject};
 use crate::money::Msat;
-use crate::reputation::io::Subject;
 use crate::time::WallTime;
 
 /// The best possible term.

@@ -4,7 +4,7 @@
 //! both engines claim the same numerics; otherwise honest machines may differ.
 
 use super::bookkeeping::Facts;
-use super::io::Replay;
+use crate::message::validator::Replay;
 use crate::wire::bundle::Finding;
 
 /// How the detail begins where the tokens are right and the host showed other words: it tells

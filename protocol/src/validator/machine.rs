@@ -29,16 +29,16 @@
 //! stranger is gone with it.
 
 use super::bookkeeping::{Facts, Label, label};
-use super::io::{Effect, Input, Unrepeatable};
 use super::store::{Store, Whose};
 use crate::crypto::Crypto;
 use crate::ids::{Caller, EffectId, NodeKey, StreamId};
-use crate::inference::io::{Candidate, Evidence};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record};
+use crate::message::inference::{Candidate, Evidence};
+use crate::message::reputation::Witness;
+use crate::message::sibling::Message;
+use crate::message::validator::{Effect, Input, Unrepeatable};
 use crate::quota::Quota;
-use crate::reputation::io::Witness;
-use crate::route::Message;
 use crate::time::{Now, Tick};
 use crate::wire::bundle::{Bundle, Finding, Tier, Verdict};
 use crate::wire::envelope::Network;

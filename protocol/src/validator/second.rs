@@ -6,9 +6,9 @@
 use super::bookkeeping::Label;
 use crate::crypto::Crypto;
 use crate::ids::NodeKey;
-use crate::inference::io::Candidate;
 use crate::limits;
-use crate::reputation::Standing;
+use crate::message::inference::Candidate;
+use crate::message::reputation::Standing;
 use crate::wire::bundle::{Finding, Tier, Verdict};
 use crate::wire::envelope::{Network, Signed};
 use rand::Rng;

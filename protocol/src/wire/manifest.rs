@@ -204,6 +204,21 @@ pub fn lightning_statement(node: &NodeKey, network: Network) -> String {
     format!("freehold node key {node} on {}", network.name())
 }
 
+/// A shared manifest is stored like an owned one.
+pub(crate) mod shared {
+    use super::Manifest;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    pub fn serialize<S: Serializer>(manifest: &Arc<Manifest>, to: S) -> Result<S::Ok, S::Error> {
+        manifest.as_ref().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Manifest>, D::Error> {
+        Manifest::deserialize(from).map(Arc::new)
+    }
+}
+
 impl Manifest {
     /// Returns the offer of a model by digest.
     pub fn offer(&self, digest: &ModelDigest) -> Option<&ModelOffer> {

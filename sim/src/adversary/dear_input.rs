@@ -6,8 +6,8 @@ use crate::check::index::{body, envelope};
 use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
 use protocol::codec::Extension;
-use protocol::inference::io::Effect;
 use protocol::limits::{MAX_EXTENSION_BYTES, MAX_EXTENSIONS};
+use protocol::message::inference::Effect;
 use protocol::money::{Meter, Prices};
 use protocol::wire::order::{Frame, Invoice};
 

@@ -7,7 +7,7 @@ use crate::check::index::body;
 use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
 use protocol::ids::{OrderId, StreamId};
-use protocol::inference::io::{Effect, Input};
+use protocol::message::inference::{Effect, Input};
 use protocol::route::Delivery;
 use protocol::wire::order::{Frame, Terms};
 use std::collections::BTreeMap;

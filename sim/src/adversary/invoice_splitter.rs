@@ -3,7 +3,7 @@
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::Person;
-use protocol::inference::io::Input;
+use protocol::message::inference::Input;
 use protocol::money::Msat;
 use protocol::route::Delivery;
 

@@ -4,7 +4,7 @@ use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
 use crate::world::resign;
-use protocol::validator::io::Effect;
+use protocol::message::validator::Effect;
 use protocol::wire::bundle::{AuditFrame, Finding, Tier, Verdict};
 
 struct LyingValidator;

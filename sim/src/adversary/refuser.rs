@@ -3,7 +3,7 @@
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::node::{AnyEffect, Person};
-use protocol::inference::io::Effect;
+use protocol::message::inference::Effect;
 use protocol::refusal::{Code, Refusal};
 use protocol::wire::order::Frame;
 

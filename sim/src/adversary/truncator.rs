@@ -5,7 +5,7 @@ use super::{Adversary, Hand, Strategy};
 use crate::check::Seen;
 use crate::dice::Dice;
 use crate::node::Person;
-use protocol::inference::io::Input;
+use protocol::message::inference::Input;
 use protocol::route::Delivery;
 use protocol::wire::order::Finish;
 

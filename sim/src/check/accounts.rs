@@ -1,7 +1,7 @@
 //! In the end every order that was paid for has its account, at the buyer and at the host.
 
 use super::{Checker, Facts, Seen};
-use protocol::payment::io::Side;
+use protocol::message::payment::Side;
 use protocol::payment::ledger::MAX_ROWS;
 use std::collections::BTreeSet;
 

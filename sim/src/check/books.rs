@@ -3,7 +3,7 @@
 use super::{Checker, Facts, Seen};
 use crate::wallet::{Fate, Wallet};
 use protocol::ids::PaymentHash;
-use protocol::payment::io::{EntryState, LedgerEntry, Report, Side};
+use protocol::message::payment::{EntryState, LedgerEntry, Report, Side};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A wallet tells its node of a payment within this time. Milliseconds.

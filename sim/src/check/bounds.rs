@@ -1,7 +1,7 @@
 //! Bounds are never exceeded: slots, mailboxes, candidates, evidence.
 
 use super::{Checker, Facts, Seen};
-use protocol::route::Message;
+use protocol::message::sibling::Message;
 
 /// Inputs that may wait for one machine, as the driver has it.
 const MAILBOX: usize = 16_384;

@@ -6,7 +6,7 @@ use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
 use protocol::ids::{OrderId, PaymentHash, RequestId};
-use protocol::payment::io::{Effect, Input};
+use protocol::message::payment::{Effect, Input};
 use protocol::route::Delivery;
 use std::collections::BTreeMap;
 

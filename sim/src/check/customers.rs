@@ -10,7 +10,7 @@ use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
 use protocol::ids::{NodeKey, OrderId};
-use protocol::validator::io::Effect;
+use protocol::message::validator::Effect;
 use protocol::wire::bundle::{AuditFrame, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,7 +3,7 @@
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use protocol::ids::NodeKey;
-use protocol::route::Message;
+use protocol::message::sibling::Message;
 use std::collections::BTreeMap;
 
 /// Candidates wait for their scores this long at most. Milliseconds.

@@ -4,9 +4,9 @@ use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
 use protocol::ids::{Digest, OrderId, PaymentHash};
-use protocol::payment::io::Effect;
+use protocol::message::payment::Effect;
+use protocol::message::sibling::Message;
 use protocol::refusal::Code;
-use protocol::route::Message;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The judge of double payments.

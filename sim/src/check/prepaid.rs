@@ -6,7 +6,7 @@
 use super::{Checker, Facts, Seen};
 use crate::node::AnyEffect;
 use protocol::ids::Digest;
-use protocol::payment::io::Effect;
+use protocol::message::payment::Effect;
 use protocol::wire::manifest::PaymentMode;
 use std::collections::BTreeMap;
 

@@ -7,7 +7,7 @@
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
-use protocol::inference::io::Effect;
+use protocol::message::inference::Effect;
 use std::collections::BTreeSet;
 
 /// The judge.

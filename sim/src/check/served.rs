@@ -4,9 +4,10 @@ use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
 use protocol::ids::{Digest, OrderId, RequestId};
-use protocol::inference::io::{BuyerEvent, Effect, Input};
+use protocol::message::inference::{BuyerEvent, Effect, Input};
+use protocol::message::sibling::Message;
 use protocol::refusal::Code;
-use protocol::route::{Delivery, Message};
+use protocol::route::Delivery;
 use protocol::wire::order::Frame;
 use std::collections::{BTreeMap, BTreeSet};
 

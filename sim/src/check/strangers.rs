@@ -11,10 +11,10 @@ use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::{AnyEffect, NETWORK};
 use protocol::inference::context::Config;
-use protocol::inference::io::Effect;
 use protocol::limits;
 use protocol::machine::Table;
-use protocol::reputation::io::AGREEING;
+use protocol::message::inference::Effect;
+use protocol::message::reputation::AGREEING;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Records of orders beside those that somebody paid for or that were served on credit.

@@ -4,10 +4,11 @@ use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::AnyEffect;
 use protocol::ids::{Digest, EffectId, ModelDigest, OrderId, StreamId};
-use protocol::inference::io::{Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::FIRST_TOKEN_MS;
-use protocol::payment::io::Effect;
-use protocol::route::{Delivery, Message};
+use protocol::message::inference::{Effect as OrderEffect, Input as OrderInput, InputCount};
+use protocol::message::payment::Effect;
+use protocol::message::sibling::Message;
+use protocol::route::Delivery;
 use protocol::wire::order::Frame;
 use std::collections::{BTreeMap, BTreeSet};
 

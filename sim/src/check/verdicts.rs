@@ -5,9 +5,9 @@
 use super::{Checker, Facts, Seen};
 use crate::node::AnyEffect;
 use protocol::ids::OrderId;
+use protocol::message::sibling::Message;
+use protocol::message::validator::Effect;
 use protocol::offence::OffenceKind;
-use protocol::route::Message;
-use protocol::validator::io::Effect;
 use protocol::wire::bundle::{AuditFrame, Tier, Verdict};
 use protocol::wire::order::{Finish, Frame, Receipt};
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,11 +3,11 @@
 use super::Plant;
 use crate::node::AnyEffect;
 use protocol::ids::{OrderId, PaymentHash};
-use protocol::inference::io::Input as OrderInput;
+use protocol::message::inference::Input as OrderInput;
+use protocol::message::payment::{Effect as PayEffect, Input as PayInput, PayOutcome, Side};
+use protocol::message::sibling::Message;
 use protocol::money::Msat;
-use protocol::payment::io::{Effect as PayEffect, Input as PayInput, PayOutcome, Side};
 use protocol::refusal::Refusal;
-use protocol::route::Message;
 
 /// How many times too wide a window is.
 const TIMES: u64 = 8;

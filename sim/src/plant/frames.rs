@@ -4,7 +4,7 @@ use super::{Memory, Plant};
 use crate::crypto::SimCrypto;
 use crate::world::resign_with;
 use protocol::ids::Digest;
-use protocol::inference::io::BuyerEvent;
+use protocol::message::inference::BuyerEvent;
 use protocol::wire::order::{Frame, Invoice, Receipt};
 
 /// One chunk in so many is lost.

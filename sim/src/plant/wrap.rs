@@ -6,18 +6,21 @@ use crate::crypto::SimCrypto;
 use crate::faults::Vice;
 use crate::node::{AnyEffect, Node, Person};
 use protocol::ids::Caller;
-use protocol::inference::io::{Candidate, Effect as OrderEffect, Input as OrderInput, InputCount};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::machine::{Record, Table};
+use protocol::message::inference::{
+    Candidate, Effect as OrderEffect, Input as OrderInput, InputCount,
+};
+use protocol::message::payment::{Effect as PayEffect, Input as PayInput, PayOutcome, PayRequest};
+use protocol::message::reputation::Input as Reputed;
+use protocol::message::sibling::Message;
+use protocol::message::validator::{Effect as CheckEffect, Input as CheckInput};
 use protocol::money::{Msat, Prices};
-use protocol::payment::io::{Effect as PayEffect, Input as PayInput, PayOutcome, PayRequest};
-use protocol::reputation::io::Input as Reputed;
-use protocol::route::{Delivery, Message};
-use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput};
+use protocol::route::Delivery;
 use protocol::wire::envelope::Envelope;
 use protocol::wire::manifest::PaymentMode;
 use protocol::wire::order::{Frame, Invoice};
-use protocol::{codec, discovery, payment};
+use protocol::{codec, message, payment};
 
 /// Acknowledged writes that a crash undoes.
 const LOST_WRITES: usize = 8;
@@ -297,13 +300,13 @@ fn effect_of(
         }
         (
             Plant::GhostListingKept,
-            AnyEffect::Discovery(discovery::io::Effect::Tell(Message::CandidatesFound {
+            AnyEffect::Discovery(message::discovery::Effect::Tell(Message::CandidatesFound {
                 request,
                 hosts,
             })),
         ) => {
             let hosts = with_ghosts(memory, hosts);
-            vec![AnyEffect::Discovery(discovery::io::Effect::Tell(
+            vec![AnyEffect::Discovery(message::discovery::Effect::Tell(
                 Message::CandidatesFound { request, hosts },
             ))]
         }

@@ -10,11 +10,12 @@ use crate::node::{AnyEffect, NETWORK, Node, lane_of};
 use crate::people::End;
 use crate::profile::QUANTUM;
 use protocol::crypto::Crypto;
-use protocol::discovery::io::Input as ListInput;
 use protocol::ids::StreamId;
-use protocol::inference::io::{Effect, Input as OrderInput};
+use protocol::message::discovery::Input as ListInput;
+use protocol::message::inference::{Effect, Input as OrderInput};
+use protocol::message::sibling::{Actor, Message};
 use protocol::money::Msat;
-use protocol::route::{Actor, Delivery, Message};
+use protocol::route::Delivery;
 use protocol::wire::envelope::{Body, Signed};
 use protocol::wire::order::{Frame, Invoice, Terms};
 

@@ -8,8 +8,8 @@ use crate::event::{Event, NodeIx};
 use crate::wallet::{Fate, NoWay};
 use protocol::crypto::InvoiceFacts;
 use protocol::ids::{EffectId, PaymentHash};
+use protocol::message::payment::{Input, PayOutcome};
 use protocol::money::Msat;
-use protocol::payment::io::{Input, PayOutcome};
 use protocol::route::Delivery;
 
 /// Pause before an event that was not acknowledged is repeated. Milliseconds.

@@ -12,16 +12,16 @@ use crate::profile::TEMPLATE;
 use crate::wallet::Wallet;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, ModelDigest, OrderId, RequestId};
-use protocol::inference::io::{
+use protocol::message;
+use protocol::message::inference::{
     BuyerEvent, Effect as OrderEffect, Input as OrderInput, InputCount, InputFacts,
 };
+use protocol::message::validator::{Effect as CheckEffect, Input as CheckInput, Replay};
 use protocol::money::Meter;
 use protocol::route::Delivery;
-use protocol::validator::io::{Effect as CheckEffect, Input as CheckInput, Replay};
 use protocol::wire::chain::ChainedToken;
 use protocol::wire::order::Finish;
 use protocol::work::Job;
-use protocol::{discovery, payment};
 
 /// What counting a prompt takes a buyer: less than terms take to come. Milliseconds.
 const COUNT_MS: u64 = 2;
@@ -290,8 +290,8 @@ impl World {
         }
     }
 
-    fn perform_payment(&mut self, node: NodeIx, effect: payment::io::Effect) {
-        use payment::io::{Effect, Input};
+    fn perform_payment(&mut self, node: NodeIx, effect: message::payment::Effect) {
+        use protocol::message::payment::{Effect, Input};
         match effect {
             Effect::CheckBalance { id } => {
                 let spendable = Some(protocol::money::Msat(self.wallets.of[node].local));
@@ -322,7 +322,7 @@ impl World {
             }
             Effect::Lookup { id, hash, side } => {
                 let outcome = if self.dice.chance(self.plan.lookup_fail_ppm) {
-                    payment::io::LookupOutcome::Unavailable
+                    message::payment::LookupOutcome::Unavailable
                 } else {
                     self.wallets.look_up(node, &hash, side, self.now)
                 };
@@ -352,8 +352,8 @@ impl World {
         }
     }
 
-    fn perform_listing(&mut self, node: NodeIx, effect: discovery::io::Effect) {
-        use discovery::io::{Effect, Input, SelfTestError};
+    fn perform_listing(&mut self, node: NodeIx, effect: message::discovery::Effect) {
+        use protocol::message::discovery::{Effect, Input, SelfTestError};
         match effect {
             Effect::SelfTest { id, manifest } => {
                 let cut = [true, false].iter().any(|way| {
@@ -386,7 +386,7 @@ impl World {
                 known.dedup();
                 let expected = self.expected_hosts();
                 let wall = self.nodes[node].now(self.now).wall;
-                let shuns = |row: &&discovery::io::HostRow| {
+                let shuns = |row: &&message::discovery::HostRow| {
                     let until = row.score.cooldown.as_ref().map(|(until, _)| *until);
                     until.is_some_and(|until| until > wall.after_ms(SHUNNED_MS))
                 };

@@ -3,10 +3,10 @@
 use super::*;
 use crate::ports::compute::tests::{changed_file, large_file};
 use crate::shell::tests::{Heard, with};
-use discovery::io::Input as Listed;
-use inference::io::Input as Sold;
 use kernels::{Model, OpenOptions};
 use protocol::ids::{Digest, LightningId, NodeKey, OrderId};
+use protocol::message::discovery::Input as Listed;
+use protocol::message::inference::Input as Sold;
 use protocol::money::{Msat, Prices};
 use protocol::time::WallTime;
 use protocol::wire::envelope::Network;

@@ -11,7 +11,7 @@ use kernels::gguf::Gguf;
 use kernels::gguf::write::{Value, Writer};
 use kernels::{Model, OpenOptions};
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId};
-use protocol::inference::io::{InputCount, VocabularySource};
+use protocol::message::inference::{InputCount, VocabularySource};
 use protocol::refusal::{Code, Refusal};
 use protocol::wire::blob::{self, BlobFrame, SliceRequest};
 use protocol::wire::chain::ChainedToken;

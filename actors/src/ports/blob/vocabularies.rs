@@ -13,7 +13,7 @@ use crate::ports::runner::Vocabulary;
 use kernels::NUMERICS;
 use parking_lot::Mutex;
 use protocol::ids::{ModelDigest, NodeKey};
-use protocol::inference::io::{InputCount, InputFacts, VocabularySource};
+use protocol::message::inference::{InputCount, InputFacts, VocabularySource};
 use protocol::refusal::Refusal;
 use protocol::wire::chain::ChainedToken;
 use protocol::work::Job;

@@ -3,7 +3,7 @@
 use crate::ports::compute::CancelFlag;
 use parking_lot::Mutex;
 use protocol::ids::EffectId;
-use protocol::validator::io::{Replay, Unrepeatable};
+use protocol::message::validator::{Replay, Unrepeatable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::crypto::{InvoiceError, InvoiceFacts, Secp};
-use crate::discovery::io::Pulse;
 use crate::ids::{Digest, LightningId, Signature};
-use crate::inference::io::{Candidate, ModelSelector};
+use crate::message::discovery::Pulse;
+use crate::message::inference::{Candidate, ModelSelector};
+use crate::message::reputation::Standing;
 use crate::money::{Msat, Prices};
-use crate::reputation::Standing;
 use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role, lightning_statement};
 
 mod flood;

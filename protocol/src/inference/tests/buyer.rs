@@ -1,10 +1,10 @@
 //! What a buyer checks before it pays or signs: each lie by itself, beside the truth.
 
 use super::*;
+use crate::message::payment::OrderAccount;
+use crate::message::reputation::Outcome;
 use crate::money::Meter;
 use crate::order::record::{OpenPart, OrderRecord};
-use crate::payment::io::OrderAccount;
-use crate::reputation::io::Outcome;
 use crate::wire::attached::Attached;
 use crate::wire::order::{Paid, PaymentEntry, Receipt, Status};
 use crate::work::ChatMessage;

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::limits::MAX_PAYMENTS_IN_FLIGHT;
+use crate::message::payment::OrderAccount;
 use crate::money::Meter;
 use crate::order::record::OrderRecord;
-use crate::payment::io::OrderAccount;
 use crate::wire::order::{Countersigned, Paid, Receipt, Status};
 
 /// A host with one order. Its wallet makes invoices at once; nothing is paid by itself.

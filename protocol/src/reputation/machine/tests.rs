@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::ids::{EffectId, OrderId};
+use crate::message::reputation::{ScoreCard, Standing};
 use crate::refusal::Code;
-use crate::reputation::{ScoreCard, Standing};
 use proptest::prelude::*;
 
 const DAY_MS: u64 = 86_400_000;

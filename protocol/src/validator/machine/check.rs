@@ -4,11 +4,11 @@ use super::{Job, Origin, Outcome, SEEK_MS, Stage, Validator, report};
 use crate::ids::EffectId;
 use crate::limits;
 use crate::machine::Outbox;
-use crate::route::Message;
+use crate::message::sibling::Message;
+use crate::message::validator::{Effect, Replay, Unrepeatable};
 use crate::time::Now;
 use crate::validator::bookkeeping::{Facts, Label, bookkeeping, label};
 use crate::validator::compare;
-use crate::validator::io::{Effect, Replay, Unrepeatable};
 use crate::wire::bundle::{Bundle, Finding, Tier};
 
 impl Validator {

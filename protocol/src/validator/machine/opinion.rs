@@ -7,12 +7,12 @@
 
 use super::{Job, Origin, Question, Stage, Validator, Whose, judged, report};
 use crate::ids::{EffectId, NodeKey};
-use crate::inference::io::Candidate;
 use crate::machine::Outbox;
-use crate::reputation::io::{AGREEING, Witness};
+use crate::message::inference::Candidate;
+use crate::message::reputation::{AGREEING, Witness};
+use crate::message::validator::Effect;
 use crate::time::Now;
 use crate::validator::bookkeeping::Label;
-use crate::validator::io::Effect;
 use crate::validator::second;
 use crate::wire::bundle::Bundle;
 use crate::wire::envelope::Signed;

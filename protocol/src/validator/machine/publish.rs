@@ -2,11 +2,11 @@
 
 use super::{Origin, Outcome, Validator, Whose, judged};
 use crate::machine::Outbox;
-use crate::reputation::io::Witness;
+use crate::message::reputation::Witness;
+use crate::message::validator::Effect;
 use crate::time::WallTime;
 use crate::validator::bookkeeping::Label;
 use crate::validator::compare::OTHER_TEXT;
-use crate::validator::io::Effect;
 use crate::wire::bundle::{AuditFrame, Finding, Tier, Verdict};
 use crate::wire::envelope::Signed;
 use rand::Rng;

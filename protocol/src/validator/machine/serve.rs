@@ -4,10 +4,10 @@ use super::{MAX_PER_ADDRESS, MAX_PER_PEER, Origin, Stage, Validator};
 use crate::ids::{Caller, StreamId};
 use crate::limits;
 use crate::machine::Outbox;
+use crate::message::validator::Effect;
 use crate::refusal::{Code, Refusal};
 use crate::time::Now;
 use crate::validator::bookkeeping::label;
-use crate::validator::io::Effect;
 use crate::wire::bundle::{AuditFrame, Bundle};
 
 /// When a refused peer may try again. Milliseconds. About one replay.

@@ -3,12 +3,12 @@
 use super::*;
 use crate::crypto::Secp;
 use crate::ids::{AddressTag, Digest, LightningId, PeerTag, RequestId};
-use crate::inference::io::Candidate;
+use crate::message::inference::Candidate;
+use crate::message::reputation::ScoreCard;
+use crate::message::validator::{Replay, Unrepeatable};
 use crate::money::{Msat, Prices};
 use crate::refusal::Code;
-use crate::reputation::ScoreCard;
 use crate::time::WallTime;
-use crate::validator::io::{Replay, Unrepeatable};
 use crate::wire::bundle::AuditFrame;
 use crate::wire::chain::ChainedToken;
 use crate::wire::envelope::Signed;
@@ -228,7 +228,7 @@ fn a_host_that_claims_no_numerics_is_not_replayed() {
     let asks = |effect: &Effect| {
         matches!(
             effect,
-            Effect::Tell(crate::route::Message::ValidatorsWanted { .. })
+            Effect::Tell(crate::message::sibling::Message::ValidatorsWanted { .. })
         )
     };
     assert!(!effects.iter().any(asks), "{effects:?}");

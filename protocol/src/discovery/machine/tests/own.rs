@@ -1,7 +1,7 @@
 //! Our own listing and load.
 
 use super::*;
-use crate::discovery::io::SelfTestError;
+use crate::message::discovery::SelfTestError;
 
 fn own_manifest() -> Manifest {
     manifest(scheme().key(), 500, Now::default())

@@ -1,7 +1,7 @@
 //! Second opinions from other validators.
 
 use super::*;
-use crate::reputation::io::AGREEING;
+use crate::message::reputation::AGREEING;
 
 fn other() -> Secp {
     Secp::from_secret(&[4; 32]).unwrap()
@@ -253,7 +253,7 @@ fn a_validator_that_served_us_is_asked_before_its_equals() {
         let mut hosts: Vec<Candidate> = (20..30)
             .map(|n| candidate(NodeKey([n; 32]), Some(NUMERICS)))
             .collect();
-        hosts[7].score.standing = crate::reputation::Standing::Served;
+        hosts[7].score.standing = crate::message::reputation::Standing::Served;
         let effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
         assert_eq!(asked(&effects).unwrap().1, NodeKey([27; 32]));
     }

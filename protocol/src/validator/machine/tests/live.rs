@@ -7,10 +7,10 @@ use crate::crypto::testing::{TestSigner, order_keys};
 use crate::ids::{Caller, ModelDigest, OrderId, PaymentHash, PeerTag, Preimage};
 use crate::inference::Inference;
 use crate::inference::context::Config as OrderConfig;
-use crate::inference::io::{
+use crate::message::inference::{
     BuyRequest, Effect as Do, Input as Event, InputCount, ModelSelector, PromptFacts, Served,
 };
-use crate::payment::io::Credit;
+use crate::message::payment::Credit;
 use crate::validator::bookkeeping::bookkeeping;
 use crate::wire::bundle::Bundle;
 use crate::wire::manifest::{HostLimits, PaymentMode};

@@ -3,10 +3,10 @@
 #![allow(missing_docs)] // the fields of inputs and effects are named for what they are
 
 use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
-use crate::inference::io::ModelSelector;
 use crate::machine::Record;
-use crate::reputation::ScoreCard;
-use crate::route::Message;
+use crate::message::inference::ModelSelector;
+use crate::message::reputation::ScoreCard;
+use crate::message::sibling::Message;
 use crate::time::WallTime;
 use crate::wire::manifest::{Manifest, PaymentMode, Role};
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,7 @@ pub struct Query {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRow {
     /// The manifest; one for all rows of a host.
-    #[serde(with = "super::listings::shared")]
+    #[serde(with = "crate::wire::manifest::shared")]
     pub manifest: Arc<Manifest>,
     /// Model of this row.
     pub model: ModelDigest,

@@ -7,11 +7,11 @@ use crate::ids::{
     StreamId,
 };
 use crate::machine::Record;
+use crate::message::payment::{Credit, Side};
+use crate::message::reputation::ScoreCard;
+use crate::message::sibling::Message;
 use crate::money::{Counts, Msat};
-use crate::payment::io::{Credit, Side};
 use crate::refusal::Refusal;
-use crate::reputation::ScoreCard;
-use crate::route::Message;
 use crate::wire::attached::Attached;
 use crate::wire::bundle::Bundle;
 use crate::wire::chain::ChainedToken;

@@ -7,8 +7,8 @@ use crate::ids::{
     Caller, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
 };
 use crate::machine::Record;
+use crate::message::sibling::Message;
 use crate::money::{Counts, Msat};
-use crate::route::Message;
 use crate::time::WallTime;
 use crate::wire::order::Status;
 use serde::{Deserialize, Serialize};
@@ -304,8 +304,8 @@ pub struct LedgerEntry {
 /// The books, for an operator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Payments and invoices, oldest first: the newest [`super::ledger::MAX_ROWS`] rows and
-    /// every open one, or all of them ([`super::ledger::whole`]).
+    /// Payments and invoices, oldest first: the newest rows of the ledger and
+    /// every open one, or all of them.
     pub entries: Vec<LedgerEntry>,
     /// Closed orders, oldest first.
     pub orders: Vec<OrderAccount>,

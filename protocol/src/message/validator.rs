@@ -3,9 +3,9 @@
 #![allow(missing_docs)] // the fields of inputs and effects are named for what they are
 
 use crate::ids::{Caller, Digest, EffectId, ModelDigest, NodeKey, OrderId, StreamId};
-use crate::inference::io::{Candidate, Evidence};
 use crate::machine::Record;
-use crate::route::Message;
+use crate::message::inference::{Candidate, Evidence};
+use crate::message::sibling::Message;
 use crate::wire::bundle::{AuditFrame, Bundle, Verdict};
 use crate::wire::chain::ChainedToken;
 use crate::wire::envelope::Signed;
