@@ -37,8 +37,10 @@ use crate::crypto::{Crypto, OrderKeys};
 use crate::ids::{AddressTag, Caller, ModelDigest, NodeKey, OrderId, PeerTag, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
-use crate::message::inference::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
-use crate::message::payment::{Credit, OrderAccount};
+use crate::message::inference::{
+    Admission, BuyRequest, BuyerEvent, Effect, Input, OrderAccount, Served,
+};
+use crate::message::payment::Credit;
 use crate::message::sibling::Message;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};

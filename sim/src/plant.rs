@@ -12,7 +12,7 @@ pub use wrap::{crashed, effects, inputs, limits, recovered, strategy, synced, vi
 
 use protocol::ids::{EffectId, NodeKey, PaymentHash};
 use protocol::machine::Record;
-use protocol::message::inference::Candidate;
+use protocol::message::discovery::Candidate;
 use protocol::wire::chain::ChainedToken;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

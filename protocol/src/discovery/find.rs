@@ -6,9 +6,9 @@
 use super::listings::{Listing, Listings};
 use crate::ids::{Digest, ModelDigest, NodeKey};
 use crate::limits;
-use crate::message::discovery::{HostRow, Query};
-use crate::message::inference::{Candidate, ModelSelector};
-use crate::message::reputation::{ScoreCard, Standing, Subject};
+use crate::message::discovery::{Candidate, HostRow, Subject};
+use crate::message::inference::{ModelSelector, Query};
+use crate::message::reputation::{ScoreCard, Standing};
 use crate::money::{Meter, Prices};
 use crate::time::{Now, WallTime};
 use crate::wire::manifest::{Manifest, ModelOffer, Role};

@@ -15,9 +15,10 @@ use crate::limits::{
     self, MAX_UNPAID_PER_ADDRESS, MAX_UNPAID_PER_PEER, MAX_VOID_PER_ADDRESS, MAX_VOID_PER_MINUTE,
 };
 use crate::machine::{Machine, Outbox, Record, Table};
+use crate::message::discovery::Candidate;
 use crate::message::inference::{
-    BuyRequest, BuyerEvent, Candidate, Effect, Input, InputCount, InputFacts, ModelSelector,
-    PromptFacts, Served,
+    BuyRequest, BuyerEvent, Effect, Input, InputCount, InputFacts, ModelSelector, PromptFacts,
+    Served,
 };
 use crate::message::payment::Credit;
 use crate::message::sibling::Message;

@@ -4,11 +4,12 @@
 
 use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
 use crate::machine::Record;
-use crate::message::inference::ModelSelector;
+use crate::message::inference::Query;
 use crate::message::reputation::ScoreCard;
 use crate::message::sibling::Message;
+use crate::money::Msat;
 use crate::time::WallTime;
-use crate::wire::manifest::{Manifest, PaymentMode, Role};
+use crate::wire::manifest::{Manifest, ModelOffer};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -29,28 +30,6 @@ pub struct Pulse {
     pub time: WallTime,
 }
 
-/// What an order needs of a host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
-    /// Which model.
-    pub model: ModelSelector,
-    /// Role needed: `Host` for orders, `Validator` for audits.
-    pub role: Role,
-    /// How an order is paid: hosts that do not list it are not asked for one.
-    pub mode: PaymentMode,
-    /// This host or none.
-    pub host: Option<NodeKey>,
-    /// Prompt tokens that a host may bill at most: what it is ranked by, since nothing else
-    /// binds it.
-    pub input_tokens: u64,
-    /// Bytes of text in the prompt.
-    pub input_bytes: u64,
-    /// Most output tokens.
-    pub output_tokens: u64,
-    /// Embeddings wanted; 0 for text.
-    pub items: u64,
-}
-
 /// One listed (host, model), for an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRow {
@@ -67,6 +46,36 @@ pub struct HostRow {
     pub pulse: Option<Pulse>,
     /// Why it ranks where it does.
     pub score: ScoreCard,
+}
+
+/// A host that could serve an order, with the reasons for its rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Its node key.
+    pub host: NodeKey,
+    /// The node that its invoices must pay.
+    pub lightning: crate::ids::LightningId,
+    /// The offer that matched.
+    pub offer: ModelOffer,
+    /// Least invoice.
+    pub quantum: Msat,
+    /// Most days for which it says that it keeps a finished order.
+    pub keep_days: u32,
+    /// Where to dial.
+    pub addresses: Vec<String>,
+    /// Why it stands where it stands.
+    pub score: ScoreCard,
+}
+
+/// One (host, model) to be scored, with what its listing says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The host.
+    pub host: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// Expected cost of the order in msat, for the price term.
+    pub expected_cost_msat: u64,
 }
 
 /// Inputs of the discovery machine.

@@ -2,21 +2,22 @@
 
 #![allow(missing_docs)] // the fields of inputs and effects are named for what they are
 
+use crate::crypto::InvoiceFacts;
 use crate::ids::{
     Caller, Digest, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
     StreamId,
 };
 use crate::machine::Record;
+use crate::message::discovery::Candidate;
 use crate::message::payment::{Credit, Side};
-use crate::message::reputation::ScoreCard;
 use crate::message::sibling::Message;
 use crate::money::{Counts, Msat};
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::wire::attached::Attached;
 use crate::wire::bundle::Bundle;
 use crate::wire::chain::ChainedToken;
-use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode};
-use crate::wire::order::{Finish, Frame, Handling, Path, Receipt, Retention};
+use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
+use crate::wire::order::{Finish, Frame, Handling, Path, Receipt, Retention, Status};
 use crate::work::Job;
 use serde::{Deserialize, Serialize};
 
@@ -64,23 +65,26 @@ pub struct BuyRequest {
     pub private: bool,
 }
 
-/// A host that could serve an order, with the reasons for its rank.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Candidate {
-    /// Its node key.
-    pub host: NodeKey,
-    /// The node that its invoices must pay.
-    pub lightning: crate::ids::LightningId,
-    /// The offer that matched.
-    pub offer: ModelOffer,
-    /// Least invoice.
-    pub quantum: Msat,
-    /// Most days for which it says that it keeps a finished order.
-    pub keep_days: u32,
-    /// Where to dial.
-    pub addresses: Vec<String>,
-    /// Why it stands where it stands.
-    pub score: ScoreCard,
+/// What an order needs of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Which model.
+    pub model: ModelSelector,
+    /// Role needed: `Host` for orders, `Validator` for audits.
+    pub role: Role,
+    /// How an order is paid: hosts that do not list it are not asked for one.
+    pub mode: PaymentMode,
+    /// This host or none.
+    pub host: Option<NodeKey>,
+    /// Prompt tokens that a host may bill at most: what it is ranked by, since nothing else
+    /// binds it.
+    pub input_tokens: u64,
+    /// Bytes of text in the prompt.
+    pub input_bytes: u64,
+    /// Most output tokens.
+    pub output_tokens: u64,
+    /// Embeddings wanted; 0 for text.
+    pub items: u64,
 }
 
 /// What a host learns from tokenizing the prompt of an order.
@@ -147,6 +151,115 @@ pub enum Admission {
     OwnerActive,
     /// No: the node is going down; running orders finish.
     Draining,
+}
+
+/// An invoice to pay, checked by the order machine against the order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PayRequest {
+    /// The order.
+    pub order: OrderId,
+    /// Which invoice of it; 0 is the entry payment.
+    pub seq: u32,
+    /// The host.
+    pub host: NodeKey,
+    /// The invoice.
+    pub bolt11: String,
+    /// What it says.
+    pub facts: InvoiceFacts,
+    /// Amount to pay.
+    pub msat: Msat,
+    /// Most for routing.
+    pub max_fee: Msat,
+    /// Debt from earlier orders that the host's terms add to this order.
+    pub carried: Msat,
+}
+
+/// Final account of an order on one side, for the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderAccount {
+    /// The order.
+    pub order: OrderId,
+    /// Our side.
+    pub side: Side,
+    /// The other side's key.
+    pub counterparty: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// Totals delivered.
+    pub counts: Counts,
+    /// Cost of the totals.
+    #[serde(rename = "cost_msat")]
+    pub cost: Msat,
+    /// Debt from earlier orders that the terms added to it.
+    #[serde(default, rename = "carried_msat")]
+    pub carried: Msat,
+    /// On a buyer's side where the order broke off: what the host may have sent beyond the
+    /// totals, at most, because it did not arrive or was not written down.
+    #[serde(default, rename = "unsure_msat")]
+    pub unsure: Msat,
+    /// How it ended.
+    pub status: Status,
+    /// Digest of the signed receipt.
+    pub receipt: Option<crate::ids::Digest>,
+}
+
+/// How an order with a host went, seen from our side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The order.
+    pub order: OrderId,
+    /// The host.
+    pub host: NodeKey,
+    /// The model.
+    pub model: ModelDigest,
+    /// `None`: it went well, or was refused.
+    pub failure: Option<Code>,
+    /// The host itself said no, with this code. Counts apart from failures; `failure` is
+    /// then not read.
+    pub refused: Option<Code>,
+    /// From order to first token.
+    pub first_token_ms: Option<u64>,
+    /// Tokens delivered.
+    pub tokens: u64,
+    /// From first to last token.
+    pub stream_ms: u64,
+    /// The host charged no more than it listed.
+    pub price_kept: bool,
+    /// The host ended it, or fell silent, and keeps more than what it can show that it delivered
+    /// costs: output that none of its signatures covers can be anything.
+    pub took_payment: bool,
+    /// It ended the order without a word of text, though we did not stop it.
+    pub blank: bool,
+}
+
+impl Outcome {
+    /// Returns whether the host served the order to its end.
+    pub fn went_well(&self) -> bool {
+        self.failure.is_none() && self.refused.is_none() && self.tokens > 0 && !self.blank
+    }
+
+    /// Terms above the listing before anything was delivered: nothing was charged, and the
+    /// listing may be an old one that a relay kept. The same to the buyer as a refusal.
+    pub fn refused_by_price(&self) -> bool {
+        !self.price_kept && self.failure.is_some() && self.tokens == 0
+    }
+
+    /// Returns whether it shows that the host, and so the network, was reached.
+    pub fn shows_contact(&self) -> bool {
+        let silent = matches!(self.failure, Some(Code::Disconnected | Code::Timeout));
+        self.refused.is_some() || self.first_token_ms.is_some() || !silent
+    }
+}
+
+/// A closed order, for the validator: whether it is checked is the validator's business.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// The request, on the buyer's side.
+    pub request: Option<RequestId>,
+    /// Everything a third party needs.
+    pub bundle: Bundle,
+    /// The user asked for a check.
+    pub audit: bool,
 }
 
 /// Inputs of the inference machine.
@@ -400,15 +513,4 @@ pub enum Effect {
         request: RequestId,
         event: BuyerEvent,
     },
-}
-
-/// A closed order, for the validator: whether it is checked is the validator's business.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evidence {
-    /// The request, on the buyer's side.
-    pub request: Option<RequestId>,
-    /// Everything a third party needs.
-    pub bundle: Bundle,
-    /// The user asked for a check.
-    pub audit: bool,
 }

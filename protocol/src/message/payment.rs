@@ -2,15 +2,12 @@
 
 #![allow(missing_docs)] // the fields of inputs and effects are named for what they are
 
-use crate::crypto::InvoiceFacts;
-use crate::ids::{
-    Caller, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
-};
+use crate::ids::{Caller, EffectId, NodeKey, OrderId, PaymentHash, Preimage, RequestId};
 use crate::machine::Record;
+use crate::message::inference::{OrderAccount, PayRequest};
 use crate::message::sibling::Message;
-use crate::money::{Counts, Msat};
+use crate::money::Msat;
 use crate::time::WallTime;
-use crate::wire::order::Status;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,27 +19,6 @@ pub enum Side {
     Buyer,
     /// We are paid.
     Host,
-}
-
-/// An invoice to pay, checked by the order machine against the order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PayRequest {
-    /// The order.
-    pub order: OrderId,
-    /// Which invoice of it; 0 is the entry payment.
-    pub seq: u32,
-    /// The host.
-    pub host: NodeKey,
-    /// The invoice.
-    pub bolt11: String,
-    /// What it says.
-    pub facts: InvoiceFacts,
-    /// Amount to pay.
-    pub msat: Msat,
-    /// Most for routing.
-    pub max_fee: Msat,
-    /// Debt from earlier orders that the host's terms add to this order.
-    pub carried: Msat,
 }
 
 /// What the wallet says of an attempt to pay.
@@ -73,35 +49,6 @@ pub enum LookupOutcome {
     NotFound,
     /// The wallet did not answer.
     Unavailable,
-}
-
-/// Final account of an order on one side, for the ledger.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OrderAccount {
-    /// The order.
-    pub order: OrderId,
-    /// Our side.
-    pub side: Side,
-    /// The other side's key.
-    pub counterparty: NodeKey,
-    /// The model.
-    pub model: ModelDigest,
-    /// Totals delivered.
-    pub counts: Counts,
-    /// Cost of the totals.
-    #[serde(rename = "cost_msat")]
-    pub cost: Msat,
-    /// Debt from earlier orders that the terms added to it.
-    #[serde(default, rename = "carried_msat")]
-    pub carried: Msat,
-    /// On a buyer's side where the order broke off: what the host may have sent beyond the
-    /// totals, at most, because it did not arrive or was not written down.
-    #[serde(default, rename = "unsure_msat")]
-    pub unsure: Msat,
-    /// How it ended.
-    pub status: Status,
-    /// Digest of the signed receipt.
-    pub receipt: Option<crate::ids::Digest>,
 }
 
 /// How far the buyer of an order is trusted.

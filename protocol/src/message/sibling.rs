@@ -4,13 +4,15 @@
 
 #![allow(missing_docs)] // the fields of messages are named for what they are
 
-use super::discovery::Query;
-use super::inference::{Candidate, Evidence};
-use super::payment::{Credit, OrderAccount, PayRequest, Side};
-use super::reputation::{Outcome, ScoreCard, Subject, Witness};
+use super::inference::Evidence;
+use super::payment::{Credit, Side};
+use super::reputation::ScoreCard;
 use crate::ids::{
     Caller, EffectId, ModelDigest, NodeKey, OrderId, PaymentHash, Preimage, RequestId,
 };
+use crate::message::discovery::{Candidate, Subject};
+use crate::message::inference::{OrderAccount, Outcome, PayRequest, Query};
+use crate::message::validator::Witness;
 use crate::money::Msat;
 use crate::offence::Offence;
 use crate::refusal::Refusal;

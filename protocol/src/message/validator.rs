@@ -4,7 +4,8 @@
 
 use crate::ids::{Caller, Digest, EffectId, ModelDigest, NodeKey, OrderId, StreamId};
 use crate::machine::Record;
-use crate::message::inference::{Candidate, Evidence};
+use crate::message::discovery::Candidate;
+use crate::message::inference::Evidence;
 use crate::message::sibling::Message;
 use crate::wire::bundle::{AuditFrame, Bundle, Verdict};
 use crate::wire::chain::ChainedToken;
@@ -31,6 +32,23 @@ pub enum Unrepeatable {
     Absent,
     /// The engine met a limit or failed: nothing is known of the answer.
     Failed(String),
+}
+
+/// Validators, each of a Lightning node of its own, that convict a host where all of them say
+/// so of one answer. Two liars are met too easily where a tenth of all validators lie.
+pub const AGREEING: usize = 3;
+
+/// Who checked, and whose order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Witness {
+    /// This node, an order of its own.
+    Own,
+    /// This node, a bundle that somebody else brought.
+    Stranger,
+    /// Another validator, an order of this node.
+    Other(NodeKey),
+    /// Several other validators, the same order of this node.
+    Agreed([NodeKey; AGREEING]),
 }
 
 /// Inputs of the validator machine.

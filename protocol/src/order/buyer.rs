@@ -32,11 +32,12 @@ use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::inference::late::LateOrder;
 use crate::limits;
+use crate::message::discovery::Candidate;
 use crate::message::inference::{
-    BuyRequest, BuyerEvent, Candidate, Effect, Evidence, InputCount, VocabularySource,
+    BuyRequest, BuyerEvent, Effect, Evidence, InputCount, OrderAccount, Outcome, PayRequest,
+    VocabularySource,
 };
-use crate::message::payment::{OrderAccount, PayRequest, Side};
-use crate::message::reputation::Outcome;
+use crate::message::payment::Side;
 use crate::message::sibling::Message;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
@@ -435,7 +436,7 @@ impl BuyerOrder {
         self.deadline = ctx.now.tick.after_ms(ctx.config.terms_timeout_ms);
         ctx.tell(Message::CandidatesWanted {
             request: self.request.request,
-            query: crate::message::discovery::Query {
+            query: crate::message::inference::Query {
                 model: self.request.model.clone(),
                 role: Role::Host,
                 mode: self.request.mode,

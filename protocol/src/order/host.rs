@@ -28,8 +28,8 @@
 use crate::ids::{Caller, Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
 use crate::inference::context::Ctx;
 use crate::limits;
-use crate::message::inference::{Effect, PromptFacts};
-use crate::message::payment::{Credit, OrderAccount, Side};
+use crate::message::inference::{Effect, OrderAccount, PromptFacts};
+use crate::message::payment::{Credit, Side};
 use crate::message::sibling::Message;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;

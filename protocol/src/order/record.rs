@@ -17,7 +17,8 @@
 
 use crate::ids::{Digest, ModelDigest, NodeKey, OrderId};
 use crate::machine::{Record, Table};
-use crate::message::payment::{OrderAccount, Side};
+use crate::message::inference::OrderAccount;
+use crate::message::payment::Side;
 use crate::money::{Counts, Msat};
 use crate::refusal::Code;
 use crate::time::WallTime;

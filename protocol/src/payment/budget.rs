@@ -16,7 +16,7 @@
 use super::Config;
 use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash, RequestId};
 use crate::limits;
-use crate::message::payment::PayRequest;
+use crate::message::inference::PayRequest;
 use crate::money::Msat;
 use crate::refusal::{Code, Refusal};
 use crate::time::WallTime;

@@ -15,9 +15,9 @@ use crate::ids::{
     RequestId,
 };
 use crate::machine::{Machine, Outbox, Record, Table};
+use crate::message::inference::{OrderAccount, PayRequest};
 use crate::message::payment::{
-    Credit, Effect, EntryState, Input, LedgerEntry, LookupOutcome, OrderAccount, PayOutcome,
-    PayRequest, Report, Side,
+    Credit, Effect, EntryState, Input, LedgerEntry, LookupOutcome, PayOutcome, Report, Side,
 };
 use crate::message::sibling::Message;
 use crate::money::{Counts, Msat};

@@ -5,7 +5,7 @@
 
 use super::decay;
 use crate::ids::NodeKey;
-use crate::message::reputation::Outcome;
+use crate::message::inference::Outcome;
 use crate::time::WallTime;
 use crate::wire::bundle::Tier;
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,8 @@
 //! than a failure.
 
 use super::history::{Counted, EVENT, History, HostHistory};
-use crate::message::reputation::{ScoreCard, ScoreTerm, Standing, Subject};
+use crate::message::discovery::Subject;
+use crate::message::reputation::{ScoreCard, ScoreTerm, Standing};
 use crate::money::Msat;
 use crate::time::WallTime;
 

@@ -7,7 +7,7 @@ use super::bookkeeping::Label;
 use crate::crypto::Crypto;
 use crate::ids::NodeKey;
 use crate::limits;
-use crate::message::inference::Candidate;
+use crate::message::discovery::Candidate;
 use crate::message::reputation::Standing;
 use crate::wire::bundle::{Finding, Tier, Verdict};
 use crate::wire::envelope::{Network, Signed};

@@ -14,7 +14,7 @@ use protocol::inference::context::Config;
 use protocol::limits;
 use protocol::machine::Table;
 use protocol::message::inference::Effect;
-use protocol::message::reputation::AGREEING;
+use protocol::message::validator::AGREEING;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Records of orders beside those that somebody paid for or that were served on credit.

@@ -8,10 +8,11 @@ use crate::node::{AnyEffect, Node, Person};
 use protocol::ids::Caller;
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::machine::{Record, Table};
+use protocol::message::discovery::Candidate;
 use protocol::message::inference::{
-    Candidate, Effect as OrderEffect, Input as OrderInput, InputCount,
+    Effect as OrderEffect, Input as OrderInput, InputCount, PayRequest,
 };
-use protocol::message::payment::{Effect as PayEffect, Input as PayInput, PayOutcome, PayRequest};
+use protocol::message::payment::{Effect as PayEffect, Input as PayInput, PayOutcome};
 use protocol::message::reputation::Input as Reputed;
 use protocol::message::sibling::Message;
 use protocol::message::validator::{Effect as CheckEffect, Input as CheckInput};

@@ -3,8 +3,8 @@
 use super::*;
 use crate::crypto::{InvoiceError, InvoiceFacts, Secp};
 use crate::ids::{Digest, LightningId, Signature};
-use crate::message::discovery::Pulse;
-use crate::message::inference::{Candidate, ModelSelector};
+use crate::message::discovery::{Candidate, Pulse};
+use crate::message::inference::ModelSelector;
 use crate::message::reputation::Standing;
 use crate::money::{Msat, Prices};
 use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role, lightning_statement};

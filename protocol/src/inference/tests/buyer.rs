@@ -1,8 +1,7 @@
 //! What a buyer checks before it pays or signs: each lie by itself, beside the truth.
 
 use super::*;
-use crate::message::payment::OrderAccount;
-use crate::message::reputation::Outcome;
+use crate::message::inference::{OrderAccount, Outcome};
 use crate::money::Meter;
 use crate::order::record::{OpenPart, OrderRecord};
 use crate::wire::attached::Attached;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::MAX_PAYMENTS_IN_FLIGHT;
-use crate::message::payment::OrderAccount;
+use crate::message::inference::OrderAccount;
 use crate::money::Meter;
 use crate::order::record::OrderRecord;
 use crate::wire::order::{Countersigned, Paid, Receipt, Status};

@@ -8,9 +8,8 @@
 use super::{Job, Origin, Question, Stage, Validator, Whose, judged, report};
 use crate::ids::{EffectId, NodeKey};
 use crate::machine::Outbox;
-use crate::message::inference::Candidate;
-use crate::message::reputation::{AGREEING, Witness};
-use crate::message::validator::Effect;
+use crate::message::discovery::Candidate;
+use crate::message::validator::{AGREEING, Effect, Witness};
 use crate::time::Now;
 use crate::validator::bookkeeping::Label;
 use crate::validator::second;

@@ -2,8 +2,7 @@
 
 use super::{Origin, Outcome, Validator, Whose, judged};
 use crate::machine::Outbox;
-use crate::message::reputation::Witness;
-use crate::message::validator::Effect;
+use crate::message::validator::{Effect, Witness};
 use crate::time::WallTime;
 use crate::validator::bookkeeping::Label;
 use crate::validator::compare::OTHER_TEXT;

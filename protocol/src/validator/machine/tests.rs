@@ -3,7 +3,7 @@
 use super::*;
 use crate::crypto::Secp;
 use crate::ids::{AddressTag, Digest, LightningId, PeerTag, RequestId};
-use crate::message::inference::Candidate;
+use crate::message::discovery::Candidate;
 use crate::message::reputation::ScoreCard;
 use crate::message::validator::{Replay, Unrepeatable};
 use crate::money::{Msat, Prices};

@@ -1,7 +1,7 @@
 //! Second opinions from other validators.
 
 use super::*;
-use crate::message::reputation::AGREEING;
+use crate::message::validator::AGREEING;
 
 fn other() -> Secp {
     Secp::from_secret(&[4; 32]).unwrap()
