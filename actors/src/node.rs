@@ -85,7 +85,7 @@ pub struct NodeConfig {
     /// Budgets and credit.
     pub payment: payment::Config,
     /// Timings of orders.
-    pub orders: inference::context::Config,
+    pub orders: inference::Config,
     /// Sampling rate of checks and who can replay.
     pub validator: validator::Config,
     /// Listings.

@@ -19,15 +19,13 @@
 //! - Orders that have not begun are of models that are served: those of a model that leaves the
 //!   offer end with it.
 //! - A stream belongs to one order; frames on unknown streams are dropped.
-//! - Evidence is kept as long as [`context::Config::keep`] says.
+//! - Evidence is kept as long as [`Config::keep`] says.
 //!
 //! # Crash recovery
 //! Orders found open in storage are closed as `Failed(Interrupted)` on both
 //! sides; their payments are Payment's to resolve. An order that was over is told to
 //! Payment until it says that it knows. The replay window is rebuilt.
 
-pub mod context;
-pub(crate) mod late;
 mod payers;
 #[cfg(test)]
 mod tests;
@@ -45,7 +43,10 @@ use crate::message::sibling::Message;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
 use crate::order::buyer::{self, BuyerOrder};
+pub use crate::order::context::Config;
+use crate::order::context::Ctx;
 use crate::order::host::{HostOrder, State as HostState};
+use crate::order::late::LatePayments;
 use crate::order::record::{self, Closing, Retained, Unfinished};
 use crate::refusal::{Code, Refusal};
 use crate::replay::ReplayWindow;
@@ -53,8 +54,6 @@ use crate::time::{Now, Tick};
 use crate::wire::envelope::{EnvelopeError, Opened};
 use crate::wire::manifest::PaymentMode;
 use crate::wire::order::{Countersigned, Frame, Handling, Order, Paid, Status};
-use context::{Config, Ctx};
-use late::LatePayments;
 use payers::Payers;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

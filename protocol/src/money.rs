@@ -192,6 +192,54 @@ impl Counts {
     }
 }
 
+/// How much of an order's cap may go into routing fees, over all its payments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fees {
+    /// In parts per million of the cap.
+    pub ppm: u64,
+    /// In any case; but never more than half of the cap.
+    pub floor: Msat,
+}
+
+impl Default for Fees {
+    fn default() -> Self {
+        Fees {
+            // A twentieth: a path of public nodes takes about a hundredth.
+            ppm: 50_000,
+            // Three public nodes at their usual base fee of a sat.
+            floor: Msat(3_000),
+        }
+    }
+}
+
+impl Fees {
+    /// Returns what of `cap` may go into fees.
+    pub fn within(&self, cap: Msat) -> Msat {
+        let share = u128::from(cap.0) * u128::from(self.ppm) / 1_000_000;
+        let share = Msat(u64::try_from(share).unwrap_or(u64::MAX));
+        share.max(self.floor).min(Msat(cap.0 / 2))
+    }
+
+    /// Returns what `cap` leaves for cost: the most that a host may ask for.
+    pub fn cost_within(&self, cap: Msat) -> Msat {
+        cap.saturating_sub(self.within(cap))
+    }
+
+    /// Returns the least cap that leaves `cost` for cost; where there is none, the largest.
+    pub fn cap_for(&self, cost: Msat) -> Msat {
+        // What is left for cost never falls as the cap rises, and is half of it at least.
+        let (mut low, mut high) = (cost.0, cost.0.saturating_mul(2));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.cost_within(Msat(middle)) >= cost {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        Msat(high)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

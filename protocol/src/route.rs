@@ -4,6 +4,9 @@
 //! sibling and the input. The actix driver and the simulator both call it, so
 //! the simulator tests the system that runs.
 
+#[cfg(test)]
+mod tests;
+
 use crate::message;
 use crate::message::sibling::{Actor, Message};
 

@@ -13,7 +13,7 @@ use crate::profile::Profile;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey};
-use protocol::inference::context::Config as Orders;
+use protocol::inference::Config as Orders;
 use protocol::machine::{Machine, Outbox, Record, Table};
 use protocol::message::inference::Served;
 use protocol::message::sibling::Actor;

@@ -298,7 +298,7 @@ fn config(keys: NodeKeys, plan: &Plan, serve: Vec<Served>, relay: String) -> Res
         quantum: Msat(1_000),
         bands: Vec::new(),
         payment: plan.payment.clone(),
-        orders: inference::context::Config::new(network),
+        orders: inference::Config::new(network),
         validator: validator::Config {
             can_replay: plan.model.is_some(),
             serve: checks,

@@ -51,7 +51,7 @@ pub fn node_config(
             free_quota: config.host.free_quota.0,
             ..payment::Config::default()
         },
-        orders: inference::context::Config {
+        orders: inference::Config {
             quantum,
             modes: config.host.payment_modes.clone(),
             max_quantum: config.budget.max_quantum.0,
@@ -59,7 +59,7 @@ pub fn node_config(
                 days: config.storage.keep_days,
                 bytes: config.storage.keep_mib.saturating_mul(1 << 20),
             },
-            ..inference::context::Config::new(network)
+            ..inference::Config::new(network)
         },
         validator: validator::Config {
             sample_ppm: config.validator.sample_ppm,

@@ -65,18 +65,6 @@ impl Match {
     }
 }
 
-/// A card that says that nothing is known.
-pub fn blank(host: NodeKey, model: ModelDigest) -> ScoreCard {
-    ScoreCard {
-        host,
-        model,
-        total_ppm: 0,
-        terms: Vec::new(),
-        standing: Standing::Unknown,
-        cooldown: None,
-    }
-}
-
 /// Every host that could serve `query`, with its cheapest offer that fits. One place for a
 /// host, however many models it lists.
 pub fn matches(listings: &Listings, query: &Query, own: &NodeKey, now: Now) -> Vec<Match> {
@@ -176,7 +164,7 @@ fn scored(
         .map(|one| {
             let (host, model) = (one.manifest.node, one.model);
             let card = cards.remove(&(host, model));
-            let card = card.unwrap_or_else(|| blank(host, model));
+            let card = card.unwrap_or_else(|| ScoreCard::blank(host, model));
             Scored {
                 rest_ms: cooldown_ms(&card, now),
                 draw: rng.r#gen(),
@@ -279,7 +267,7 @@ fn row(listings: &Listings, listing: &Listing, offer: &ModelOffer, now: Now) -> 
         relays: listing.relays.clone(),
         seen: listing.seen,
         pulse: listings.pulse(&host, &offer.digest, now.tick).cloned(),
-        score: blank(host, offer.digest),
+        score: ScoreCard::blank(host, offer.digest),
     };
     let subject = Subject {
         host,

@@ -3,7 +3,6 @@
 mod buyer;
 mod host;
 
-use super::context::Config;
 use super::{ENTRY_GRACE_MS, HostState, Inference, MAX_UNPAID, Sender};
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
@@ -11,6 +10,7 @@ use crate::ids::{
     AddressTag, Caller, Digest, EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash,
     PeerTag, RequestId, StreamId,
 };
+use crate::inference::Config;
 use crate::limits::{
     self, MAX_UNPAID_PER_ADDRESS, MAX_UNPAID_PER_PEER, MAX_VOID_PER_ADDRESS, MAX_VOID_PER_MINUTE,
 };
@@ -21,6 +21,7 @@ use crate::message::inference::{
     Served,
 };
 use crate::message::payment::Credit;
+use crate::message::reputation::ScoreCard;
 use crate::message::sibling::Message;
 use crate::money::{Counts, Msat, Prices};
 use crate::offence::OffenceKind;
@@ -1107,7 +1108,7 @@ fn candidate(n: u8) -> Candidate {
         quantum: Msat(1_000),
         keep_days: 90,
         addresses: Vec::new(),
-        score: crate::discovery::find::blank(keys(n).key(), MODEL),
+        score: ScoreCard::blank(keys(n).key(), MODEL),
     }
 }
 

@@ -58,6 +58,20 @@ pub struct ScoreCard {
     pub cooldown: Option<(WallTime, String)>,
 }
 
+impl ScoreCard {
+    /// Returns a card that says that nothing is known.
+    pub fn blank(host: NodeKey, model: ModelDigest) -> Self {
+        ScoreCard {
+            host,
+            model,
+            total_ppm: 0,
+            terms: Vec::new(),
+            standing: Standing::Unknown,
+            cooldown: None,
+        }
+    }
+}
+
 /// Inputs of the reputation machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {

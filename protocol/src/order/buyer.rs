@@ -29,8 +29,6 @@
 use super::recount::Recount;
 use crate::crypto::{Crypto, InvoiceFacts};
 use crate::ids::{Digest, EffectId, OrderId, PaymentHash, StreamId};
-use crate::inference::context::Ctx;
-use crate::inference::late::LateOrder;
 use crate::limits;
 use crate::message::discovery::Candidate;
 use crate::message::inference::{
@@ -41,6 +39,8 @@ use crate::message::payment::Side;
 use crate::message::sibling::Message;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
+use crate::order::context::Ctx;
+use crate::order::late::LateOrder;
 use crate::order::record::{Closing, Journal, OrderRecord};
 use crate::refusal::{Code, Refusal};
 use crate::time::{Tick, WallTime};
@@ -1196,7 +1196,7 @@ impl BuyerOrder {
     }
 
     /// The word for the end is one that this side can see to be true. Whether the model ended
-    /// an answer shows in the receipt, which only [`crate::validator::bookkeeping`] judges.
+    /// an answer shows in the receipt, which the validator alone judges.
     fn check_finish(&self, finish: Finish, totals: &Counts) -> Result<(), String> {
         let (Some(deal), job) = (&self.deal, &self.request.job) else {
             return Ok(());

@@ -26,13 +26,13 @@
 //!   what was delivered, and never the buyer's `max_cost`.
 
 use crate::ids::{Caller, Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
-use crate::inference::context::Ctx;
 use crate::limits;
 use crate::message::inference::{Effect, OrderAccount, PromptFacts};
 use crate::message::payment::{Credit, Side};
 use crate::message::sibling::Message;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
+use crate::order::context::Ctx;
 use crate::order::record::{Closing, Journal, OrderRecord};
 use crate::refusal::{Code, Refusal};
 use crate::time::{Tick, WallTime};

@@ -6,9 +6,9 @@
 //! after the first word, for the next order.
 
 use crate::ids::{EffectId, ModelDigest};
-use crate::inference::context::Ctx;
 use crate::message::inference::{Effect, InputCount, InputFacts};
 use crate::offence::OffenceKind;
+use crate::order::context::Ctx;
 use crate::wire::manifest::ModelOffer;
 use crate::wire::order::Terms;
 use crate::work::Job;

@@ -133,8 +133,8 @@ pub(crate) fn fits(job: &Job, delivered: u64, chunk: &Chunk) -> Result<(), Strin
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::money::Counts;
-    use crate::wire::attached::*;
     use crate::wire::chain::ChainedToken;
     use crate::work::{Sampling, Steering};
 

@@ -253,7 +253,7 @@ fn subtree(length: u64, leaves: &[[u8; 32]], group_bytes: u64) -> Option<Chainin
 
 #[cfg(test)]
 mod tests {
-    use crate::wire::blob::*;
+    use super::*;
     use proptest::prelude::*;
     use proptest::sample::Index;
 

@@ -100,7 +100,7 @@ impl TokenChain {
 
 #[cfg(test)]
 mod tests {
-    use crate::wire::chain::*;
+    use super::*;
 
     #[test]
     fn a_head_commits_to_id_logits_and_bytes() {

@@ -332,8 +332,8 @@ fn check_lists(lists: &[&[Extension]]) -> Result<(), EnvelopeError> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::crypto::Secp;
-    use crate::wire::envelope::*;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Note(String);

@@ -123,7 +123,7 @@ pub fn render<'a>(tokens: impl IntoIterator<Item = &'a ChainedToken>, stop: &[St
 
 #[cfg(test)]
 mod tests {
-    use crate::wire::text::*;
+    use super::*;
     use proptest::prelude::*;
 
     fn shown(pieces: &[&[u8]], stop: &[&str]) -> (Vec<String>, String) {

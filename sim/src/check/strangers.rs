@@ -10,7 +10,7 @@ use super::callers::Callers;
 use super::{Checker, Facts, Seen};
 use crate::event::NodeIx;
 use crate::node::{AnyEffect, NETWORK};
-use protocol::inference::context::Config;
+use protocol::inference::Config;
 use protocol::limits;
 use protocol::machine::Table;
 use protocol::message::inference::Effect;

@@ -177,7 +177,7 @@ fn scored(
     let cards = subjects
         .iter()
         .map(|one| {
-            let mut card = find::blank(one.host, one.model);
+            let mut card = ScoreCard::blank(one.host, one.model);
             if served.contains(&one.host) {
                 card.standing = Standing::Served;
                 card.total_ppm = 600_000;
@@ -196,7 +196,7 @@ fn hosts(machine: &mut Discovery, now: Now, query: Query) -> Vec<NodeKey> {
     };
     let cards = subjects
         .iter()
-        .map(|one| find::blank(one.host, one.model))
+        .map(|one| ScoreCard::blank(one.host, one.model))
         .collect();
     let effects = feed(machine, now, Input::Scores { ticket, cards });
     found(effects).unwrap().iter().map(|one| one.host).collect()

@@ -1,7 +1,7 @@
 //! What an order costs with all its fees, whatever its payments come to.
 
 use super::*;
-use crate::payment::Fees;
+use crate::money::Fees;
 use proptest::prelude::*;
 
 /// A payment as the wallet knows it.

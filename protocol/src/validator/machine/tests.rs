@@ -16,7 +16,6 @@ use crate::wire::manifest::ModelOffer;
 use crate::wire::testing::{self, NETWORK, NUMERICS, Script, host, token, validator};
 
 mod asking;
-mod live;
 mod serving;
 
 fn at(ms: u64) -> Now {

@@ -93,7 +93,7 @@ fn hosts_that_only_failed_come_behind_those_that_nobody_tried() {
     let cards = subjects
         .iter()
         .map(|one| {
-            let mut card = find::blank(one.host, one.model);
+            let mut card = ScoreCard::blank(one.host, one.model);
             if one.host == key(2) {
                 (card.standing, card.total_ppm) = (Standing::Failed, 900_000);
             }
@@ -111,7 +111,7 @@ fn find_among(machine: &mut Discovery, now: Now, kept: &[NodeKey]) -> Vec<NodeKe
     let cards = subjects
         .iter()
         .map(|one| {
-            let mut card = find::blank(one.host, one.model);
+            let mut card = ScoreCard::blank(one.host, one.model);
             (card.standing, card.total_ppm) = match kept.contains(&one.host) {
                 true => (Standing::Kept, 300_000),
                 false => (Standing::Failed, 200_000),

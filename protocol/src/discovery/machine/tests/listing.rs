@@ -19,7 +19,7 @@ fn the_newest_listing_of_an_author_wins_and_relays_add_up() {
     assert_eq!(feed(&mut machine, at(40), again).len(), 1);
     let effects = feed(&mut machine, at(50), Input::List { id: EffectId(9) });
     let (ticket, subjects) = wanted(&effects).unwrap();
-    let mut card = find::blank(subjects[0].host, subjects[0].model);
+    let mut card = ScoreCard::blank(subjects[0].host, subjects[0].model);
     card.total_ppm = 77;
     let cards = vec![card];
     let effects = feed(&mut machine, at(60), Input::Scores { ticket, cards });
@@ -241,7 +241,7 @@ fn better_scores_come_first_cooled_down_hosts_last_and_caught_ones_only_by_name(
         let cards = subjects
             .iter()
             .map(|one| {
-                let mut card = find::blank(one.host, one.model);
+                let mut card = ScoreCard::blank(one.host, one.model);
                 let n = one.host.0[0];
                 card.total_ppm = u32::from(n) * 1_000;
                 card.cooldown = match n {

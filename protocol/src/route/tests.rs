@@ -1,21 +1,36 @@
-//! Bundles of the real order machines: whatever happens to an honest order, its
-//! evidence convicts nobody.
+//! Two machines at once: whatever happens to an honest order of the real order machines, its
+//! evidence convicts nobody before the validator's rules.
 
-use super::*;
-use crate::crypto::InvoiceFacts;
 use crate::crypto::testing::{TestSigner, order_keys};
-use crate::ids::{Caller, ModelDigest, OrderId, PaymentHash, PeerTag, Preimage};
-use crate::inference::Inference;
-use crate::inference::context::Config as OrderConfig;
+use crate::crypto::{Crypto, InvoiceFacts, Secp};
+use crate::ids::{
+    Caller, Digest, LightningId, ModelDigest, OrderId, PaymentHash, PeerTag, Preimage, RequestId,
+    StreamId,
+};
+use crate::inference::{Config, Inference};
+use crate::machine::{Machine, Outbox};
+use crate::message::discovery::Candidate;
 use crate::message::inference::{
     BuyRequest, Effect as Do, Input as Event, InputCount, ModelSelector, PromptFacts, Served,
 };
 use crate::message::payment::Credit;
+use crate::message::reputation::ScoreCard;
+use crate::message::sibling::Message;
+use crate::money::{Msat, Prices};
+use crate::time::{Now, Tick, WallTime};
 use crate::validator::bookkeeping::bookkeeping;
 use crate::wire::bundle::Bundle;
-use crate::wire::manifest::{HostLimits, PaymentMode};
+use crate::wire::manifest::{HostLimits, ModelOffer, PaymentMode};
 use crate::wire::order::{Finish, Handling, Path, Receipt, Retention};
+use crate::wire::testing::{self, NETWORK, NUMERICS, host, token, validator};
 use std::collections::VecDeque;
+
+fn at(ms: u64) -> Now {
+    Now {
+        tick: Tick(ms * 1_000_000),
+        wall: WallTime(1_700_000_100_000 + ms),
+    }
+}
 
 const STREAM: StreamId = StreamId(1);
 const LIGHTNING: LightningId = LightningId([2; 33]);
@@ -68,7 +83,7 @@ impl World {
         let side = |secp: fn() -> Secp| {
             let keys = order_keys(secp().key().0);
             let node = Box::new(TestSigner(secp()));
-            let mut config = OrderConfig::new(NETWORK);
+            let mut config = Config::new(NETWORK);
             config.modes = vec![
                 PaymentMode::Metered,
                 PaymentMode::Before,
@@ -229,7 +244,7 @@ impl World {
                     quantum: Msat(1_000),
                     keep_days: 90,
                     addresses: Vec::new(),
-                    score: crate::discovery::find::blank(host().key(), offer().digest),
+                    score: ScoreCard::blank(host().key(), offer().digest),
                 }];
                 push(side, Event::Candidates { request, hosts });
             }

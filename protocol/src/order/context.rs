@@ -1,16 +1,15 @@
 //! What an order machine borrows from the inference machine for one turn.
 
-use super::late::LatePayments;
 use crate::crypto::{Crypto, OrderKeys};
 use crate::ids::{EffectId, NodeKey, OrderId, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Outbox, Record};
 use crate::message::inference::{BuyerEvent, Effect};
 use crate::message::sibling::Message;
-use crate::money::Msat;
+use crate::money::{Fees, Msat};
 use crate::offence::{Offence, OffenceKind};
+use crate::order::late::LatePayments;
 use crate::order::record::{Closing, Journal, Keep, OrderRecord, Retained};
-use crate::payment::Fees;
 use crate::time::Now;
 use crate::wire::envelope::{Body, Network, Signed};
 use crate::wire::manifest::PaymentMode;
@@ -68,7 +67,7 @@ pub struct Config {
     /// Buyer: routing fee accepted per payment in any case.
     pub max_fee_floor: Msat,
     /// Buyer: how much of a cap is kept for routing fees; hosts are told the rest. The same
-    /// as [`crate::payment::Config::fees`].
+    /// as in the settings of Payment.
     pub fees: Fees,
 }
 
