@@ -2,7 +2,16 @@
 //!
 //! Wire types, codec, signatures, and one state machine per actor. No clock, no
 //! IO, no threads, no async: the node's actors and the simulator drive the same
-//! machines. Start reading at `machine`, then `route`.
+//! machines. Start reading at `machine`, then `message::sibling` and `route`.
+//!
+//! Modules lie on floors, and each names those of lower floors alone:
+//! - values: `codec`, `ids`, `limits`, `money`, `time`; on them `crypto`, `machine`, `offence`,
+//!   `quota`, `refusal`, `work`;
+//! - `wire`, what nodes say to each other;
+//! - `message`, what the machines of one node say; beside it `replay`;
+//! - the machines `discovery`, `payment`, `reputation`, `validator`, and `inference` above
+//!   `order`, which is a part of it; none of them names another;
+//! - `route`, which names them all.
 
 pub mod codec;
 pub mod crypto;

@@ -5,7 +5,7 @@
 //! listing with a state of its own (see [`super::announce`]).
 //!
 //! # Inputs and effects
-//! See [`super::io`].
+//! See [`crate::message::discovery`].
 //!
 //! # Invariants
 //! - Nothing is answered from a listing that expired, is for another network, or

@@ -5,7 +5,7 @@
 //! (see `super::reach`). Every input is answered at once.
 //!
 //! # Inputs and effects
-//! See [`super::io`]. An outcome, an offence or a verdict changes the book, which
+//! See [`crate::message::reputation`]. An outcome, an offence or a verdict changes the book, which
 //! is persisted; a question is answered with score cards.
 //!
 //! # Invariants

@@ -6,7 +6,7 @@
 //! of its own, further ones are asked, until one does not or enough agree.
 //!
 //! # Inputs and effects
-//! See [`super::io`].
+//! See [`crate::message::validator`].
 //!
 //! # Invariants
 //! - Every order of ours gets a bookkeeping check; a sample, and every one that

@@ -14,9 +14,9 @@ pub type Accept = Digest;
 /// One frame of an order stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {
-    /// buyer → host: [`Order`]
+    /// buyer → host: [`Order`](super::Order)
     Order(Signed),
-    /// host → buyer: [`Terms`]
+    /// host → buyer: [`Terms`](super::Terms)
     Terms(Signed),
     /// host → buyer: not served, or ended.
     Refusal(Refusal),
@@ -24,17 +24,17 @@ pub enum Frame {
     Accept(Accept),
     /// host → buyer
     Chunk(Chunk),
-    /// host → buyer: [`Invoice`]
+    /// host → buyer: [`Invoice`](super::Invoice)
     Invoice(Signed),
-    /// buyer → host: [`Paid`]
+    /// buyer → host: [`Paid`](super::Paid)
     Paid(Signed),
     /// buyer → host: no more output; what was delivered will be paid.
     Stop,
     /// buyer → host: end at once.
     Cancel,
-    /// host → buyer: [`Receipt`]
+    /// host → buyer: [`Receipt`](super::Receipt)
     Receipt(Signed),
-    /// buyer → host: [`Countersigned`]
+    /// buyer → host: [`Countersigned`](super::Countersigned)
     Countersigned(Signed),
 }
 
