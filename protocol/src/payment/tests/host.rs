@@ -1,5 +1,8 @@
 //! The rules of the side that is paid, one test each.
 
+mod debt;
+mod invoices;
+
 use super::*;
 use crate::ids::AddressTag;
 use crate::limits::{FREE_QUOTAS, FREE_QUOTAS_PER_ADDRESS, MAX_UNPAID_PER_PEER};
@@ -81,6 +84,31 @@ fn close(rig: &mut Rig, n: u64, buyer: u8, cost: u64, unpaid: u64) {
         account: account(n, Side::Host, key(buyer), cost),
         unpaid: Msat(unpaid),
     });
+}
+
+fn cannot_make(rig: &mut Rig, n: u64, seq: u32) -> bool {
+    let effects = rig.give(Input::MakeInvoice {
+        order: order(n),
+        seq,
+        msat: Msat(1_000),
+        description_hash: [0; 32],
+        expiry_s: 180,
+    });
+    match effects.as_slice() {
+        [Effect::CreateInvoice { .. }] => false,
+        [Effect::Tell(Message::InvoiceMade { result, .. })] => {
+            assert_eq!(result.as_ref().unwrap_err().code, Code::NoInvoice);
+            true
+        }
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
+/// Open orders on disk.
+fn open_rows(rig: &Rig) -> usize {
+    let rows = rig.disk.keys();
+    let rows = rows.filter(|(table, key)| *table == Table::Credit && key[0] == b'o');
+    rows.count()
 }
 
 #[test]
@@ -253,65 +281,6 @@ fn the_end_of_an_order_that_was_refused_for_its_id_leaves_the_other_open() {
 }
 
 #[test]
-fn a_crash_of_the_host_forgives_no_debt_of_earlier_orders() {
-    for cost in [0, 3_000] {
-        let mut rig = Rig::new(Config::default());
-        open(&mut rig, 1, 5);
-        paid(&mut rig, 1, 1, 1_000, 50);
-        close(&mut rig, 1, 5, 1_700, 700);
-        assert_eq!(open(&mut rig, 2, 5).2, 700);
-        rig.restart();
-        let mut account = account(2, Side::Host, key(5), cost);
-        account.status = Status::Failed(Code::Interrupted);
-        let unpaid = Msat::ZERO;
-        rig.give(Input::Close { account, unpaid });
-        assert_eq!(rig.report().owed_to_us, Msat(700));
-    }
-}
-
-#[test]
-fn a_debt_that_an_open_order_collected_is_not_owed_again_after_a_crash() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    close(&mut rig, 1, 5, 1_700, 700);
-    assert_eq!(open(&mut rig, 2, 5).2, 700);
-    paid(&mut rig, 2, 2, 1_700, 50);
-    rig.restart();
-    close(&mut rig, 2, 5, 1_000, 0);
-    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
-}
-
-#[test]
-fn an_order_that_ended_collects_nothing_after_a_restart() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    close(&mut rig, 1, 5, 1_700, 700);
-    assert_eq!(open(&mut rig, 2, 5).2, 700);
-    close(&mut rig, 2, 5, 0, 700);
-    rig.restart();
-    assert_eq!(open(&mut rig, 3, 5), (1_000, false, 700));
-}
-
-#[test]
-fn a_debt_ages_though_an_order_of_another_buyer_collects_one() {
-    let mut rig = Rig::new(Config::default());
-    for buyer in [5, 6] {
-        let n = u64::from(buyer);
-        open(&mut rig, n, buyer);
-        paid(&mut rig, n, n, 8_000, 50);
-        close(&mut rig, n, buyer, 9_800, 1_800);
-    }
-    rig.pass(DAY_MS - 1);
-    assert_eq!(open(&mut rig, 1, 6).2, 1_000);
-    rig.pass(1);
-    // Half of it is tolerated, so it is written off, but for what is being collected.
-    assert_eq!(open(&mut rig, 2, 6).2, 800);
-    assert_eq!(open(&mut rig, 3, 5).2, 0);
-}
-
-#[test]
 fn trust_in_one_buyer_takes_nothing_from_another() {
     let mut rig = Rig::new(Config::default());
     for buyer in [5, 6] {
@@ -325,26 +294,6 @@ fn trust_in_one_buyer_takes_nothing_from_another() {
 }
 
 #[test]
-fn a_debt_halves_by_the_day_and_what_is_tolerated_of_it_is_written_off() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 4_000, 50);
-    close(&mut rig, 1, 5, 7_000, 3_000);
-    rig.pass(DAY_MS - 1);
-    assert_eq!(open(&mut rig, 2, 5), (0, true, 1_000));
-    close(&mut rig, 2, 5, 0, 1_000);
-    rig.pass(1);
-    assert_eq!(rig.report().owed_to_us, Msat(1_500));
-    rig.pass(DAY_MS);
-    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
-    rig.restart();
-    assert_eq!(open(&mut rig, 3, 5), (0, true, 0));
-    // Of the 4,000 that it paid 3,000 were lost by it: 1,000 are left, and what it pays now.
-    assert_eq!(paid(&mut rig, 3, 2, 1_000, 50), 1_000);
-    assert_eq!(paid(&mut rig, 3, 3, 900, 50), 1_900);
-}
-
-#[test]
 fn money_that_comes_for_an_order_that_ended_void_is_trust_and_no_balance() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
@@ -353,91 +302,6 @@ fn money_that_comes_for_an_order_that_ended_void_is_trust_and_no_balance() {
     rig.received(1, hash(1), 1_600);
     assert_eq!(rig.report().earned, Msat(1_600));
     assert_eq!(open(&mut rig, 2, 5), (1_600, false, 0));
-}
-
-#[test]
-fn a_debt_goes_into_one_next_order_and_is_gone_only_when_paid() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    close(&mut rig, 1, 5, 1_700, 700);
-    assert_eq!(rig.report().owed_to_us, Msat(700));
-    assert_eq!(open(&mut rig, 2, 5), (1_000, false, 700));
-    assert_eq!(open(&mut rig, 3, 5), (0, true, 0));
-    rig.restart();
-    close(&mut rig, 2, 5, 0, 700);
-    assert_eq!(rig.report().owed_to_us, Msat(700));
-    assert_eq!(open(&mut rig, 4, 5), (1_000, false, 700));
-    paid(&mut rig, 4, 2, 1_700, 50);
-    close(&mut rig, 4, 5, 1_000, 0);
-    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
-}
-
-#[test]
-fn a_buyer_that_leaves_too_much_unpaid_is_a_stranger_with_a_debt() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    close(&mut rig, 1, 5, 2_001, 1_001);
-    assert_eq!(open(&mut rig, 2, 5), (0, true, QUANTUM));
-    assert_eq!(paid(&mut rig, 2, 2, 2_000, 50), 2_000);
-    close(&mut rig, 2, 5, 1_000, 0);
-    assert_eq!(open(&mut rig, 3, 5), (2_000, false, 1));
-}
-
-#[test]
-fn a_large_debt_is_asked_for_one_quantum_at_a_time_and_all_of_it_is_paid() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    close(&mut rig, 1, 5, 3_500, 2_500);
-    for (n, asked, left) in [(2, 1_000, 1_500), (3, 1_000, 500), (4, 500, 0)] {
-        assert_eq!(open(&mut rig, n, 5).2, asked);
-        paid(&mut rig, n, n, 1_000 + asked, 50);
-        close(&mut rig, n, 5, 1_000, 0);
-        assert_eq!(rig.report().owed_to_us, Msat(left));
-    }
-}
-
-#[test]
-fn a_payment_that_comes_after_the_end_pays_the_debt_it_left() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_500);
-    close(&mut rig, 1, 5, 1_500, 1_500);
-    assert_eq!(rig.report().owed_to_us, Msat(1_500));
-    rig.received(1, hash(1), 1_500);
-    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
-}
-
-#[test]
-fn a_payment_that_comes_after_the_end_is_not_collected_by_an_order_that_took_up_the_debt() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_500);
-    close(&mut rig, 1, 5, 1_500, 1_500);
-    assert_eq!(open(&mut rig, 2, 5).2, 1_000);
-    assert_eq!(open(&mut rig, 3, 5).2, 500);
-    rig.received(1, hash(1), 1_400);
-    assert_eq!(rig.report().owed_to_us, Msat(100));
-    rig.restart();
-    // Neither was paid: both end with all that they were to collect.
-    close(&mut rig, 2, 5, 0, 1_000);
-    close(&mut rig, 3, 5, 0, 500);
-    assert_eq!(rig.report().owed_to_us, Msat(100));
-    assert_eq!(open(&mut rig, 4, 5).2, 100);
-}
-
-#[test]
-fn a_payment_booked_before_the_end_is_not_claimed_again() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    rig.restart();
-    close(&mut rig, 1, 5, 1_200, 1_200);
-    assert_eq!(rig.report().owed_to_us, Msat(200));
-    close(&mut rig, 1, 5, 1_200, 1_200);
-    assert_eq!(rig.report().owed_to_us, Msat(200));
 }
 
 #[test]
@@ -495,95 +359,6 @@ fn new_keys_of_one_address_and_all_together_get_the_hours_free_quotas_and_no_mor
 }
 
 #[test]
-fn a_second_payment_to_a_hash_is_noted_and_not_credited() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    assert_eq!(granted(&rig.received(9, hash(1), 1_000)), None);
-    let report = rig.report();
-    assert_eq!(report.earned, Msat(1_000));
-    assert!(report.entries[0].note.contains("again"));
-}
-
-#[test]
-fn money_for_no_invoice_is_written_before_it_is_acknowledged() {
-    let mut rig = Rig::new(Config::default());
-    let effects = rig.turn(Some(Input::Received {
-        event: 3,
-        hash: hash(8),
-        msat: Msat(5_000),
-    }));
-    assert!(matches!(
-        &effects[..],
-        [Effect::Persist(_), Effect::Acknowledge { event: 3 }]
-    ));
-    let report = rig.report();
-    assert_eq!((report.earned, report.notes.len()), (Msat::ZERO, 1));
-}
-
-#[test]
-fn an_invoice_that_cannot_be_made_is_said_so_and_a_late_one_is_dropped() {
-    let mut rig = Rig::new(Config::default());
-    let effects = rig.give(Input::MakeInvoice {
-        order: order(1),
-        seq: 0,
-        msat: Msat(1_000),
-        description_hash: [0; 32],
-        expiry_s: 600,
-    });
-    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
-        panic!("no invoice asked for: {effects:?}")
-    };
-    let effects = rig.wait(30_000);
-    assert!(matches!(
-        &effects[..],
-        [Effect::Tell(Message::InvoiceMade { result: Err(refusal), .. })] if refusal.code == Code::NoInvoice
-    ));
-    let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
-    assert_eq!(rig.give(Input::InvoiceCreated { id, result }), vec![]);
-}
-
-#[test]
-fn an_unpaid_invoice_expires_only_after_the_wallet_was_asked() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_000);
-    let effects = rig.wait(1_200_001);
-    assert_eq!(rig.state(Side::Host, hash(1)), EntryState::Invoiced);
-    rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::Unavailable);
-    assert_eq!(rig.state(Side::Host, hash(1)), EntryState::Invoiced);
-    let effects = rig.wait(10_000);
-    rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::Pending);
-    assert_eq!(rig.state(Side::Host, hash(1)), EntryState::Expired);
-    assert_eq!(rig.machine.deadline(), None);
-    assert!(granted(&rig.received(1, hash(1), 1_000)).is_some());
-    assert_eq!(rig.report().earned, Msat(1_000));
-}
-
-#[test]
-fn an_invoice_paid_while_the_host_was_down_is_found_at_restart() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_000);
-    rig.restart();
-    let effects = rig.wait(0);
-    let found = LookupOutcome::Settled {
-        preimage: None,
-        msat: Msat(1_000),
-        fee: Msat::ZERO,
-    };
-    let effects = rig.looked_up(lookup_id(&effects), hash(1), found);
-    assert!(matches!(
-        &effects[..],
-        [Effect::Tell(Message::CreditGranted {
-            window: Msat(1_000),
-            ..
-        })]
-    ));
-    assert_eq!(granted(&rig.received(1, hash(1), 1_000)), None);
-}
-
-#[test]
 fn a_record_of_a_later_release_is_skipped_and_said_so() {
     let mut rig = Rig::new(Config::default());
     rig.disk.insert((Table::Ledger, vec![0; 8]), vec![2, 0]);
@@ -602,70 +377,6 @@ fn an_order_refused_before_anything_moved_leaves_nothing_in_the_books() {
 }
 
 #[test]
-fn a_debt_paid_with_the_entry_of_a_refused_order_is_paid() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    close(&mut rig, 1, 5, 1_700, 700);
-    assert_eq!(open(&mut rig, 2, 5), (1_000, false, 700));
-    make(&mut rig, 2, 0, 2, 1_700);
-    close(&mut rig, 2, 5, 0, 700);
-    assert_eq!(rig.report().owed_to_us, Msat(700));
-    rig.received(2, hash(2), 1_700);
-    assert_eq!(rig.report().owed_to_us, Msat::ZERO);
-}
-
-#[test]
-fn invoices_that_nobody_paid_do_not_pile_up_and_late_money_finds_them() {
-    let mut rig = Rig::new(Config::default());
-    let most = crate::payment::ledger::MAX_EXPIRED as u64;
-    for round in 0..2 {
-        for h in 0..=most / 2 {
-            let n = round * 1_000 + h;
-            open(&mut rig, n, u8::try_from(n % 251).unwrap());
-            make(&mut rig, n, 0, n, 1_000);
-        }
-        for effect in rig.wait(1_200_001) {
-            if let Effect::Lookup { id, hash, .. } = effect {
-                rig.looked_up(id, hash, LookupOutcome::NotFound);
-            }
-        }
-        for h in 0..=most / 2 {
-            let n = round * 1_000 + h;
-            close(&mut rig, n, u8::try_from(n % 251).unwrap(), 0, 0);
-        }
-    }
-    assert_eq!(rig.report().entries.len() as u64, most);
-    assert_eq!(rig.disk.len() as u64, most);
-    assert!(granted(&rig.received(1, hash(0), 1_000)).is_some());
-    assert_eq!(granted(&rig.received(2, hash(0), 1_000)), None, "once");
-    assert_eq!(rig.report().earned, Msat(1_000));
-    rig.restart();
-    assert_eq!(granted(&rig.received(3, hash(1), 1_000)), None);
-    assert_eq!(rig.report().earned, Msat(1_000));
-    let last = rig.report().notes.pop().expect("a note");
-    assert!(last.text.contains("no order"), "{}", last.text);
-}
-
-fn cannot_make(rig: &mut Rig, n: u64, seq: u32) -> bool {
-    let effects = rig.give(Input::MakeInvoice {
-        order: order(n),
-        seq,
-        msat: Msat(1_000),
-        description_hash: [0; 32],
-        expiry_s: 180,
-    });
-    match effects.as_slice() {
-        [Effect::CreateInvoice { .. }] => false,
-        [Effect::Tell(Message::InvoiceMade { result, .. })] => {
-            assert_eq!(result.as_ref().unwrap_err().code, Code::NoInvoice);
-            true
-        }
-        other => panic!("no answer: {other:?}"),
-    }
-}
-
-#[test]
 fn a_free_quota_that_was_used_up_makes_nobody_a_buyer_who_paid() {
     let mut rig = Rig::new(Config {
         free_quota: Msat(2_000),
@@ -676,107 +387,6 @@ fn a_free_quota_that_was_used_up_makes_nobody_a_buyer_who_paid() {
     open(&mut rig, 2, 5);
     let refused = (0..32).filter(|seq| cannot_make(&mut rig, 2, *seq));
     assert_eq!(refused.count(), 12, "twenty are a stranger's");
-}
-
-#[test]
-fn invoices_of_strangers_leave_room_for_buyers_who_paid() {
-    use crate::payment::unpaid::{MAX_OF_STRANGER, MAX_STRANGERS};
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 0);
-    pump(&mut rig, 1);
-    let buyers = u8::try_from(MAX_STRANGERS / MAX_OF_STRANGER).unwrap();
-    let mut h = 1_000;
-    for buyer in 1..=buyers {
-        let n = 10 + u64::from(buyer);
-        open(&mut rig, n, buyer);
-        for seq in 0..MAX_OF_STRANGER {
-            make(&mut rig, n, u32::try_from(seq).unwrap(), h, 1_000);
-            h += 1;
-        }
-        assert!(cannot_make(&mut rig, n, 9), "more than one stranger's");
-    }
-    open(&mut rig, 4_000, buyers + 1);
-    for seq in 0..MAX_STRANGERS % MAX_OF_STRANGER {
-        make(&mut rig, 4_000, u32::try_from(seq).unwrap(), h, 1_000);
-        h += 1;
-    }
-    open(&mut rig, 5_000, buyers + 2);
-    assert!(cannot_make(&mut rig, 5_000, 0), "more than all strangers'");
-    assert!(!cannot_make(&mut rig, 1, 9), "a buyer who paid");
-}
-
-#[test]
-fn a_new_key_gets_an_entry_invoice_for_each_order_that_its_peer_may_have_unpaid() {
-    let mut rig = Rig::new(Config::default());
-    for n in 0..MAX_UNPAID_PER_PEER as u64 {
-        open(&mut rig, n, 5);
-        assert!(!cannot_make(&mut rig, n, 0), "order {n}");
-    }
-}
-
-#[test]
-fn the_entry_invoice_of_a_void_order_no_longer_counts_and_is_not_asked_after() {
-    let mut rig = Rig::new(Config::default());
-    for n in 0..3_000 {
-        open(&mut rig, n, 5);
-        make(&mut rig, n, 0, n, 1_000);
-        close(&mut rig, n, 5, 0, 0);
-    }
-    assert_eq!(rig.machine.deadline(), None);
-    let tables = [Table::Incoming, Table::Credit];
-    assert_eq!(
-        rig.disk.keys().filter(|(t, _)| tables.contains(t)).count(),
-        0
-    );
-    // Of the first ones the rows are deleted; of the last ones not.
-    for n in [0, 2_999] {
-        rig.pass(90_000);
-        assert!(granted(&rig.received(n, hash(n), 1_000)).is_some());
-        assert_eq!(rig.state(Side::Host, hash(n)), EntryState::Settled);
-    }
-    let report = rig.report();
-    assert_eq!((report.earned, report.notes.len()), (Msat(2_000), 2));
-    assert_eq!(open(&mut rig, 3_000, 5), (2_000, false, 0));
-}
-
-#[test]
-fn an_invoice_that_is_made_when_its_order_is_over_is_dropped() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    let effects = rig.give(Input::MakeInvoice {
-        order: order(1),
-        seq: 0,
-        msat: Msat(1_000),
-        description_hash: [0; 32],
-        expiry_s: 60,
-    });
-    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
-        panic!("no invoice asked for: {effects:?}")
-    };
-    close(&mut rig, 1, 5, 0, 0);
-    let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
-    assert_eq!(rig.give(Input::InvoiceCreated { id, result }), vec![]);
-    assert!(rig.disk.is_empty());
-}
-
-#[test]
-fn a_wall_clock_that_jumps_makes_no_payment_late_and_no_invoice_dead() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_000);
-    rig.now.wall = rig.now.wall.after_ms(3_600_000);
-    rig.pass(50);
-    assert_eq!(granted(&rig.received(1, hash(1), 1_000)), Some(1_000));
-    make(&mut rig, 1, 1, 2, 1_000);
-    rig.now.wall = rig.now.wall.after_ms(20_000_000);
-    assert_eq!(
-        rig.wait(600_000),
-        vec![],
-        "its life and the grace are not over"
-    );
-    let effects = rig.wait(600_001);
-    rig.looked_up(lookup_id(&effects), hash(2), LookupOutcome::NotFound);
-    assert_eq!(rig.state(Side::Host, hash(2)), EntryState::Expired);
 }
 
 #[test]
@@ -804,68 +414,6 @@ fn an_end_is_confirmed_behind_what_it_writes_each_time_and_booked_once() {
     assert_eq!(report.owed_to_us, Msat(700));
     let costs: Vec<_> = report.orders.iter().map(|order| order.cost).collect();
     assert_eq!(costs, [Msat(1_700), Msat(1_700)]);
-}
-
-/// What the wallet is asked to forget.
-fn forgotten(effects: Vec<Effect>) -> Vec<PaymentHash> {
-    let hashes = effects.into_iter().map(|effect| match effect {
-        Effect::ForgetPayments { hashes } => hashes,
-        _ => Vec::new(),
-    });
-    hashes.flatten().collect()
-}
-
-#[test]
-fn the_wallet_forgets_invoices_that_nobody_can_pay_any_more_and_none_that_was_paid() {
-    let mut rig = Rig::new(Config {
-        retention_days: 0,
-        ..Config::default()
-    });
-    for n in 0..300 {
-        open(&mut rig, n, 5);
-        make(&mut rig, n, 0, n, 1_000);
-        close(&mut rig, n, 5, 0, 0);
-    }
-    // Any wallet would refuse before.
-    rig.pass(UNPAID_KEPT_MS);
-    assert_eq!(forgotten(rig.received(1, hash(7), 1_000)), []);
-    rig.pass(3_600_000);
-    let mut told = forgotten(rig.wait(0));
-    assert_eq!(told.len(), 256);
-    told.extend(forgotten(rig.wait(10_000)));
-    told.sort();
-    let mut unpaid: Vec<PaymentHash> = (0..300).filter(|n| *n != 7).map(hash).collect();
-    unpaid.sort();
-    assert!(told == unpaid, "{} of {}", told.len(), unpaid.len());
-}
-
-#[test]
-fn unpaid_invoices_are_forgotten_after_a_restart_too_and_again_where_it_was_too_early() {
-    let mut rig = Rig::new(Config::default());
-    for n in 0..2 {
-        open(&mut rig, n, 5);
-        make(&mut rig, n, 0, n, 1_000);
-        close(&mut rig, n, 5, 0, 0);
-        rig.pass(3_600_000);
-    }
-    rig.restart();
-    assert_eq!(forgotten(rig.wait(UNPAID_KEPT_MS - 3_600_000)), [hash(0)]);
-    let early = Input::StillNeeded {
-        hash: hash(0),
-        wait_ms: 7_000_000,
-    };
-    assert_eq!(rig.give(early), []);
-    // The first one comes again when the wallet said so; after another restart it does not.
-    assert_eq!(forgotten(rig.wait(3_600_000)), [hash(1)]);
-    rig.restart();
-    assert_eq!(forgotten(rig.wait(3_600_000)), []);
-    let early = Input::StillNeeded {
-        hash: hash(1),
-        wait_ms: 7_000_000,
-    };
-    rig.give(early);
-    assert_eq!(forgotten(rig.wait(3_600_000)), []);
-    assert_eq!(forgotten(rig.wait(3_600_000)), [hash(1)]);
 }
 
 #[test]
@@ -955,118 +503,6 @@ fn a_late_payment_lowers_what_is_collected_of_its_own_buyer_alone() {
     assert_eq!(rig.report().owed_to_us, Msat(900));
 }
 
-/// Open orders on disk.
-fn open_rows(rig: &Rig) -> usize {
-    let rows = rig.disk.keys();
-    let rows = rows.filter(|(table, key)| *table == Table::Credit && key[0] == b'o');
-    rows.count()
-}
-
-#[test]
-fn an_open_order_is_on_disk_only_while_it_collects_a_debt() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    assert_eq!(open_rows(&rig), 0);
-    close(&mut rig, 1, 5, 1_700, 700);
-    open(&mut rig, 2, 5);
-    assert_eq!(open_rows(&rig), 1);
-    close(&mut rig, 2, 5, 0, 700);
-    assert_eq!(open_rows(&rig), 0);
-}
-
-#[test]
-fn another_amount_than_was_asked_for_is_booked_as_it_came_and_credited_at_most_as_asked() {
-    for (msat, credited, note) in [
-        (999, 999, "1.000 sat were asked for"),
-        (1_000, 1_000, ""),
-        (1_500, 1_000, "1.000 sat were asked for"),
-    ] {
-        let mut rig = Rig::new(Config::default());
-        open(&mut rig, 1, 5);
-        make(&mut rig, 1, 0, 1, 1_000);
-        let effects = rig.received(1, hash(1), msat);
-        let told = effects.iter().find_map(|effect| match effect {
-            Effect::Tell(Message::CreditGranted { msat, .. }) => Some(msat.0),
-            _ => None,
-        });
-        assert_eq!(told, Some(credited));
-        let report = rig.report();
-        assert_eq!(report.earned, Msat(msat));
-        assert_eq!(report.entries[0].note, note);
-    }
-}
-
-#[test]
-fn a_hash_that_the_wallet_gives_out_twice_is_not_taken_for_a_new_invoice() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_000);
-    let effects = rig.give(Input::MakeInvoice {
-        order: order(1),
-        seq: 1,
-        msat: Msat(1_000),
-        description_hash: [0; 32],
-        expiry_s: 600,
-    });
-    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
-        panic!("no invoice asked for: {effects:?}")
-    };
-    let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
-    let effects = rig.give(Input::InvoiceCreated { id, result });
-    assert!(matches!(
-        &effects[..],
-        [Effect::Tell(Message::InvoiceMade { result: Err(refusal), .. })]
-            if refusal.code == Code::NoInvoice
-    ));
-    assert_eq!(rig.report().entries.len(), 1);
-}
-
-#[test]
-fn an_invoice_lives_to_the_end_of_its_grace_also_over_a_restart() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_000);
-    for (ms, state) in [(1_200_000, EntryState::Invoiced), (1, EntryState::Expired)] {
-        rig.pass(ms);
-        rig.restart();
-        let effects = rig.wait(0);
-        rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::Pending);
-        assert_eq!(rig.state(Side::Host, hash(1)), state);
-    }
-    // Asked too early, it is asked again at its end.
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_000);
-    rig.pass(200_000);
-    rig.restart();
-    let effects = rig.wait(0);
-    rig.looked_up(lookup_id(&effects), hash(1), LookupOutcome::Pending);
-    let due = rig.now.tick.after_ms(1_000_001);
-    assert_eq!(rig.machine.deadline(), Some(due));
-}
-
-#[test]
-fn nothing_is_kept_in_memory_of_an_entry_that_was_paid_or_died() {
-    let mut rig = Rig::new(Config::default());
-    for n in 1..=3 {
-        open(&mut rig, n, 5);
-        make(&mut rig, n, 0, n, 1_000);
-    }
-    assert_eq!(rig.machine.entries.len(), 3);
-    make(&mut rig, 1, 1, 4, 1_000);
-    rig.received(4, hash(4), 1_000);
-    assert_eq!(rig.machine.entries.len(), 3, "a step is no entry");
-    rig.received(1, hash(1), 1_000);
-    close(&mut rig, 2, 5, 0, 0);
-    for effect in rig.wait(1_200_001) {
-        if let Effect::Lookup { id, hash, .. } = effect {
-            rig.looked_up(id, hash, LookupOutcome::NotFound);
-        }
-    }
-    assert!(rig.machine.entries.is_empty() && rig.machine.invoices.is_empty());
-}
-
 #[test]
 fn an_order_is_booked_where_anything_was_given_or_taken() {
     for (cost, pays, booked) in [(0, false, 0), (700, false, 1), (0, true, 1)] {
@@ -1093,46 +529,6 @@ fn as_many_orders_are_open_as_there_can_be() {
 }
 
 #[test]
-fn a_debt_that_stays_as_it_is_ages_and_one_that_grows_begins_anew() {
-    // Half a day, an order that leaves as much of it, or more, and the other half.
-    for (more, owed) in [(0, 1_500), (100, 3_100)] {
-        let mut rig = Rig::new(Config::default());
-        open(&mut rig, 1, 5);
-        paid(&mut rig, 1, 1, 4_000, 50);
-        close(&mut rig, 1, 5, 7_000, 3_000);
-        rig.pass(DAY_MS / 2);
-        open(&mut rig, 2, 5);
-        close(&mut rig, 2, 5, more, 1_000 + more);
-        rig.pass(DAY_MS / 2);
-        assert_eq!(rig.report().owed_to_us, Msat(owed));
-    }
-}
-
-#[test]
-fn a_debt_as_large_as_is_tolerated_takes_no_trust() {
-    for (debt, credit) in [(1_000, (3_000, false, 1_000)), (1_001, (0, true, 1_000))] {
-        let mut rig = Rig::new(Config::default());
-        open(&mut rig, 1, 5);
-        paid(&mut rig, 1, 1, 3_000, 50);
-        close(&mut rig, 1, 5, 3_000 + debt, debt);
-        assert_eq!(open(&mut rig, 2, 5), credit);
-    }
-}
-
-#[test]
-fn a_debt_ages_beside_an_open_order_that_does_not_collect_it() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    open(&mut rig, 2, 5);
-    paid(&mut rig, 2, 2, 8_000, 50);
-    close(&mut rig, 2, 5, 9_800, 1_800);
-    rig.pass(DAY_MS - 1);
-    make(&mut rig, 1, 0, 1, 1_000);
-    rig.pass(1);
-    assert_eq!(open(&mut rig, 3, 5).2, 0);
-}
-
-#[test]
 fn the_end_of_a_strangers_order_with_nothing_in_it_writes_nothing() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
@@ -1154,53 +550,4 @@ fn records_of_credit_of_an_older_release_are_passed_over_and_strange_ones_are_sa
         rig.restart();
         assert_eq!(rig.report().notes.len(), notes);
     }
-}
-
-#[test]
-fn an_unpaid_invoice_is_named_once_its_time_is_over_and_not_before() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    make(&mut rig, 1, 0, 1, 1_000);
-    close(&mut rig, 1, 5, 0, 0);
-    // A minute is for the wallet, which may have made it so much later.
-    rig.pass(UNPAID_KEPT_MS + 60_000);
-    rig.restart();
-    assert_eq!(forgotten(rig.wait(0)), []);
-    rig.pass(1);
-    rig.restart();
-    assert_eq!(forgotten(rig.wait(0)), [hash(1)]);
-}
-
-#[test]
-fn a_payment_for_an_order_that_is_not_over_pays_no_other_debt() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 2, 5);
-    make(&mut rig, 2, 0, 2, 1_000);
-    open(&mut rig, 1, 5);
-    paid(&mut rig, 1, 1, 1_000, 50);
-    close(&mut rig, 1, 5, 1_700, 700);
-    // Nobody knows after it that the second one was open.
-    rig.restart();
-    rig.received(2, hash(2), 1_000);
-    assert_eq!(rig.report().owed_to_us, Msat(700));
-    close(&mut rig, 2, 5, 1_000, 1_000);
-    assert_eq!(rig.report().owed_to_us, Msat(700));
-}
-
-#[test]
-fn an_order_without_a_debt_is_forgotten_without_a_trace() {
-    let mut rig = Rig::new(Config::default());
-    open(&mut rig, 1, 5);
-    rig.pass(4 * 3_600_000 + 1);
-    let effects = rig.turn(Some(Input::OpenCredit {
-        order: order(2),
-        buyer: key(6),
-        caller: caller(1),
-        quantum: Msat(QUANTUM),
-    }));
-    assert!(matches!(
-        effects[..],
-        [Effect::Tell(Message::CreditOpened { .. })]
-    ));
-    assert!(!rig.machine.credits.is_open(&order(1)));
 }
