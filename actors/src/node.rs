@@ -35,11 +35,12 @@ use futures::FutureExt;
 use offers::{NO_LIMITS, Offers};
 use protocol::crypto::{Crypto, DerivedOrderKeys, Secp};
 use protocol::ids::{EffectId, NodeKey, RequestId};
-use protocol::machine::Table;
+use protocol::machine::{Machine, Secrets, Table};
 use protocol::message::discovery::HostRow;
 use protocol::message::inference::{Admission, BuyRequest, BuyerEvent, Served};
 use protocol::message::payment::Report;
 use protocol::refusal::{Code, Refusal};
+use protocol::time::Now;
 use protocol::wire::bundle::{Bundle, Verdict};
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{Manifest, Role};
@@ -203,8 +204,8 @@ impl Node {
     ) -> Result<Node, NodeError> {
         let clock = SystemClock::start();
         let shared = Shared::new(tokio::runtime::Handle::current(), storage);
-        let signer = || Secp::from_secret(&config.keys.node).ok_or(NodeError::Keys);
-        let key = signer()?.key();
+        let signer = Secp::from_secret(&config.keys.node).ok_or(NodeError::Keys)?;
+        let key = signer.key();
         let event_signer =
             Arc::new(SecretSigner::from_secret(&config.keys.node).ok_or(NodeError::Keys)?);
 
@@ -235,54 +236,17 @@ impl Node {
         let judgements = Judgements::default();
         let withdrawal = Withdrawal::default();
         let (notes, _) = broadcast::channel(256);
-        let now = clock.now();
-        let (storage, mut unread) = (&shared.storage, None);
-
-        let discovery_machine = discovery::Discovery::recover(
-            config.discovery.clone(),
-            Box::new(signer()?),
-            seed(),
-            storage.records(&[Table::Listings], &mut unread),
-            now,
-        );
-        let payment_machine = payment::Payment::recover(
-            config.payment.clone(),
-            seed(),
-            storage.records(
-                &[
-                    Table::Outgoing,
-                    Table::Incoming,
-                    Table::Ledger,
-                    Table::Credit,
-                ],
-                &mut unread,
-            ),
-            now,
-        );
-        let inference_machine = inference::Inference::recover(
-            config.orders.clone(),
-            Box::new(signer()?),
-            Box::new(DerivedOrderKeys::new(config.keys.order)),
-            seed(),
-            storage.records(&inference::Inference::TABLES, &mut unread),
-            now,
-        );
-        let validator_machine = validator::Validator::recover(
-            config.validator.clone(),
-            Box::new(signer()?),
-            seed(),
-            storage.records(&[Table::Verdicts], &mut unread),
-            now,
-        );
-        let reputation_machine = reputation::Reputation::recover(
-            config.reputation.clone(),
-            storage.records(&[Table::History], &mut unread),
-            now,
-        );
-        // A machine that knows half of its past must not act on it.
-        if let Some(error) = unread {
-            return Err(error.into());
-        }
+        let start = MachineStart {
+            keys: &config.keys,
+            storage: &shared.storage,
+            now: clock.now(),
+        };
+        let discovery_machine: discovery::Discovery = start.recover(config.discovery.clone())?;
+        let payment_machine: payment::Payment = start.recover(config.payment.clone())?;
+        let inference_machine: inference::Inference = start.recover(config.orders.clone())?;
+        let validator_machine: validator::Validator = start.recover(config.validator.clone())?;
+        let reputation_machine: reputation::Reputation =
+            start.recover(config.reputation.clone())?;
 
         let discovery_ports = DiscoveryPorts {
             shared: shared.clone(),
@@ -773,6 +737,29 @@ fn own_listing(config: &NodeConfig, key: NodeKey, wallet: &dyn Wallet) -> Option
         expires: wall_now(),
         extensions: Vec::new(),
     })
+}
+
+/// What the machines of a node have in common at a start.
+struct MachineStart<'a> {
+    keys: &'a NodeKeys,
+    storage: &'a Storage,
+    now: Now,
+}
+
+impl MachineStart<'_> {
+    /// A machine as it comes out of its records. One that knows half of its past must not act
+    /// on it.
+    fn recover<M: Machine>(&self, config: M::Config) -> Result<M, NodeError> {
+        let secrets = Secrets {
+            node: Box::new(Secp::from_secret(&self.keys.node).ok_or(NodeError::Keys)?),
+            orders: Box::new(DerivedOrderKeys::new(self.keys.order)),
+            seed: seed(),
+        };
+        let mut unread = None;
+        let records = self.storage.records(M::TABLES, &mut unread);
+        let machine = M::recover(config, secrets, records, self.now);
+        unread.map_or(Ok(machine), |error| Err(error.into()))
+    }
 }
 
 /// A seed of this run alone: nonces of two runs must never be the same.

@@ -34,7 +34,7 @@ mod wait;
 use crate::crypto::{Crypto, OrderKeys};
 use crate::ids::{AddressTag, Caller, ModelDigest, NodeKey, OrderId, PeerTag, RequestId, StreamId};
 use crate::limits;
-use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
+use crate::machine::{EffectIds, Machine, Outbox, Record, Secrets, Table};
 use crate::message::inference::{
     Admission, BuyRequest, BuyerEvent, Effect, Input, OrderAccount, Served,
 };
@@ -161,40 +161,6 @@ impl Inference {
             unfinished: Vec::new(),
         }
     }
-
-    /// Rebuilds the machine from its records ([`Inference::TABLES`]).
-    /// The seed must differ from that of the run before, or nonces would repeat.
-    pub fn recover(
-        config: Config,
-        crypto: Box<dyn Crypto>,
-        orders: Box<dyn OrderKeys>,
-        seed: [u8; 32],
-        records: impl Iterator<Item = Record>,
-        _now: Now,
-    ) -> Self {
-        let mut machine = Self::new(config, crypto, orders, seed);
-        let mut open = record::Reader::default();
-        for record in records {
-            let Some(value) = &record.value else { continue };
-            match record.table {
-                Table::Nonces => machine.replay.restore(&record.key, value),
-                Table::OpenOrders => open.take(&record.key, value),
-                Table::Retained => machine.retained.restore(&record.key, value),
-                Table::Late => machine.late.restore(&record.key, value),
-                _ => {}
-            }
-        }
-        machine.unfinished = open.finish();
-        machine
-    }
-
-    /// The tables that a start reads. Finished orders stay on disk.
-    pub const TABLES: [Table; 4] = [
-        Table::Nonces,
-        Table::OpenOrders,
-        Table::Retained,
-        Table::Late,
-    ];
 
     /// Orders running or waiting, both sides: for a clean shutdown.
     pub fn active(&self) -> usize {
@@ -475,6 +441,37 @@ impl Inference {
 impl Machine for Inference {
     type Input = Input;
     type Effect = Effect;
+    type Config = Config;
+
+    const TABLES: &'static [Table] = &[
+        Table::Nonces,
+        Table::OpenOrders,
+        Table::Retained,
+        Table::Late,
+    ];
+
+    /// Finished orders stay on disk.
+    fn recover(
+        config: Config,
+        secrets: Secrets,
+        records: impl Iterator<Item = Record>,
+        _now: Now,
+    ) -> Self {
+        let mut machine = Inference::new(config, secrets.node, secrets.orders, secrets.seed);
+        let mut open = record::Reader::default();
+        for record in records {
+            let Some(value) = &record.value else { continue };
+            match record.table {
+                Table::Nonces => machine.replay.restore(&record.key, value),
+                Table::OpenOrders => open.take(&record.key, value),
+                Table::Retained => machine.retained.restore(&record.key, value),
+                Table::Late => machine.late.restore(&record.key, value),
+                _ => {}
+            }
+        }
+        machine.unfinished = open.finish();
+        machine
+    }
 
     fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
         self.route_input(now, input, out);

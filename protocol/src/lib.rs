@@ -5,9 +5,9 @@
 //! machines. Start reading at `machine`, then `message::sibling` and `route`.
 //!
 //! Modules lie on floors, and each names those of lower floors alone:
-//! - values: `codec`, `ids`, `limits`, `money`, `time`; on them `crypto`, `machine`, `offence`,
-//!   `quota`, `refusal`, `work`;
-//! - `wire`, what nodes say to each other;
+//! - values: `codec`, `ids`, `limits`, `money`, `time`; on them `crypto`, `offence`, `quota`,
+//!   `refusal`, `work`;
+//! - `wire`, what nodes say to each other; beside it `machine`, the contract of a machine;
 //! - `message`, what the machines of one node say; beside it `replay`;
 //! - the machines `discovery`, `payment`, `reputation`, `validator`, and `inference` above
 //!   `order`, which is a part of it; none of them names another;

@@ -3,17 +3,35 @@
 //! Not a runtime. The actix driver and the simulator are the two drivers; both
 //! read the clocks once per turn, feed one input, carry out the outbox in
 //! order, and call [`Machine::expire`] no later than [`Machine::deadline`].
+//!
+//! A driver makes a machine by [`Machine::recover`] from the records of its [`Machine::TABLES`];
+//! a first start is one without records.
 
+use crate::crypto::{Crypto, OrderKeys};
 use crate::ids::EffectId;
 use crate::time::{Now, Tick};
 use serde::{Deserialize, Serialize};
 
 /// A deterministic state machine: every input is an argument, every output is in `out`.
-pub trait Machine {
+pub trait Machine: Sized {
     /// Closed enum: frames, messages of sibling machines, completions, operator commands.
     type Input;
     /// Closed enum: the things only a driver can do.
     type Effect;
+    /// What the operator may set.
+    type Config;
+
+    /// The tables whose records [`Machine::recover`] reads. It may write others.
+    const TABLES: &'static [Table];
+
+    /// Rebuilds the machine from the records of its tables. What it must do about what they
+    /// hold waits for the first [`Machine::expire`].
+    fn recover(
+        config: Self::Config,
+        secrets: Secrets,
+        records: impl Iterator<Item = Record>,
+        now: Now,
+    ) -> Self;
 
     /// Applies one input. `now.tick` never goes backwards.
     fn handle(&mut self, now: Now, input: Self::Input, out: &mut Outbox<Self::Effect>);
@@ -23,6 +41,29 @@ pub trait Machine {
 
     /// Returns when [`Machine::expire`] must next be called.
     fn deadline(&self) -> Option<Tick>;
+}
+
+/// What a node gives each of its machines at a start and no record holds.
+pub struct Secrets {
+    /// Signs with the node key.
+    pub node: Box<dyn Crypto>,
+    /// Gives the keys that orders are signed with.
+    pub orders: Box<dyn OrderKeys>,
+    /// Seed of the machine's randomness. Differs from that of every earlier run, or nonces
+    /// would repeat.
+    pub seed: [u8; 32],
+}
+
+#[cfg(test)]
+impl Secrets {
+    /// Those of a machine under test.
+    pub(crate) fn for_test(node: impl Crypto + 'static, seed: [u8; 32]) -> Self {
+        Secrets {
+            node: Box::new(node),
+            orders: Box::new(crate::crypto::DerivedOrderKeys::new(seed)),
+            seed,
+        }
+    }
 }
 
 /// The effects of one turn, in the order in which they must be carried out.

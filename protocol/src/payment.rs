@@ -42,7 +42,7 @@ mod tests;
 
 use crate::ids::{Caller, EffectId, NodeKey, OrderId, PaymentHash};
 use crate::limits;
-use crate::machine::{EffectIds, Machine, Outbox, Record, Table};
+use crate::machine::{EffectIds, Machine, Outbox, Record, Secrets, Table};
 use crate::message::inference::OrderAccount;
 use crate::message::payment::{Effect, EntryState, Input, Report, Side};
 use crate::message::sibling::Message;
@@ -169,36 +169,6 @@ impl Payment {
         }
     }
 
-    /// Rebuilds the books from storage; what is open is looked up at the first `expire`.
-    ///
-    /// A record that does not decode is skipped and noted in the report.
-    pub fn recover(
-        config: Config,
-        seed: [u8; 32],
-        records: impl Iterator<Item = Record>,
-        now: Now,
-    ) -> Self {
-        let mut machine = Payment::new(config, seed);
-        let mut fee_limits = BTreeMap::new();
-        for record in records {
-            let Some(value) = &record.value else { continue };
-            let read = match record.table {
-                Table::Ledger => machine.load_row(&record.key, value),
-                Table::Credit => machine.credits.load(&record.key, value),
-                Table::Outgoing if record.key == SWEPT => machine.sweep.load(value),
-                Table::Outgoing if record.key == SWEPT_UNPAID => machine.sweep.load_unpaid(value),
-                Table::Outgoing => turn::load_extra(&record.key, value, &mut fee_limits),
-                _ => Ok(()),
-            };
-            if let Err(error) = read {
-                machine.ledger.complain(now, &record, &error);
-            }
-        }
-        machine.ledger.loaded();
-        machine.resume(now, &fee_limits);
-        machine
-    }
-
     fn load_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
         let (row, loaded) = self.ledger.read(key, value)?;
         if let Row::Entry { entry, budget } = &loaded {
@@ -301,6 +271,43 @@ impl Payment {
 impl Machine for Payment {
     type Input = Input;
     type Effect = Effect;
+    type Config = Config;
+
+    const TABLES: &'static [Table] = &[
+        Table::Outgoing,
+        Table::Incoming,
+        Table::Ledger,
+        Table::Credit,
+    ];
+
+    /// What is open is looked up at the first `expire`. A record that does not decode is
+    /// skipped and noted in the report.
+    fn recover(
+        config: Config,
+        secrets: Secrets,
+        records: impl Iterator<Item = Record>,
+        now: Now,
+    ) -> Self {
+        let mut machine = Payment::new(config, secrets.seed);
+        let mut fee_limits = BTreeMap::new();
+        for record in records {
+            let Some(value) = &record.value else { continue };
+            let read = match record.table {
+                Table::Ledger => machine.load_row(&record.key, value),
+                Table::Credit => machine.credits.load(&record.key, value),
+                Table::Outgoing if record.key == SWEPT => machine.sweep.load(value),
+                Table::Outgoing if record.key == SWEPT_UNPAID => machine.sweep.load_unpaid(value),
+                Table::Outgoing => turn::load_extra(&record.key, value, &mut fee_limits),
+                _ => Ok(()),
+            };
+            if let Err(error) = read {
+                machine.ledger.complain(now, &record, &error);
+            }
+        }
+        machine.ledger.loaded();
+        machine.resume(now, &fee_limits);
+        machine
+    }
 
     fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
         let mut turn = Turn::new(now);

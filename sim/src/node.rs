@@ -14,7 +14,7 @@ use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey};
 use protocol::inference::Config as Orders;
-use protocol::machine::{Machine, Outbox, Record, Table};
+use protocol::machine::{Machine, Outbox, Record, Secrets};
 use protocol::message::inference::Served;
 use protocol::message::sibling::Actor;
 use protocol::money::{Meter, Msat, Prices};
@@ -298,6 +298,27 @@ pub struct Node {
     pub epoch_ms: u64,
 }
 
+/// What the machines of a node have in common at a start.
+struct Start<'a> {
+    node: &'a Node,
+    now: Now,
+    plant: Option<crate::plant::Plant>,
+}
+
+impl Start<'_> {
+    /// A machine as it comes out of what is on disk.
+    fn recover<M: Machine>(&self, config: M::Config, seed: [u8; 32]) -> M {
+        let records = self.node.store.load(M::TABLES);
+        let records = crate::plant::recovered(self.plant, records);
+        let secrets = Secrets {
+            node: Box::new(self.node.crypto()),
+            orders: Box::new(self.node.order_keys()),
+            seed,
+        };
+        M::recover(config, secrets, records.into_iter(), self.now)
+    }
+}
+
 /// Index of a machine's lane.
 pub fn lane_of(actor: Actor) -> usize {
     match actor {
@@ -472,9 +493,6 @@ impl Node {
         seeds: [[u8; 32]; 4],
         plant: Option<crate::plant::Plant>,
     ) -> Machines {
-        let load =
-            |tables: &[Table]| crate::plant::recovered(plant, self.store.load(tables)).into_iter();
-        let crypto = || Box::new(self.crypto());
         let mut checks = validator::Config::new(NETWORK);
         checks.can_replay = self.person.validator;
         checks.serve = self.person.validator;
@@ -483,45 +501,18 @@ impl Node {
         let mut orders = Orders::new(NETWORK);
         orders.quantum = Msat(self.person.quantum);
         orders.modes.clone_from(&self.person.modes);
+        let start = Start {
+            node: self,
+            now,
+            plant,
+        };
         Machines {
-            discovery: discovery::Discovery::recover(
-                discovery::Config::new(NETWORK),
-                crypto(),
-                seeds[0],
-                load(&[Table::Listings]),
-                now,
-            ),
-            payment: payment::Payment::recover(
-                limits,
-                seeds[1],
-                load(&[
-                    Table::Outgoing,
-                    Table::Incoming,
-                    Table::Ledger,
-                    Table::Credit,
-                ]),
-                now,
-            ),
-            inference: inference::Inference::recover(
-                orders,
-                crypto(),
-                Box::new(self.order_keys()),
-                seeds[2],
-                load(&inference::Inference::TABLES),
-                now,
-            ),
-            validator: validator::Validator::recover(
-                checks,
-                crypto(),
-                seeds[3],
-                load(&[Table::Verdicts]),
-                now,
-            ),
-            reputation: reputation::Reputation::recover(
-                reputation::Config::default(),
-                load(&[Table::History]),
-                now,
-            ),
+            discovery: start.recover(discovery::Config::new(NETWORK), seeds[0]),
+            payment: start.recover(limits, seeds[1]),
+            inference: start.recover(orders, seeds[2]),
+            validator: start.recover(checks, seeds[3]),
+            // Draws nothing.
+            reputation: start.recover(reputation::Config::default(), [0; 32]),
         }
     }
 

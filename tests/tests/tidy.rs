@@ -51,8 +51,8 @@ const PATCHED: &str = "rusqlite";
 /// The modules of `protocol`, lowest floor first: each names those of lower floors alone.
 const FLOORS: [&[&str]; 7] = [
     &["codec", "ids", "limits", "money", "time"],
-    &["crypto", "machine", "offence", "quota", "refusal", "work"],
-    &["wire"],
+    &["crypto", "offence", "quota", "refusal", "work"],
+    &["machine", "wire"],
     &["message", "replay"],
     &["discovery", "order", "payment", "reputation", "validator"],
     &["inference"],

@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::SystemClock;
 use parking_lot::Mutex;
-use protocol::machine::{Machine, Table};
+use protocol::machine::{Machine, Secrets, Table};
 use protocol::time::{Now, Tick};
 use std::sync::Arc;
 
@@ -29,6 +29,13 @@ struct Toy {
 impl Machine for Toy {
     type Input = Say;
     type Effect = Do;
+    type Config = ();
+
+    const TABLES: &'static [Table] = &[];
+
+    fn recover((): (), _: Secrets, _: impl Iterator<Item = Record>, _: Now) -> Self {
+        Toy { recovered: false }
+    }
 
     fn handle(&mut self, _: Now, input: Say, out: &mut Outbox<Do>) {
         match input {

@@ -21,7 +21,7 @@
 //!   questions: no stranger opens one.
 //!
 //! # Crash recovery
-//! Listings come back from [`Table::Listings`](crate::machine::Table); tickets
+//! Listings come back from [`Table::Listings`]; tickets
 //! and our own announcement do not: the operator announces again at start.
 
 use super::announce::Own;
@@ -30,7 +30,7 @@ use super::listings::{Listing, Listings};
 use crate::crypto::Crypto;
 use crate::ids::{EffectId, ModelDigest, NodeKey, RequestId};
 use crate::limits;
-use crate::machine::{EffectIds, Machine, Outbox, Record};
+use crate::machine::{EffectIds, Machine, Outbox, Record, Secrets, Table};
 use crate::message::discovery::{Effect, HostRow, Input, Subject};
 use crate::message::inference::Query;
 use crate::message::reputation::{ScoreCard, Standing};
@@ -124,22 +124,6 @@ impl Discovery {
             sweep: Tick(0),
             learned: false,
         }
-    }
-
-    /// Starts from stored listings; those that expired meanwhile are left out.
-    pub fn recover(
-        config: Config,
-        crypto: Box<dyn Crypto>,
-        seed: [u8; 32],
-        records: impl Iterator<Item = Record>,
-        now: Now,
-    ) -> Self {
-        let mut machine = Discovery::new(config, crypto, seed);
-        for record in records {
-            machine.listings.restore(&record, now.wall);
-        }
-        machine.sweep = now.tick;
-        machine
     }
 
     /// Returns how many listings are kept.
@@ -325,6 +309,24 @@ fn with_scores(rows: Vec<HostRow>, cards: Vec<ScoreCard>) -> Vec<HostRow> {
 impl Machine for Discovery {
     type Input = Input;
     type Effect = Effect;
+    type Config = Config;
+
+    const TABLES: &'static [Table] = &[Table::Listings];
+
+    /// Listings that expired meanwhile are left out.
+    fn recover(
+        config: Config,
+        secrets: Secrets,
+        records: impl Iterator<Item = Record>,
+        now: Now,
+    ) -> Self {
+        let mut machine = Discovery::new(config, secrets.node, secrets.seed);
+        for record in records {
+            machine.listings.restore(&record, now.wall);
+        }
+        machine.sweep = now.tick;
+        machine
+    }
 
     fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
         match input {

@@ -16,7 +16,7 @@ use crate::inference::Config;
 use crate::limits::{
     self, MAX_UNPAID_PER_ADDRESS, MAX_UNPAID_PER_PEER, MAX_VOID_PER_ADDRESS, MAX_VOID_PER_MINUTE,
 };
-use crate::machine::{Machine, Outbox, Record, Table};
+use crate::machine::{Machine, Outbox, Record, Secrets, Table};
 use crate::message::discovery::Candidate;
 use crate::message::inference::{
     BuyRequest, BuyerEvent, Effect, Input, InputCount, InputFacts, ModelSelector, PromptFacts,

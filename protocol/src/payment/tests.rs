@@ -9,12 +9,12 @@ mod host;
 mod interleavings;
 
 use super::{Config, Payment};
-use crate::crypto::InvoiceFacts;
+use crate::crypto::{InvoiceFacts, Secp};
 use crate::ids::{
     Caller, EffectId, LightningId, ModelDigest, NodeKey, OrderId, PaymentHash, PeerTag, Preimage,
     RequestId,
 };
-use crate::machine::{Machine, Outbox, Record, Table};
+use crate::machine::{Machine, Outbox, Record, Secrets, Table};
 use crate::message::inference::{OrderAccount, PayRequest};
 use crate::message::payment::{
     Credit, Effect, EntryState, Input, LedgerEntry, LookupOutcome, PayOutcome, Report, Side,
@@ -104,8 +104,13 @@ impl Rig {
             })
             .collect();
         self.now.tick = Tick(1);
-        self.machine =
-            Payment::recover(self.config.clone(), [7; 32], records.into_iter(), self.now);
+        let node = Secp::from_secret(&[7; 32]).unwrap();
+        self.machine = Payment::recover(
+            self.config.clone(),
+            Secrets::for_test(node, [7; 32]),
+            records.into_iter(),
+            self.now,
+        );
     }
 
     fn report(&self) -> Report {

@@ -18,7 +18,7 @@
 //! - Weights of a card sum to 1,000,000.
 //!
 //! # Crash recovery
-//! The book is rebuilt from [`Table::History`](crate::machine::Table).
+//! The book is rebuilt from [`Table::History`].
 
 use super::book::Book;
 use super::history::{Conviction, Counted, EVENT, Hint, HostHistory};
@@ -26,7 +26,7 @@ use super::reach::Reach;
 use super::score::{self, Known, Weights};
 use crate::ids::{ModelDigest, NodeKey};
 use crate::limits;
-use crate::machine::{Machine, Outbox, Record};
+use crate::machine::{Machine, Outbox, Record, Secrets, Table};
 use crate::message::discovery::Subject;
 use crate::message::inference::Outcome;
 use crate::message::reputation::{Effect, Input, ScoreCard};
@@ -77,15 +77,6 @@ impl Reputation {
             reach: Reach::default(),
             config,
         }
-    }
-
-    /// Starts from stored records.
-    pub fn recover(config: Config, records: impl Iterator<Item = Record>, _now: Now) -> Self {
-        let mut machine = Reputation::new(config);
-        for record in records {
-            machine.book.restore(&record);
-        }
-        machine
     }
 
     /// Returns how many histories of (host, model) and of hosts are kept.
@@ -272,6 +263,22 @@ impl Reputation {
 impl Machine for Reputation {
     type Input = Input;
     type Effect = Effect;
+    type Config = Config;
+
+    const TABLES: &'static [Table] = &[Table::History];
+
+    fn recover(
+        config: Config,
+        _: Secrets,
+        records: impl Iterator<Item = Record>,
+        _now: Now,
+    ) -> Self {
+        let mut machine = Reputation::new(config);
+        for record in records {
+            machine.book.restore(&record);
+        }
+        machine
+    }
 
     fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
         match input {

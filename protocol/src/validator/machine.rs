@@ -33,7 +33,7 @@ use super::store::{Store, Whose};
 use crate::crypto::Crypto;
 use crate::ids::{Caller, EffectId, NodeKey, StreamId};
 use crate::limits;
-use crate::machine::{EffectIds, Machine, Outbox, Record};
+use crate::machine::{EffectIds, Machine, Outbox, Record, Secrets, Table};
 use crate::message::discovery::Candidate;
 use crate::message::inference::Evidence;
 use crate::message::sibling::Message;
@@ -218,21 +218,6 @@ impl Validator {
         }
     }
 
-    /// Starts from stored verdicts.
-    pub fn recover(
-        config: Config,
-        crypto: Box<dyn Crypto>,
-        seed: [u8; 32],
-        records: impl Iterator<Item = Record>,
-        _now: Now,
-    ) -> Self {
-        let mut machine = Validator::new(config, crypto, seed);
-        for record in records {
-            machine.store.restore(&record);
-        }
-        machine
-    }
-
     /// Returns how many checks are under way.
     pub fn pending(&self) -> usize {
         self.jobs.len()
@@ -305,6 +290,22 @@ fn report(label: &Label, result: Result<Box<Verdict>, String>, out: &mut Outbox<
 impl Machine for Validator {
     type Input = Input;
     type Effect = Effect;
+    type Config = Config;
+
+    const TABLES: &'static [Table] = &[Table::Verdicts];
+
+    fn recover(
+        config: Config,
+        secrets: Secrets,
+        records: impl Iterator<Item = Record>,
+        _now: Now,
+    ) -> Self {
+        let mut machine = Validator::new(config, secrets.node, secrets.seed);
+        for record in records {
+            machine.store.restore(&record);
+        }
+        machine
+    }
 
     fn handle(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
         match input {

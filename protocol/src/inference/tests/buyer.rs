@@ -429,9 +429,11 @@ impl Buyer {
         let rows: Vec<_> = self.disk().into_iter().filter(tables).collect();
         self.machine = Inference::recover(
             Config::new(NETWORK),
-            Box::new(keys(9)),
-            Box::new(order_keys([9; 32])),
-            [8; 32],
+            Secrets {
+                node: Box::new(keys(9)),
+                orders: Box::new(order_keys([9; 32])),
+                seed: [8; 32],
+            },
             rows.into_iter(),
             at(self.ms),
         );

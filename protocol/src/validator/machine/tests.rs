@@ -352,7 +352,8 @@ fn verdicts_are_bounded_and_come_back_after_a_restart() {
         panic!("not persisted")
     };
     let records = records.into_iter();
-    let machine = Validator::recover(small, Box::new(validator()), [7; 32], records, at(5));
+    let secrets = Secrets::for_test(validator(), [7; 32]);
+    let machine = Validator::recover(small, secrets, records, at(5));
     assert_eq!(machine.verdicts(), 1);
     let mut store = Store::new(1);
     let verdict = reports(&effects).remove(0).unwrap();

@@ -147,8 +147,7 @@ fn listings_survive_a_restart_until_they_expire() {
         let config = Config::new(Network::Regtest);
         Discovery::recover(
             config,
-            Box::new(scheme()),
-            [7; 32],
+            Secrets::for_test(scheme(), [7; 32]),
             records.clone().into_iter(),
             now,
         )

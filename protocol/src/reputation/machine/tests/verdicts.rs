@@ -1,6 +1,7 @@
 //! Verdicts, our own and of others: who is convicted by what, and for how long.
 
 use super::*;
+use crate::crypto::Secp;
 
 #[test]
 fn a_conviction_lasts_a_month_and_survives_a_restart() {
@@ -14,7 +15,12 @@ fn a_conviction_lasts_a_month_and_survives_a_restart() {
         let Some(Effect::Persist(records)) = effects.into_iter().next() else {
             panic!("not persisted")
         };
-        let mut machine = Reputation::recover(Config::default(), records.into_iter(), at(1));
+        let mut machine = Reputation::recover(
+            Config::default(),
+            Secrets::for_test(Secp::from_secret(&[1; 32]).unwrap(), [1; 32]),
+            records.into_iter(),
+            at(1),
+        );
         let card = scores(&mut machine, at(29 * DAY_MS), &[(1, 100)]).remove(0);
         assert_eq!(value(&card, "verified"), 0);
         assert!(card.cooldown.unwrap().1.starts_with("caught: wrong"));
