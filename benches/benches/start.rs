@@ -119,7 +119,7 @@ impl Books {
             status: Status::Complete,
             receipt: Some(Digest(unique("bench/receipt", number))),
         };
-        self.give(Input::Close {
+        self.give(Input::CloseOrder {
             account: Box::new(account),
             unpaid: Msat::ZERO,
         });

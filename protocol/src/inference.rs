@@ -546,7 +546,7 @@ impl Parts<'_> {
             Input::Confirm(request) => self.buyer(request, |buyer| buyer.confirm(ctx)),
             Input::Stop(request) => self.buyer(request, |buyer| buyer.stop(ctx)),
             Input::Cancel(request) => self.buyer(request, |buyer| buyer.cancel(ctx)),
-            Input::Candidates { request, hosts } => {
+            Input::CandidatesFound { request, hosts } => {
                 self.buyer(request, |buyer| buyer.found(hosts, ctx))
             }
             Input::Reserved { request, result } => {

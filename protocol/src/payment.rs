@@ -342,7 +342,7 @@ impl Machine for Payment {
                 let making = Making::new(now, order, seq, msat, whose, expiry_s);
                 self.make_invoice(turn_ref, making, description_hash, expiry_s);
             }
-            Input::Close { account, unpaid } => self.close(turn_ref, *account, unpaid),
+            Input::CloseOrder { account, unpaid } => self.close(turn_ref, *account, unpaid),
             Input::BalanceChecked { id, spendable } => {
                 self.balance_checked(turn_ref, id, spendable);
             }

@@ -46,10 +46,10 @@ pub fn deliver(message: Message) -> Delivery {
     use message::reputation::Input as R;
     use message::validator::Input as V;
     match message {
-        Message::CandidatesWanted { request, query } => {
-            Delivery::Discovery(D::Find { request, query })
+        Message::FindCandidates { request, query } => {
+            Delivery::Discovery(D::FindCandidates { request, query })
         }
-        Message::ScoresGiven { ticket, cards } => Delivery::Discovery(D::Scores { ticket, cards }),
+        Message::HostsScored { id, cards } => Delivery::Discovery(D::HostsScored { id, cards }),
         Message::LoadChanged {
             model,
             running,
@@ -61,7 +61,7 @@ pub fn deliver(message: Message) -> Delivery {
             queued,
             slots,
         }),
-        Message::ValidatorsWanted { id, model } => {
+        Message::FindValidators { id, model } => {
             Delivery::Discovery(D::FindValidators { id, model })
         }
         Message::Reserve {
@@ -108,9 +108,11 @@ pub fn deliver(message: Message) -> Delivery {
             description_hash,
             expiry_s,
         }),
-        Message::CloseOrder { account, unpaid } => Delivery::Payment(P::Close { account, unpaid }),
+        Message::CloseOrder { account, unpaid } => {
+            Delivery::Payment(P::CloseOrder { account, unpaid })
+        }
         Message::CandidatesFound { request, hosts } => {
-            Delivery::Inference(I::Candidates { request, hosts })
+            Delivery::Inference(I::CandidatesFound { request, hosts })
         }
         Message::Reserved { request, result } => {
             Delivery::Inference(I::Reserved { request, result })
@@ -162,9 +164,11 @@ pub fn deliver(message: Message) -> Delivery {
         }),
         Message::OrderClosed { order, side } => Delivery::Inference(I::OrderClosed { order, side }),
         Message::OrderEnded(evidence) => Delivery::Validator(V::OrderEnded(evidence)),
-        Message::ValidatorsFound { id, hosts } => Delivery::Validator(V::Validators { id, hosts }),
-        Message::ScoresWanted { ticket, subjects } => {
-            Delivery::Reputation(R::ScoresWanted { ticket, subjects })
+        Message::ValidatorsFound { id, hosts } => {
+            Delivery::Validator(V::ValidatorsFound { id, hosts })
+        }
+        Message::ScoreHosts { id, subjects } => {
+            Delivery::Reputation(R::ScoreHosts { id, subjects })
         }
         Message::Happened(outcome) => Delivery::Reputation(R::Happened(outcome)),
         Message::PaymentTaken { host } => Delivery::Reputation(R::PaymentTaken { host }),

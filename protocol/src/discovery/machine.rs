@@ -162,10 +162,7 @@ impl Discovery {
         };
         let until = now.tick.after_ms(wait_ms);
         self.tickets.insert(id, (until, ticket));
-        out.push(Effect::Tell(Message::ScoresWanted {
-            ticket: id,
-            subjects,
-        }));
+        out.push(Effect::Tell(Message::ScoreHosts { id, subjects }));
     }
 
     /// What is said where no scores come.
@@ -360,14 +357,14 @@ impl Machine for Discovery {
                     own.load(now, self.key, model, (running, queued, slots), out);
                 }
             }
-            Input::Find { request, query } => self.find(now, request, &query, out),
+            Input::FindCandidates { request, query } => self.find(now, request, &query, out),
             Input::FindValidators { id, model } => {
                 let found = find::validators(&self.listings, &model, &self.key, now);
                 let subjects = found.iter().map(Match::subject).collect();
                 self.ask(now, Ticket::Validators { id, found }, subjects, out);
             }
-            Input::Scores { ticket, cards } => {
-                if let Some((_, ticket)) = self.tickets.remove(&ticket) {
+            Input::HostsScored { id, cards } => {
+                if let Some((_, ticket)) = self.tickets.remove(&id) {
                     self.answer(ticket, cards, now.wall, out);
                 }
             }

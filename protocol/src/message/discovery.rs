@@ -101,14 +101,11 @@ pub enum Input {
         slots: u32,
     },
     /// From Inference: who could serve this?
-    Find { request: RequestId, query: Query },
+    FindCandidates { request: RequestId, query: Query },
     /// From Validator: who could check this model?
     FindValidators { id: EffectId, model: ModelDigest },
-    /// From Reputation: answers [`Message::ScoresWanted`].
-    Scores {
-        ticket: EffectId,
-        cards: Vec<ScoreCard>,
-    },
+    /// From Reputation: answers [`Message::ScoreHosts`].
+    HostsScored { id: EffectId, cards: Vec<ScoreCard> },
     /// Operator: publish this manifest from now on (times are filled in); after a self-test.
     Announce(Box<Manifest>),
     /// Operator: take our listing back.

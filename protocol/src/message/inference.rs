@@ -319,7 +319,7 @@ pub enum Input {
     EngineFailed { order: OrderId, reason: String },
 
     /// From Discovery: who could serve a request, best first.
-    Candidates {
+    CandidatesFound {
         request: RequestId,
         hosts: Vec<Candidate>,
     },

@@ -105,7 +105,7 @@ pub enum Input {
     /// was given credit, also when nothing was delivered. Each is answered with
     /// [`Message::OrderClosed`] once it is durable, so that it can be sent again until it is;
     /// the first account of an order stands.
-    Close {
+    CloseOrder {
         account: Box<OrderAccount>,
         unpaid: Msat,
     },

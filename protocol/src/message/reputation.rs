@@ -92,8 +92,8 @@ pub enum Input {
         witness: Witness,
     },
     /// From Discovery: score these, compared with each other.
-    ScoresWanted {
-        ticket: EffectId,
+    ScoreHosts {
+        id: EffectId,
         subjects: Vec<Subject>,
     },
 }

@@ -48,22 +48,19 @@ impl Actor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Inference asks Discovery for hosts.
-    CandidatesWanted { request: RequestId, query: Query },
+    FindCandidates { request: RequestId, query: Query },
     /// Discovery answers Inference.
     CandidatesFound {
         request: RequestId,
         hosts: Vec<Candidate>,
     },
     /// Discovery asks Reputation.
-    ScoresWanted {
-        ticket: EffectId,
+    ScoreHosts {
+        id: EffectId,
         subjects: Vec<Subject>,
     },
     /// Reputation answers Discovery.
-    ScoresGiven {
-        ticket: EffectId,
-        cards: Vec<ScoreCard>,
-    },
+    HostsScored { id: EffectId, cards: Vec<ScoreCard> },
     /// Inference tells Discovery the load of a model.
     LoadChanged {
         model: ModelDigest,
@@ -152,7 +149,7 @@ pub enum Message {
     /// Inference hands Validator the evidence of an order.
     OrderEnded(Box<Evidence>),
     /// Validator asks Discovery for other validators.
-    ValidatorsWanted { id: EffectId, model: ModelDigest },
+    FindValidators { id: EffectId, model: ModelDigest },
     /// Discovery answers Validator.
     ValidatorsFound { id: EffectId, hosts: Vec<Candidate> },
     /// Inference tells Reputation how an order went.

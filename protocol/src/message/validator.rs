@@ -69,8 +69,8 @@ pub enum Input {
         id: EffectId,
         result: Result<Box<Replay>, Unrepeatable>,
     },
-    /// From Discovery: answers [`Message::ValidatorsWanted`].
-    Validators { id: EffectId, hosts: Vec<Candidate> },
+    /// From Discovery: answers [`Message::FindValidators`].
+    ValidatorsFound { id: EffectId, hosts: Vec<Candidate> },
     /// [`Effect::AskValidator`] is done.
     Answered {
         id: EffectId,

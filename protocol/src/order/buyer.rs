@@ -434,7 +434,7 @@ impl BuyerOrder {
         }
         self.state = State::Finding;
         self.deadline = ctx.now.tick.after_ms(ctx.config.terms_timeout_ms);
-        ctx.tell(Message::CandidatesWanted {
+        ctx.tell(Message::FindCandidates {
             request: self.request.request,
             query: crate::message::inference::Query {
                 model: self.request.model.clone(),

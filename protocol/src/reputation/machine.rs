@@ -293,9 +293,9 @@ impl Machine for Reputation {
                 finding,
                 witness,
             } => self.judged(now.wall, (host, model), tier, &finding, witness, out),
-            Input::ScoresWanted { ticket, subjects } => {
+            Input::ScoreHosts { id, subjects } => {
                 let cards = self.cards(now.wall, subjects);
-                out.push(Effect::Tell(Message::ScoresGiven { ticket, cards }));
+                out.push(Effect::Tell(Message::HostsScored { id, cards }));
             }
         }
     }

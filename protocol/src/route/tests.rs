@@ -236,7 +236,7 @@ impl World {
         let course = self.course;
         let mut push = |side, event| self.queue.push_back((side, event));
         match message {
-            Message::CandidatesWanted { request, .. } => {
+            Message::FindCandidates { request, .. } => {
                 let hosts = vec![Candidate {
                     host: host().key(),
                     lightning: LIGHTNING,
@@ -246,7 +246,7 @@ impl World {
                     addresses: Vec::new(),
                     score: ScoreCard::blank(host().key(), offer().digest),
                 }];
-                push(side, Event::Candidates { request, hosts });
+                push(side, Event::CandidatesFound { request, hosts });
             }
             Message::Reserve { request, .. } => {
                 push(

@@ -317,7 +317,7 @@ impl Machine for Validator {
             } => self.asked(now, stream, caller, *frame, out),
             Input::StreamClosed { stream } => self.closed(stream, out),
             Input::Replayed { id, result } => self.replayed(now, id, result, out),
-            Input::Validators { id, hosts } => self.validators(now, id, hosts, out),
+            Input::ValidatorsFound { id, hosts } => self.validators(now, id, hosts, out),
             Input::Answered { id, result } => self.answered(now, id, result, out),
             Input::Judge { id, bundle } => {
                 self.begin(now, Origin::Judge { id }, bundle, true, out);

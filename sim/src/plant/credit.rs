@@ -42,7 +42,7 @@ pub(super) fn trusted(mut input: OrderInput) -> OrderInput {
 
 /// The end of an order on the host's side, with another debt.
 pub(super) fn closed(plant: Plant, mut input: PayInput) -> PayInput {
-    if let PayInput::Close { account, unpaid } = &mut input
+    if let PayInput::CloseOrder { account, unpaid } = &mut input
         && account.side == Side::Host
     {
         match plant {

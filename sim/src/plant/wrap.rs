@@ -75,11 +75,14 @@ pub fn inputs(
             }
             pass(Delivery::Inference(OrderInput::Serve(served)))
         }
-        (Plant::Overcharge, Delivery::Inference(OrderInput::Candidates { request, mut hosts })) => {
+        (
+            Plant::Overcharge,
+            Delivery::Inference(OrderInput::CandidatesFound { request, mut hosts }),
+        ) => {
             for host in &mut hosts {
                 double(&mut host.offer.prices);
             }
-            pass(Delivery::Inference(OrderInput::Candidates {
+            pass(Delivery::Inference(OrderInput::CandidatesFound {
                 request,
                 hosts,
             }))
@@ -125,13 +128,16 @@ pub fn inputs(
             };
             pass(Delivery::Inference(OrderInput::Buy(wish)))
         }
-        (Plant::ModelMixup, Delivery::Inference(OrderInput::Candidates { request, mut hosts })) => {
+        (
+            Plant::ModelMixup,
+            Delivery::Inference(OrderInput::CandidatesFound { request, mut hosts }),
+        ) => {
             let [one, other, _] = crate::node::models();
             for host in &mut hosts {
                 let digest = &mut host.offer.digest;
                 *digest = if *digest == one { other } else { one };
             }
-            pass(Delivery::Inference(OrderInput::Candidates {
+            pass(Delivery::Inference(OrderInput::CandidatesFound {
                 request,
                 hosts,
             }))

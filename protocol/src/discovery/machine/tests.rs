@@ -137,7 +137,7 @@ fn query() -> Query {
 }
 
 fn find(query: Query) -> Input {
-    Input::Find {
+    Input::FindCandidates {
         request: RequestId(1),
         query,
     }
@@ -152,9 +152,7 @@ fn found(effects: Vec<Effect>) -> Option<Vec<Candidate>> {
 
 fn wanted(effects: &[Effect]) -> Option<(EffectId, Vec<Subject>)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Tell(Message::ScoresWanted { ticket, subjects }) => {
-            Some((*ticket, subjects.clone()))
-        }
+        Effect::Tell(Message::ScoreHosts { id, subjects }) => Some((*id, subjects.clone())),
         _ => None,
     })
 }
@@ -173,7 +171,7 @@ fn scored(
     effects: &[Effect],
     served: &[NodeKey],
 ) -> Vec<Effect> {
-    let (ticket, subjects) = wanted(effects).unwrap();
+    let (id, subjects) = wanted(effects).unwrap();
     let cards = subjects
         .iter()
         .map(|one| {
@@ -185,19 +183,19 @@ fn scored(
             card
         })
         .collect();
-    feed(machine, now, Input::Scores { ticket, cards })
+    feed(machine, now, Input::HostsScored { id, cards })
 }
 
 /// Finds with scores that all say the same, so that price decides.
 fn hosts(machine: &mut Discovery, now: Now, query: Query) -> Vec<NodeKey> {
     let effects = feed(machine, now, find(query));
-    let Some((ticket, subjects)) = wanted(&effects) else {
+    let Some((id, subjects)) = wanted(&effects) else {
         return found(effects).unwrap().iter().map(|one| one.host).collect();
     };
     let cards = subjects
         .iter()
         .map(|one| ScoreCard::blank(one.host, one.model))
         .collect();
-    let effects = feed(machine, now, Input::Scores { ticket, cards });
+    let effects = feed(machine, now, Input::HostsScored { id, cards });
     found(effects).unwrap().iter().map(|one| one.host).collect()
 }

@@ -137,7 +137,7 @@ impl Buyer {
             None => Ok(()),
         };
         self.feed(Input::Reserved { request, result });
-        self.feed(Input::Candidates { request, hosts });
+        self.feed(Input::CandidatesFound { request, hosts });
     }
 
     /// Dials succeed at once, but for the first `no_dials` of them.

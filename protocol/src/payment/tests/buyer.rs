@@ -32,7 +32,7 @@ fn what_is_set_aside_counts_against_the_day_until_it_is_released() {
 
 fn closed(rig: &mut Rig, account: Box<OrderAccount>) {
     let unpaid = Msat::ZERO;
-    rig.give(Input::Close { account, unpaid });
+    rig.give(Input::CloseOrder { account, unpaid });
 }
 
 #[test]

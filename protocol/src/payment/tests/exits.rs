@@ -107,7 +107,7 @@ impl Leaver {
         let cost = room * u64::from(share) / 255;
         let due = dealt.carried + cost;
         let unpaid = due.saturating_sub(dealt.paid);
-        self.rig.give(Input::Close {
+        self.rig.give(Input::CloseOrder {
             account: account(n, Side::Host, key(5), cost),
             unpaid: Msat(unpaid),
         });

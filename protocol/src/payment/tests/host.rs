@@ -80,7 +80,7 @@ fn granted(effects: &[Effect]) -> Option<u64> {
 }
 
 fn close(rig: &mut Rig, n: u64, buyer: u8, cost: u64, unpaid: u64) {
-    rig.give(Input::Close {
+    rig.give(Input::CloseOrder {
         account: account(n, Side::Host, key(buyer), cost),
         unpaid: Msat(unpaid),
     });
@@ -343,7 +343,7 @@ fn new_keys_of_one_address_and_all_together_get_the_hours_free_quotas_and_no_mor
                     if credit.window == Msat(500))
             };
             given += u32::from(effects.iter().any(free));
-            rig.give(Input::Close {
+            rig.give(Input::CloseOrder {
                 account: account(number, Side::Host, NodeKey(key), 0),
                 unpaid: Msat::ZERO,
             });
@@ -394,7 +394,7 @@ fn an_end_is_confirmed_behind_what_it_writes_each_time_and_booked_once() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
     paid(&mut rig, 1, 1, 1_000, 50);
-    let end = |side, cost| Input::Close {
+    let end = |side, cost| Input::CloseOrder {
         account: account(1, side, key(5), cost),
         unpaid: Msat(700),
     };
@@ -532,7 +532,7 @@ fn as_many_orders_are_open_as_there_can_be() {
 fn the_end_of_a_strangers_order_with_nothing_in_it_writes_nothing() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
-    let effects = rig.turn(Some(Input::Close {
+    let effects = rig.turn(Some(Input::CloseOrder {
         account: account(1, Side::Host, key(5), 0),
         unpaid: Msat::ZERO,
     }));

@@ -337,7 +337,7 @@ impl World {
                 quantum: Msat(1_000),
             }
         } else {
-            Input::Close {
+            Input::CloseOrder {
                 account: account(n, Side::Host, buyer, u64::from(b)),
                 unpaid: Msat(u64::from(b) % 3_000),
             }

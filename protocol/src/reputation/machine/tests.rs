@@ -73,10 +73,10 @@ fn scores(machine: &mut Reputation, now: Now, hosts: &[(u8, u64)]) -> Vec<ScoreC
             expected_cost_msat: *cost,
         })
         .collect();
-    let ticket = EffectId(3);
-    let effects = feed(machine, now, Input::ScoresWanted { ticket, subjects });
+    let id = EffectId(3);
+    let effects = feed(machine, now, Input::ScoreHosts { id, subjects });
     match effects.into_iter().next() {
-        Some(Effect::Tell(Message::ScoresGiven { cards, .. })) => cards,
+        Some(Effect::Tell(Message::HostsScored { cards, .. })) => cards,
         other => panic!("{other:?}"),
     }
 }

@@ -141,7 +141,7 @@ impl Validator {
             return report(&label, Err(why.to_owned()), out);
         }
         let id = self.ids.fresh();
-        out.push(Effect::Tell(Message::ValidatorsWanted {
+        out.push(Effect::Tell(Message::FindValidators {
             id,
             model: label.model,
         }));

@@ -227,7 +227,7 @@ fn a_host_that_claims_no_numerics_is_not_replayed() {
     let asks = |effect: &Effect| {
         matches!(
             effect,
-            Effect::Tell(crate::message::sibling::Message::ValidatorsWanted { .. })
+            Effect::Tell(crate::message::sibling::Message::FindValidators { .. })
         )
     };
     assert!(!effects.iter().any(asks), "{effects:?}");

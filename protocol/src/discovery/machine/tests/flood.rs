@@ -89,7 +89,7 @@ fn hosts_that_only_failed_come_behind_those_that_nobody_tried() {
     seen(&mut machine, at(0), manifest(key(2), 1, at(0)));
     seen(&mut machine, at(0), manifest(key(3), 500, at(0)));
     let effects = feed(&mut machine, at(1), find(query()));
-    let (ticket, subjects) = wanted(&effects).unwrap();
+    let (id, subjects) = wanted(&effects).unwrap();
     let cards = subjects
         .iter()
         .map(|one| {
@@ -100,14 +100,14 @@ fn hosts_that_only_failed_come_behind_those_that_nobody_tried() {
             card
         })
         .collect();
-    let hosts = found(feed(&mut machine, at(2), Input::Scores { ticket, cards })).unwrap();
+    let hosts = found(feed(&mut machine, at(2), Input::HostsScored { id, cards })).unwrap();
     assert_eq!(hosts[0].host, key(3));
 }
 
 /// Finds where some hosts kept a payment and the others failed, with better scores for the former.
 fn find_among(machine: &mut Discovery, now: Now, kept: &[NodeKey]) -> Vec<NodeKey> {
     let effects = feed(machine, now, find(query()));
-    let (ticket, subjects) = wanted(&effects).unwrap();
+    let (id, subjects) = wanted(&effects).unwrap();
     let cards = subjects
         .iter()
         .map(|one| {
@@ -119,7 +119,7 @@ fn find_among(machine: &mut Discovery, now: Now, kept: &[NodeKey]) -> Vec<NodeKe
             card
         })
         .collect();
-    let hosts = found(feed(machine, now, Input::Scores { ticket, cards })).unwrap();
+    let hosts = found(feed(machine, now, Input::HostsScored { id, cards })).unwrap();
     hosts.iter().map(|one| one.host).collect()
 }
 

@@ -18,11 +18,11 @@ fn the_newest_listing_of_an_author_wins_and_relays_add_up() {
     };
     assert_eq!(feed(&mut machine, at(40), again).len(), 1);
     let effects = feed(&mut machine, at(50), Input::List { id: EffectId(9) });
-    let (ticket, subjects) = wanted(&effects).unwrap();
+    let (id, subjects) = wanted(&effects).unwrap();
     let mut card = ScoreCard::blank(subjects[0].host, subjects[0].model);
     card.total_ppm = 77;
     let cards = vec![card];
-    let effects = feed(&mut machine, at(60), Input::Scores { ticket, cards });
+    let effects = feed(&mut machine, at(60), Input::HostsScored { id, cards });
     let Some(Effect::Reply { id, hosts }) = effects.into_iter().next() else {
         panic!("no reply")
     };
@@ -236,7 +236,7 @@ fn better_scores_come_first_cooled_down_hosts_last_and_caught_ones_only_by_name(
             ..query()
         };
         let effects = feed(&mut machine, at(1), find(query));
-        let (ticket, subjects) = wanted(&effects).unwrap();
+        let (id, subjects) = wanted(&effects).unwrap();
         let cards = subjects
             .iter()
             .map(|one| {
@@ -251,7 +251,7 @@ fn better_scores_come_first_cooled_down_hosts_last_and_caught_ones_only_by_name(
                 card
             })
             .collect();
-        let effects = feed(&mut machine, at(2), Input::Scores { ticket, cards });
+        let effects = feed(&mut machine, at(2), Input::HostsScored { id, cards });
         let hosts = found(effects).unwrap();
         hosts.iter().map(|one| one.host).collect::<Vec<_>>()
     };
@@ -268,7 +268,7 @@ fn nobody_is_chosen_without_scores_unless_asked_for_by_key() {
     );
     seen(&mut machine, at(0), manifest(key(2), 500, at(0)));
     let effects = feed(&mut machine, at(1), find(query()));
-    let (ticket, _) = wanted(&effects).unwrap();
+    let (asked, _) = wanted(&effects).unwrap();
     let named = Query {
         host: Some(key(2)),
         ..query()
@@ -287,8 +287,8 @@ fn nobody_is_chosen_without_scores_unless_asked_for_by_key() {
         .filter(|effect| matches!(effect, Effect::Tell(Message::CandidatesFound { .. })));
     assert_eq!(all.count(), 1);
     assert_eq!(found(effects).unwrap().len(), 1);
-    let late = Input::Scores {
-        ticket,
+    let late = Input::HostsScored {
+        id: asked,
         cards: Vec::new(),
     };
     assert!(feed(&mut machine, at(10_002), late).is_empty());

@@ -39,7 +39,7 @@ fn where_no_host_offers_a_payment_mode_the_error_says_so() {
     let said = |mode| {
         let buyer = Buyer::new(&[], mode);
         let asked = buyer.told.iter().find_map(|message| match message {
-            Message::CandidatesWanted { query, .. } => Some(query.mode),
+            Message::FindCandidates { query, .. } => Some(query.mode),
             _ => None,
         });
         assert_eq!(asked, Some(mode));
@@ -59,7 +59,7 @@ fn where_no_host_offers_a_payment_mode_the_error_says_so() {
 fn hosts_are_ranked_by_what_they_may_bill() {
     let buyer = Buyer::new(&[1], PaymentMode::Metered);
     let query = buyer.told.iter().find_map(|message| match message {
-        Message::CandidatesWanted { query, .. } => Some(query.clone()),
+        Message::FindCandidates { query, .. } => Some(query.clone()),
         _ => None,
     });
     let most = query.unwrap().input_tokens;
@@ -275,7 +275,7 @@ fn hosts_are_asked_for_room_for_what_was_ordered() {
         let mode = PaymentMode::Metered;
         let buyer = Buyer::asking(vec![candidate(1)], mode, Msat(1_000_000), job);
         let query = buyer.told.iter().find_map(|message| match message {
-            Message::CandidatesWanted { query, .. } => Some(query.clone()),
+            Message::FindCandidates { query, .. } => Some(query.clone()),
             _ => None,
         });
         let query = query.unwrap();
@@ -403,7 +403,7 @@ fn each_wait_has_its_time_and_the_failure_says_what_was_waited_for() {
     let found = || {
         let mut buyer = reserved();
         let hosts = vec![candidate(1)];
-        buyer.feed(Input::Candidates { request, hosts });
+        buyer.feed(Input::CandidatesFound { request, hosts });
         buyer
     };
     ends(found(), 600_000, "nobody agreed to the choice in time");
@@ -436,7 +436,7 @@ fn what_comes_twice_or_too_late_changes_nothing() {
     let result = Err(Refusal::new(Code::BudgetExhausted, "late"));
     buyer.feed(Input::Reserved { request, result });
     let hosts = vec![candidate(3)];
-    buyer.feed(Input::Candidates { request, hosts });
+    buyer.feed(Input::CandidatesFound { request, hosts });
     assert_eq!((buyer.dials.len(), buyer.told.len()), (1, told));
     assert_eq!(buyer.failures(), []);
 }

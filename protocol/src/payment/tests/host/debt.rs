@@ -14,7 +14,7 @@ fn a_crash_of_the_host_forgives_no_debt_of_earlier_orders() {
         let mut account = account(2, Side::Host, key(5), cost);
         account.status = Status::Failed(Code::Interrupted);
         let unpaid = Msat::ZERO;
-        rig.give(Input::Close { account, unpaid });
+        rig.give(Input::CloseOrder { account, unpaid });
         assert_eq!(rig.report().owed_to_us, Msat(700));
     }
 }

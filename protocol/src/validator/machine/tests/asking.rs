@@ -39,7 +39,7 @@ fn candidate(node: NodeKey, numerics: Option<&str>) -> Candidate {
 
 fn wanted(effects: &[Effect]) -> Option<EffectId> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Tell(Message::ValidatorsWanted { id, .. }) => Some(*id),
+        Effect::Tell(Message::FindValidators { id, .. }) => Some(*id),
         _ => None,
     })
 }
@@ -62,7 +62,7 @@ fn ask(machine: &mut Validator) -> (EffectId, Verdict) {
         candidate(NodeKey([9; 32]), None),
         candidate(other().key(), Some(NUMERICS)),
     ];
-    let effects = feed(machine, at(1), Input::Validators { id, hosts });
+    let effects = feed(machine, at(1), Input::ValidatorsFound { id, hosts });
     let (id, chosen) = asked(&effects).unwrap();
     assert_eq!(
         chosen,
@@ -143,7 +143,7 @@ fn ask_three(machine: &mut Validator) -> (EffectId, Verdict) {
         apart(more().key(), Some("fh2"), 3),
         apart(third().key(), None, 4),
     ];
-    let effects = feed(machine, at(1), Input::Validators { id, hosts });
+    let effects = feed(machine, at(1), Input::ValidatorsFound { id, hosts });
     let (id, first) = asked(&effects).unwrap();
     assert_eq!(first, other().key());
     (id, own)
@@ -208,7 +208,7 @@ fn so_many_validators_are_asked_and_no_more() {
         ..candidate(NodeKey([n; 32]), Some(NUMERICS))
     });
     let hosts = hosts.collect();
-    let mut effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
+    let mut effects = feed(&mut machine, at(1), Input::ValidatorsFound { id, hosts });
     let mut questions = 0;
     while let Some((id, _)) = asked(&effects) {
         questions += 1;
@@ -254,7 +254,7 @@ fn a_validator_that_served_us_is_asked_before_its_equals() {
             .map(|n| candidate(NodeKey([n; 32]), Some(NUMERICS)))
             .collect();
         hosts[7].score.standing = crate::message::reputation::Standing::Served;
-        let effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
+        let effects = feed(&mut machine, at(1), Input::ValidatorsFound { id, hosts });
         assert_eq!(asked(&effects).unwrap().1, NodeKey([27; 32]));
     }
 }
@@ -293,7 +293,7 @@ fn our_own_replay_is_not_overruled_by_another_validator() {
     let own = reports(&effects).remove(0).unwrap();
     let id = wanted(&effects).unwrap();
     let hosts = vec![candidate(other().key(), None)];
-    let effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
+    let effects = feed(&mut machine, at(1), Input::ValidatorsFound { id, hosts });
     let (id, _) = asked(&effects).unwrap();
     let effects = answer(&mut machine, id, &other(), &their(&own, wrong()));
     assert!(judgements(&effects).is_empty());
@@ -336,7 +336,7 @@ fn no_validator_no_answer_and_a_slow_one_are_reported() {
     let effects = feed(&mut machine, at(0), ended(&Script::default(), true));
     let id = wanted(&effects).unwrap();
     let hosts = Vec::new();
-    let effects = feed(&mut machine, at(1), Input::Validators { id, hosts });
+    let effects = feed(&mut machine, at(1), Input::ValidatorsFound { id, hosts });
     assert!(
         reports(&effects)[0]
             .as_ref()
