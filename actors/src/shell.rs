@@ -4,6 +4,7 @@
 //! The only file that knows all five. Who gets which message is decided by
 //! `protocol::route` alone.
 
+pub mod ask;
 pub mod discovery;
 pub mod inference;
 pub mod payment;

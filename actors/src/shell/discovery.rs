@@ -1,6 +1,7 @@
 //! DiscoveryActor: relays, gossip, the self-test.
 
 use super::Shared;
+use super::ask::Asks;
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::network::{
     self, GossipMessage, Judgement, Multiaddr, NetworkEvent, NetworkHandle, PeerId, Protocol,
@@ -19,10 +20,10 @@ use protocol::limits::{ENVELOPE_WINDOW_MS, LISTING_POW_MINED_BITS, LISTING_POW_R
 use protocol::message::discovery::{Effect, HostRow, Input, Pulse, SelfTestError};
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{Manifest, Role};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -42,9 +43,6 @@ const WITHDRAWALS: &str = "withdrawals";
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// Largest pulse. Bytes. Three numbers and three identifiers.
 const MAX_PULSE_BYTES: usize = 256;
-
-/// Operators that wait for the list of hosts.
-pub type Lists = Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<Vec<HostRow>>>>>;
 
 /// The withdrawal of our listing under way, for whoever must wait until relays have it.
 pub type Withdrawal = Arc<Mutex<Option<JoinHandle<()>>>>;
@@ -67,8 +65,8 @@ pub struct DiscoveryPorts {
     pub addresses: OwnAddresses,
     /// For the self-test: can we be paid?
     pub wallet: Arc<dyn Wallet>,
-    /// Operators that wait.
-    pub lists: Lists,
+    /// Operators that wait for the list of hosts.
+    pub lists: Asks<Vec<HostRow>>,
     /// The withdrawal under way.
     pub withdrawal: Withdrawal,
 }
@@ -160,11 +158,7 @@ impl Ports<Discovery> for DiscoveryPorts {
                     }
                 });
             }
-            Effect::Reply { id, hosts } => {
-                if let Some(waiting) = self.lists.lock().remove(&id) {
-                    let _ = waiting.send(hosts);
-                }
-            }
+            Effect::Reply { id, hosts } => self.lists.answer(id, hosts),
             Effect::Notice(text) => tracing::warn!("{text}"),
             Effect::News(text) => tracing::info!("{text}"),
         }

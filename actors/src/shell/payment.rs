@@ -1,20 +1,18 @@
 //! PaymentActor: the wallet.
 
 use super::Shared;
+use super::ask::Asks;
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::wallet::{
     EventId, Incoming, Outgoing, PayOutcome as WalletOutcome, Payment as Pay, Wallet, WalletError,
     WalletEvent,
 };
 use futures::StreamExt;
-use parking_lot::Mutex;
-use protocol::ids::{EffectId, PaymentHash};
+use protocol::ids::PaymentHash;
 use protocol::message::payment::{Effect, Input, LookupOutcome, PayOutcome, Report, Side};
 use protocol::money::Msat;
 use protocol::payment::Payment;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 /// The actor.
 pub type PaymentActor = Driver<Payment, PaymentPorts>;
@@ -23,17 +21,14 @@ pub type PaymentActor = Driver<Payment, PaymentPorts>;
 const FREE_SPACE: &str =
     "make sure that the data folder's disk is writable and has space, then start again";
 
-/// Operators that wait for the books.
-pub type Reports = Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<Report>>>>;
-
 /// What PaymentActor touches.
 pub struct PaymentPorts {
     /// Addresses, runtime, storage.
     pub shared: Shared,
     /// The wallet.
     pub wallet: Arc<dyn Wallet>,
-    /// Operators that wait.
-    pub reports: Reports,
+    /// Operators that wait for the books.
+    pub reports: Asks<Report>,
 }
 
 impl Ports<Payment> for PaymentPorts {
@@ -114,11 +109,7 @@ impl Ports<Payment> for PaymentPorts {
                     }
                 });
             }
-            Effect::Reply { id, report } => {
-                if let Some(waiting) = self.reports.lock().remove(&id) {
-                    let _ = waiting.send(*report);
-                }
-            }
+            Effect::Reply { id, report } => self.reports.answer(id, *report),
         }
         Performed::Done
     }
@@ -323,7 +314,7 @@ mod tests {
     use crate::ports::wallet::{Balance, EventStream, Invoice, Network};
     use futures::FutureExt;
     use futures::future::BoxFuture;
-    use protocol::ids::{LightningId, Preimage};
+    use protocol::ids::{EffectId, LightningId, Preimage};
     use std::future::ready;
 
     /// A wallet that knows its balance and nothing else.
@@ -418,7 +409,7 @@ mod tests {
             let mut ports = PaymentPorts {
                 shared: heard.shared.clone(),
                 wallet: Arc::new(Scripted(balance)),
-                reports: Reports::default(),
+                reports: Asks::default(),
             };
             ports.perform(Effect::CheckBalance { id: EffectId(7) });
             let input = heard.payment.recv().await.unwrap();

@@ -4,6 +4,7 @@ use super::discovery::{OwnAddresses, follow_relays, judge};
 use super::inference::{Counts, InferencePorts};
 use super::*;
 use crate::driver::Ports;
+use crate::node::streams::{Acceptors, attend_swarm};
 use crate::ports::blob::{Blobs, Vocabularies};
 use crate::ports::compute::Output;
 use crate::ports::network::{self, GossipMessage, Identity, Judgement, NetworkEvent};
@@ -379,7 +380,8 @@ fn a_node_stops_when_nobody_hears_its_swarms_or_relays_any_more() {
     with(|heard| async move {
         let (_, events) = mpsc::channel(1);
         let blobs = Blobs::new(Default::default(), Default::default(), Default::default());
-        crate::node::attend_swarm(&heard.shared, "a swarm", Default::default(), blobs, events);
+        let acceptors = Acceptors::of(&heard.shared, &Default::default(), blobs);
+        attend_swarm(&heard.shared, "a swarm", acceptors, events);
         assert!(ended(&heard.shared).await.ends_with("a swarm"));
     });
     with(|heard| async move {

@@ -5,23 +5,21 @@ mod replays;
 pub use replays::Replays;
 
 use super::Shared;
+use super::ask::Asks;
 use super::streams::{Arrival, Streams};
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
 use crate::ports::compute::{CancelFlag, Compute};
 use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
-use parking_lot::Mutex;
 use protocol::codec;
-use protocol::ids::{EffectId, OrderId};
+use protocol::ids::OrderId;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::message::validator::{Effect, Input, Unrepeatable};
 use protocol::refusal::{Code, Refusal};
 use protocol::validator::Validator;
 use protocol::wire::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::wire::envelope::Signed;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 
 /// The actor.
 pub type ValidatorActor = Driver<Validator, ValidatorPorts>;
@@ -49,9 +47,6 @@ pub struct VerdictNote {
     pub result: Result<Box<Verdict>, String>,
 }
 
-/// Operators that wait for a judgement.
-pub type Judgements = Arc<Mutex<BTreeMap<EffectId, oneshot::Sender<Verdict>>>>;
-
 /// What ValidatorActor touches.
 pub struct ValidatorPorts {
     /// Addresses, runtime, storage.
@@ -66,8 +61,8 @@ pub struct ValidatorPorts {
     pub replays: Replays,
     /// Shows verdicts.
     pub notes: broadcast::Sender<VerdictNote>,
-    /// Operators that wait.
-    pub judgements: Judgements,
+    /// Operators that wait for a judgement.
+    pub judgements: Asks<Verdict>,
 }
 
 impl Ports<Validator> for ValidatorPorts {
@@ -125,11 +120,7 @@ impl Ports<Validator> for ValidatorPorts {
                 // No subscriber is no error: the verdict is in storage too.
                 let _ = self.notes.send(VerdictNote { order, result });
             }
-            Effect::Reply { id, verdict } => {
-                if let Some(waiting) = self.judgements.lock().remove(&id) {
-                    let _ = waiting.send(*verdict);
-                }
-            }
+            Effect::Reply { id, verdict } => self.judgements.answer(id, *verdict),
         }
         Performed::Done
     }

@@ -1,0 +1,392 @@
+//! The start of a node: its swarms, its relays, its machines and their ports, and who tells whom.
+
+use super::announce::own_listing;
+use super::offers::Offers;
+use super::streams::{Acceptors, attend_swarm};
+use super::{Inner, Node, NodeConfig, NodeError, SystemThread};
+use crate::clock::{Clock, SystemClock, wall_now};
+use crate::driver::{Begin, Deliver, Driver, Flush, Halt};
+use crate::keys::NodeKeys;
+use crate::ports::blob::{self, Blobs, Vocabularies};
+use crate::ports::compute::Compute;
+use crate::ports::network::{
+    self, Identity, Network as Swarm, NetworkEvent, NetworkHandle, Protocol,
+};
+use crate::ports::relay::{RelayConfig, RelayPool, SecretSigner, listing};
+use crate::ports::storage::Storage;
+use crate::ports::wallet::Wallet;
+use crate::shell::ask::Asks;
+use crate::shell::discovery::{
+    DiscoveryPorts, OwnAddresses, Withdrawal, attend_relays, judge as judge_gossip,
+};
+use crate::shell::inference::{Clients, Counts, InferencePorts};
+use crate::shell::payment::{self as payment_shell, PaymentPorts};
+use crate::shell::reputation::ReputationPorts;
+use crate::shell::streams::Streams;
+use crate::shell::validator::{Replays, ValidatorPorts};
+use crate::shell::{Addresses, Shared};
+use actix::{Actor, Addr, Arbiter};
+use protocol::crypto::{Crypto, DerivedOrderKeys, Secp};
+use protocol::machine::{Machine, Secrets};
+use protocol::time::Now;
+use protocol::wire::manifest::Role;
+use protocol::{discovery, inference, payment, reputation, validator};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+impl Node {
+    /// Starts a node on the current (multi-thread) tokio runtime.
+    ///
+    /// # Errors
+    /// When a port does not start; nothing is left running then.
+    pub async fn start(
+        config: NodeConfig,
+        wallet: Arc<dyn Wallet>,
+        compute: Compute,
+        storage: Storage,
+    ) -> Result<Node, NodeError> {
+        let clock = SystemClock::start();
+        let shared = Shared::new(tokio::runtime::Handle::current(), storage);
+        let signer = Secp::from_secret(&config.keys.node).ok_or(NodeError::Keys)?;
+        let key = signer.key();
+        let event_signer =
+            Arc::new(SecretSigner::from_secret(&config.keys.node).ok_or(NodeError::Keys)?);
+
+        let (dialer, dialer_events) = start_dialer(&config).await?;
+        let (serving, serving_events) = match start_serving(&config).await? {
+            Some((handle, events)) => (Some(handle), Some(events)),
+            None => (None, None),
+        };
+        let (relays, relay_events) = if config.relays.is_empty() {
+            (None, None)
+        } else {
+            let reader = relay_reader(&config.roles, &event_signer);
+            let relay_config = RelayConfig::new(config.relays.clone()).with_auth(reader);
+            let (handle, events) = RelayPool::start(relay_config)?;
+            handle
+                .subscribe(
+                    "listings",
+                    listing::filters(config.network.name(), wall_now()),
+                )
+                .await?;
+            (Some(handle), Some(events))
+        };
+
+        let streams = Streams::default();
+        let clients = Clients::default();
+        let reports = Asks::default();
+        let lists = Asks::default();
+        let judgements = Asks::default();
+        let withdrawal = Withdrawal::default();
+        let (notes, _) = broadcast::channel(256);
+        let start = MachineStart {
+            keys: &config.keys,
+            storage: &shared.storage,
+            now: clock.now(),
+        };
+        let discovery_machine: discovery::Discovery = start.recover(config.discovery.clone())?;
+        let payment_machine: payment::Payment = start.recover(config.payment.clone())?;
+        let inference_machine: inference::Inference = start.recover(config.orders.clone())?;
+        let validator_machine: validator::Validator = start.recover(config.validator.clone())?;
+        let reputation_machine: reputation::Reputation =
+            start.recover(config.reputation.clone())?;
+
+        let discovery_ports = DiscoveryPorts {
+            shared: shared.clone(),
+            network: config.network,
+            relays: relays.clone(),
+            signer: event_signer,
+            gossip: serving.clone().unwrap_or_else(|| dialer.clone()),
+            dialer: dialer.clone(),
+            addresses: OwnAddresses {
+                network: config.network,
+                announce: config.announce.clone(),
+                serving: serving.clone(),
+            },
+            wallet: wallet.clone(),
+            lists: lists.clone(),
+            withdrawal: withdrawal.clone(),
+        };
+        let payment_ports = PaymentPorts {
+            shared: shared.clone(),
+            wallet: wallet.clone(),
+            reports: reports.clone(),
+        };
+        let vocabularies = Vocabularies::new(
+            compute.clone(),
+            config.vocabularies.clone(),
+            dialer_config(&config),
+        );
+        let inference_ports = InferencePorts {
+            shared: shared.clone(),
+            dialer: dialer.clone(),
+            dial: dialer_config(&config),
+            streams: streams.clone(),
+            compute: compute.clone(),
+            vocabularies: vocabularies.clone(),
+            counts: Counts::new(counts_at_once()),
+            clients: clients.clone(),
+        };
+        let validator_ports = ValidatorPorts {
+            shared: shared.clone(),
+            dialer: dialer.clone(),
+            streams: streams.clone(),
+            compute: compute.clone(),
+            notes: notes.clone(),
+            judgements: judgements.clone(),
+            replays: Replays::default(),
+        };
+        let reputation_ports = ReputationPorts {
+            shared: shared.clone(),
+        };
+
+        let (system, actors) = spawn_actors(move || Actors {
+            discovery: on_arbiter(Driver::new(discovery_machine, discovery_ports, clock)),
+            payment: on_arbiter(Driver::new(payment_machine, payment_ports, clock)),
+            inference: on_arbiter(Driver::new(inference_machine, inference_ports, clock)),
+            validator: on_arbiter(Driver::new(validator_machine, validator_ports, clock)),
+            reputation: on_arbiter(Driver::new(reputation_machine, reputation_ports, clock)),
+        })
+        .await?;
+        let addresses = Addresses {
+            discovery: actors.discovery.clone().recipient::<Deliver<_>>(),
+            payment: actors.payment.clone().recipient::<Deliver<_>>(),
+            inference: actors.inference.clone().recipient::<Deliver<_>>(),
+            validator: actors.validator.clone().recipient::<Deliver<_>>(),
+            reputation: actors.reputation.clone().recipient::<Deliver<_>>(),
+        };
+        shared.connect(addresses);
+        // Only now may they speak: what a recovered machine tells its siblings must arrive.
+        actors.begin();
+        let orders = actors.inference.clone();
+        // Those whose words make others write come first.
+        let flushes = vec![
+            actors.inference.clone().recipient::<Flush>(),
+            actors.validator.clone().recipient::<Flush>(),
+            actors.discovery.clone().recipient::<Flush>(),
+            actors.payment.clone().recipient::<Flush>(),
+            actors.reputation.clone().recipient::<Flush>(),
+        ];
+        let halts = vec![
+            actors.inference.recipient::<Halt>(),
+            actors.payment.recipient::<Halt>(),
+            actors.discovery.recipient::<Halt>(),
+            actors.validator.recipient::<Halt>(),
+            actors.reputation.recipient::<Halt>(),
+        ];
+
+        let listed = config
+            .serve
+            .iter()
+            .map(|model| model.offer.digest)
+            .collect();
+        let blobs = Blobs::new(compute.clone(), listed, blob::Bounds::default());
+        let acceptors = Acceptors::of(&shared, &streams, blobs);
+        let outgoing = "the events of outgoing connections";
+        attend_swarm(&shared, outgoing, acceptors.clone(), dialer_events);
+        if let Some(events) = serving_events {
+            let incoming = "the events of incoming connections";
+            attend_swarm(&shared, incoming, acceptors, events);
+        }
+        if let Some(events) = relay_events {
+            attend_relays(&shared, config.network, relays.clone(), events);
+        }
+        let payments = payment_shell::follow(shared.clone(), wallet.clone());
+        // A wallet that is not there has no events.
+        shared.supervise_panics("the events of the wallet", payments);
+
+        let offers = Offers::new(
+            shared.clone(),
+            compute.clone(),
+            config.serve.clone(),
+            config.roles.contains(&Role::Host),
+            own_listing(&config, key, wallet.as_ref()),
+        );
+        let node = Node {
+            inner: Arc::new(Inner {
+                key,
+                roles: config.roles.clone(),
+                network: config.network,
+                shared,
+                orders,
+                flushes,
+                halts,
+                offers,
+                withdrawal,
+                draining: AtomicBool::new(false),
+                compute,
+                vocabularies,
+                wallet,
+                serving,
+                dialer,
+                relays,
+                clients,
+                reports,
+                lists,
+                judgements,
+                notes,
+                next: AtomicU64::new(1),
+                system: parking_lot::Mutex::new(Some(system)),
+            }),
+        };
+        let offers = &node.inner.offers;
+        offers.tell().await;
+        node.inner
+            .shared
+            .supervise_panics("the watch over engines", offers.attend());
+        Ok(node)
+    }
+}
+
+type Mailbox<M, P> = Addr<Driver<M, P>>;
+
+struct Actors {
+    discovery: Mailbox<discovery::Discovery, DiscoveryPorts>,
+    payment: Mailbox<payment::Payment, PaymentPorts>,
+    inference: Mailbox<inference::Inference, InferencePorts>,
+    validator: Mailbox<validator::Validator, ValidatorPorts>,
+    reputation: Mailbox<reputation::Reputation, ReputationPorts>,
+}
+
+impl Actors {
+    /// Lets all five recover and take their inputs.
+    fn begin(&self) {
+        // The mailboxes are new, so there is room; an actor that is gone is noticed elsewhere.
+        let _ = self.reputation.try_send(Begin);
+        let _ = self.payment.try_send(Begin);
+        let _ = self.discovery.try_send(Begin);
+        let _ = self.validator.try_send(Begin);
+        let _ = self.inference.try_send(Begin);
+    }
+}
+
+/// Prompts of strangers that are rendered, tokenised and compiled at once: half the cores, for the
+/// other half serves those who paid, and fewer than there are renderers.
+fn counts_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2).min(2))
+}
+
+/// Who a relay that asks (NIP-42) is told to be talking to. A node that publishes nothing under its
+/// key does not tell it to relays either.
+fn relay_reader(roles: &[Role], node: &Arc<SecretSigner>) -> Arc<SecretSigner> {
+    match roles.iter().any(|role| *role != Role::Client) {
+        true => node.clone(),
+        false => Arc::new(SecretSigner::random()),
+    }
+}
+
+/// A seed of this run alone: nonces of two runs must never be the same.
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut seed);
+    seed
+}
+
+fn dialer_config(config: &NodeConfig) -> network::Config {
+    network::Config {
+        bootstrap: config.bootstrap.clone(),
+        judge: judge_gossip,
+        ..network::Config::client(config.network.name())
+    }
+}
+
+async fn start_dialer(
+    config: &NodeConfig,
+) -> Result<(NetworkHandle, mpsc::Receiver<NetworkEvent>), NodeError> {
+    Ok(Swarm::start(dialer_config(config), Identity::ephemeral()).await?)
+}
+
+async fn start_serving(
+    config: &NodeConfig,
+) -> Result<Option<(NetworkHandle, mpsc::Receiver<NetworkEvent>)>, NodeError> {
+    let serves = config.roles.iter().any(|role| *role != Role::Client);
+    if !serves || config.listen.is_empty() {
+        return Ok(None);
+    }
+    let mut serving = network::Config::serving(config.network.name(), config.listen.clone());
+    serving.external.clone_from(&config.announce);
+    serving.bootstrap.clone_from(&config.bootstrap);
+    serving.judge = judge_gossip;
+    serving.accept.clear();
+    if config.roles.contains(&Role::Host) {
+        serving.accept.push(Protocol::Order);
+        serving.accept.push(Protocol::Blob);
+    }
+    if config.roles.contains(&Role::Validator) {
+        serving.accept.push(Protocol::Audit);
+    }
+    let identity = Identity::from_secret(config.keys.node).map_err(|_| NodeError::Keys)?;
+    Ok(Some(Swarm::start(serving, identity).await?))
+}
+
+/// Starts one actor on an arbiter (thread) of its own.
+fn on_arbiter<A>(actor: A) -> Addr<A>
+where
+    A: Actor<Context = actix::Context<A>> + Send,
+{
+    A::start_in_arbiter(&Arbiter::new().handle(), move |_| actor)
+}
+
+/// What the machines of a node have in common at a start.
+struct MachineStart<'a> {
+    keys: &'a NodeKeys,
+    storage: &'a Storage,
+    now: Now,
+}
+
+impl MachineStart<'_> {
+    /// A machine as it comes out of its records. One that knows half of its past must not act
+    /// on it.
+    fn recover<M: Machine>(&self, config: M::Config) -> Result<M, NodeError> {
+        let secrets = Secrets {
+            node: Box::new(Secp::from_secret(&self.keys.node).ok_or(NodeError::Keys)?),
+            orders: Box::new(DerivedOrderKeys::new(self.keys.order)),
+            seed: seed(),
+        };
+        let mut unread = None;
+        let records = self.storage.records(M::TABLES, &mut unread);
+        let machine = M::recover(config, secrets, records, self.now);
+        unread.map_or(Ok(machine), |error| Err(error.into()))
+    }
+}
+
+/// Runs an actix system on a thread of its own and starts the actors in it.
+async fn spawn_actors(
+    make: impl FnOnce() -> Actors + Send + 'static,
+) -> Result<(SystemThread, Actors), NodeError> {
+    let (sender, ready) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("actors".to_owned())
+        .spawn(move || {
+            let runner = actix::System::new();
+            runner.block_on(async move {
+                let _ = sender.send((actix::System::current(), make()));
+            });
+            if let Err(error) = runner.run() {
+                tracing::error!(%error, "the actors' system failed");
+            }
+        })
+        .map_err(|error| NodeError::Actors {
+            reason: error.to_string(),
+        })?;
+    let (system, actors) = ready.await.map_err(|_| NodeError::Actors {
+        reason: "they ended at once".to_owned(),
+    })?;
+    Ok((SystemThread { system, thread }, actors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::relay::EventSigner;
+
+    #[test]
+    fn a_mere_client_shows_relays_no_node_key() {
+        let node = Arc::new(SecretSigner::random());
+        let host = relay_reader(&[Role::Client, Role::Host], &node);
+        assert_eq!(host.author(), node.author());
+        let client = relay_reader(&[Role::Client], &node);
+        assert_ne!(client.author(), node.author());
+    }
+}
