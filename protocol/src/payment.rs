@@ -59,7 +59,7 @@ use saga::Saga;
 use std::collections::BTreeMap;
 pub use sweep::UNPAID_KEPT_MS;
 use sweep::{SWEPT, SWEPT_UNPAID, Sweep};
-use turn::{Job, RecordError, Timers, Turn};
+use turn::{RecordError, TimerKind, Timers, Turn};
 use unpaid::Unpaid;
 
 /// What the owner of the node allows, and how patient it is.
@@ -261,8 +261,9 @@ impl Payment {
         self.ledger.close(turn, account);
     }
 
-    /// Between one and one and an eighth times `ms`, at least one: spreads what would collide.
-    fn spread(&mut self, ms: u64) -> u64 {
+    /// Adds up to an eighth of random jitter to `ms`, so that polls armed together do not fire
+    /// together. Never returns 0.
+    fn with_jitter(&mut self, ms: u64) -> u64 {
         let extra = (ms / 8).saturating_mul(u64::from(self.rng.next_u32())) >> 32;
         ms.saturating_add(extra).max(1)
     }
@@ -348,7 +349,7 @@ impl Machine for Payment {
             }
             Input::InvoiceCreated { id, result } => self.invoice_created(turn_ref, id, result),
             Input::PayDone { hash, outcome, .. } => {
-                self.learn(turn_ref, &hash, outcome.into());
+                self.apply_update(turn_ref, &hash, outcome.into());
             }
             Input::LookedUp { id, hash, outcome } => self.looked_up(turn_ref, id, hash, outcome),
             Input::Received { event, hash, msat } => self.received(turn_ref, event, hash, msat),
@@ -371,10 +372,10 @@ impl Machine for Payment {
         let mut turn = Turn::new(now);
         for job in self.timers.due(now.tick) {
             match job {
-                Job::Outgoing(hash) => self.look_after(&mut turn, hash),
-                Job::Incoming(hash) => self.look_in(&mut turn, hash),
-                Job::Balance(id) => self.balance_checked(&mut turn, id, None),
-                Job::Invoice(id) => {
+                TimerKind::Outgoing(hash) => self.poll_outgoing(&mut turn, hash),
+                TimerKind::Incoming(hash) => self.poll_incoming(&mut turn, hash),
+                TimerKind::Balance(id) => self.balance_checked(&mut turn, id, None),
+                TimerKind::Invoice(id) => {
                     let reason = "the wallet did not answer in time".to_owned();
                     self.invoice_created(&mut turn, id, Err(reason));
                 }

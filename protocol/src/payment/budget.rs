@@ -76,18 +76,18 @@ pub(super) struct Bound {
     in_flight: usize,
 }
 
-/// What a payment may use.
+/// Permission to send one payment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Leave {
+pub(super) struct SpendGrant {
     /// The budget it is charged to.
     pub budget: String,
     /// Its fee limit: as asked for, or what the order has left.
     pub max_fee: Msat,
 }
 
-/// A payment under way, as the budgets see it.
+/// A payment that counts against a budget and whose outcome is not final.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hold {
+pub(super) struct PendingSpend {
     /// The order.
     pub order: OrderId,
     /// Which invoice.
@@ -102,7 +102,7 @@ pub(super) struct Hold {
     pub max_fee: Msat,
 }
 
-impl Hold {
+impl PendingSpend {
     /// What it takes at most.
     fn most(&self) -> Msat {
         self.msat.saturating_add(self.max_fee)
@@ -138,7 +138,12 @@ impl Budgets {
     }
 
     /// Checks every cap for a payment.
-    pub fn allow(&self, config: &Config, today: u64, pay: &PayRequest) -> Result<Leave, Refusal> {
+    pub fn allow(
+        &self,
+        config: &Config,
+        today: u64,
+        pay: &PayRequest,
+    ) -> Result<SpendGrant, Refusal> {
         let found = self.requests.get(&pay.order).and_then(|request| {
             let reservation = self.reservations.get(request)?;
             let reservation = reservation.check.is_none().then_some(reservation)?;
@@ -157,11 +162,11 @@ impl Budgets {
         if left.over {
             return Err(left.refusal(pay.msat, "this payment takes"));
         }
-        Ok(Leave { budget, max_fee })
+        Ok(SpendGrant { budget, max_fee })
     }
 
     /// A payment allowed before is under way.
-    pub fn hold(&mut self, hold: &Hold, hash: PaymentHash) {
+    pub fn hold(&mut self, hold: &PendingSpend, hash: PaymentHash) {
         add(&mut self.held, hold, hold.most());
         if let Some((sums, bound)) = self.order(&hold.order) {
             sums.take(hold.msat, hold.max_fee);
@@ -171,7 +176,7 @@ impl Budgets {
     }
 
     /// A payment under way ended: it cost that fee, or was not made.
-    pub fn end(&mut self, hold: &Hold, fee: Option<Msat>) {
+    pub fn end(&mut self, hold: &PendingSpend, fee: Option<Msat>) {
         let key = (hold.day, hold.budget.clone());
         if let Some(held) = self.held.get_mut(&key) {
             *held = held.saturating_sub(hold.most());
@@ -195,7 +200,7 @@ impl Budgets {
     }
 
     /// A payment that had failed was paid after all.
-    pub fn revive(&mut self, hold: &Hold, hash: PaymentHash, fee: Msat) {
+    pub fn revive(&mut self, hold: &PendingSpend, hash: PaymentHash, fee: Msat) {
         if let Some((sums, bound)) = self.order(&hold.order) {
             sums.take(hold.msat, fee);
             bound.seqs.insert(hold.seq, hash);
@@ -223,7 +228,7 @@ impl Budgets {
     }
 
     /// Holds for a payment found in the ledger at start.
-    pub fn resume(&mut self, hold: &Hold) {
+    pub fn resume(&mut self, hold: &PendingSpend) {
         add(&mut self.held, hold, hold.most());
     }
 
@@ -349,7 +354,7 @@ impl Left {
     }
 }
 
-fn add(sums: &mut BTreeMap<(u64, String), Msat>, hold: &Hold, part: Msat) {
+fn add(sums: &mut BTreeMap<(u64, String), Msat>, hold: &PendingSpend, part: Msat) {
     let sum = sums.entry((hold.day, hold.budget.clone())).or_default();
     *sum = sum.saturating_add(part);
 }

@@ -28,7 +28,7 @@
 
 use super::Payment;
 use super::credit::{Punctuality, Settlement};
-use super::turn::{Extra, Job, Turn};
+use super::turn::{Extra, TimerKind, Turn};
 use super::unpaid::Whose;
 use crate::ids::{EffectId, NodeKey, OrderId, PaymentHash, Preimage};
 use crate::machine::Table;
@@ -115,7 +115,7 @@ impl Payment {
         self.unpaid.add(making.whose);
         let id = self.ids.fresh();
         let timeout = turn.now.tick.after_ms(self.config.wallet_timeout_ms.max(1));
-        self.timers.set(Job::Invoice(id), timeout);
+        self.timers.set(TimerKind::Invoice(id), timeout);
         self.credits.touch(turn.now, &making.order);
         turn.then(Effect::CreateInvoice {
             id,
@@ -133,7 +133,7 @@ impl Payment {
         id: EffectId,
         result: Result<(String, PaymentHash), String>,
     ) {
-        self.timers.clear(Job::Invoice(id));
+        self.timers.clear(TimerKind::Invoice(id));
         let Some(making) = self.making.remove(&id) else {
             return; // Given up: nobody saw the invoice.
         };
@@ -190,7 +190,7 @@ impl Payment {
         let life_ms = entry.expires.ms_since(entry.created);
         let invoice = self.invoice(whose, None, life_ms);
         self.watch(now, entry.hash, invoice, 0);
-        self.timers.set(Job::Incoming(entry.hash), now.tick);
+        self.timers.set(TimerKind::Incoming(entry.hash), now.tick);
     }
 
     /// Whose the invoices of a buyer are.
@@ -215,7 +215,8 @@ impl Payment {
         let ms = left_ms
             .saturating_add(self.config.unknown_grace_ms)
             .saturating_add(1);
-        self.timers.set(Job::Incoming(hash), now.tick.after_ms(ms));
+        self.timers
+            .set(TimerKind::Incoming(hash), now.tick.after_ms(ms));
     }
 
     /// An order ended and nothing was given or taken: its entry invoice is nobody's care any
@@ -267,8 +268,9 @@ impl Payment {
         turn.then(Effect::Acknowledge { event });
     }
 
-    /// Time to ask after an invoice: at its end, or after a restart.
-    pub(super) fn look_in(&mut self, turn: &mut Turn, hash: PaymentHash) {
+    /// Asks the wallet whether the invoice of `hash` was paid, and arms the next poll. Due when the
+    /// invoice expires, and after a restart.
+    pub(super) fn poll_incoming(&mut self, turn: &mut Turn, hash: PaymentHash) {
         let id = self.ids.fresh();
         let Some(invoice) = self.invoices.get_mut(&hash) else {
             return;
@@ -276,9 +278,9 @@ impl Payment {
         invoice.asked = Some((id, turn.now));
         let pause = invoice.pause_ms;
         invoice.pause_ms = pause.saturating_mul(2).min(self.config.lookup_max_ms);
-        let pause = self.spread(pause);
+        let pause = self.with_jitter(pause);
         self.timers
-            .set(Job::Incoming(hash), turn.now.tick.after_ms(pause));
+            .set(TimerKind::Incoming(hash), turn.now.tick.after_ms(pause));
         let side = Side::Host;
         turn.then(Effect::Lookup { id, hash, side });
     }
@@ -314,7 +316,7 @@ impl Payment {
                     invoice.pause_ms = pause;
                 }
                 let at = turn.now.tick.after_ms(left.saturating_add(1));
-                self.timers.set(Job::Incoming(hash), at);
+                self.timers.set(TimerKind::Incoming(hash), at);
             }
         }
     }
@@ -384,7 +386,7 @@ impl Payment {
     }
 
     fn unwatch(&mut self, turn: &mut Turn, hash: &PaymentHash, order: &OrderId) -> Option<Invoice> {
-        self.timers.clear(Job::Incoming(*hash));
+        self.timers.clear(TimerKind::Incoming(*hash));
         let invoice = self.invoices.remove(hash)?;
         turn.delete(Table::Incoming, &hash.0);
         self.unpaid.remove(invoice.whose);

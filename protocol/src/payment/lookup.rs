@@ -3,18 +3,19 @@
 //! Not a state of its own: `saga` has the states and the table of failures.
 
 use super::Payment;
-use super::saga::{News, UNPROVED};
-use super::turn::{Job, Turn};
+use super::saga::{PaymentUpdate, UNPROVED};
+use super::turn::{TimerKind, Turn};
 use crate::ids::{EffectId, PaymentHash};
 use crate::message::payment::{Effect, LookupOutcome, Side};
 use crate::time::Now;
 
 impl Payment {
-    /// Time to ask the wallet; a payment that it was silent about becomes unknown first.
-    pub(super) fn look_after(&mut self, turn: &mut Turn, hash: PaymentHash) {
+    /// Asks the wallet for the outcome of `hash` and arms the next poll. A payment without a result
+    /// after `pay_timeout_ms` is first marked `Unknown`.
+    pub(super) fn poll_outgoing(&mut self, turn: &mut Turn, hash: PaymentHash) {
         let waited = self.config.pay_timeout_ms;
         let reason = format!("the wallet gave no result for {} s", waited / 1_000);
-        self.learn(turn, &hash, News::Unknown { reason });
+        self.apply_update(turn, &hash, PaymentUpdate::Unknown { reason });
         let id = self.ids.fresh();
         let Some(saga) = self.sagas.get_mut(&hash) else {
             return;
@@ -22,9 +23,9 @@ impl Payment {
         saga.asked = Some((id, turn.now));
         let pause = saga.pause_ms;
         saga.pause_ms = pause.saturating_mul(2).min(self.config.lookup_max_ms);
-        let pause = self.spread(pause);
+        let pause = self.with_jitter(pause);
         self.timers
-            .set(Job::Outgoing(hash), turn.now.tick.after_ms(pause));
+            .set(TimerKind::Outgoing(hash), turn.now.tick.after_ms(pause));
         let side = Side::Buyer;
         turn.then(Effect::Lookup { id, hash, side });
     }
@@ -73,17 +74,17 @@ impl Payment {
         };
         let news = match outcome {
             LookupOutcome::Settled { preimage, fee, .. } if proved => {
-                News::Settled { preimage, fee }
+                PaymentUpdate::Settled { preimage, fee }
             }
-            LookupOutcome::Failed => News::Failed {
+            LookupOutcome::Failed => PaymentUpdate::Failed {
                 reason: "the wallet says that it failed".to_owned(),
             },
-            LookupOutcome::NotFound if believed => News::Failed {
+            LookupOutcome::NotFound if believed => PaymentUpdate::Failed {
                 reason: "the invoice has expired and the wallet never heard of it".to_owned(),
             },
             // Pending, not found yet, no answer, or paid without a proof yet: asked again.
             _ => return,
         };
-        self.learn(turn, hash, news);
+        self.apply_update(turn, hash, news);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::Payment;
 use super::budget::{DAY_MS, Reservation, Sums, day};
-use super::turn::{Job, Turn};
+use super::turn::{TimerKind, Turn};
 use crate::ids::{EffectId, RequestId};
 use crate::limits;
 use crate::message::payment::Effect;
@@ -42,7 +42,7 @@ impl Payment {
         }
         let id = self.ids.fresh();
         let timeout = turn.now.tick.after_ms(self.config.wallet_timeout_ms);
-        self.timers.set(Job::Balance(id), timeout);
+        self.timers.set(TimerKind::Balance(id), timeout);
         self.budgets.checks.insert(id, request);
         let reservation = Reservation {
             budget,
@@ -87,7 +87,7 @@ impl Payment {
         id: EffectId,
         spendable: Option<Msat>,
     ) {
-        self.timers.clear(Job::Balance(id));
+        self.timers.clear(TimerKind::Balance(id));
         let Some(request) = self.budgets.checks.remove(&id) else {
             return; // Released, or given up.
         };
@@ -136,7 +136,7 @@ impl Payment {
         };
         if let Some(id) = reservation.check {
             self.budgets.checks.remove(&id);
-            self.timers.clear(Job::Balance(id));
+            self.timers.clear(TimerKind::Balance(id));
         }
         for order in reservation.orders.keys() {
             self.budgets.requests.remove(order);

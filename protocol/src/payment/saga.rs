@@ -39,8 +39,8 @@
 //! | after the result is written, before the acknowledgement | the result | the event comes again and is acknowledged |
 
 use super::Payment;
-use super::budget::{self, Hold};
-use super::turn::{Extra, Job, Turn};
+use super::budget::{self, PendingSpend};
+use super::turn::{Extra, TimerKind, Turn};
 use crate::ids::{EffectId, NodeKey, PaymentHash, Preimage};
 use crate::limits;
 use crate::machine::Table;
@@ -65,7 +65,7 @@ pub(super) const UNPROVED: u32 = 8;
 /// What is remembered of a payment whose fate is open; its entry is in the ledger.
 #[derive(Debug)]
 pub(super) struct Saga {
-    pub hold: Hold,
+    pub hold: PendingSpend,
     /// When the wallet was asked, if that was in this run: the wall clock may jump.
     began: Option<Tick>,
     /// Look-ups that said "settled" and gave no proof.
@@ -86,9 +86,9 @@ impl Saga {
     }
 }
 
-/// What was learned of a payment.
+/// What the wallet reports of a payment.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum PaymentUpdate {
     /// It was paid; some wallets give no proof.
     Settled {
         preimage: Option<Preimage>,
@@ -96,19 +96,19 @@ pub(super) enum News {
     },
     /// It was not, and will not be.
     Failed { reason: String },
-    /// Nobody knows.
+    /// The wallet cannot tell.
     Unknown { reason: String },
 }
 
-impl From<PayOutcome> for News {
-    fn from(outcome: PayOutcome) -> News {
+impl From<PayOutcome> for PaymentUpdate {
+    fn from(outcome: PayOutcome) -> PaymentUpdate {
         match outcome {
-            PayOutcome::Settled { preimage, fee } => News::Settled {
+            PayOutcome::Settled { preimage, fee } => PaymentUpdate::Settled {
                 preimage: Some(preimage),
                 fee,
             },
-            PayOutcome::Failed { reason } => News::Failed { reason },
-            PayOutcome::Unknown => News::Unknown {
+            PayOutcome::Failed { reason } => PaymentUpdate::Failed { reason },
+            PayOutcome::Unknown => PaymentUpdate::Unknown {
                 reason: "the wallet does not know yet".to_owned(),
             },
         }
@@ -116,13 +116,15 @@ impl From<PayOutcome> for News {
 }
 
 /// The whole transition table; `None`: nothing changes.
-fn next(state: EntryState, news: &News) -> Option<EntryState> {
+fn next(state: EntryState, news: &PaymentUpdate) -> Option<EntryState> {
     use EntryState as S;
     match (state, news) {
         (S::Settled, _) => None,
-        (S::Planned | S::Sent | S::Unknown | S::Failed, News::Settled { .. }) => Some(S::Settled),
-        (S::Planned | S::Sent | S::Unknown, News::Failed { .. }) => Some(S::Failed),
-        (S::Planned | S::Sent, News::Unknown { .. }) => Some(S::Unknown),
+        (S::Planned | S::Sent | S::Unknown | S::Failed, PaymentUpdate::Settled { .. }) => {
+            Some(S::Settled)
+        }
+        (S::Planned | S::Sent | S::Unknown, PaymentUpdate::Failed { .. }) => Some(S::Failed),
+        (S::Planned | S::Sent, PaymentUpdate::Unknown { .. }) => Some(S::Unknown),
         _ => None,
     }
 }
@@ -144,7 +146,7 @@ impl Payment {
             .and_then(|()| self.budgets.allow(&self.config, today, pay));
         match leave {
             Ok(leave) => {
-                let hold = Hold {
+                let hold = PendingSpend {
                     order: pay.order,
                     seq: pay.seq,
                     budget: leave.budget,
@@ -224,7 +226,7 @@ impl Payment {
         open.map(|(_, saga)| saga.hold.msat)
     }
 
-    fn begin(&mut self, turn: &mut Turn, pay: &PayRequest, hold: Hold) {
+    fn begin(&mut self, turn: &mut Turn, pay: &PayRequest, hold: PendingSpend) {
         let hash = pay.facts.hash;
         let entry = LedgerEntry {
             order: pay.order,
@@ -264,7 +266,7 @@ impl Payment {
         };
         self.sagas.insert(hash, saga);
         let timeout = turn.now.tick.after_ms(self.config.pay_timeout_ms.max(1));
-        self.timers.set(Job::Outgoing(hash), timeout);
+        self.timers.set(TimerKind::Outgoing(hash), timeout);
     }
 
     /// Takes up a payment found in the ledger at start. It is never sent again.
@@ -276,7 +278,7 @@ impl Payment {
         entry: &LedgerEntry,
         max_fee: Msat,
     ) {
-        let hold = Hold {
+        let hold = PendingSpend {
             order: entry.order,
             seq: entry.seq,
             budget,
@@ -297,7 +299,7 @@ impl Payment {
             asked: None,
         };
         self.sagas.insert(entry.hash, saga);
-        self.timers.set(Job::Outgoing(entry.hash), now.tick);
+        self.timers.set(TimerKind::Outgoing(entry.hash), now.tick);
     }
 
     /// The wallet's event for a payment of ours, or for one that is none of the books'.
@@ -315,7 +317,7 @@ impl Payment {
             PayOutcome::Settled { preimage, .. } => Some(preimage),
             _ => None,
         };
-        if !self.learn(turn, hash, outcome.into())
+        if !self.apply_update(turn, hash, outcome.into())
             && let Some(row) = known
         {
             // Written again, so that the acknowledgement is behind what it answers.
@@ -329,7 +331,12 @@ impl Payment {
     }
 
     /// Moves the saga of `hash` on, books it, and tells Inference. Returns whether anything changed.
-    pub(super) fn learn(&mut self, turn: &mut Turn, hash: &PaymentHash, news: News) -> bool {
+    pub(super) fn apply_update(
+        &mut self,
+        turn: &mut Turn,
+        hash: &PaymentHash,
+        news: PaymentUpdate,
+    ) -> bool {
         let Some((row, before, budget)) = self.ledger.find(Side::Buyer, hash) else {
             return false; // Not a payment of an order: the wallet's own command line, say.
         };
@@ -342,7 +349,7 @@ impl Payment {
             entry.state = state;
             entry.changed = wall;
             match &news {
-                News::Settled { preimage, fee } => {
+                PaymentUpdate::Settled { preimage, fee } => {
                     entry.preimage = *preimage;
                     entry.fee = *fee;
                     entry.note = match preimage {
@@ -350,24 +357,26 @@ impl Payment {
                         None => "the wallet says that it is paid, and gives no proof".to_owned(),
                     };
                 }
-                News::Failed { reason } | News::Unknown { reason } => entry.note = clip(reason),
+                PaymentUpdate::Failed { reason } | PaymentUpdate::Unknown { reason } => {
+                    entry.note = clip(reason)
+                }
             }
         });
         match news {
-            News::Settled { preimage, fee } => {
+            PaymentUpdate::Settled { preimage, fee } => {
                 self.settle(turn, &before, budget, preimage, fee);
             }
-            News::Failed { reason } => {
+            PaymentUpdate::Failed { reason } => {
                 if let Some(saga) = self.forget(turn, hash) {
                     self.budgets.end(&saga.hold, None);
                 }
                 let text = format!("the payment of {} failed: {}", before.msat, clip(&reason));
                 not_settled(turn, &before, Code::PaymentFailed, text);
             }
-            News::Unknown { reason } => {
-                let pause = self.spread(self.config.lookup_first_ms);
+            PaymentUpdate::Unknown { reason } => {
+                let pause = self.with_jitter(self.config.lookup_first_ms);
                 let at = turn.now.tick.after_ms(pause);
-                self.timers.set(Job::Outgoing(*hash), at);
+                self.timers.set(TimerKind::Outgoing(*hash), at);
                 let text = format!(
                     "the fate of {} is not known: {}",
                     before.msat,
@@ -396,7 +405,7 @@ impl Payment {
                 self.budgets.end(&saga.hold, Some(fee));
             }
             None => {
-                let hold = Hold {
+                let hold = PendingSpend {
                     order: before.order,
                     seq: before.seq,
                     budget,
@@ -419,7 +428,7 @@ impl Payment {
     }
 
     fn forget(&mut self, turn: &mut Turn, hash: &PaymentHash) -> Option<Saga> {
-        self.timers.clear(Job::Outgoing(*hash));
+        self.timers.clear(TimerKind::Outgoing(*hash));
         let saga = self.sagas.remove(hash)?;
         turn.delete(Table::Outgoing, &hash.0);
         Some(saga)

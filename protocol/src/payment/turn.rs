@@ -132,7 +132,7 @@ impl Turn {
 
 /// Something to be done at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Job {
+pub(super) enum TimerKind {
     /// Ask after a payment of ours.
     Outgoing(PaymentHash),
     /// Ask after an invoice of ours.
@@ -146,20 +146,20 @@ pub(super) enum Job {
 /// At most one time per job.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    queue: BTreeSet<(Tick, Job)>,
-    times: BTreeMap<Job, Tick>,
+    queue: BTreeSet<(Tick, TimerKind)>,
+    times: BTreeMap<TimerKind, Tick>,
 }
 
 impl Timers {
     /// Sets or moves a job.
-    pub fn set(&mut self, job: Job, at: Tick) {
+    pub fn set(&mut self, job: TimerKind, at: Tick) {
         self.clear(job);
         self.queue.insert((at, job));
         self.times.insert(job, at);
     }
 
     /// Forgets a job.
-    pub fn clear(&mut self, job: Job) {
+    pub fn clear(&mut self, job: TimerKind) {
         if let Some(at) = self.times.remove(&job) {
             self.queue.remove(&(at, job));
         }
@@ -171,7 +171,7 @@ impl Timers {
     }
 
     /// Takes every job due at `now`, earliest first.
-    pub fn due(&mut self, now: Tick) -> Vec<Job> {
+    pub fn due(&mut self, now: Tick) -> Vec<TimerKind> {
         let mut jobs = Vec::new();
         while let Some((at, job)) = self.queue.first().copied() {
             if at > now {
