@@ -1,4 +1,15 @@
-//! DiscoveryActor: relays, gossip, the self-test.
+//! The discovery actor: carries out the effects of the discovery machine on relays and gossip.
+//!
+//! - Started by [`crate::node::Node::start`] around a recovered machine; stops after its last write.
+//! - Its inputs come from
+//!   - [`attend_relays`], one task per node: listings and deletions of the relays, verified here;
+//!   - [`gossip`]: pulses, of which some may be lost;
+//!   - one task for each self-test and each publication;
+//!   - the machines Inference (candidates, load), Validator (validators) and Reputation (scores);
+//!   - the operator, by [`crate::node::Node::hosts`].
+//! - Relays that are away are tried again by their pool. Its end before that of the node stops the node.
+//!
+//! Decides nothing about hosts: which are listed and ranked is [`protocol::discovery`]'s.
 
 use super::Shared;
 use super::ask::Asks;

@@ -1,4 +1,17 @@
-//! InferenceActor: streams, engine, clients.
+//! The inference actor: carries out the effects of the inference machine on streams, engines and
+//! clients.
+//!
+//! - Started by [`crate::node::Node::start`] around a recovered machine; stops after its last write.
+//! - Its inputs come from
+//!   - clients of this node, by [`crate::node::Node::buy`] and what follows it;
+//!   - [`accept`], one task for each order stream that a peer opens, and one for each that this
+//!     node dials: frames in order, then that the stream is closed;
+//!   - [`Counts`]: prompts of strangers, rendered and counted in turn on threads that may block;
+//!   - one task for each running answer, which forwards the engine's output;
+//!   - the machines Discovery, Payment and Validator.
+//! - A client that does not read its events loses its purchase, and holds up nobody else.
+//!
+//! Decides nothing about orders: what is admitted, paced and paid is [`protocol::inference`]'s.
 
 use super::Shared;
 use super::streams::{Arrival, Reader, Streams};

@@ -1,4 +1,14 @@
-//! PaymentActor: the wallet.
+//! The payment actor: carries out the effects of the payment machine on the wallet.
+//!
+//! - Started by [`crate::node::Node::start`] around a recovered machine; stops after its last write.
+//! - Its inputs come from
+//!   - the inference machine: reservations, payments, invoices, orders that are closed;
+//!   - [`follow`], one task per node: events of the wallet, in order, repeated until the machine
+//!     acknowledges them. Events of channels concern no order: they are logged and acknowledged there;
+//!   - one task for each call of the wallet. A late completion is matched by effect id or payment hash.
+//! - A wallet whose disk takes nothing, or that stopped, stops the node (`Alive`).
+//!
+//! Decides nothing about money: caps, credit windows and retries are those of [`protocol::payment`].
 
 use super::Shared;
 use super::ask::Asks;

@@ -1,4 +1,10 @@
-//! ReputationActor: nothing but storage.
+//! The reputation actor: writes down what the reputation machine remembers of hosts.
+//!
+//! - Started by [`crate::node::Node::start`] around a recovered machine; stops after its last write.
+//! - Its inputs come from the other machines: outcomes, offences, verdicts, and questions for scores.
+//! - It touches the disk alone.
+//!
+//! Decides nothing about hosts: scores and convictions are [`protocol::reputation`]'s.
 
 use super::Shared;
 use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};

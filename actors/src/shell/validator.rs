@@ -1,4 +1,17 @@
-//! ValidatorActor: replays on our own engine, audits asked and answered.
+//! The validator actor: carries out the effects of the validator machine, which replays answers on
+//! this node's engine and asks other validators.
+//!
+//! - Started by [`crate::node::Node::start`] around a recovered machine; stops after its last write.
+//! - Its inputs come from
+//!   - the inference machine: evidence of orders that ended;
+//!   - [`accept`], one task for each audit stream that a peer opens: a bundle in, a verdict out;
+//!   - [`Replays`]: what the engine computes again, for strangers one at a time;
+//!   - one task for each validator that is asked;
+//!   - the operator, by [`crate::node::Node::judge`].
+//! - Verdicts are shown to whoever listens ([`VerdictNote`]); whether one convicts is decided by
+//!   Reputation.
+//!
+//! Decides nothing about answers: what is compared with what is [`protocol::validator`]'s.
 
 mod replays;
 
