@@ -42,12 +42,13 @@ use crate::message::payment::Credit;
 use crate::message::sibling::Message;
 use crate::money::Msat;
 use crate::offence::{Offence, OffenceKind};
-use crate::order::buyer::{self, BuyerOrder};
+use crate::order::buyer;
 pub use crate::order::context::Config;
 use crate::order::context::Ctx;
 use crate::order::host::{HostOrder, State as HostState};
 use crate::order::late::LatePayments;
 use crate::order::record::{self, Closing, Retained, Unfinished};
+use crate::purchase::Purchase;
 use crate::refusal::{Code, Refusal};
 use crate::replay::ReplayWindow;
 use crate::time::{Now, Tick};
@@ -110,7 +111,7 @@ pub struct Inference {
     rng: ChaCha8Rng,
     ids: EffectIds,
     replay: ReplayWindow,
-    buyers: BTreeMap<RequestId, BuyerOrder>,
+    buyers: BTreeMap<RequestId, Purchase>,
     hosts: BTreeMap<OrderId, HostOrder>,
     /// Orders of each sender that ended unpaid since the last sweep.
     voids: BTreeMap<Sender, u32>,
@@ -406,7 +407,7 @@ impl Inference {
             });
         }
         self.with(now, out, |parts, ctx| {
-            let order = BuyerOrder::open(request, ctx);
+            let order = Purchase::open(request, ctx);
             parts.buyers.insert(id, order);
         });
     }
@@ -493,7 +494,7 @@ impl Machine for Inference {
     }
 
     fn deadline(&self) -> Option<Tick> {
-        let buyers = self.buyers.values().filter_map(BuyerOrder::deadline);
+        let buyers = self.buyers.values().filter_map(Purchase::deadline);
         let hosts = self.hosts.values().filter_map(HostOrder::deadline);
         let fresh = self.fresh.values().map(|fresh| fresh.until);
         let sweeps = !self.voids.is_empty()
@@ -523,7 +524,7 @@ fn not_admitted(error: EnvelopeError) -> Refusal {
 /// The machine's own parts, borrowed beside the context.
 struct Parts<'a> {
     replay: &'a mut ReplayWindow,
-    buyers: &'a mut BTreeMap<RequestId, BuyerOrder>,
+    buyers: &'a mut BTreeMap<RequestId, Purchase>,
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
     voids: &'a BTreeMap<Sender, u32>,
     payers: &'a mut Payers,
@@ -535,7 +536,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn buyer_of(&mut self, order: OrderId) -> Option<&mut BuyerOrder> {
+    fn buyer_of(&mut self, order: OrderId) -> Option<&mut Purchase> {
         self.buyers
             .values_mut()
             .find(|buyer| buyer.order() == Some(order))
@@ -543,14 +544,14 @@ impl Parts<'_> {
 
     fn dispatch(&mut self, input: Input, ctx: &mut Ctx<'_>) {
         match input {
-            Input::Confirm(request) => self.buyer(request, |buyer| buyer.confirm(ctx)),
-            Input::Stop(request) => self.buyer(request, |buyer| buyer.stop(ctx)),
-            Input::Cancel(request) => self.buyer(request, |buyer| buyer.cancel(ctx)),
+            Input::Confirm(request) => self.buyer(request, |buyer| buyer.on_confirm(ctx)),
+            Input::Stop(request) => self.buyer(request, |buyer| buyer.on_stop(ctx)),
+            Input::Cancel(request) => self.buyer(request, |buyer| buyer.on_cancel(ctx)),
             Input::CandidatesFound { request, hosts } => {
-                self.buyer(request, |buyer| buyer.found(hosts, ctx))
+                self.buyer(request, |buyer| buyer.on_candidates(hosts, ctx))
             }
             Input::Reserved { request, result } => {
-                self.buyer(request, |buyer| buyer.reserved(result, ctx))
+                self.buyer(request, |buyer| buyer.on_reserved(result, ctx))
             }
             Input::Opened { id, stream } => self.opened(id, stream, ctx),
             Input::OpenFailed { id, reason, ours } => {
@@ -559,13 +560,13 @@ impl Parts<'_> {
                     .values_mut()
                     .find(|buyer| buyer.dialing() == Some(id))
                 {
-                    buyer.open_failed(&reason, ours, ctx);
+                    buyer.on_dial_failed(&reason, ours, ctx);
                 }
             }
             Input::InputCounted { id, count } => {
                 let mut buyers = self.buyers.values_mut();
                 if let Some(buyer) = buyers.find(|buyer| buyer.awaits_count(id)) {
-                    buyer.counted(count, ctx);
+                    buyer.on_input_counted(count, ctx);
                 }
             }
             Input::WrongPiece {
@@ -573,7 +574,7 @@ impl Parts<'_> {
                 host,
                 position,
             } => match self.buyer_of(order) {
-                Some(buyer) => buyer.wrong_piece(position, ctx),
+                Some(buyer) => buyer.on_wrong_piece(position, ctx),
                 // It came with the end of the order.
                 None => {
                     let detail = buyer::wrong_piece(position);
@@ -591,7 +592,7 @@ impl Parts<'_> {
                 ..
             } => {
                 if let Some(buyer) = self.buyer_of(order) {
-                    buyer.settled(seq, fee, ms, ctx);
+                    buyer.on_payment_settled(seq, fee, ms, ctx);
                 } else {
                     let (taken, records) = ctx.late.settled(&order, seq);
                     ctx.persist(records);
@@ -606,7 +607,7 @@ impl Parts<'_> {
                 refusal,
             } => {
                 if let Some(buyer) = self.buyer_of(order) {
-                    buyer.not_settled(seq, refusal, ctx);
+                    buyer.on_payment_failed(seq, refusal, ctx);
                 } else if refusal.code != Code::PaymentUnknown {
                     let records = ctx.late.failed(&order, seq);
                     ctx.persist(records);
@@ -664,7 +665,7 @@ impl Parts<'_> {
         }
     }
 
-    fn buyer(&mut self, request: RequestId, run: impl FnOnce(&mut BuyerOrder)) {
+    fn buyer(&mut self, request: RequestId, run: impl FnOnce(&mut Purchase)) {
         if let Some(buyer) = self.buyers.get_mut(&request) {
             run(buyer);
         }
@@ -684,7 +685,7 @@ impl Parts<'_> {
         match dialing {
             Some((request, buyer)) => {
                 self.streams.insert(stream, Use::Buyer(*request));
-                buyer.opened(stream, ctx);
+                buyer.on_stream_opened(stream, ctx);
             }
             // The purchase gave up while the dial went on.
             None => ctx.close(stream),
@@ -716,7 +717,7 @@ impl Parts<'_> {
         // A stream of an earlier attempt of the same purchase is history.
         self.buyer(request, |buyer| {
             if buyer.stream() == Some(stream) {
-                buyer.received(frame, ctx);
+                buyer.on_frame(frame, ctx);
             }
         });
     }
@@ -1014,7 +1015,9 @@ impl Parts<'_> {
             return self.refuse(stream, Refusal::new(Code::ProtocolViolation, detail), ctx);
         }
         match self.streams.get(&stream).copied() {
-            Some(Use::Buyer(request)) => self.buyer(request, |buyer| buyer.garbled(detail, ctx)),
+            Some(Use::Buyer(request)) => {
+                self.buyer(request, |buyer| buyer.on_malformed_frame(detail, ctx))
+            }
             Some(Use::Host(order)) => self.host(order, |host| {
                 ctx.tell(Message::Offended(Offence {
                     by: host.buyer(),
@@ -1033,7 +1036,7 @@ impl Parts<'_> {
         match self.streams.remove(&stream) {
             Some(Use::Buyer(request)) => self.buyer(request, |buyer| {
                 if buyer.stream() == Some(stream) {
-                    buyer.closed(ctx);
+                    buyer.on_stream_closed(ctx);
                 }
             }),
             Some(Use::Host(order)) => self.host(order, |host| {

@@ -9,8 +9,8 @@
 //!   `refusal`, `work`;
 //! - `wire`, what nodes say to each other; beside it `machine`, the contract of a machine;
 //! - `message`, what the machines of one node say; beside it `replay`;
-//! - the machines `discovery`, `payment`, `reputation`, `validator`, and `inference` above
-//!   `order`, which is a part of it; none of them names another;
+//! - the machines `discovery`, `payment`, `reputation`, `validator`, and `inference` above its
+//!   parts `order` and `purchase`; none of them names another;
 //! - `route`, which names them all.
 
 pub mod codec;
@@ -25,6 +25,7 @@ pub mod money;
 pub mod offence;
 pub mod order;
 pub mod payment;
+mod purchase;
 mod quota;
 pub mod refusal;
 pub mod replay;

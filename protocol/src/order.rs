@@ -1,10 +1,10 @@
 //! An order from first frame to receipt: the two sides' machines.
 //!
-//! Driven by the inference machine on both sides.
+//! The host's is driven by the inference machine, the buyer's by a purchase.
 
-pub mod buyer;
+pub(crate) mod breach;
+pub(crate) mod buyer;
 pub(crate) mod context;
 pub mod host;
 pub(crate) mod late;
 pub mod record;
-mod recount;

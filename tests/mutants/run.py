@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Mutation tests of orders and payments: is it noticed when a line is broken?
 
-Draws a sample by seed from what `cargo mutants` would break in `protocol/src/{order,payment}`
+Draws a sample by seed from what `cargo mutants` would break in `protocol/src/{order,purchase,payment}`
 and in the frames of orders. All of it is built at once, in a scratch copy of the commit that is
 checked out: each function has its broken bodies beside the right one and chooses by an
 environment variable. Each mutant is then judged by the unit tests of `protocol`, by its other
@@ -32,7 +32,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-GLOBS = ["order.rs", "order/**", "payment.rs", "payment/**", "wire/order/**", "wire/attached.rs"]
+GLOBS = [
+    *("order.rs", "order/**", "purchase.rs", "purchase/**", "payment.rs", "payment/**"),
+    *("wire/order/**", "wire/attached.rs"),
+]
 SIM = "--seed 1 --seeds 6 --nodes 16 --hours 0.5 --once --threads 1".split()
 # Half of the optimiser's time; tests and worlds are short.
 FAST = ["--config", "profile.release.package.protocol.opt-level=1"]

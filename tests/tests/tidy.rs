@@ -49,12 +49,13 @@ const ARROWS: [(&str, &[&str]); 10] = [
 const PATCHED: &str = "rusqlite";
 
 /// The modules of `protocol`, lowest floor first: each names those of lower floors alone.
-const FLOORS: [&[&str]; 7] = [
+const FLOORS: [&[&str]; 8] = [
     &["codec", "ids", "limits", "money", "time"],
     &["crypto", "offence", "quota", "refusal", "work"],
     &["machine", "wire"],
     &["message", "replay"],
     &["discovery", "order", "payment", "reputation", "validator"],
+    &["purchase"],
     &["inference"],
     &["route"],
 ];
@@ -68,8 +69,9 @@ const MACHINES: [&str; 5] = [
     "validator",
 ];
 
-/// Modules that are a part of one machine, and the machine: nobody else names them.
-const PARTS: [(&str, &str); 1] = [("order", "inference")];
+/// Modules that are a part of one machine, and the machine: nobody names them but that machine
+/// and other parts of it.
+const PARTS: [(&str, &str); 2] = [("order", "inference"), ("purchase", "inference")];
 
 /// What `protocol` must not name in code: clocks, IO, threads, async, global randomness,
 /// tables without an order, and floating point.
@@ -306,8 +308,10 @@ fn floor(module: &str) -> Option<usize> {
 /// Whether code of one module of `protocol` may name another.
 fn may_name(from: &str, to: &str) -> bool {
     let below = floor(to) < floor(from);
-    let part_of = PARTS.iter().find(|(part, _)| *part == to);
-    let own = part_of.is_none_or(|(_, machine)| *machine == from);
+    let machine_of = |module| PARTS.iter().find(|(part, _)| *part == module);
+    let own = machine_of(to).is_none_or(|(_, machine)| {
+        *machine == from || machine_of(from).is_some_and(|(_, same)| same == machine)
+    });
     let routed = !MACHINES.contains(&to) || from == "route";
     from == to || below && own && routed
 }
@@ -411,6 +415,8 @@ fn what_must_not_be_named_is_told_from_what_may() {
     for (from, to) in [
         ("discovery", "message"),
         ("inference", "order"),
+        ("inference", "purchase"),
+        ("purchase", "order"),
         ("route", "payment"),
         ("wire", "money"),
         ("payment", "payment"),
@@ -421,7 +427,11 @@ fn what_must_not_be_named_is_told_from_what_may() {
         ("discovery", "reputation"),
         ("inference", "payment"),
         ("order", "inference"),
+        ("order", "purchase"),
         ("payment", "order"),
+        ("payment", "purchase"),
+        ("purchase", "inference"),
+        ("route", "purchase"),
         ("route", "order"),
         ("message", "discovery"),
         ("wire", "message"),

@@ -8,6 +8,7 @@
 use crate::ids::{EffectId, ModelDigest};
 use crate::message::inference::{Effect, InputCount, InputFacts};
 use crate::offence::OffenceKind;
+use crate::order::breach::Breach;
 use crate::order::context::Ctx;
 use crate::wire::manifest::ModelOffer;
 use crate::wire::order::Terms;
@@ -86,7 +87,7 @@ impl Recount {
         self.facts().is_some_and(|own| own.has_rules_of(terms))
     }
 
-    /// Holds terms against the count, if it is known.
+    /// Holds terms against the count, if it is known. `before_accept`: they are not accepted yet.
     ///
     /// # Errors
     /// What is wrong. It convicts where both sides count by the same rules: nothing but the
@@ -95,13 +96,21 @@ impl Recount {
         &self,
         offer: &ModelOffer,
         terms: &Terms,
-    ) -> Result<(), (OffenceKind, String)> {
+        before_accept: bool,
+    ) -> Result<(), Breach> {
+        let wrong = |kind, detail| {
+            Err(Breach {
+                before_accept,
+                kind,
+                detail,
+            })
+        };
         let Some(own) = self.facts() else {
             return Ok(());
         };
         if (own.tokenizer, own.template) != (offer.tokenizer, offer.template) {
             let detail = "a listing whose tokenizer or template is not the model's".to_owned();
-            return Err((OffenceKind::TermsNotAsListed, detail));
+            return wrong(OffenceKind::TermsNotAsListed, detail);
         }
         let theirs = terms.input.prompt();
         if theirs <= own.tokens {
@@ -115,7 +124,7 @@ impl Recount {
             "the terms charge {theirs} prompt tokens, the model's vocabulary counts {}",
             own.tokens
         );
-        Err((kind, detail))
+        wrong(kind, detail)
     }
 }
 
