@@ -7,6 +7,14 @@
 //! `Counting → Crediting → [MakingEntry →] Offered → Queued → Running → Settling
 //! → AwaitingCountersign → Over`
 //!
+//! # Parts
+//! | file | what |
+//! |---|---|
+//! | `offer` | the terms, from the count of the prompt to the acceptance |
+//! | `pace` | how much is given ahead of payment: pure arithmetic |
+//! | `bills` | the invoices and their payments |
+//! | `finish` | the receipt, and the books at the end |
+//!
 //! # Payment modes
 //! | mode | before prefill | while tokens stream | at the end |
 //! |---|---|---|---|
@@ -25,29 +33,27 @@
 //! - The sum of invoices never exceeds the larger of the entry and the cost of
 //!   what was delivered, and never the buyer's `max_cost`.
 
-use crate::ids::{Caller, Digest, EffectId, NodeKey, OrderId, PaymentHash, StreamId};
-use crate::limits;
-use crate::message::inference::{Effect, OrderAccount, PromptFacts};
-use crate::message::payment::{Credit, Side};
-use crate::message::sibling::Message;
+mod bills;
+mod finish;
+mod offer;
+mod pace;
+
+use crate::ids::{Caller, Digest, EffectId, ModelDigest, NodeKey, OrderId, StreamId};
+use crate::message::inference::{Effect, PromptFacts};
+use crate::message::payment::Side;
 use crate::money::{Counts, Meter, Msat};
-use crate::offence::OffenceKind;
 use crate::order::context::Ctx;
-use crate::order::record::{Closing, Journal, OrderRecord};
+use crate::order::record::Journal;
 use crate::refusal::{Code, Refusal};
 use crate::time::{Tick, WallTime};
 use crate::wire::attached::Attached;
 use crate::wire::chain::{ChainedToken, TokenChain};
 use crate::wire::envelope::{Envelope, Opened, Signed};
-use crate::wire::manifest::{ModelOffer, PaymentMode};
-use crate::wire::order::{
-    Accept, Chunk, EntryInvoice, Finish, Frame, Invoice, Order, Paid, PaymentEntry, Receipt,
-    Retention, Status, Terms, description_hash,
-};
+use crate::wire::manifest::ModelOffer;
+use crate::wire::order::{Chunk, Finish, Frame, Order, Terms};
+use bills::Issued;
+use pace::Pace;
 use std::collections::BTreeMap;
-
-/// How long a buyer may take to countersign. Milliseconds. The receipt stands without it.
-const COUNTERSIGN_TIMEOUT_MS: u64 = 10_000;
 
 /// Suggested wait where an unpaid order gave way to others. Milliseconds.
 const EVICTED_RETRY_MS: u64 = 2_000;
@@ -75,70 +81,95 @@ pub enum State {
     Over,
 }
 
-#[derive(Debug)]
-struct Issued {
-    msat: Msat,
-    covers: Counts,
-    head: Digest,
-    invoiced: Msat,
-    hash: Option<PaymentHash>,
-    settled: bool,
-    /// Made, and waiting for those before it to be made and sent.
-    unsent: Option<String>,
-}
-
 /// One order on the host's side.
 #[derive(Debug)]
 pub struct HostOrder {
+    // Course.
     /// Its stream; `None` once it is gone.
     pub stream: Option<StreamId>,
     /// Where it stands.
     pub state: State,
-    /// Who sent it.
-    caller: Caller,
-    signed: Signed,
-    order: Opened<Order>,
-    offer: ModelOffer,
-    prompt: PromptFacts,
-    terms: Option<(Signed, Terms)>,
+    /// When [`HostOrder::expire`] must run.
+    deadline: Tick,
+    /// When it came.
+    came: Tick,
     /// When the buyer agreed to the terms.
     accepted: Option<Tick>,
-    chain: TokenChain,
-    counts: Counts,
-    window: Msat,
-    starts_within_ms: u64,
-    carried: Msat,
-    paid: Msat,
-    invoiced: Msat,
-    issued: BTreeMap<u32, Issued>,
-    invoices: Vec<Signed>,
-    /// The buyer's signatures under its payments, by the number of the invoice.
-    countersigned_payments: BTreeMap<u32, Signed>,
-    countersigned: Option<Signed>,
-    journal: Journal,
+    /// When its engine began, or it came.
+    started: WallTime,
+    /// When its output ended, or it did.
+    ended: WallTime,
+    /// It gave way to others, or its model was withdrawn: no fault of who sent it.
+    let_go: bool,
+
+    // Who ordered what.
+    /// Who sent it.
+    caller: Caller,
+    /// The signed order.
+    signed: Signed,
+    /// The same, opened.
+    order: Opened<Order>,
+    /// What of ours was ordered.
+    offer: ModelOffer,
     /// This buyer has credit from before this order: it may be written down.
     known: bool,
     /// Its key paid in this run: it stands apart from strangers' before credit is looked up, and
     /// where none is left.
     payer: bool,
-    /// The books have the end of it.
-    closed: bool,
+
+    // Terms.
+    /// What the engine said of the prompt.
+    prompt: PromptFacts,
+    /// The terms, once they are out.
+    terms: Option<(Signed, Terms)>,
+    /// The step of payment that is listed.
+    quantum: Msat,
+    /// How soon a place was free when the terms were made.
+    starts_within_ms: u64,
+
+    // Output.
+    /// The chain over the tokens.
+    chain: TokenChain,
+    /// The input, and the output delivered so far.
+    counts: Counts,
+    /// Units of output that the engine may make in all.
     allowed: u64,
-    finish: Option<Finish>,
+    /// The number of the next chunk.
     next_chunk: u32,
-    receipt: Option<Signed>,
-    came: Tick,
+    /// The end that was said.
+    finish: Option<Finish>,
     /// When the engine last gave output, or began.
     produced_at: Tick,
     /// When it began to run, while it does.
     runs_since: Option<Tick>,
     /// How long of that nothing was allowed, for nothing was paid. Milliseconds.
     stalled_ms: u64,
-    /// It gave way to others, or its model was withdrawn: no fault of who sent it.
-    let_go: bool,
-    started: WallTime,
-    ended: WallTime,
-    deadline: Tick,
+
+    // Money.
+    /// Output that may be unpaid at once.
+    window: Msat,
+    /// Debt of earlier orders that this one takes up.
+    carried: Msat,
+    /// Paid so far.
+    paid: Msat,
+    /// Sum of the invoices so far.
+    invoiced: Msat,
+    /// The invoices, by their number; the entry payment is 0.
+    issued: BTreeMap<u32, Issued>,
+    /// Those that were sent, signed.
+    invoices: Vec<Signed>,
+
+    // Evidence and books.
+    /// The buyer's signatures under its payments, by the number of the invoice.
+    countersigned_payments: BTreeMap<u32, Signed>,
+    /// The receipt, once it is out.
+    receipt: Option<Signed>,
+    /// The buyer's signature under it.
+    countersigned: Option<Signed>,
+    /// What of the order is on disk.
+    journal: Journal,
+    /// The books have the end of it.
+    closed: bool,
 }
 
 impl HostOrder {
@@ -179,6 +210,7 @@ impl HostOrder {
                 digest: Digest([0; 32]),
             },
             terms: None,
+            quantum: ctx.config.quantum,
             accepted: None,
             counts: Counts::default(),
             window: Msat::ZERO,
@@ -322,7 +354,7 @@ impl HostOrder {
     /// Its model is no longer served: it ends, unless its engine began, which says itself how
     /// it ends. Nobody is to pay for it any more.
     pub fn withdraw(&mut self, ctx: &mut Ctx<'_>) {
-        if self.started_running() == 0 && self.state != State::Over {
+        if !self.began() && self.state != State::Over {
             self.let_go = true;
             let text = "the engine of this model broke, and it is no longer served here";
             self.fail(Refusal::new(Code::EngineFailed, text), ctx);
@@ -330,7 +362,7 @@ impl HostOrder {
     }
 
     /// The model.
-    pub fn model(&self) -> crate::ids::ModelDigest {
+    pub fn model(&self) -> ModelDigest {
         self.order.body.model
     }
 
@@ -351,299 +383,34 @@ impl HostOrder {
 
     fn due(&self) -> Msat {
         // Before any output nothing is owed: the entry payment comes first.
-        if self.counts.delivered() == 0 && self.started_running() == 0 {
+        if self.counts.delivered() == 0 && !self.began() {
             return Msat::ZERO;
         }
-        self.offer
-            .prices
-            .cost_or_max(&self.counts)
-            .saturating_add(self.carried)
+        self.pace().cost().saturating_add(self.carried)
     }
 
-    fn started_running(&self) -> u8 {
-        u8::from(matches!(
+    /// Whether its engine began.
+    fn began(&self) -> bool {
+        matches!(
             self.state,
             State::Running | State::Settling | State::AwaitingCountersign
-        ))
+        )
     }
 
-    /// The engine counted the prompt.
-    pub fn counted(
-        &mut self,
-        result: Result<PromptFacts, Refusal>,
-        max_prompt: u32,
-        ctx: &mut Ctx<'_>,
-    ) {
-        let facts = match result {
-            Ok(facts) => facts,
-            Err(refusal) => return self.refuse(refusal, ctx),
-        };
-        let output = match self.meter() {
-            Meter::Item => 0,
-            _ => self.order.body.job.max_output,
-        };
-        let total = facts.longest.saturating_add(u64::from(output));
-        if facts.tokens > u64::from(max_prompt) || total > u64::from(self.offer.context) {
-            let message = format!(
-                "prompt of {} tokens (the longest text has {}) and {output} of output do not fit: the context is {}, the longest prompt {}",
-                facts.tokens, facts.longest, self.offer.context, max_prompt
-            );
-            return self.refuse(Refusal::new(Code::TooLong, message), ctx);
-        }
-        self.prompt = facts;
-        // Where the listing has no price for cached input, all of it is computed input.
-        let cached = match self.offer.prices.lists(Meter::CachedInputToken) {
-            true => facts.cached.min(facts.tokens),
-            false => 0,
-        };
-        self.counts = Counts {
-            input_tokens: facts.tokens - cached,
-            cached_input_tokens: cached,
-            ..Counts::default()
-        };
-        self.state = State::Crediting;
-        ctx.tell(Message::OpenCredit {
-            order: self.id(),
-            buyer: self.buyer(),
-            caller: self.caller,
-            quantum: self.least_window(ctx),
-        });
-    }
-
-    /// Payment told how far the buyer is trusted. `starts_within_ms`: how soon a place is free.
-    pub fn credit_opened(
-        &mut self,
-        credit: Result<Credit, Refusal>,
-        starts_within_ms: u64,
-        ctx: &mut Ctx<'_>,
-    ) {
-        if self.state != State::Crediting {
-            return;
-        }
-        let Credit {
-            window,
-            prepay,
-            debt,
-        } = match credit {
-            Ok(credit) => credit,
-            Err(refusal) => return self.refuse(refusal, ctx),
-        };
-        self.starts_within_ms = starts_within_ms;
-        self.window = window;
-        self.carried = debt;
-        let most = self.order.body.job.most_delivered();
-        let ceiling = self.counts.with_delivered(self.meter(), most);
-        let input = self.offer.prices.cost_or_max(&self.counts);
-        let most = self.offer.prices.cost_or_max(&ceiling);
-        let step = self.least_window(ctx);
-        // Less than a step of credit carries no stream, unless it covers the whole order:
-        // whoever has less prepays.
-        let free = window.saturating_sub(debt);
-        let mode = self.order.body.mode;
-        if mode == PaymentMode::After && (prepay || free < most) {
-            let text = format!(
-                "the order may cost {most}, and this host gives this buyer credit for {free}"
-            );
-            return self.refuse(Refusal::new(Code::ModeUnsupported, text), ctx);
-        }
-        let prepay = prepay || free < step.min(most) || mode == PaymentMode::Before;
-        self.known = !prepay;
-        // At least one token: an order that can never begin takes no money.
-        let output = match mode {
-            PaymentMode::Before => most.saturating_sub(input),
-            _ => most.saturating_sub(input).min(step),
-        };
-        let entry = self.rounded_up(input.saturating_add(output).saturating_add(debt));
-        let entry = match mode {
-            // The cap ends the output where it does not reach for all of it.
-            PaymentMode::Before => entry.min(self.rounded_down(self.order.body.max_cost)),
-            _ => entry,
-        };
-        if entry > self.order.body.max_cost {
-            let message = format!(
-                "the entry payment is {entry}, the order's cap is {} without routing fees",
-                self.order.body.max_cost
-            );
-            return self.refuse(Refusal::new(Code::CapTooLow, message), ctx);
-        }
-        if most > input && self.most_output() == 0 {
-            let message = format!(
-                "the input costs {input}, and the order's cap of {} without routing fees leaves nothing for output",
-                self.order.body.max_cost
-            );
-            return self.refuse(Refusal::new(Code::CapTooLow, message), ctx);
-        }
-        let can_begin = self.affordable(window.saturating_sub(debt)) > 0;
-        if entry == Msat::ZERO || (!prepay && can_begin) {
-            return self.offer_terms(None, ctx);
-        }
-        self.state = State::MakingEntry;
-        self.invoiced = entry;
-        self.make_invoice(0, entry, ctx);
-    }
-
-    /// One step of payment: the listing's, in amounts that the buyer's wallet can pay.
-    fn step(&self, ctx: &Ctx<'_>) -> Msat {
-        self.rounded_up(ctx.config.quantum)
-    }
-
-    /// What one unit of output costs.
-    fn unit(&self) -> Msat {
-        let prices = &self.offer.prices;
-        let counts = self.counts.with_delivered(self.meter(), 0);
-        let one = prices.cost_or_max(&counts.with_delivered(self.meter(), 1));
-        one.saturating_sub(prices.cost_or_max(&counts))
-    }
-
-    /// The least window that carries a stream: a step, or one unit where that is dearer.
-    fn least_window(&self, ctx: &Ctx<'_>) -> Msat {
-        self.step(ctx).max(self.unit())
-    }
-
-    fn grain(&self) -> u64 {
-        self.order.body.payment_grain.0.max(1)
-    }
-
-    fn rounded_up(&self, amount: Msat) -> Msat {
-        let grain = self.grain();
-        Msat(amount.0.div_ceil(grain).saturating_mul(grain))
-    }
-
-    fn rounded_down(&self, amount: Msat) -> Msat {
-        Msat(amount.0 - amount.0 % self.grain())
-    }
-
-    fn make_invoice(&mut self, seq: u32, msat: Msat, ctx: &mut Ctx<'_>) {
-        let covers = self.counts;
-        self.issued.insert(
-            seq,
-            Issued {
-                msat,
-                covers,
-                head: self.chain.head(),
-                invoiced: self.invoiced,
-                hash: None,
-                settled: false,
-                unsent: None,
-            },
-        );
-        ctx.tell(Message::MakeInvoice {
-            order: self.id(),
-            seq,
-            msat,
-            description_hash: description_hash(&self.id(), seq, &covers),
-            expiry_s: match seq {
-                0 => ctx.config.entry_expiry_s,
-                _ => ctx.config.invoice_expiry_s,
-            },
-        });
-    }
-
-    /// Payment made an invoice, or could not.
-    pub fn invoice_made(
-        &mut self,
-        seq: u32,
-        result: Result<(String, PaymentHash), Refusal>,
-        ctx: &mut Ctx<'_>,
-    ) {
-        let (bolt11, hash) = match result {
-            Ok(made) => made,
-            Err(refusal) => return self.fail(refusal, ctx),
-        };
-        let Some(issued) = self.issued.get_mut(&seq) else {
-            return;
-        };
-        issued.hash = Some(hash);
-        if seq == 0 {
-            let entry = EntryInvoice {
-                bolt11,
-                msat: issued.msat,
-            };
-            if self.state == State::MakingEntry {
-                self.offer_terms(Some(entry), ctx);
-            }
-            return;
-        }
-        issued.unsent = Some(bolt11);
-        self.send_invoices(ctx);
-    }
-
-    /// Sends what was made, in order: a wallet may make the second invoice before the first,
-    /// and a buyer takes no sum that skips one.
-    fn send_invoices(&mut self, ctx: &mut Ctx<'_>) {
-        while let Some((seq, issued)) = self
-            .issued
-            .iter_mut()
-            .find(|(seq, issued)| **seq > 0 && (issued.hash.is_none() || issued.unsent.is_some()))
-        {
-            let (Some(bolt11), Some(stream)) = (issued.unsent.take(), self.stream) else {
-                return;
-            };
-            let invoice = Invoice {
-                order: OrderId::of(&self.order.digest),
-                seq: *seq,
-                bolt11,
-                msat: issued.msat,
-                covers: issued.covers,
-                invoiced: issued.invoiced,
-                head: issued.head,
-                window: self.window,
-                extensions: Vec::new(),
-            };
-            let signed = ctx.seal(self.buyer(), &invoice);
-            self.invoices.push(signed.clone());
-            self.persist(ctx);
-            ctx.send(stream, Frame::Invoice(signed));
-        }
-    }
-
-    fn offer_terms(&mut self, entry: Option<EntryInvoice>, ctx: &mut Ctx<'_>) {
-        let terms = Terms {
-            order: self.order.digest,
-            input: self.counts,
-            prices: self.offer.prices.clone(),
+    /// What the order came to so far, for windows, steps and allowances.
+    fn pace(&self) -> Pace<'_> {
+        Pace {
+            prices: &self.offer.prices,
+            meter: self.meter(),
+            ordered: self.order.body.job.most_delivered(),
+            max_cost: self.order.body.max_cost,
+            grain: self.order.body.payment_grain,
+            quantum: self.quantum,
+            counts: self.counts,
             window: self.window,
-            quantum: self.step(ctx),
-            carried_debt: self.carried,
-            entry,
-            numerics: self.offer.numerics.clone(),
-            tokenizer: self.offer.tokenizer,
-            template: self.offer.template,
-            starts_within_ms: self.starts_within_ms,
-            expires: ctx.now.wall.after_ms(ctx.config.terms_ttl_ms),
-            extensions: Vec::new(),
-        };
-        let signed = ctx.seal(self.buyer(), &terms);
-        self.chain = TokenChain::new(&self.order.digest, &signed.digest());
-        self.terms = Some((signed.clone(), terms));
-        self.state = State::Offered;
-        self.deadline = ctx.now.tick.after_ms(ctx.config.terms_ttl_ms);
-        if let Some(stream) = self.stream {
-            ctx.send(stream, Frame::Terms(signed));
-        }
-    }
-
-    /// The buyer accepted terms.
-    pub fn accept(&mut self, terms: Accept, ctx: &mut Ctx<'_>) {
-        let matches = self
-            .terms
-            .as_ref()
-            .is_some_and(|(signed, _)| signed.digest() == terms);
-        if self.state != State::Offered || self.accepted.is_some() || !matches {
-            return self.violation("an Accept that does not fit the terms", ctx);
-        }
-        self.accepted = Some(ctx.now.tick);
-        // A payment that was sent in time may be settled long after its invoice expired.
-        let entry_ms = u64::from(ctx.config.entry_expiry_s).saturating_mul(1_000);
-        let late = entry_ms.saturating_add(ctx.config.late_entry_ms);
-        self.deadline = ctx.now.tick.after_ms(late);
-        self.queue_if_ready();
-    }
-
-    fn queue_if_ready(&mut self) {
-        let entry_paid = self.issued.get(&0).is_none_or(|entry| entry.settled);
-        if self.state == State::Offered && self.accepted.is_some() && entry_paid {
-            self.state = State::Queued;
+            carried: self.carried,
+            paid: self.paid,
+            invoiced: self.invoiced,
         }
     }
 
@@ -653,7 +420,7 @@ impl HostOrder {
         self.started = ctx.now.wall;
         self.produced_at = ctx.now.tick;
         self.runs_since = Some(ctx.now.tick);
-        self.allowed = self.allowance();
+        self.allowed = self.pace().allowance();
         self.touch(ctx);
         ctx.out.push(Effect::StartEngine {
             order: self.id(),
@@ -673,36 +440,6 @@ impl HostOrder {
         self.order.body.job.meter()
     }
 
-    /// Units of output that `paid + window` and the order's cap allow in total.
-    fn allowance(&self) -> u64 {
-        let credit = self
-            .paid
-            .saturating_add(self.window)
-            .saturating_sub(self.carried);
-        self.affordable(credit).min(self.most_output())
-    }
-
-    /// Units of output that the job and the buyer's cap allow.
-    fn most_output(&self) -> u64 {
-        let cap = self.order.body.max_cost.saturating_sub(self.carried);
-        self.affordable(cap)
-            .min(self.order.body.job.most_delivered())
-    }
-
-    /// Largest n with cost(input + n units of output) <= `credit`.
-    fn affordable(&self, credit: Msat) -> u64 {
-        let prices = &self.offer.prices;
-        let per_token = u128::from(prices.of(self.meter()));
-        if per_token == 0 {
-            return u64::MAX;
-        }
-        let part = |meter, count| u128::from(prices.of(meter)) * u128::from(count);
-        let input = part(Meter::InputToken, self.counts.input_tokens)
-            + part(Meter::CachedInputToken, self.counts.cached_input_tokens);
-        let room = ((u128::from(credit.0) + 1) * 1_000_000 - 1).saturating_sub(input);
-        u64::try_from(room / per_token).unwrap_or(u64::MAX)
-    }
-
     /// Units of output delivered.
     pub fn delivered(&self) -> u64 {
         self.counts.delivered()
@@ -710,7 +447,7 @@ impl HostOrder {
 
     /// Units of output that it may still be delivered.
     pub fn left(&self) -> u64 {
-        self.most_output().saturating_sub(self.delivered())
+        self.pace().most_output().saturating_sub(self.delivered())
     }
 
     /// The engine produced output.
@@ -730,7 +467,7 @@ impl HostOrder {
         let delivered = self.counts.delivered() + tokens.len() as u64;
         self.counts = self.counts.with_delivered(self.meter(), delivered);
         self.touch(ctx);
-        let capped = delivered >= self.most_output();
+        let capped = delivered >= self.pace().most_output();
         let job_done = delivered >= self.order.body.job.most_delivered();
         let finish = finish.or(match (capped, job_done) {
             (_, true) => Some(Finish::Length),
@@ -772,298 +509,6 @@ impl HostOrder {
         if let Some(stream) = self.stream {
             ctx.send(stream, Frame::Chunk(chunk));
         }
-    }
-
-    fn outstanding(&self) -> usize {
-        self.issued
-            .values()
-            .filter(|issued| !issued.settled)
-            .count()
-    }
-
-    fn invoice_if_due(&mut self, ctx: &mut Ctx<'_>) {
-        if self.order.body.mode == PaymentMode::After {
-            return;
-        }
-        let half = Msat(self.window.0 / 2);
-        let least = self.step(ctx);
-        let open = self.rounded_down(self.due().saturating_sub(self.invoiced));
-        // Where output stands still until something is paid, whatever is open is invoiced. It may
-        // be less than a unit short of a step.
-        let stands = self.counts.delivered() >= self.allowed && self.outstanding() == 0;
-        let due = open >= half.max(least) || (stands && open > Msat::ZERO);
-        if due && self.outstanding() < limits::MAX_PAYMENTS_IN_FLIGHT {
-            self.invoice(open, ctx);
-        }
-    }
-
-    fn invoice(&mut self, msat: Msat, ctx: &mut Ctx<'_>) {
-        let seq = self
-            .issued
-            .keys()
-            .next_back()
-            .map_or(1, |last| last.saturating_add(1))
-            .max(1);
-        self.invoiced = self.invoiced.saturating_add(msat);
-        self.make_invoice(seq, msat, ctx);
-    }
-
-    fn finish_output(&mut self, finish: Finish, ctx: &mut Ctx<'_>) {
-        self.finish = Some(finish);
-        self.ended = ctx.now.wall;
-        self.state = State::Settling;
-        self.touch(ctx);
-        let open = self.rounded_down(self.due().saturating_sub(self.invoiced));
-        if open >= ctx.config.min_invoice.max(Msat(1)) {
-            self.invoice(open, ctx);
-        }
-        self.settle_if_done(ctx);
-    }
-
-    /// Payment received a payment for invoice `seq`.
-    pub fn credited(&mut self, seq: u32, msat: Msat, window: Msat, ctx: &mut Ctx<'_>) {
-        let Some(issued) = self.issued.get_mut(&seq) else {
-            return;
-        };
-        if issued.settled {
-            return;
-        }
-        issued.settled = true;
-        self.paid = self.paid.saturating_add(msat);
-        // At least a step of what this very order paid, so that its stream can go on.
-        self.window = window.max(self.least_window(ctx).min(self.paid));
-        if !self.journal.is_open() {
-            self.persist(ctx);
-        }
-        if matches!(self.state, State::Running | State::Settling) {
-            self.touch(ctx);
-        }
-        match self.state {
-            State::Offered => self.queue_if_ready(),
-            State::Running => {
-                let allowed = self.allowance();
-                if allowed > self.allowed {
-                    self.stalled_ms = self.stalled_ms.saturating_add(self.stalls_ms(ctx.now.tick));
-                    self.allowed = allowed;
-                    ctx.out.push(Effect::AllowTokens {
-                        order: self.id(),
-                        total: allowed,
-                    });
-                }
-                self.invoice_if_due(ctx);
-            }
-            State::Settling => self.settle_if_done(ctx),
-            _ => {}
-        }
-    }
-
-    fn settle_if_done(&mut self, ctx: &mut Ctx<'_>) {
-        if self.state == State::Settling
-            && self.outstanding() == 0
-            && let Some(finish) = self.finish
-        {
-            self.issue_receipt(finish, ctx);
-        }
-    }
-
-    fn issue_receipt(&mut self, finish: Finish, ctx: &mut Ctx<'_>) {
-        let status = self.status();
-        let Some((terms, _)) = &self.terms else {
-            return self.over(status, ctx);
-        };
-        let receipt = Receipt {
-            id: self.id(),
-            order: self.order.digest,
-            terms: terms.digest(),
-            buyer: self.buyer(),
-            host: ctx.crypto.key(),
-            model: self.model(),
-            tokenizer: self.offer.tokenizer,
-            template: self.offer.template,
-            numerics: self.offer.numerics.clone(),
-            prices: self.offer.prices.clone(),
-            prompt: self.prompt.digest,
-            head: self.chain.head(),
-            finish,
-            counts: self.counts,
-            cost: self.offer.prices.cost_or_max(&self.counts),
-            payments: self.payments(),
-            debt: self.unpaid(),
-            started: self.started,
-            ended: self.ended,
-            status,
-            extensions: Vec::new(),
-        };
-        let signed = ctx.seal(self.buyer(), &receipt);
-        self.receipt = Some(signed.clone());
-        self.close_books(status, ctx);
-        match self.stream {
-            Some(stream) => {
-                self.state = State::AwaitingCountersign;
-                self.deadline = ctx.now.tick.after_ms(COUNTERSIGN_TIMEOUT_MS);
-                ctx.send(stream, Frame::Receipt(signed));
-            }
-            None => self.over(status, ctx),
-        }
-    }
-
-    fn payments(&self) -> Vec<PaymentEntry> {
-        self.issued
-            .iter()
-            .filter(|(_, issued)| issued.settled)
-            .filter_map(|(seq, issued)| {
-                Some(PaymentEntry {
-                    seq: *seq,
-                    hash: issued.hash?,
-                    msat: issued.msat,
-                })
-            })
-            .collect()
-    }
-
-    fn status(&self) -> Status {
-        match self.finish {
-            Some(Finish::Stopped) => Status::Stopped,
-            _ => Status::Complete,
-        }
-    }
-
-    /// The buyer countersigned what it paid.
-    pub fn paid_frame(&mut self, signed: Signed, paid: &Opened<Paid>, ctx: &mut Ctx<'_>) {
-        let fits = self.issued.get(&paid.body.seq).is_some_and(|issued| {
-            issued.hash == Some(paid.body.hash)
-                && (paid.body.seq == 0 || issued.head == paid.body.head)
-        });
-        if paid.envelope.from != self.buyer() || paid.body.order != self.id() || !fits {
-            return self.violation("a Paid frame that fits no invoice", ctx);
-        }
-        self.countersigned_payments
-            .entry(paid.body.seq)
-            .or_insert(signed);
-    }
-
-    /// The buyer countersigned the receipt.
-    pub fn countersigned(
-        &mut self,
-        signed: Signed,
-        receipt: &Digest,
-        from: &NodeKey,
-        ctx: &mut Ctx<'_>,
-    ) {
-        let matches = self
-            .receipt
-            .as_ref()
-            .is_some_and(|own| own.digest() == *receipt);
-        if self.state != State::AwaitingCountersign || !matches || *from != self.buyer() {
-            return self.violation("a countersignature that fits no receipt", ctx);
-        }
-        self.countersigned = Some(signed);
-        let status = self.status();
-        if self.known || self.paid > Msat::ZERO {
-            let record = self.record(Some(status));
-            ctx.keep(&record);
-        }
-        self.over(status, ctx);
-    }
-
-    /// The buyer wants no more output.
-    pub fn stop(&mut self, ctx: &mut Ctx<'_>) {
-        match self.state {
-            State::Running => {
-                ctx.out.push(Effect::CancelEngine { order: self.id() });
-                let stopped = Some(Finish::Stopped);
-                self.send_chunk(Vec::new(), stopped, Attached::default(), ctx);
-                self.finish_output(Finish::Stopped, ctx);
-            }
-            State::Settling | State::AwaitingCountersign | State::Over => {}
-            _ => self.fail(
-                Refusal::new(Code::Cancelled, "stopped before output began"),
-                ctx,
-            ),
-        }
-    }
-
-    /// The buyer is gone or cancelled; nothing more is sent or expected.
-    pub fn abandon(&mut self, code: Code, ctx: &mut Ctx<'_>) {
-        if self.state == State::AwaitingCountersign {
-            let status = self.status();
-            return self.over(status, ctx);
-        }
-        self.end(code, ctx);
-    }
-
-    /// Ends the order and tells the buyer why.
-    pub fn fail(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
-        let code = refusal.code;
-        if let Some(stream) = self.stream {
-            ctx.send(stream, Frame::Refusal(refusal));
-        }
-        self.end(code, ctx);
-    }
-
-    fn refuse(&mut self, refusal: Refusal, ctx: &mut Ctx<'_>) {
-        self.fail(refusal, ctx);
-    }
-
-    fn violation(&mut self, detail: &str, ctx: &mut Ctx<'_>) {
-        ctx.offence(
-            self.buyer(),
-            self.id(),
-            OffenceKind::UnexpectedFrame,
-            detail,
-        );
-        self.fail(Refusal::new(Code::ProtocolViolation, detail), ctx);
-    }
-
-    fn end(&mut self, code: Code, ctx: &mut Ctx<'_>) {
-        if matches!(self.state, State::Running) {
-            ctx.out.push(Effect::CancelEngine { order: self.id() });
-        }
-        if self.unpaid() > Msat::ZERO && self.counts.delivered() > 0 {
-            ctx.offence(
-                self.buyer(),
-                self.id(),
-                OffenceKind::NotPaid,
-                "left delivered output unpaid",
-            );
-        }
-        self.ended = ctx.now.wall;
-        self.over(Status::Failed(code), ctx);
-    }
-
-    fn over(&mut self, status: Status, ctx: &mut Ctx<'_>) {
-        if self.state == State::Over {
-            return;
-        }
-        if let State::Counting(id) = self.state {
-            ctx.out.push(Effect::CancelCount { id });
-        }
-        self.close_books(status, ctx);
-        self.state = State::Over;
-        if let Some(stream) = self.stream.take() {
-            ctx.close(stream);
-        }
-    }
-
-    /// Tells Payment, once, what the order came to.
-    fn close_books(&mut self, status: Status, ctx: &mut Ctx<'_>) {
-        if std::mem::replace(&mut self.closed, true) {
-            return;
-        }
-        // Input that was computed is owed, also where the buyer left before the first token.
-        let computed = self.started_running() > 0 && status != Status::Failed(Code::EngineFailed);
-        let began = self.counts.delivered() > 0 || computed;
-        let unpaid = if began { self.unpaid() } else { self.carried };
-        let ran = began || self.paid > Msat::ZERO;
-        let counts = if ran { self.counts } else { Counts::default() };
-        let record = self.record(Some(status));
-        let account = OrderAccount {
-            counts,
-            cost: self.offer.prices.cost_or_max(&counts),
-            ..record.account()
-        };
-        let closing = Closing { account, unpaid };
-        ctx.close_order(&mut self.journal, &record, closing);
     }
 
     /// The engine gave up.
@@ -1115,41 +560,5 @@ impl HostOrder {
             }
             State::Queued | State::Over => {}
         }
-    }
-
-    fn record(&self, status: Option<Status>) -> OrderRecord {
-        let keeps = self.order.body.retention == Retention::Keep;
-        OrderRecord {
-            side: Side::Host,
-            counterparty: self.buyer(),
-            model: self.model(),
-            digest: self.order.digest,
-            order: keeps.then(|| self.signed.clone()),
-            terms: self.terms.as_ref().map(|(signed, _)| signed.clone()),
-            tokens: Vec::new(),
-            invoices: self.invoices.clone(),
-            paid: self.countersigned_payments.values().cloned().collect(),
-            receipt: self.receipt.clone(),
-            countersigned: self.countersigned.clone(),
-            counts: self.counts,
-            cost: self.offer.prices.cost_or_max(&self.counts),
-            carried: self.carried,
-            status,
-            started: self.started,
-        }
-    }
-
-    /// Writes what is new, once the buyer has paid anything, in this order or before.
-    fn persist(&mut self, ctx: &mut Ctx<'_>) {
-        let records = if self.journal.is_open() {
-            let cost = self.offer.prices.cost_or_max(&self.counts);
-            self.journal.add(&[], &self.invoices, self.counts, cost)
-        } else if self.known || self.paid > Msat::ZERO {
-            let record = self.record(None);
-            self.journal.begin(&record)
-        } else {
-            return;
-        };
-        ctx.persist(records);
     }
 }
