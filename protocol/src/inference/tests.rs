@@ -5,7 +5,8 @@ mod buyer;
 mod host;
 mod unpaid;
 
-use super::{ENTRY_GRACE_MS, HostState, Inference, MAX_UNPAID, Sender};
+use super::admit::{ENTRY_GRACE_MS, MAX_UNPAID, Sender};
+use super::{HostState, Inference};
 use crate::crypto::testing::{TestSigner, order_keys};
 use crate::crypto::{Crypto, InvoiceFacts, Secp};
 use crate::ids::{
