@@ -87,7 +87,7 @@ pub struct Inference {
 
     // What this node buys.
     /// The purchases under way.
-    buyers: BTreeMap<RequestId, Purchase>,
+    purchases: BTreeMap<RequestId, Purchase>,
     /// Payments of failed orders that may still settle.
     late: LatePayments,
 
@@ -142,7 +142,7 @@ impl Inference {
             rng: ChaCha8Rng::from_seed(seed),
             ids: EffectIds::default(),
             replay: ReplayWindow::default(),
-            buyers: BTreeMap::new(),
+            purchases: BTreeMap::new(),
             hosts: BTreeMap::new(),
             voids: BTreeMap::new(),
             payers: Payers::default(),
@@ -162,7 +162,7 @@ impl Inference {
 
     /// Orders running or waiting, both sides: for a clean shutdown.
     pub fn active(&self) -> usize {
-        self.buyers.len() + self.hosts.len()
+        self.purchases.len() + self.hosts.len()
     }
 
     /// Delivered and unpaid output over all orders we serve: for the simulator's checkers.
@@ -189,7 +189,7 @@ impl Inference {
         };
         let mut parts = Parts {
             replay: &mut self.replay,
-            buyers: &mut self.buyers,
+            purchases: &mut self.purchases,
             hosts: &mut self.hosts,
             voids: &self.voids,
             payers: &mut self.payers,
@@ -206,12 +206,12 @@ impl Inference {
     fn settle(&mut self, now: Now, out: &mut Outbox<Effect>) {
         self.close_unfinished(now, out);
         self.waits.learn(&mut self.hosts, now);
-        self.buyers.retain(|_, order| !order.is_over());
+        self.purchases.retain(|_, order| !order.is_over());
         self.count_voids();
         self.hosts.retain(|_, order| order.state != HostState::Over);
-        let (buyers, hosts) = (&self.buyers, &self.hosts);
+        let (purchases, hosts) = (&self.purchases, &self.hosts);
         self.streams.retain(|_, used| match used {
-            Use::Buyer(request) => buyers.contains_key(request),
+            Use::Purchase(request) => purchases.contains_key(request),
             Use::Host(order) => hosts.contains_key(order),
         });
         self.queue.retain(|id| {
@@ -224,7 +224,7 @@ impl Inference {
         self.report_load(out);
     }
 
-    fn buy(&mut self, request: BuyRequest, now: Now, out: &mut Outbox<Effect>) {
+    fn on_buy(&mut self, request: BuyRequest, now: Now, out: &mut Outbox<Effect>) {
         let id = request.request;
         if let Err(error) = request.job.check() {
             let refusal = Refusal::new(Code::BadOrder, error.to_string());
@@ -233,7 +233,7 @@ impl Inference {
                 event: BuyerEvent::Failed(refusal),
             });
         }
-        if self.buyers.len() >= limits::MAX_ORDERS || self.buyers.contains_key(&id) {
+        if self.purchases.len() >= limits::MAX_ORDERS || self.purchases.contains_key(&id) {
             let refusal = Refusal::new(Code::Busy, "too many purchases at once on this node");
             return out.push(Effect::Deliver {
                 request: id,
@@ -242,13 +242,13 @@ impl Inference {
         }
         self.with(now, out, |parts, ctx| {
             let order = Purchase::open(request, ctx);
-            parts.buyers.insert(id, order);
+            parts.purchases.insert(id, order);
         });
     }
 
     fn route_input(&mut self, now: Now, input: Input, out: &mut Outbox<Effect>) {
         match input {
-            Input::Buy(request) => self.buy(*request, now, out),
+            Input::Buy(request) => self.on_buy(*request, now, out),
             Input::Serve(served) => {
                 self.served = served
                     .into_iter()
@@ -264,7 +264,7 @@ impl Inference {
                 });
             }
             Input::Admit(admission) => self.admission = admission,
-            Input::Inbound { stream, caller } => self.inbound(stream, caller, now, out),
+            Input::Inbound { stream, caller } => self.on_inbound(stream, caller, now, out),
             Input::OrderClosed { order, side } => {
                 out.push(Effect::Persist(vec![record::closed(side, &order)]));
             }
@@ -328,7 +328,7 @@ impl Machine for Inference {
     }
 
     fn deadline(&self) -> Option<Tick> {
-        let buyers = self.buyers.values().filter_map(Purchase::deadline);
+        let purchases = self.purchases.values().filter_map(Purchase::deadline);
         let hosts = self.hosts.values().filter_map(HostOrder::deadline);
         let fresh = self.fresh.values().map(|fresh| fresh.until);
         let sweeps = !self.voids.is_empty()
@@ -336,14 +336,14 @@ impl Machine for Inference {
             || !self.retained.is_empty()
             || !self.unfinished.is_empty();
         let sweep = sweeps.then_some(self.sweep);
-        buyers.chain(hosts).chain(fresh).chain(sweep).min()
+        purchases.chain(hosts).chain(fresh).chain(sweep).min()
     }
 }
 
 /// The machine's own parts, borrowed beside the context.
 struct Parts<'a> {
     replay: &'a mut ReplayWindow,
-    buyers: &'a mut BTreeMap<RequestId, Purchase>,
+    purchases: &'a mut BTreeMap<RequestId, Purchase>,
     hosts: &'a mut BTreeMap<OrderId, HostOrder>,
     voids: &'a BTreeMap<Sender, u32>,
     payers: &'a mut Payers,
@@ -356,8 +356,8 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn expire(&mut self, ctx: &mut Ctx<'_>) {
-        for buyer in self.buyers.values_mut() {
-            buyer.expire(ctx);
+        for purchase in self.purchases.values_mut() {
+            purchase.expire(ctx);
         }
         for host in self.hosts.values_mut() {
             if host.deadline().is_some() {

@@ -77,7 +77,7 @@ impl Inference {
 }
 
 impl Parts<'_> {
-    pub(super) fn order(
+    pub(super) fn on_order(
         &mut self,
         stream: StreamId,
         caller: Caller,

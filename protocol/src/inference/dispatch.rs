@@ -11,54 +11,54 @@ use crate::purchase::Purchase;
 use crate::refusal::Code;
 
 impl Parts<'_> {
-    pub(super) fn buyer_of(&mut self, order: OrderId) -> Option<&mut Purchase> {
-        self.buyers
+    pub(super) fn purchase_of(&mut self, order: OrderId) -> Option<&mut Purchase> {
+        self.purchases
             .values_mut()
-            .find(|buyer| buyer.order() == Some(order))
+            .find(|purchase| purchase.order() == Some(order))
     }
 
     pub(super) fn dispatch(&mut self, input: Input, ctx: &mut Ctx<'_>) {
         match input {
-            Input::Confirm(request) => self.buyer(request, |buyer| buyer.on_confirm(ctx)),
-            Input::Stop(request) => self.buyer(request, |buyer| buyer.on_stop(ctx)),
-            Input::Cancel(request) => self.buyer(request, |buyer| buyer.on_cancel(ctx)),
+            Input::Confirm(request) => self.purchase(request, |purchase| purchase.on_confirm(ctx)),
+            Input::Stop(request) => self.purchase(request, |purchase| purchase.on_stop(ctx)),
+            Input::Cancel(request) => self.purchase(request, |purchase| purchase.on_cancel(ctx)),
             Input::CandidatesFound { request, hosts } => {
-                self.buyer(request, |buyer| buyer.on_candidates(hosts, ctx))
+                self.purchase(request, |purchase| purchase.on_candidates(hosts, ctx))
             }
             Input::Reserved { request, result } => {
-                self.buyer(request, |buyer| buyer.on_reserved(result, ctx))
+                self.purchase(request, |purchase| purchase.on_reserved(result, ctx))
             }
-            Input::Opened { id, stream } => self.opened(id, stream, ctx),
+            Input::Opened { id, stream } => self.on_stream_opened(id, stream, ctx),
             Input::OpenFailed { id, reason, ours } => {
-                if let Some(buyer) = self
-                    .buyers
+                if let Some(purchase) = self
+                    .purchases
                     .values_mut()
-                    .find(|buyer| buyer.dialing() == Some(id))
+                    .find(|purchase| purchase.dialing() == Some(id))
                 {
-                    buyer.on_dial_failed(&reason, ours, ctx);
+                    purchase.on_dial_failed(&reason, ours, ctx);
                 }
             }
             Input::InputCounted { id, count } => {
-                let mut buyers = self.buyers.values_mut();
-                if let Some(buyer) = buyers.find(|buyer| buyer.awaits_count(id)) {
-                    buyer.on_input_counted(count, ctx);
+                let mut purchases = self.purchases.values_mut();
+                if let Some(purchase) = purchases.find(|purchase| purchase.awaits_count(id)) {
+                    purchase.on_input_counted(count, ctx);
                 }
             }
             Input::WrongPiece {
                 order,
                 host,
                 position,
-            } => match self.buyer_of(order) {
-                Some(buyer) => buyer.on_wrong_piece(position, ctx),
+            } => match self.purchase_of(order) {
+                Some(purchase) => purchase.on_wrong_piece(position, ctx),
                 // It came with the end of the order.
                 None => {
                     let detail = buyer::wrong_piece(position);
                     ctx.offence(host, order, OffenceKind::FalseText, &detail);
                 }
             },
-            Input::Received { stream, frame } => self.received(stream, *frame, ctx),
-            Input::Garbled { stream, detail } => self.garbled(stream, detail, ctx),
-            Input::Closed { stream } => self.closed(stream, ctx),
+            Input::Received { stream, frame } => self.on_frame(stream, *frame, ctx),
+            Input::Garbled { stream, detail } => self.on_malformed_frame(stream, detail, ctx),
+            Input::Closed { stream } => self.on_stream_closed(stream, ctx),
             Input::Settled {
                 order,
                 seq,
@@ -66,8 +66,8 @@ impl Parts<'_> {
                 ms,
                 ..
             } => {
-                if let Some(buyer) = self.buyer_of(order) {
-                    buyer.on_payment_settled(seq, fee, ms, ctx);
+                if let Some(purchase) = self.purchase_of(order) {
+                    purchase.on_payment_settled(seq, fee, ms, ctx);
                 } else {
                     let (taken, records) = ctx.late.settled(&order, seq);
                     ctx.persist(records);
@@ -81,8 +81,8 @@ impl Parts<'_> {
                 seq,
                 refusal,
             } => {
-                if let Some(buyer) = self.buyer_of(order) {
-                    buyer.on_payment_failed(seq, refusal, ctx);
+                if let Some(purchase) = self.purchase_of(order) {
+                    purchase.on_payment_failed(seq, refusal, ctx);
                 } else if refusal.code != Code::PaymentUnknown {
                     let records = ctx.late.failed(&order, seq);
                     ctx.persist(records);
@@ -101,7 +101,7 @@ impl Parts<'_> {
                         .served
                         .get(&order.model())
                         .map_or(0, |served| served.limits.prompt_tokens);
-                    order.counted(result, limit, ctx);
+                    order.on_prompt_counted(result, limit, ctx);
                 }
             }
             Input::Produced {
@@ -110,19 +110,19 @@ impl Parts<'_> {
                 finish,
                 attached,
             } => {
-                self.host(order, |host| host.produced(tokens, finish, attached, ctx));
+                self.host(order, |host| host.on_output(tokens, finish, attached, ctx));
             }
             Input::EngineFailed { order, reason } => {
-                self.host(order, |host| host.engine_failed(&reason, ctx))
+                self.host(order, |host| host.on_engine_failed(&reason, ctx))
             }
             Input::CreditOpened { order, result } => {
                 let wait = self.starts_within(&order, ctx.now.tick);
                 let result = result.and_then(|credit| self.worth_an_offer(&order, credit));
-                self.host(order, |host| host.credit_opened(result, wait, ctx));
+                self.host(order, |host| host.on_credit_opened(result, wait, ctx));
                 self.one_gratis(order, ctx);
             }
             Input::InvoiceMade { order, seq, result } => {
-                self.host(order, |host| host.invoice_made(seq, result, ctx));
+                self.host(order, |host| host.on_invoice_made(seq, result, ctx));
             }
             Input::CreditGranted {
                 order,
@@ -133,16 +133,16 @@ impl Parts<'_> {
             } => {
                 if let Some(host) = self.hosts.get_mut(&order) {
                     self.payers.paid(host.buyer(), msat);
-                    host.credited(seq, msat, window, ctx);
+                    host.on_credit_granted(seq, msat, window, ctx);
                 }
             }
             _ => {}
         }
     }
 
-    pub(super) fn buyer(&mut self, request: RequestId, run: impl FnOnce(&mut Purchase)) {
-        if let Some(buyer) = self.buyers.get_mut(&request) {
-            run(buyer);
+    pub(super) fn purchase(&mut self, request: RequestId, run: impl FnOnce(&mut Purchase)) {
+        if let Some(purchase) = self.purchases.get_mut(&request) {
+            run(purchase);
         }
     }
 

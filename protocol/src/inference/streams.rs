@@ -23,7 +23,7 @@ const MAX_FRESH_STREAMS: usize = 64;
 /// To whom a stream belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    Buyer(RequestId),
+    Purchase(RequestId),
     Host(OrderId),
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Fresh {
 }
 
 impl Inference {
-    pub(super) fn inbound(
+    pub(super) fn on_inbound(
         &mut self,
         stream: StreamId,
         caller: Caller,
@@ -67,37 +67,37 @@ impl Inference {
 }
 
 impl Parts<'_> {
-    pub(super) fn opened(&mut self, id: EffectId, stream: StreamId, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_stream_opened(&mut self, id: EffectId, stream: StreamId, ctx: &mut Ctx<'_>) {
         let dialing = self
-            .buyers
+            .purchases
             .iter_mut()
-            .find(|(_, buyer)| buyer.dialing() == Some(id));
+            .find(|(_, purchase)| purchase.dialing() == Some(id));
         match dialing {
-            Some((request, buyer)) => {
-                self.streams.insert(stream, Use::Buyer(*request));
-                buyer.on_stream_opened(stream, ctx);
+            Some((request, purchase)) => {
+                self.streams.insert(stream, Use::Purchase(*request));
+                purchase.on_stream_opened(stream, ctx);
             }
             // The purchase gave up while the dial went on.
             None => ctx.close(stream),
         }
     }
 
-    pub(super) fn received(&mut self, stream: StreamId, frame: Frame, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_frame(&mut self, stream: StreamId, frame: Frame, ctx: &mut Ctx<'_>) {
         if let Some(fresh) = self.fresh.remove(&stream) {
             if let Frame::Order(signed) = frame {
-                return self.order(stream, fresh.caller, signed, ctx);
+                return self.on_order(stream, fresh.caller, signed, ctx);
             }
             let message = format!("a stream begins with an order, not with {}", frame.name());
             return self.refuse(stream, Refusal::new(Code::ProtocolViolation, message), ctx);
         }
         match self.streams.get(&stream).copied() {
-            Some(Use::Buyer(request)) => self.on_buyer_stream(request, stream, frame, ctx),
-            Some(Use::Host(order)) => self.host_frame(order, frame, ctx),
+            Some(Use::Purchase(request)) => self.on_purchase_frame(request, stream, frame, ctx),
+            Some(Use::Host(order)) => self.on_host_frame(order, frame, ctx),
             None => {}
         }
     }
 
-    pub(super) fn on_buyer_stream(
+    pub(super) fn on_purchase_frame(
         &mut self,
         request: RequestId,
         stream: StreamId,
@@ -105,19 +105,19 @@ impl Parts<'_> {
         ctx: &mut Ctx<'_>,
     ) {
         // A stream of an earlier attempt of the same purchase is history.
-        self.buyer(request, |buyer| {
-            if buyer.stream() == Some(stream) {
-                buyer.on_frame(frame, ctx);
+        self.purchase(request, |purchase| {
+            if purchase.stream() == Some(stream) {
+                purchase.on_frame(frame, ctx);
             }
         });
     }
 
-    pub(super) fn host_frame(&mut self, order: OrderId, frame: Frame, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_host_frame(&mut self, order: OrderId, frame: Frame, ctx: &mut Ctx<'_>) {
         let Some(host) = self.hosts.get_mut(&order) else {
             return;
         };
         match frame {
-            Frame::Accept(terms) => host.accept(terms, ctx),
+            Frame::Accept(terms) => host.on_accept(terms, ctx),
             Frame::Paid(signed) => {
                 match signed.open::<Paid>(
                     ctx.crypto,
@@ -125,7 +125,7 @@ impl Parts<'_> {
                     &ctx.crypto.key(),
                     ctx.now.wall,
                 ) {
-                    Ok(paid) => host.paid_frame(signed, &paid, ctx),
+                    Ok(paid) => host.on_paid(signed, &paid, ctx),
                     Err(error) => {
                         host.fail(Refusal::new(Code::BadEnvelope, error.to_string()), ctx)
                     }
@@ -139,7 +139,7 @@ impl Parts<'_> {
                     ctx.now.wall,
                 ) {
                     Ok(opened) => {
-                        host.countersigned(
+                        host.on_countersigned(
                             signed,
                             &opened.body.receipt,
                             &opened.envelope.from,
@@ -151,7 +151,7 @@ impl Parts<'_> {
                     }
                 }
             }
-            Frame::Stop => host.stop(ctx),
+            Frame::Stop => host.on_stop(ctx),
             Frame::Cancel => host.abandon(Code::Cancelled, ctx),
             other => {
                 let message = format!("a buyer does not send a {} frame now", other.name());
@@ -167,13 +167,18 @@ impl Parts<'_> {
         ctx.close(stream);
     }
 
-    pub(super) fn garbled(&mut self, stream: StreamId, detail: String, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_malformed_frame(
+        &mut self,
+        stream: StreamId,
+        detail: String,
+        ctx: &mut Ctx<'_>,
+    ) {
         if self.fresh.remove(&stream).is_some() {
             return self.refuse(stream, Refusal::new(Code::ProtocolViolation, detail), ctx);
         }
         match self.streams.get(&stream).copied() {
-            Some(Use::Buyer(request)) => {
-                self.buyer(request, |buyer| buyer.on_malformed_frame(detail, ctx))
+            Some(Use::Purchase(request)) => {
+                self.purchase(request, |purchase| purchase.on_malformed_frame(detail, ctx))
             }
             Some(Use::Host(order)) => self.host(order, |host| {
                 ctx.tell(Message::Offended(Offence {
@@ -188,12 +193,12 @@ impl Parts<'_> {
         }
     }
 
-    pub(super) fn closed(&mut self, stream: StreamId, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_stream_closed(&mut self, stream: StreamId, ctx: &mut Ctx<'_>) {
         self.fresh.remove(&stream);
         match self.streams.remove(&stream) {
-            Some(Use::Buyer(request)) => self.buyer(request, |buyer| {
-                if buyer.stream() == Some(stream) {
-                    buyer.on_stream_closed(ctx);
+            Some(Use::Purchase(request)) => self.purchase(request, |purchase| {
+                if purchase.stream() == Some(stream) {
+                    purchase.on_stream_closed(ctx);
                 }
             }),
             Some(Use::Host(order)) => self.host(order, |host| {

@@ -451,7 +451,7 @@ impl HostOrder {
     }
 
     /// The engine produced output.
-    pub fn produced(
+    pub fn on_output(
         &mut self,
         tokens: Vec<ChainedToken>,
         finish: Option<Finish>,
@@ -512,7 +512,7 @@ impl HostOrder {
     }
 
     /// The engine gave up.
-    pub fn engine_failed(&mut self, reason: &str, ctx: &mut Ctx<'_>) {
+    pub fn on_engine_failed(&mut self, reason: &str, ctx: &mut Ctx<'_>) {
         if self.state == State::Running {
             self.state = State::Settling; // nothing to cancel any more
             self.fail(Refusal::new(Code::EngineFailed, reason), ctx);

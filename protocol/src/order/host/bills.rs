@@ -59,7 +59,7 @@ impl HostOrder {
     }
 
     /// Payment made an invoice, or could not.
-    pub fn invoice_made(
+    pub fn on_invoice_made(
         &mut self,
         seq: u32,
         result: Result<(String, PaymentHash), Refusal>,
@@ -148,7 +148,7 @@ impl HostOrder {
     }
 
     /// Payment received a payment for invoice `seq`.
-    pub fn credited(&mut self, seq: u32, msat: Msat, window: Msat, ctx: &mut Ctx<'_>) {
+    pub fn on_credit_granted(&mut self, seq: u32, msat: Msat, window: Msat, ctx: &mut Ctx<'_>) {
         let Some(issued) = self.issued.get_mut(&seq) else {
             return;
         };
@@ -184,7 +184,7 @@ impl HostOrder {
     }
 
     /// The buyer countersigned what it paid.
-    pub fn paid_frame(&mut self, signed: Signed, paid: &Opened<Paid>, ctx: &mut Ctx<'_>) {
+    pub fn on_paid(&mut self, signed: Signed, paid: &Opened<Paid>, ctx: &mut Ctx<'_>) {
         let fits = self.issued.get(&paid.body.seq).is_some_and(|issued| {
             issued.hash == Some(paid.body.hash)
                 && (paid.body.seq == 0 || issued.head == paid.body.head)

@@ -18,7 +18,7 @@ const COUNTERSIGN_TIMEOUT_MS: u64 = 10_000;
 
 impl HostOrder {
     /// The buyer wants no more output.
-    pub fn stop(&mut self, ctx: &mut Ctx<'_>) {
+    pub fn on_stop(&mut self, ctx: &mut Ctx<'_>) {
         match self.state {
             State::Running => {
                 ctx.out.push(Effect::CancelEngine { order: self.id() });
@@ -97,7 +97,7 @@ impl HostOrder {
     }
 
     /// The buyer countersigned the receipt.
-    pub fn countersigned(
+    pub fn on_countersigned(
         &mut self,
         signed: Signed,
         receipt: &Digest,

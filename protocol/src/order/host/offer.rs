@@ -14,7 +14,7 @@ use crate::wire::order::{Accept, EntryInvoice, Frame, Terms};
 
 impl HostOrder {
     /// The engine counted the prompt.
-    pub fn counted(
+    pub fn on_prompt_counted(
         &mut self,
         result: Result<PromptFacts, Refusal>,
         max_prompt: u32,
@@ -57,7 +57,7 @@ impl HostOrder {
     }
 
     /// Payment told how far the buyer is trusted. `starts_within_ms`: how soon a place is free.
-    pub fn credit_opened(
+    pub fn on_credit_opened(
         &mut self,
         credit: Result<Credit, Refusal>,
         starts_within_ms: u64,
@@ -142,7 +142,7 @@ impl HostOrder {
     }
 
     /// The buyer accepted terms.
-    pub fn accept(&mut self, terms: Accept, ctx: &mut Ctx<'_>) {
+    pub fn on_accept(&mut self, terms: Accept, ctx: &mut Ctx<'_>) {
         let matches = self
             .terms
             .as_ref()
