@@ -177,9 +177,12 @@ impl Parts<'_> {
             return self.refuse(stream, Refusal::new(Code::ProtocolViolation, detail), ctx);
         }
         match self.streams.get(&stream).copied() {
-            Some(Use::Purchase(request)) => {
-                self.purchase(request, |purchase| purchase.on_malformed_frame(detail, ctx))
-            }
+            Some(Use::Purchase(request)) => self.purchase(request, |purchase| {
+                // The host of an earlier attempt says nothing of the one that is asked now.
+                if purchase.stream() == Some(stream) {
+                    purchase.on_malformed_frame(detail, ctx);
+                }
+            }),
             Some(Use::Host(order)) => self.host(order, |host| {
                 ctx.tell(Message::Offended(Offence {
                     by: host.buyer(),

@@ -549,3 +549,19 @@ fn words_are_taken_from_the_host_that_was_asked_and_from_no_other() {
     assert_eq!(buyer.offences(), [OffenceKind::BadSignature]);
     assert_eq!(buyer.last_words().0, Code::ProtocolViolation);
 }
+
+#[test]
+fn bytes_of_a_host_that_was_left_are_not_blamed_on_the_next_one() {
+    for confirm in [false, true] {
+        let mut buyer = Buyer::idle();
+        buyer.wants(&[1, 3], confirm);
+        buyer.feed(Input::Confirm(RequestId(1)));
+        let stream = StreamId(buyer.stream);
+        buyer.hears(Frame::Refusal(Refusal::new(Code::Busy, "no")));
+        let detail = "no frame".to_owned();
+        buyer.feed(Input::Garbled { stream, detail });
+        buyer.feed(Input::Confirm(RequestId(1)));
+        assert_eq!(buyer.dials, [keys(1).key(), keys(3).key()]);
+        assert_eq!((buyer.offences(), buyer.failures()), (vec![], vec![]));
+    }
+}
