@@ -40,6 +40,7 @@ use protocol::message::payment::{LedgerEntry, Report};
 use protocol::route::Delivery;
 use protocol::time::WallTime;
 use protocol::wire::order::Frame;
+use std::collections::BTreeMap;
 
 /// Something that a checker may see.
 #[allow(missing_docs)] // the fields are named for what they are
@@ -129,7 +130,7 @@ pub enum Seen<'a> {
         stored: &'a [LedgerEntry],
         wallet: &'a Wallet,
     },
-    /// At the end: the hosts that a node lists.
+    /// At the end: the hosts that a node lists, in the order of their keys.
     Knows {
         node: NodeIx,
         wall: WallTime,
@@ -159,12 +160,13 @@ pub struct Facts {
     pub people: Vec<Person>,
     /// Orders, hashes, streams.
     pub index: Index,
+    keys: BTreeMap<NodeKey, NodeIx>,
 }
 
 impl Facts {
     /// Whose node key it is.
     pub fn by_key(&self, key: &NodeKey) -> Option<NodeIx> {
-        self.people.iter().position(|person| person.key == *key)
+        self.keys.get(key).copied()
     }
 }
 
@@ -235,9 +237,11 @@ impl Court {
         for (node, person) in people.iter().enumerate() {
             index.list(node, person);
         }
+        let keys = people.iter().enumerate();
         Court {
             facts: Facts {
                 now_ms: 0,
+                keys: keys.map(|(node, person)| (person.key, node)).collect(),
                 people,
                 index,
             },

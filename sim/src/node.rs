@@ -60,16 +60,35 @@ pub enum AnyEffect {
     Reputation(message::reputation::Effect),
 }
 
+/// An effect by what a driver does with it.
+pub enum Duty {
+    /// A write, which holds back what is behind it.
+    Write(Vec<Record>),
+    /// A message to a sibling.
+    Tell(Box<protocol::message::sibling::Message>),
+    /// Anything else.
+    Perform(AnyEffect),
+}
+
 impl AnyEffect {
-    /// The records of a write; `None` for any other effect.
-    pub fn persist(&self) -> Option<&Vec<Record>> {
+    /// What there is to do.
+    pub fn duty(self) -> Duty {
         match self {
             AnyEffect::Discovery(message::discovery::Effect::Persist(records))
             | AnyEffect::Payment(message::payment::Effect::Persist(records))
             | AnyEffect::Inference(message::inference::Effect::Persist(records))
             | AnyEffect::Validator(message::validator::Effect::Persist(records))
-            | AnyEffect::Reputation(message::reputation::Effect::Persist(records)) => Some(records),
-            _ => None,
+            | AnyEffect::Reputation(message::reputation::Effect::Persist(records)) => {
+                Duty::Write(records)
+            }
+            AnyEffect::Discovery(message::discovery::Effect::Tell(message))
+            | AnyEffect::Payment(message::payment::Effect::Tell(message))
+            | AnyEffect::Inference(message::inference::Effect::Tell(message))
+            | AnyEffect::Validator(message::validator::Effect::Tell(message))
+            | AnyEffect::Reputation(message::reputation::Effect::Tell(message)) => {
+                Duty::Tell(Box::new(message))
+            }
+            other => Duty::Perform(other),
         }
     }
 

@@ -10,32 +10,35 @@ use std::collections::BTreeMap;
 /// Durable records.
 #[derive(Debug, Default)]
 pub struct Store {
-    records: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+    tables: BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>,
 }
 
 impl Store {
     /// Makes records durable.
     pub fn sync(&mut self, records: Vec<Record>) {
         for record in records {
-            let key = (record.table, record.key);
+            let table = self.tables.entry(record.table).or_default();
             match record.value {
-                Some(value) => self.records.insert(key, value),
-                None => self.records.remove(&key),
+                Some(value) => table.insert(record.key, value),
+                None => table.remove(&record.key),
             };
         }
     }
 
     /// What a machine finds at start, in the order of the keys.
     pub fn load(&self, tables: &[Table]) -> Vec<Record> {
-        self.records
+        let wanted = self
+            .tables
             .iter()
-            .filter(|((table, _), _)| tables.contains(table))
-            .map(|((table, key), value)| Record {
+            .filter(|(table, _)| tables.contains(table));
+        let records = wanted.flat_map(|(table, rows)| {
+            rows.iter().map(|(key, value)| Record {
                 table: *table,
                 key: key.clone(),
                 value: Some(value.clone()),
             })
-            .collect()
+        });
+        records.collect()
     }
 
     /// The entries of the books: the machine itself keeps only the newest in memory.
@@ -53,21 +56,15 @@ impl Store {
     /// Records in a table whose keys begin differently in their first bytes: orders, not parts
     /// of them. For the checkers of bounds.
     pub fn distinct(&self, table: Table, bytes: usize) -> usize {
-        let keys = self
-            .records
-            .range((table, Vec::new())..)
-            .take_while(|((found, _), _)| *found == table);
+        let keys = self.tables.get(&table).into_iter().flatten();
         let starts: std::collections::BTreeSet<&[u8]> = keys
-            .map(|((_, key), _)| key.get(..bytes).unwrap_or(key))
+            .map(|(key, _)| key.get(..bytes).unwrap_or(key))
             .collect();
         starts.len()
     }
 
     /// Records in a table: for the checkers of bounds.
     pub fn count(&self, table: Table) -> usize {
-        self.records
-            .range((table, Vec::new())..)
-            .take_while(|((found, _), _)| *found == table)
-            .count()
+        self.tables.get(&table).map_or(0, BTreeMap::len)
     }
 }

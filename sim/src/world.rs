@@ -20,7 +20,7 @@ use crate::dice::{Dice, MS};
 use crate::event::{Event, Fault, Mind, NodeIx, Queue};
 use crate::faults::Plan;
 use crate::net::Net;
-use crate::node::{AnyEffect, Node, RICH, lane_of};
+use crate::node::{AnyEffect, Duty, Node, RICH, lane_of};
 use crate::people::{self, End, Purchase};
 use crate::plant::Plant;
 use crate::profile::Profile;
@@ -30,6 +30,7 @@ use crate::trace::Trace;
 use crate::wallet::Wallets;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::limits::{FIRST_TOKEN_MS, MAX_CANDIDATES};
+use protocol::machine::Record;
 use protocol::message;
 use protocol::message::inference::{Admission, Input as OrderInput};
 use protocol::message::sibling::Actor;
@@ -636,27 +637,31 @@ impl World {
                     effect: &effect,
                 },
             );
-            if let Some(records) = effect.persist() {
-                let (epoch, records) = (self.nodes[node].epoch, records.clone());
-                self.trace.records(&records);
-                let plant = self.options.plant;
-                let kept = crate::plant::synced(plant, &mut self.nodes[node].bug, records);
-                self.nodes[node].lanes[lane].syncing = Some(kept);
-                let at = self.now + self.dice.ms(0, self.plan.sync_ms) + 50_000;
-                self.queue.push(at, Event::Synced { node, epoch, actor });
-                return;
-            }
-            if let Some(message) = effect.tell() {
-                // A full mailbox among siblings stops the node; an adversary's has room.
-                if self.dice.chance(self.plan.full_ppm) && self.crash(node) {
-                    return;
+            match effect.duty() {
+                Duty::Write(records) => return self.write(node, actor, records),
+                Duty::Tell(message) => {
+                    // A full mailbox among siblings stops the node; an adversary's has room.
+                    if self.dice.chance(self.plan.full_ppm) && self.crash(node) {
+                        return;
+                    }
+                    let delivery = protocol::route::deliver(*message);
+                    self.post(node, Via::Sibling(actor), delivery, 0);
                 }
-                let delivery = protocol::route::deliver(message.clone());
-                self.post(node, Via::Sibling(actor), delivery, 0);
-                continue;
+                Duty::Perform(effect) => self.perform(node, effect),
             }
-            self.perform(node, effect);
         }
+    }
+
+    /// Begins a write.
+    fn write(&mut self, node: NodeIx, actor: Actor, records: Vec<Record>) {
+        let plant = self.options.plant;
+        let one = &mut self.nodes[node];
+        let lane = &mut one.lanes[lane_of(actor)];
+        self.trace.records(&records);
+        lane.syncing = Some(crate::plant::synced(plant, &mut one.bug, records));
+        let epoch = one.epoch;
+        let at = self.now + self.dice.ms(0, self.plan.sync_ms) + 50_000;
+        self.queue.push(at, Event::Synced { node, epoch, actor });
     }
 
     fn synced(&mut self, node: NodeIx, epoch: u32, actor: Actor) {

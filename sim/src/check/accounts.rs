@@ -28,7 +28,7 @@ impl Checker for Accounts {
             .iter()
             .map(|account| (account.side, account.order))
             .collect();
-        facts.index.orders.values().find_map(|book| {
+        facts.index.of_node(*node).find_map(|(_, book)| {
             let key = facts.index.keys.get(&(book.host, book.key))?;
             let old = key.last_ms + OPEN_MS < facts.now_ms;
             if book.settled == 0 || book.chunks == 0 || !old {

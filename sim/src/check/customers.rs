@@ -45,8 +45,7 @@ impl Customers {
 
     fn deceived(&self, facts: &Facts, buyer: NodeIx, host: NodeIx) -> bool {
         let key = facts.people[host].key;
-        let mut orders = facts.index.orders.values();
-        orders.any(|book| {
+        facts.index.of_node(buyer).any(|(_, book)| {
             let lied = self.lied.get(&(key, book.id)).map_or(0, BTreeSet::len);
             (book.buyer, book.host) == (buyer, host) && lied >= LIARS
         })
@@ -55,10 +54,10 @@ impl Customers {
 
 /// Orders between the two that were paid, and whose payment nothing that the host signed covers.
 pub(super) fn unserved(facts: &Facts, buyer: NodeIx, host: NodeIx) -> usize {
-    let orders = facts.index.orders.values();
-    let between = orders.filter(|book| (book.buyer, book.host) == (buyer, host));
+    let orders = facts.index.of_node(buyer);
+    let between = orders.filter(|(_, book)| (book.buyer, book.host) == (buyer, host));
     between
-        .filter(|book| book.settled > book.vouched() + book.carried)
+        .filter(|(_, book)| book.settled > book.vouched() + book.carried)
         .count()
 }
 

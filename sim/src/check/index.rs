@@ -145,6 +145,8 @@ pub struct Index {
     pub keys: BTreeMap<(NodeIx, NodeKey), KeyBook>,
     /// By the digest of the signed order.
     pub orders: BTreeMap<Digest, OrderBook>,
+    /// The orders that a node buys or serves.
+    of_node: BTreeMap<NodeIx, BTreeSet<Digest>>,
     /// The orders that a key signed for a host.
     signed: BTreeMap<(NodeIx, NodeKey), Vec<Digest>>,
     /// Which order a stream carries, by the host's end and by the buyer's.
@@ -203,7 +205,7 @@ impl Index {
     /// The most that a buyer can owe a host from its other orders with it. Where an order
     /// broke off, output may have been under way: the window, at most. Msat.
     pub fn owed(&self, id: &Digest, order: &OrderBook) -> u64 {
-        let others = self.orders.iter().filter(|(other, book)| {
+        let others = self.of_node(order.buyer).filter(|(other, book)| {
             *other != id && book.terms && (book.buyer, book.host) == (order.buyer, order.host)
         });
         let left = |book: &OrderBook| {
@@ -224,6 +226,18 @@ impl Index {
             (all.saturating_add(left(book)), taken_up + part)
         });
         all.saturating_sub(taken_up)
+    }
+
+    /// The orders that a node buys or serves, by digest.
+    pub fn of_node(&self, node: NodeIx) -> impl Iterator<Item = (&Digest, &OrderBook)> {
+        let digests = self.of_node.get(&node).into_iter().flatten();
+        digests.filter_map(|digest| self.orders.get_key_value(digest))
+    }
+
+    /// Every order of that id, by digest.
+    pub fn of_id(&self, order: OrderId) -> impl Iterator<Item = (&Digest, &OrderBook)> {
+        let from = self.orders.range(first(&order)..);
+        from.take_while(move |(_, book)| book.id == order)
     }
 
     /// What the user of an order would pay for it at most, routing fees included; the signed cap
@@ -327,7 +341,8 @@ impl Index {
     /// A host that crashes under an order forgives what it left unpaid: the buyer cannot know.
     fn forgive(&mut self, now_ms: u64, host: NodeIx) {
         let recent = |book: &OrderBook| book.last_ms + UNDER_WAY_MS > now_ms;
-        for book in self.orders.values() {
+        let digests = self.of_node.get(&host).into_iter().flatten();
+        for book in digests.filter_map(|digest| self.orders.get(digest)) {
             if book.host == host && book.began && !book.agreed && recent(book) {
                 let unpaid = book.value().saturating_sub(book.settled);
                 let key = self.keys.entry((host, book.key)).or_default();
@@ -401,6 +416,9 @@ impl Index {
                 if !self.orders.contains_key(&digest) {
                     let signed = self.signed.entry((to, envelope.from)).or_default();
                     signed.push(digest);
+                    for node in [from, to] {
+                        self.of_node.entry(node).or_default().insert(digest);
+                    }
                 }
                 // Who replays somebody's order is not its buyer.
                 let book = self.orders.entry(digest).or_insert_with(|| OrderBook {

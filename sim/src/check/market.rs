@@ -74,7 +74,9 @@ impl Checker for Converges {
         else {
             return None;
         };
-        let missing = expected.iter().find(|key| !hosts.contains(key))?;
+        let missing = expected
+            .iter()
+            .find(|key| hosts.binary_search(key).is_err())?;
         Some(format!(
             "node {node} does not know of live host {:?}",
             facts.by_key(missing)

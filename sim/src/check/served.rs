@@ -27,9 +27,8 @@ impl PaidServed {
         // Orders without output are the recent ones.
         let touched = facts
             .index
-            .orders
-            .iter()
-            .filter(|(_, book)| book.chunks == 0 && (book.buyer == node || book.host == node));
+            .of_node(node)
+            .filter(|(_, book)| book.chunks == 0);
         self.excused.extend(touched.map(|(digest, _)| *digest));
     }
 
@@ -78,8 +77,7 @@ impl Checker for PaidServed {
                 delivery: Delivery::Inference(Input::EngineFailed { order, .. }),
                 ..
             } => {
-                let failed = facts.index.orders.iter();
-                let failed = failed.filter(|(_, book)| book.id == *order);
+                let failed = facts.index.of_id(*order);
                 self.excused.extend(failed.map(|(digest, _)| *digest));
                 None
             }
@@ -115,8 +113,8 @@ impl Checker for PaidServed {
                     return None;
                 }
                 let id = self.requests.get(&(*node, *request))?;
-                let mut orders = facts.index.orders.iter();
-                let (digest, _) = orders.find(|(_, book)| book.id == *id && book.buyer == *node)?;
+                let mut orders = facts.index.of_id(*id);
+                let (digest, _) = orders.find(|(_, book)| book.buyer == *node)?;
                 let who = format!("the buyer ({refusal})");
                 self.unserved(facts, digest, &who)
             }

@@ -81,8 +81,7 @@ impl Checker for Strangers {
         let (entries, streams) = (life(config.entry_expiry_s), life(config.invoice_expiry_s));
         let again = since(NONCE_MS);
         let (mut bought, mut sold, mut under_way, mut taken) = (0, 0, 0, 0);
-        let orders = facts.index.orders.values();
-        for book in orders.filter(|book| book.buyer == node || book.host == node) {
+        for (_, book) in facts.index.of_node(node) {
             let known = |key| facts.index.keys.get(key).is_some_and(|one| one.paid > 0);
             bought += usize::from(book.buyer == node);
             let earned = book.settled > 0 || book.chunks > 0 || known(&(node, book.key));

@@ -18,9 +18,8 @@ const CUT: &str = "the host ends the answer early";
 /// The cap has no room for one unit more: an answer that is cut there, by a receipt that says so,
 /// has ended anyway.
 fn is_spent(facts: &Facts, order: OrderId) -> bool {
-    let mut books = facts.index.orders.values();
-    let book = books.find(|book| book.id == order);
-    book.is_some_and(|book| book.cost(book.delivered + 1) + book.carried > book.max_cost)
+    let book = facts.index.of_id(order).next();
+    book.is_some_and(|(_, book)| book.cost(book.delivered + 1) + book.carried > book.max_cost)
 }
 
 /// The judge of verdicts.

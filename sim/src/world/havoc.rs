@@ -10,7 +10,7 @@ use crate::node::{AnyEffect, NETWORK, Node, lane_of};
 use crate::people::End;
 use crate::profile::QUANTUM;
 use protocol::crypto::Crypto;
-use protocol::ids::StreamId;
+use protocol::ids::{RequestId, StreamId};
 use protocol::message::discovery::Input as ListInput;
 use protocol::message::inference::{Effect, Input as OrderInput};
 use protocol::message::sibling::{Actor, Message};
@@ -153,8 +153,8 @@ impl World {
         self.drop_streams(node);
         let open: Vec<_> = self
             .purchases
-            .iter()
-            .filter(|((owner, _), purchase)| *owner == node && purchase.end.is_none())
+            .range((node, RequestId(0))..=(node, RequestId(u64::MAX)))
+            .filter(|(_, purchase)| purchase.end.is_none())
             .map(|((_, request), _)| *request)
             .collect();
         for request in open {
