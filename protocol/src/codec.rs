@@ -5,6 +5,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +44,14 @@ pub struct Extension {
 /// The allocation limit inside one decode, so that a short message cannot claim a huge vector.
 const DECODE_LIMIT: usize = 16 << 20;
 
+/// Largest buffer that is kept for the next message. Bytes.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// Where messages are put together: one allocation of the right size for each, and no growing.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 fn config() -> bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
@@ -53,8 +62,19 @@ fn config() -> bincode::config::Configuration<
 
 /// Encodes a message; the same value always gives the same bytes.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // What is encoded inside of `value` finds an empty buffer and leaves a larger one: no harm.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let config = bincode::config::standard();
     // Serialising our own types into a Vec cannot fail: no map of unknown length, no IO.
-    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap_or_default()
+    let bytes = match bincode::serde::encode_into_std_write(value, &mut scratch, config) {
+        Ok(_) => scratch.as_slice().to_vec(),
+        Err(_) => Vec::new(),
+    };
+    if scratch.capacity() <= SCRATCH_BYTES {
+        SCRATCH.set(scratch);
+    }
+    bytes
 }
 
 /// Decodes exactly one message from `bytes`.

@@ -12,18 +12,19 @@ use crate::offence::Offence;
 use crate::time::WallTime;
 use crate::wire::bundle::{Finding, Tier};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// One term of a score: parts per million of the best possible, times its weight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoreTerm {
     /// `price`, `speed`, `reliability`, `acceptance`, `verified`, `stake`.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// 0 to 1,000,000.
     pub value_ppm: u32,
     /// 0 to 1,000,000; the weights of a card sum to 1,000,000.
     pub weight_ppm: u32,
     /// One short sentence.
-    pub why: String,
+    pub why: Cow<'static, str>,
 }
 
 /// What this node knows of a host at first hand.

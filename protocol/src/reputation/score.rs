@@ -12,6 +12,7 @@ use crate::message::discovery::Subject;
 use crate::message::reputation::{ScoreCard, ScoreTerm, Standing};
 use crate::money::Msat;
 use crate::time::WallTime;
+use std::borrow::Cow;
 
 /// The best possible term.
 pub const BEST_PPM: u32 = 1_000_000;
@@ -112,7 +113,7 @@ pub fn cards(known: &[Known], weights: &Weights, now: WallTime) -> Vec<ScoreCard
                 reliability(one, weights.reliability),
                 acceptance(one, weights.acceptance),
                 verified(one, weights.verified),
-                term("stake", 0, weights.stake, "no bond is declared".to_owned()),
+                term("stake", 0, weights.stake, "no bond is declared"),
             ];
             ScoreCard {
                 host: one.subject.host,
@@ -169,12 +170,17 @@ fn total(terms: &[ScoreTerm]) -> u32 {
     u32::try_from(sum / u64::from(BEST_PPM)).unwrap_or(BEST_PPM)
 }
 
-fn term(name: &str, value_ppm: u32, weight_ppm: u32, why: String) -> ScoreTerm {
+fn term(
+    name: &'static str,
+    value_ppm: u32,
+    weight_ppm: u32,
+    why: impl Into<Cow<'static, str>>,
+) -> ScoreTerm {
     ScoreTerm {
-        name: name.to_owned(),
+        name: name.into(),
         value_ppm,
         weight_ppm,
-        why,
+        why: why.into(),
     }
 }
 
@@ -199,7 +205,7 @@ fn price(one: &Known, usual: u64, weight: u32) -> ScoreTerm {
 
 fn speed(one: &Known, usual: &Usual, weight: u32) -> ScoreTerm {
     let Some(us) = one.typical_us(usual.rate_us) else {
-        return term("speed", NEUTRAL_PPM, weight, "not measured yet".to_owned());
+        return term("speed", NEUTRAL_PPM, weight, "not measured yet");
     };
     let first = one.history.first_token_ms().unwrap_or(0);
     let why = match one.rate_us().filter(|us| *us > 0) {
@@ -222,8 +228,8 @@ fn reliability(one: &Known, weight: u32) -> ScoreTerm {
     // One success and one failure are assumed beforehand (Laplace): a stranger stands at a half.
     let all = u128::from(good) + u128::from(bad) + u128::from(2 * EVENT);
     let value = (u128::from(good) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
-    let why = if good == 0 && bad == 0 {
-        "no orders yet".to_owned()
+    let why: Cow<'static, str> = if good == 0 && bad == 0 {
+        "no orders yet".into()
     } else {
         let mut why = format!(
             "served {} of {} recent orders",
@@ -233,7 +239,7 @@ fn reliability(one: &Known, weight: u32) -> ScoreTerm {
         if one.history.overcharged > 0 {
             why.push_str("; charged more than listed");
         }
-        why
+        why.into()
     };
     term(
         "reliability",
@@ -250,9 +256,9 @@ fn acceptance(one: &Known, weight: u32) -> ScoreTerm {
     let without = one.history.refused.saturating_add(one.bad());
     let all = u128::from(good) + u128::from(without) + u128::from(EVENT);
     let value = (u128::from(good) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
-    let why = match without {
-        0 => "answered every order".to_owned(),
-        _ => format!("left {} recent orders without an answer", events(without)),
+    let why: Cow<'static, str> = match without {
+        0 => "answered every order".into(),
+        _ => format!("left {} recent orders without an answer", events(without)).into(),
     };
     let value = u32::try_from(value).unwrap_or(BEST_PPM);
     term("acceptance", value, weight, why)
@@ -267,10 +273,10 @@ fn verified(one: &Known, weight: u32) -> ScoreTerm {
     // Three checks that nobody made are assumed to be open: one replay moves a quarter to two fifths.
     let all = u128::from(checks) + u128::from(4 * EVENT);
     let value = (u128::from(checks) + u128::from(EVENT)) * u128::from(BEST_PPM) / all;
-    let mut why = if checks == 0 {
-        "never replayed".to_owned()
+    let mut why: Cow<'static, str> = if checks == 0 {
+        "never replayed".into()
     } else {
-        format!("passed {} replays, failed none", events(checks))
+        format!("passed {} replays, failed none", events(checks)).into()
     };
     let value = u32::try_from(value).unwrap_or(BEST_PPM);
     let hints = &one.host.hints;
@@ -278,7 +284,8 @@ fn verified(one: &Known, weight: u32) -> ScoreTerm {
         why = format!(
             "{why}; unconfirmed word of another validator: {}",
             last.what
-        );
+        )
+        .into();
     }
     term("verified", value >> hints.len().min(31), weight, why)
 }
