@@ -3,11 +3,8 @@
 use protocol::ids::{EffectId, OrderId, PaymentHash, RequestId, StreamId};
 use protocol::message::sibling::Actor;
 use protocol::route::Delivery;
-use protocol::time::WallTime;
-use protocol::wire::manifest::Manifest;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
 /// Index of a node in the world.
 pub type NodeIx = usize;
@@ -58,13 +55,11 @@ pub enum Event {
     Repeat { node: NodeIx },
     /// An audit question reaches a validator.
     AuditArrives { stream: StreamId, bytes: Vec<u8> },
-    /// A relay hands a listing to a node.
-    Listing {
+    /// A relay hands over the listings that it has for a node.
+    Listings {
         relay: usize,
         node: NodeIx,
         epoch: u32,
-        created: WallTime,
-        manifest: Arc<Manifest>,
     },
     /// A person wants an answer.
     Want { node: NodeIx, tries: u32 },
@@ -193,7 +188,7 @@ impl Event {
             Event::Resolve { .. } => 8,
             Event::Repeat { .. } => 9,
             Event::AuditArrives { .. } => 10,
-            Event::Listing { .. } => 11,
+            Event::Listings { .. } => 11,
             Event::Want { .. } => 12,
             Event::Mind { .. } => 13,
             Event::Fault(_) => 14,

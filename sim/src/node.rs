@@ -10,6 +10,7 @@ use crate::dice::{Dice, MS};
 use crate::engine::Engine;
 use crate::faults::Vice;
 use crate::profile::Profile;
+use crate::relay::{RELAYS, Subscription};
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey};
@@ -90,6 +91,14 @@ impl AnyEffect {
             }
             other => Duty::Perform(other),
         }
+    }
+
+    /// A write of listings, which no checker looks at.
+    pub fn lists(&self) -> bool {
+        matches!(
+            self,
+            AnyEffect::Discovery(message::discovery::Effect::Persist(_))
+        )
     }
 
     /// The message to a sibling; `None` for any other effect.
@@ -303,6 +312,8 @@ pub struct Node {
     pub store: Store,
     /// By [`lane_of`].
     pub lanes: [Lane; 5],
+    /// Listings on their way from each relay.
+    pub(crate) subscriptions: [Subscription; RELAYS],
     /// FIFO per (sender, receiver): the last arrival.
     pub fifo: BTreeMap<(u8, u8), u64>,
     /// Generations.
@@ -460,6 +471,7 @@ impl Node {
             withdrawn: false,
             store: Store::default(),
             lanes: Default::default(),
+            subscriptions: Default::default(),
             fifo: BTreeMap::new(),
             engine: Engine::default(),
             cut: None,
@@ -499,6 +511,7 @@ impl Node {
         self.epoch += 1;
         self.booted = world;
         self.lanes = Default::default();
+        self.subscriptions = Default::default();
         self.fifo.clear();
         self.engine = Engine::default();
         self.cut = None;

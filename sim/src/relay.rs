@@ -12,6 +12,24 @@ use std::sync::Arc;
 /// Relays of the world.
 pub const RELAYS: usize = 3;
 
+/// Least time between two handovers of a relay to one node: what is published meanwhile comes
+/// together. Milliseconds.
+pub const HANDOVER_MS: u64 = 10_000;
+
+/// The name under which machines know a relay.
+pub const NAMES: [&str; RELAYS] = ["relay-0", "relay-1", "relay-2"];
+
+/// What one relay has for one node.
+#[derive(Debug, Default)]
+pub struct Subscription {
+    /// Listings on their way.
+    pub waiting: Vec<Arc<Manifest>>,
+    /// A handover is scheduled.
+    pub scheduled: bool,
+    /// World time before which there is no other.
+    pub next: u64,
+}
+
 /// One relay.
 #[derive(Debug, Default)]
 pub struct Relay {

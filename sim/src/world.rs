@@ -372,15 +372,7 @@ impl World {
             Event::Resolve { payer, hash } => self.resolve(payer, hash),
             Event::Repeat { node } => self.repeat(node),
             Event::AuditArrives { stream, bytes } => self.audit_arrives(stream, &bytes),
-            Event::Listing {
-                relay,
-                node,
-                epoch,
-                created,
-                manifest,
-            } => {
-                self.listing_arrives(relay, node, epoch, created, manifest);
-            }
+            Event::Listings { relay, node, epoch } => self.listings_arrive(relay, node, epoch),
             Event::Want { node, tries } => self.want(node, tries),
             Event::Mind {
                 node,
@@ -473,26 +465,31 @@ impl World {
         self.nodes[node].lanes[lane_of(actor)].mail = self.nodes[node].lanes[lane_of(actor)]
             .mail
             .saturating_sub(1);
-        let given = match self.nodes[node].adversary.take() {
-            None => vec![delivery],
-            Some(mut adversary) => {
-                let given = adversary.input(&mut self.hand(node), delivery);
-                self.nodes[node].adversary = Some(adversary);
-                given
-            }
+        let Some(mut adversary) = self.nodes[node].adversary.take() else {
+            return self.handle(node, delivery);
         };
+        let given = adversary.input(&mut self.hand(node), delivery);
+        self.nodes[node].adversary = Some(adversary);
         for delivery in given {
             self.handle(node, delivery);
         }
     }
 
-    /// One turn of a machine with an input.
+    /// One turn of a machine with an input, and its effects as far as they go.
     fn handle(&mut self, node: NodeIx, delivery: Delivery) {
         let actor = delivery.to();
         self.see(Seen::Handed {
             node,
             delivery: &delivery,
         });
+        self.turn(node, delivery);
+        self.pump(node, actor);
+        self.arm(node, actor);
+    }
+
+    /// One turn of a machine with an input; its effects wait.
+    fn turn(&mut self, node: NodeIx, delivery: Delivery) {
+        let actor = delivery.to();
         let now = self.nodes[node].now(self.now);
         let plant = self.options.plant;
         let one = &mut self.nodes[node];
@@ -507,7 +504,41 @@ impl World {
             self.note(node, actor, now, noted, &effects);
         }
         effects.append(&mut extra);
-        self.after_turn(node, actor, effects);
+        self.queue_effects(node, actor, effects);
+    }
+
+    /// Listings out of a relay: a turn for each, and then their effects.
+    pub(super) fn list(&mut self, node: NodeIx, listings: impl Iterator<Item = Delivery>) {
+        if self.nodes[node].adversary.is_some() || self.options.plant.is_some() {
+            for delivery in listings {
+                self.nodes[node].lanes[lane_of(Actor::Discovery)].mail += 1;
+                self.input(node, delivery);
+            }
+            return;
+        }
+        let now = self.nodes[node].now(self.now);
+        let (mut records, mut effects) = (Vec::new(), Vec::new());
+        for delivery in listings {
+            let noted = self.recorder.as_ref().map(|_| delivery.clone());
+            let Some(machines) = self.nodes[node].machines.as_mut() else {
+                return;
+            };
+            let made = machines.handle(now, delivery);
+            self.note(node, Actor::Discovery, now, noted, &made);
+            for effect in made {
+                match effect {
+                    AnyEffect::Discovery(message::discovery::Effect::Persist(more)) => {
+                        records.extend(more);
+                    }
+                    other => effects.push(other),
+                }
+            }
+        }
+        if !records.is_empty() {
+            let write = message::discovery::Effect::Persist(records);
+            effects.insert(0, AnyEffect::Discovery(write));
+        }
+        self.after_turn(node, Actor::Discovery, effects);
     }
 
     pub(crate) fn hand(&mut self, node: NodeIx) -> Hand<'_> {
@@ -571,6 +602,13 @@ impl World {
     }
 
     fn after_turn(&mut self, node: NodeIx, actor: Actor, effects: Vec<AnyEffect>) {
+        self.queue_effects(node, actor, effects);
+        self.pump(node, actor);
+        self.arm(node, actor);
+    }
+
+    /// Puts the effects of a turn behind those that wait.
+    fn queue_effects(&mut self, node: NodeIx, actor: Actor, effects: Vec<AnyEffect>) {
         let plant = self.options.plant;
         let one = &mut self.nodes[node];
         let wall = one.now(self.now).wall;
@@ -596,15 +634,13 @@ impl World {
         };
         self.trace
             .numbers(&[node as u64, lane_of(actor) as u64, effects.len() as u64]);
-        for effect in &effects {
+        for effect in effects.iter().filter(|effect| !effect.lists()) {
             self.court
                 .see(self.now, Seen::Emitted { node, wall, effect });
         }
         self.nodes[node].lanes[lane_of(actor)]
             .pending
             .extend(effects);
-        self.pump(node, actor);
-        self.arm(node, actor);
     }
 
     /// Carries out effects in order; a write holds back the rest.
@@ -628,15 +664,12 @@ impl World {
             let Some(effect) = one.lanes[lane].pending.pop_front() else {
                 return;
             };
-            let wall = one.now(self.now).wall;
-            self.court.see(
-                self.now,
-                Seen::Performed {
-                    node,
-                    wall,
-                    effect: &effect,
-                },
-            );
+            if !effect.lists() {
+                let wall = one.now(self.now).wall;
+                let effect = &effect;
+                self.court
+                    .see(self.now, Seen::Performed { node, wall, effect });
+            }
             match effect.duty() {
                 Duty::Write(records) => return self.write(node, actor, records),
                 Duty::Tell(message) => {
@@ -652,11 +685,19 @@ impl World {
         }
     }
 
-    /// Begins a write.
-    fn write(&mut self, node: NodeIx, actor: Actor, records: Vec<Record>) {
+    /// Begins a write. Listings that wait behind others go to disk together with them.
+    fn write(&mut self, node: NodeIx, actor: Actor, mut records: Vec<Record>) {
         let plant = self.options.plant;
         let one = &mut self.nodes[node];
         let lane = &mut one.lanes[lane_of(actor)];
+        while actor == Actor::Discovery
+            && one.cut.is_none()
+            && let Some(next) = lane.pending.pop_front_if(|next| next.lists())
+        {
+            if let Duty::Write(more) = next.duty() {
+                records.extend(more);
+            }
+        }
         self.trace.records(&records);
         lane.syncing = Some(crate::plant::synced(plant, &mut one.bug, records));
         let epoch = one.epoch;

@@ -7,7 +7,7 @@ use crate::dice::MS;
 use crate::event::{Event, NodeIx};
 use crate::faults::Vice;
 use crate::node::lane_of;
-use crate::relay::relays_of;
+use crate::relay::{HANDOVER_MS, NAMES, relays_of};
 use protocol::codec;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, StreamId};
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
@@ -430,7 +430,7 @@ impl World {
         let (mut accepted, mut refused) = (Vec::new(), Vec::new());
         let shared = Arc::new(manifest.clone());
         for relay in relays_of(node) {
-            let name = format!("relay-{relay}");
+            let name = NAMES[relay].to_owned();
             if self.dice.chance(self.plan.relay_drop_ppm) {
                 refused.push((name, "rate-limited".to_owned()));
                 continue;
@@ -485,45 +485,40 @@ impl World {
             .get(author)
             .filter(|_| stale)
             .cloned();
-        for manifest in [fresh, old].into_iter().flatten() {
-            let at = self.now + self.latency() + self.dice.ms(1, 500);
-            let epoch = self.nodes[node].epoch;
-            let created = manifest.created;
-            self.queue.push(
-                at,
-                Event::Listing {
-                    relay,
-                    node,
-                    epoch,
-                    created,
-                    manifest,
-                },
-            );
-        }
-    }
-
-    pub(super) fn listing_arrives(
-        &mut self,
-        relay: usize,
-        node: NodeIx,
-        epoch: u32,
-        created: WallTime,
-        manifest: Arc<Manifest>,
-    ) {
-        let expires = manifest.expires;
-        // The relay port drops expired events.
-        if !self.is_run(node, epoch) || expires <= self.nodes[node].now(self.now).wall {
+        let one = &mut self.nodes[node];
+        let subscription = &mut one.subscriptions[relay];
+        subscription.waiting.extend(fresh);
+        subscription.waiting.extend(old);
+        if std::mem::replace(&mut subscription.scheduled, true) {
             return;
         }
-        let author = manifest.node;
-        let input = ListInput::ListingSeen {
-            relay: format!("relay-{relay}"),
-            author,
-            created,
-            expires,
-            manifest,
-        };
-        self.post(node, Via::Relay, Delivery::Discovery(input), 0);
+        let (epoch, next) = (one.epoch, subscription.next);
+        let at = next.max(self.now) + self.latency() + self.dice.ms(1, 500);
+        self.queue.push(at, Event::Listings { relay, node, epoch });
+    }
+
+    pub(super) fn listings_arrive(&mut self, relay: usize, node: NodeIx, epoch: u32) {
+        if !self.is_run(node, epoch) {
+            return;
+        }
+        let one = &mut self.nodes[node];
+        let wall = one.now(self.now).wall;
+        let subscription = &mut one.subscriptions[relay];
+        subscription.scheduled = false;
+        subscription.next = self.now + HANDOVER_MS * MS;
+        let waiting = std::mem::take(&mut subscription.waiting);
+        // The relay port drops expired events.
+        let fresh = waiting.into_iter().filter(|one| one.expires > wall);
+        let seen = fresh.map(|manifest| {
+            Delivery::Discovery(ListInput::ListingSeen {
+                relay: NAMES[relay].to_owned(),
+                author: manifest.node,
+                created: manifest.created,
+                expires: manifest.expires,
+                manifest,
+            })
+        });
+        self.list(node, seen);
     }
 
     /// A node connects to its relays and gets what they have.
