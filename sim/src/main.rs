@@ -54,6 +54,10 @@ struct Args {
     /// Ten times the people and two hosts; a few seeds are so anyway.
     #[arg(long)]
     storm: bool,
+    /// Relays, at least 3: with 3 everybody hears of everybody. Left out: one for 64 nodes, and 3
+    /// at least.
+    #[arg(long)]
+    relays: Option<usize>,
     /// Sign and verify with BIP340 instead of the cheap scheme.
     #[arg(long)]
     real_crypto: bool,
@@ -116,6 +120,12 @@ fn run(args: Args) -> anyhow::Result<bool> {
         };
     let hours_fit = args.hours > 0.0 && args.hours <= 10_000.0;
     let fits = hours_fit && (9..=20_000).contains(&args.nodes);
+    if args
+        .relays
+        .is_some_and(|relays| !(3..=1_000).contains(&relays))
+    {
+        bail!("--relays must be from 3 to 1000");
+    }
     if !fits || args.purchases == 0 || args.seeds == 0 {
         bail!(
             "--hours must be above 0, --nodes from 9 to 20000, --purchases and --seeds at least 1"
@@ -134,6 +144,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
     options.real_crypto = args.real_crypto;
     options.adversaries = adversaries;
     options.storm = args.storm;
+    options.relays = args.relays;
     if !args.json {
         println!(
             "seed {seed}, {} seed(s), {} nodes, {} h, {} purchases per node and hour",
@@ -227,6 +238,7 @@ fn print_json(args: &Args, seed: u64, seconds: f64, reports: &[SeedReport]) -> a
         "plant": args.plant,
         "adversary": args.adversary,
         "storm": args.storm,
+        "relays": args.relays,
         "seconds": seconds,
         "tally": sum(reports),
         "failed": failed,

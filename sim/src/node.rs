@@ -10,7 +10,7 @@ use crate::dice::{Dice, MS};
 use crate::engine::Engine;
 use crate::faults::Vice;
 use crate::profile::Profile;
-use crate::relay::{RELAYS, Subscription};
+use crate::relay::Subscription;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey};
@@ -312,8 +312,8 @@ pub struct Node {
     pub store: Store,
     /// By [`lane_of`].
     pub lanes: [Lane; 5],
-    /// Listings on their way from each relay.
-    pub(crate) subscriptions: [Subscription; RELAYS],
+    /// Listings on their way from each of its relays.
+    pub(crate) subscriptions: [Subscription; 2],
     /// FIFO per (sender, receiver): the last arrival.
     pub fifo: BTreeMap<(u8, u8), u64>,
     /// Generations.

@@ -9,15 +9,21 @@ use protocol::wire::manifest::Manifest;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Relays of the world.
+/// Fewest relays of a world: where there are no more, any two nodes have one in common, and
+/// everybody hears of everybody.
 pub const RELAYS: usize = 3;
+/// Nodes for which a large world has one relay more, unless it is told how many to have. A node
+/// then hears of three times as many: of everybody, in a world of two hundred.
+pub const NODES_PER_RELAY: usize = 64;
+
+/// The relays of a world of that size.
+pub fn relays_for(nodes: usize) -> usize {
+    (nodes / NODES_PER_RELAY).max(RELAYS)
+}
 
 /// Least time between two handovers of a relay to one node: what is published meanwhile comes
 /// together. Milliseconds.
 pub const HANDOVER_MS: u64 = 10_000;
-
-/// The name under which machines know a relay.
-pub const NAMES: [&str; RELAYS] = ["relay-0", "relay-1", "relay-2"];
 
 /// What one relay has for one node.
 #[derive(Debug, Default)]
@@ -33,6 +39,8 @@ pub struct Subscription {
 /// One relay.
 #[derive(Debug, Default)]
 pub struct Relay {
+    /// The name under which machines know it.
+    pub name: String,
     /// Latest listing by author.
     pub listings: BTreeMap<NodeKey, Arc<Manifest>>,
     /// The one before, which a bad relay still serves.
@@ -42,6 +50,14 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// The relay of that number.
+    pub fn new(number: usize) -> Self {
+        Relay {
+            name: format!("relay-{number}"),
+            ..Relay::default()
+        }
+    }
+
     /// Takes a listing, as NIP-01 says of addressable events: the newest wins.
     pub fn publish(&mut self, manifest: Arc<Manifest>) {
         let author = manifest.node;
@@ -59,7 +75,35 @@ impl Relay {
     }
 }
 
-/// The relays that a node uses: two of three.
-pub fn relays_of(node: usize) -> [usize; 2] {
-    [node % RELAYS, (node + 1) % RELAYS]
+/// The relays that a node uses: two that stand beside each other in the circle of all.
+pub fn relays_of(node: usize, relays: usize) -> [usize; 2] {
+    [node % relays, (node + 1) % relays]
+}
+
+/// Whether two nodes have a relay in common, and so hear of each other.
+pub fn share_relay(one: usize, other: usize, relays: usize) -> bool {
+    let theirs = relays_of(other, relays);
+    let ours = relays_of(one, relays);
+    ours.iter().any(|relay| theirs.contains(relay))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_two_nodes_of_a_small_world_share_a_relay() {
+        let pairs = (0..50).flat_map(|one| (0..50).map(move |other| (one, other)));
+        let mut pairs = pairs.map(|(one, other)| share_relay(one, other, relays_for(50)));
+        assert!(pairs.all(|shared| shared));
+    }
+
+    #[test]
+    fn a_node_of_a_large_world_hears_of_no_more_than_one_of_a_world_of_two_hundred() {
+        let relays = relays_for(2_000);
+        for node in 0..2_000 {
+            let heard = (0..2_000).filter(|other| share_relay(node, *other, relays));
+            assert!((100..=200).contains(&heard.count()));
+        }
+    }
 }

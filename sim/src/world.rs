@@ -25,7 +25,7 @@ use crate::people::{self, End, Purchase};
 use crate::plant::Plant;
 use crate::profile::Profile;
 use crate::record::{Life, Recorder};
-use crate::relay::{RELAYS, Relay};
+use crate::relay::{Relay, relays_for, share_relay};
 use crate::trace::Trace;
 use crate::wallet::Wallets;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
@@ -114,6 +114,8 @@ pub struct Options {
     pub adversaries: Choice,
     /// Ten times the people and two hosts, in every seed.
     pub storm: bool,
+    /// Relays, at least three; `None`: as many as suit the nodes.
+    pub relays: Option<usize>,
 }
 
 impl Options {
@@ -128,6 +130,7 @@ impl Options {
             real_crypto: false,
             adversaries: Choice::default(),
             storm: false,
+            relays: None,
         }
     }
 }
@@ -239,6 +242,7 @@ impl World {
         let takers = nodes.iter().filter_map(|node| node.person.strategy);
         let takers = takers.filter(|strategy| takes(*strategy)).count();
         let healed_tries = u32::try_from(HEALED_TRIES + listed / LISTED_PER_TRY + takers);
+        let relays = options.relays.unwrap_or(relays_for(options.nodes));
         let mut world = World {
             now: 0,
             queue: Queue::default(),
@@ -250,7 +254,7 @@ impl World {
             net: Net::default(),
             total: wallets.total(),
             wallets,
-            relays: (0..RELAYS).map(|_| Relay::default()).collect(),
+            relays: (0..relays).map(Relay::new).collect(),
             followers: BTreeMap::new(),
             questions: BTreeMap::new(),
             purchases: BTreeMap::new(),
@@ -965,14 +969,14 @@ impl World {
         self.see(Seen::Total { now, before });
     }
 
-    /// Author keys of all listings that ought to be known now.
-    pub(crate) fn expected_hosts(&self) -> Vec<NodeKey> {
-        let listed =
-            |node: &&Node| node.machines.is_some() && !node.withdrawn && node.person.sells();
-        self.nodes
-            .iter()
-            .filter(listed)
-            .map(|node| node.person.key)
-            .collect()
+    /// Author keys of all listings that a node ought to know now.
+    pub(crate) fn expected_hosts(&self, by: NodeIx) -> Vec<NodeKey> {
+        let relays = self.relays.len();
+        let listed = |(index, node): &(NodeIx, &Node)| {
+            let lists = node.machines.is_some() && !node.withdrawn && node.person.sells();
+            lists && share_relay(by, *index, relays)
+        };
+        let hosts = self.nodes.iter().enumerate().filter(listed);
+        hosts.map(|(_, node)| node.person.key).collect()
     }
 }

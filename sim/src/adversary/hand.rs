@@ -7,7 +7,6 @@ use crate::crypto::{SimCrypto, lightning_id, lightning_proof, read_invoice};
 use crate::dice::{Dice, MS};
 use crate::event::{Event, NodeIx};
 use crate::node::{NETWORK, Node, embeds, models};
-use crate::relay::RELAYS;
 use crate::world::World;
 use protocol::crypto::Crypto;
 use protocol::ids::{ModelDigest, NodeKey, OrderId, PaymentHash, StreamId};
@@ -201,7 +200,7 @@ impl Hand<'_> {
             expires,
             extensions: Vec::new(),
         };
-        for relay in 0..RELAYS {
+        for relay in 0..self.world.relays.len() {
             self.world.publish_raw(relay, manifest.clone());
         }
         self.see(Seen::Listed {

@@ -384,7 +384,7 @@ impl World {
                 let mut known: Vec<_> = hosts.iter().map(|row| row.manifest.node).collect();
                 known.sort_unstable();
                 known.dedup();
-                let expected = self.expected_hosts();
+                let expected = self.expected_hosts(node);
                 let wall = self.nodes[node].now(self.now).wall;
                 let shuns = |row: &&message::discovery::HostRow| {
                     let until = row.score.cooldown.as_ref().map(|(until, _)| *until);

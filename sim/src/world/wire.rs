@@ -7,7 +7,7 @@ use crate::dice::MS;
 use crate::event::{Event, NodeIx};
 use crate::faults::Vice;
 use crate::node::lane_of;
-use crate::relay::{HANDOVER_MS, NAMES, relays_of};
+use crate::relay::{HANDOVER_MS, relays_of, share_relay};
 use protocol::codec;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, StreamId};
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
@@ -429,8 +429,8 @@ impl World {
     pub(super) fn publish(&mut self, node: NodeIx, id: EffectId, manifest: &Manifest) {
         let (mut accepted, mut refused) = (Vec::new(), Vec::new());
         let shared = Arc::new(manifest.clone());
-        for relay in relays_of(node) {
-            let name = NAMES[relay].to_owned();
+        for relay in self.relays_of(node) {
+            let name = self.relays[relay].name.clone();
             if self.dice.chance(self.plan.relay_drop_ppm) {
                 refused.push((name, "rate-limited".to_owned()));
                 continue;
@@ -465,9 +465,18 @@ impl World {
         self.spread(relay, &author);
     }
 
+    fn relays_of(&self, node: NodeIx) -> [usize; 2] {
+        relays_of(node, self.relays.len())
+    }
+
+    /// Which of a node's two relays one is.
+    fn place_of(&self, node: NodeIx, relay: usize) -> usize {
+        usize::from(self.relays_of(node)[0] != relay)
+    }
+
     fn spread(&mut self, relay: usize, author: &NodeKey) {
         for node in 0..self.nodes.len() {
-            if relays_of(node).contains(&relay) && self.up(node) {
+            if self.relays_of(node).contains(&relay) && self.up(node) {
                 self.hand_listing(relay, node, author);
             }
         }
@@ -485,8 +494,9 @@ impl World {
             .get(author)
             .filter(|_| stale)
             .cloned();
+        let place = self.place_of(node, relay);
         let one = &mut self.nodes[node];
-        let subscription = &mut one.subscriptions[relay];
+        let subscription = &mut one.subscriptions[place];
         subscription.waiting.extend(fresh);
         subscription.waiting.extend(old);
         if std::mem::replace(&mut subscription.scheduled, true) {
@@ -501,9 +511,11 @@ impl World {
         if !self.is_run(node, epoch) {
             return;
         }
+        let place = self.place_of(node, relay);
+        let name = self.relays[relay].name.clone();
         let one = &mut self.nodes[node];
         let wall = one.now(self.now).wall;
-        let subscription = &mut one.subscriptions[relay];
+        let subscription = &mut one.subscriptions[place];
         subscription.scheduled = false;
         subscription.next = self.now + HANDOVER_MS * MS;
         let waiting = std::mem::take(&mut subscription.waiting);
@@ -511,7 +523,7 @@ impl World {
         let fresh = waiting.into_iter().filter(|one| one.expires > wall);
         let seen = fresh.map(|manifest| {
             Delivery::Discovery(ListInput::ListingSeen {
-                relay: NAMES[relay].to_owned(),
+                relay: name.clone(),
                 author: manifest.node,
                 created: manifest.created,
                 expires: manifest.expires,
@@ -523,7 +535,7 @@ impl World {
 
     /// A node connects to its relays and gets what they have.
     pub(super) fn subscribe(&mut self, node: NodeIx) {
-        for relay in relays_of(node) {
+        for relay in self.relays_of(node) {
             let authors: Vec<NodeKey> = self.relays[relay].listings.keys().copied().collect();
             for author in authors {
                 self.hand_listing(relay, node, &author);
@@ -546,14 +558,14 @@ impl World {
             self.nodes[node].person.key,
             self.nodes[node].now(self.now).wall,
         );
-        for relay in relays_of(node) {
+        for relay in self.relays_of(node) {
             let future = at > self.real_wall().after_ms(FUTURE_MS);
             if self.dice.chance(self.plan.relay_drop_ppm) || future {
                 continue;
             }
             self.relays[relay].delete(author, at);
             for other in 0..self.nodes.len() {
-                let hears = relays_of(other).contains(&relay) && self.up(other);
+                let hears = self.relays_of(other).contains(&relay) && self.up(other);
                 if hears && !self.dice.chance(self.plan.relay_drop_ppm) {
                     let wait = self.latency();
                     let input = ListInput::ListingDeleted { author, at };
@@ -563,12 +575,16 @@ impl World {
         }
     }
 
-    /// A pulse to everybody who follows its model.
+    /// A pulse to everybody who follows its model and may know its host.
     pub(super) fn gossip(&mut self, node: NodeIx, pulse: &Pulse) {
         let followers: Vec<NodeIx> = self
             .followers
             .get(&pulse.model)
-            .map(|all| all.iter().copied().filter(|other| *other != node).collect())
+            .map(|all| {
+                let relays = self.relays.len();
+                let hears = |other: &NodeIx| *other != node && share_relay(node, *other, relays);
+                all.iter().copied().filter(hears).collect()
+            })
             .unwrap_or_default();
         let from = Some(self.nodes[node].person.key);
         for other in followers {
