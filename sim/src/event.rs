@@ -61,14 +61,14 @@ pub enum Event {
         node: NodeIx,
         epoch: u32,
     },
-    /// A person wants an answer.
+    /// A user wants an answer.
     Want { node: NodeIx, tries: u32 },
-    /// A person reacts to a purchase.
-    Mind {
+    /// A user reacts to a purchase.
+    React {
         node: NodeIx,
         epoch: u32,
         request: RequestId,
-        what: Mind,
+        action: UserAction,
     },
     /// The fault plan acts.
     Fault(Fault),
@@ -92,9 +92,9 @@ pub enum Event {
     Audit,
 }
 
-/// What a person does about a purchase.
+/// What a user does about a purchase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mind {
+pub enum UserAction {
     /// Agrees to the choice shown.
     Confirm,
     /// Wants no more output.
@@ -190,7 +190,7 @@ impl Event {
             Event::AuditArrives { .. } => 10,
             Event::Listings { .. } => 11,
             Event::Want { .. } => 12,
-            Event::Mind { .. } => 13,
+            Event::React { .. } => 13,
             Event::Fault(_) => 14,
             Event::Replay { .. } => 15,
             Event::Heal => 16,

@@ -17,7 +17,7 @@ pub(crate) use havoc::{resign, resign_with};
 use crate::adversary::{Adversary, Choice, Hand, Strategy};
 use crate::check::{Court, Seen, Violation};
 use crate::dice::{Dice, MS};
-use crate::event::{Event, Fault, Mind, NodeIx, Queue};
+use crate::event::{Event, Fault, NodeIx, Queue, UserAction};
 use crate::faults::Plan;
 use crate::net::Net;
 use crate::node::{AnyEffect, Duty, Node, RICH, lane_of};
@@ -378,12 +378,12 @@ impl World {
             Event::AuditArrives { stream, bytes } => self.audit_arrives(stream, &bytes),
             Event::Listings { relay, node, epoch } => self.listings_arrive(relay, node, epoch),
             Event::Want { node, tries } => self.want(node, tries),
-            Event::Mind {
+            Event::React {
                 node,
                 epoch,
                 request,
-                what,
-            } => self.mind(node, epoch, request, what),
+                action,
+            } => self.react(node, epoch, request, action),
             Event::Fault(fault) => self.fault(fault),
             Event::Replay { from, to, bytes } => self.replay_order(from, to, bytes),
             Event::Act { node } => self.act(node),
@@ -834,32 +834,32 @@ impl World {
             0,
         );
         if !healed && self.dice.chance(150_000) {
-            let what = if self.dice.chance(600_000) {
-                Mind::Stop
+            let action = if self.dice.chance(600_000) {
+                UserAction::Stop
             } else {
-                Mind::Cancel
+                UserAction::Cancel
             };
             let (at, epoch) = (self.now + self.dice.ms(200, 20_000), self.nodes[node].epoch);
             self.queue.push(
                 at,
-                Event::Mind {
+                Event::React {
                     node,
                     epoch,
                     request,
-                    what,
+                    action,
                 },
             );
         }
     }
 
-    fn mind(&mut self, node: NodeIx, epoch: u32, request: RequestId, what: Mind) {
+    fn react(&mut self, node: NodeIx, epoch: u32, request: RequestId, action: UserAction) {
         if !self.is_run(node, epoch) {
             return;
         }
-        let input = match what {
-            Mind::Confirm => OrderInput::Confirm(request),
-            Mind::Stop => OrderInput::Stop(request),
-            Mind::Cancel => OrderInput::Cancel(request),
+        let input = match action {
+            UserAction::Confirm => OrderInput::Confirm(request),
+            UserAction::Stop => OrderInput::Stop(request),
+            UserAction::Cancel => OrderInput::Cancel(request),
         };
         self.post(node, Via::Person, Delivery::Inference(input), 0);
     }

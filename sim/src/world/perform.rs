@@ -4,7 +4,7 @@ use super::{Via, World};
 use crate::check::Seen;
 use crate::dice::MS;
 use crate::engine::{Answer, NUMERICS, Running, STEP, count, without_logits, word_of};
-use crate::event::{Event, Mind, NodeIx};
+use crate::event::{Event, NodeIx, UserAction};
 use crate::faults::Vice;
 use crate::node::AnyEffect;
 use crate::people::End;
@@ -264,14 +264,14 @@ impl World {
                 }
                 let (at, epoch) = (self.now + self.dice.ms(500, 5_000), self.nodes[node].epoch);
                 // Harmless where no consent was asked for.
-                let what = Mind::Confirm;
+                let action = UserAction::Confirm;
                 self.queue.push(
                     at,
-                    Event::Mind {
+                    Event::React {
                         node,
                         epoch,
                         request,
-                        what,
+                        action,
                     },
                 );
             }
