@@ -7,37 +7,37 @@ use crate::dice::Dice;
 
 /// How a byzantine node misbehaves on its streams, or with its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vice {
+pub enum PeerFault {
     /// Keeps to the protocol.
     None,
     /// Flips bytes of its frames.
-    Mutates,
+    MutatesFrames,
     /// Does not send some of its frames.
-    Withholds,
+    WithholdsFrames,
     /// Sends its orders again, on new streams.
-    Replays,
+    ReplaysOrders,
     /// Signs invoices for twice what is due.
-    Greedy,
+    DoublesInvoices,
     /// Signs terms with prices above its listing.
-    Dear,
+    RaisesPrices,
     /// Adds debts that there are not to its entry payments.
-    Claims,
+    InventsDebt,
     /// Answers with another model's tokens.
     WrongAnswers,
     /// Alters the evidence that it has others judge.
-    Frames,
+    TampersWithEvidence,
 }
 
-/// The vices, for drawing.
-pub const VICES: [Vice; 8] = [
-    Vice::Mutates,
-    Vice::Withholds,
-    Vice::Replays,
-    Vice::Greedy,
-    Vice::Dear,
-    Vice::Claims,
-    Vice::WrongAnswers,
-    Vice::Frames,
+/// Every peer fault, for drawing.
+pub const PEER_FAULTS: [PeerFault; 8] = [
+    PeerFault::MutatesFrames,
+    PeerFault::WithholdsFrames,
+    PeerFault::ReplaysOrders,
+    PeerFault::DoublesInvoices,
+    PeerFault::RaisesPrices,
+    PeerFault::InventsDebt,
+    PeerFault::WrongAnswers,
+    PeerFault::TampersWithEvidence,
 ];
 
 /// The faults of one seed.

@@ -8,7 +8,7 @@ use crate::adversary::{Adversary, Strategy};
 use crate::crypto::{SimCrypto, lightning_id, lightning_proof};
 use crate::dice::{Dice, MS};
 use crate::engine::Engine;
-use crate::faults::Vice;
+use crate::faults::PeerFault;
 use crate::profile::Profile;
 use crate::relay::Subscription;
 use crate::store::Store;
@@ -32,7 +32,7 @@ pub const NETWORK: Network = Network::Regtest;
 const REPLAYER: usize = 7;
 /// The host that answers wrongly wherever anybody is byzantine.
 const LIAR: usize = 8;
-/// The node that has the vice which shows a planted bug.
+/// The node that has the peer fault which shows a planted bug.
 const SHOWING: usize = 9;
 /// The day's limit of whoever has not a tight one.
 pub const RICH: Msat = Msat(5_000_000);
@@ -237,7 +237,7 @@ pub struct Person {
     /// Lightning node.
     pub lightning: LightningId,
     /// Malformed misbehaviour.
-    pub vice: Vice,
+    pub peer_fault: PeerFault,
     /// Well-formed attack.
     pub strategy: Option<Strategy>,
     /// Its own step of payment as a host. Msat.
@@ -261,7 +261,7 @@ pub struct Person {
 impl Person {
     /// Keeps to the protocol.
     pub fn honest(&self) -> bool {
-        self.vice == Vice::None && self.strategy.is_none_or(Strategy::is_honest)
+        self.peer_fault == PeerFault::None && self.strategy.is_none_or(Strategy::is_honest)
     }
 
     /// Lists a tenth of its prices.
@@ -381,7 +381,7 @@ impl Node {
         dice: &mut Dice,
         plan: &crate::faults::Plan,
         profile: &Profile,
-        (strategies, vice): (&[Strategy], Option<Vice>),
+        (strategies, peer_fault): (&[Strategy], Option<PeerFault>),
         real_crypto: bool,
     ) -> Self {
         let (secret, order_secret) = (dice.bytes(), dice.bytes());
@@ -390,22 +390,25 @@ impl Node {
         // The first few are honest hosts and validators, so that every world has a market.
         let core = index < profile.core().max(3);
         let strategy = crate::adversary::drawn(dice, strategies, index);
-        let vice = if strategy.is_some() {
-            Vice::None
-        } else if let Some(vice) = vice.filter(|_| index == SHOWING) {
-            vice
+        let peer_fault = if strategy.is_some() {
+            PeerFault::None
+        } else if let Some(peer_fault) = peer_fault.filter(|_| index == SHOWING) {
+            peer_fault
         } else if index == REPLAYER && plan.byzantine_ppm > 0 {
-            Vice::Replays
+            PeerFault::ReplaysOrders
         } else if index == LIAR && plan.byzantine_ppm > 0 {
-            Vice::WrongAnswers
+            PeerFault::WrongAnswers
         } else if !core && dice.chance(plan.byzantine_ppm) {
-            crate::faults::VICES[dice.below(crate::faults::VICES.len())]
+            crate::faults::PEER_FAULTS[dice.below(crate::faults::PEER_FAULTS.len())]
         } else {
-            Vice::None
+            PeerFault::None
         };
         let needs_to_sell = matches!(
-            vice,
-            Vice::Greedy | Vice::Dear | Vice::Claims | Vice::WrongAnswers
+            peer_fault,
+            PeerFault::DoublesInvoices
+                | PeerFault::RaisesPrices
+                | PeerFault::InventsDebt
+                | PeerFault::WrongAnswers
         ) || strategy.is_some_and(Strategy::sells);
         let hosts = index < profile.core() || needs_to_sell;
         let served = if hosts || (!profile.storm && strategy.is_none() && dice.chance(250_000)) {
@@ -439,7 +442,7 @@ impl Node {
             caller: crate::callers::own(&transport),
             changes_peers: false,
             lightning: lightning_id(&key),
-            vice,
+            peer_fault,
             strategy,
             quantum: profile.quantum(dice),
             base_fee: 0,

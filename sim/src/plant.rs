@@ -8,7 +8,7 @@ mod credit;
 mod frames;
 mod wrap;
 
-pub use wrap::{crashed, effects, inputs, limits, recovered, strategy, synced, vice};
+pub use wrap::{crashed, effects, inputs, limits, peer_fault, recovered, strategy, synced};
 
 use protocol::ids::{EffectId, NodeKey, PaymentHash};
 use protocol::machine::Record;

@@ -221,7 +221,7 @@ impl World {
         let mut nodes: Vec<Node> = (0..options.nodes)
             .map(|index| {
                 let signs = options.real_crypto;
-                let attackers = (&strategies[..], crate::plant::vice(options.plant));
+                let attackers = (&strategies[..], crate::plant::peer_fault(options.plant));
                 Node::draw(index, &mut dice, &plan, &profile, attackers, signs)
             })
             .collect();
@@ -623,7 +623,7 @@ impl World {
                 crate::plant::effects(plant, &mut one.bug, &crypto, effects)
             }
         };
-        let effects = crate::world::havoc::vicious(&self.nodes[node], effects);
+        let effects = crate::world::havoc::apply_peer_fault(&self.nodes[node], effects);
         let effects = match self.nodes[node].adversary.take() {
             None => effects,
             Some(mut adversary) => {

@@ -3,7 +3,7 @@
 use super::{Memory, Plant, credit, frames};
 use crate::adversary::Strategy;
 use crate::crypto::SimCrypto;
-use crate::faults::Vice;
+use crate::faults::PeerFault;
 use crate::node::{AnyEffect, Node, Person};
 use protocol::ids::Caller;
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
@@ -429,12 +429,12 @@ pub fn strategy(plant: Option<Plant>) -> Option<Strategy> {
     }
 }
 
-/// The vice that shows a bug, at a node of its own.
-pub fn vice(plant: Option<Plant>) -> Option<Vice> {
+/// The peer fault that shows a bug, at a node of its own.
+pub fn peer_fault(plant: Option<Plant>) -> Option<PeerFault> {
     match plant? {
-        Plant::BelieveDebt => Some(Vice::Claims),
-        Plant::LiarForgiven | Plant::SkipInvoiceCheck => Some(Vice::Greedy),
-        Plant::AcquitCheat => Some(Vice::WrongAnswers),
+        Plant::BelieveDebt => Some(PeerFault::InventsDebt),
+        Plant::LiarForgiven | Plant::SkipInvoiceCheck => Some(PeerFault::DoublesInvoices),
+        Plant::AcquitCheat => Some(PeerFault::WrongAnswers),
         _ => None,
     }
 }

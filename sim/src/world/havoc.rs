@@ -1,11 +1,11 @@
-//! The fault plan at work: crashes, partitions, withdrawals, vices, and the end of them all.
+//! The fault plan at work: crashes, partitions, withdrawals, peer faults, and the end of them all.
 
 use super::{ASK_AGAIN_MS, Via, World};
 use crate::check::Seen;
 use crate::crypto::SimCrypto;
 use crate::dice::MS;
 use crate::event::{Event, Fault, NodeIx};
-use crate::faults::{Plan, Vice};
+use crate::faults::{PeerFault, Plan};
 use crate::node::{AnyEffect, NETWORK, Node, lane_of};
 use crate::people::End;
 use crate::profile::QUANTUM;
@@ -203,7 +203,7 @@ impl World {
         self.plan = Plan::none();
         self.net.cuts.clear();
         for node in 0..self.nodes.len() {
-            if self.nodes[node].person.vice != Vice::None {
+            if self.nodes[node].person.peer_fault != PeerFault::None {
                 self.crash(node);
                 self.nodes[node].dead = true;
                 continue;
@@ -236,8 +236,8 @@ impl World {
         if self.healed {
             return vec![bytes];
         }
-        match self.nodes[node].person.vice {
-            Vice::Mutates if self.dice.chance(50_000) => {
+        match self.nodes[node].person.peer_fault {
+            PeerFault::MutatesFrames if self.dice.chance(50_000) => {
                 let mut bytes = bytes;
                 let at = self.dice.below(bytes.len());
                 if let Some(byte) = bytes.get_mut(at) {
@@ -245,15 +245,15 @@ impl World {
                 }
                 vec![bytes]
             }
-            Vice::Withholds if self.dice.chance(50_000) => Vec::new(),
-            Vice::Replays if self.dice.chance(50_000) => vec![bytes.clone(), bytes],
+            PeerFault::WithholdsFrames if self.dice.chance(50_000) => Vec::new(),
+            PeerFault::ReplaysOrders if self.dice.chance(50_000) => vec![bytes.clone(), bytes],
             _ => vec![bytes],
         }
     }
 
     /// A replaying buyer keeps its orders, to send them again on new streams.
     pub(super) fn remember_order(&mut self, from: NodeIx, to: NodeIx, bytes: &[u8]) {
-        if self.nodes[from].person.vice != Vice::Replays || self.healed {
+        if self.nodes[from].person.peer_fault != PeerFault::ReplaysOrders || self.healed {
             return;
         }
         self.orders_seen.push((self.now, from, to, bytes.to_vec()));
@@ -313,19 +313,19 @@ impl World {
 }
 
 /// What a dishonest host signs in place of what its machine meant.
-pub(super) fn vicious(node: &Node, effects: Vec<AnyEffect>) -> Vec<AnyEffect> {
-    match node.person.vice {
-        Vice::Greedy => effects
+pub(super) fn apply_peer_fault(node: &Node, effects: Vec<AnyEffect>) -> Vec<AnyEffect> {
+    match node.person.peer_fault {
+        PeerFault::DoublesInvoices => effects
             .into_iter()
-            .map(|effect| greedy(node, effect))
+            .map(|effect| double_invoices(node, effect))
             .collect(),
-        Vice::Dear => effects
+        PeerFault::RaisesPrices => effects
             .into_iter()
-            .map(|effect| dear(node, effect))
+            .map(|effect| raise_prices(node, effect))
             .collect(),
-        Vice::Claims => effects
+        PeerFault::InventsDebt => effects
             .into_iter()
-            .map(|effect| claims(node, effect))
+            .map(|effect| invent_debt(node, effect))
             .collect(),
         _ => effects,
     }
@@ -361,7 +361,7 @@ pub(crate) fn resign_with<T: Body>(
     ))
 }
 
-fn greedy(node: &Node, effect: AnyEffect) -> AnyEffect {
+fn double_invoices(node: &Node, effect: AnyEffect) -> AnyEffect {
     match effect {
         AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
             order,
@@ -399,7 +399,7 @@ fn greedy(node: &Node, effect: AnyEffect) -> AnyEffect {
     }
 }
 
-fn dear(node: &Node, effect: AnyEffect) -> AnyEffect {
+fn raise_prices(node: &Node, effect: AnyEffect) -> AnyEffect {
     match effect {
         AnyEffect::Inference(Effect::Send { stream, frame }) => {
             let frame = match *frame {
@@ -423,7 +423,7 @@ fn dear(node: &Node, effect: AnyEffect) -> AnyEffect {
 }
 
 /// One step of debt more than there is, in the entry payment and in the terms that explain it.
-fn claims(node: &Node, effect: AnyEffect) -> AnyEffect {
+fn invent_debt(node: &Node, effect: AnyEffect) -> AnyEffect {
     match effect {
         AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
             order,

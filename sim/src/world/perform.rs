@@ -5,7 +5,7 @@ use crate::check::Seen;
 use crate::dice::MS;
 use crate::engine::{Answer, NUMERICS, Running, STEP, count, without_logits, word_of};
 use crate::event::{Event, NodeIx, UserAction};
-use crate::faults::Vice;
+use crate::faults::PeerFault;
 use crate::node::AnyEffect;
 use crate::people::End;
 use crate::profile::TEMPLATE;
@@ -161,7 +161,7 @@ impl World {
         allowed: u64,
     ) {
         let answer = Answer::new(&model, job);
-        let lies = self.nodes[node].person.vice == Vice::WrongAnswers && !self.healed;
+        let lies = self.nodes[node].person.peer_fault == PeerFault::WrongAnswers && !self.healed;
         let most = job.most_delivered();
         let served = &self.nodes[node].person.served;
         let offer = served.iter().find(|served| served.offer.digest == model);

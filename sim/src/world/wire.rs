@@ -5,7 +5,7 @@ use crate::callers;
 use crate::check::Seen;
 use crate::dice::MS;
 use crate::event::{Event, NodeIx};
-use crate::faults::Vice;
+use crate::faults::PeerFault;
 use crate::node::lane_of;
 use crate::relay::{HANDOVER_MS, relays_of, share_relay};
 use protocol::codec;
@@ -327,7 +327,7 @@ impl World {
         );
         self.nodes[node].lanes[lane_of(Actor::Validator)].mail += 1;
         let mut bundle = bundle;
-        if self.nodes[node].person.vice == Vice::Frames && !self.healed {
+        if self.nodes[node].person.peer_fault == PeerFault::TampersWithEvidence && !self.healed {
             let at = self.dice.below(bundle.tokens.len());
             if let Some(token) = bundle.tokens.get_mut(at) {
                 token.id ^= 1;
