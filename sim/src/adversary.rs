@@ -3,7 +3,7 @@
 //! One file per strategy. A strategy stands between a node's machines and the world: it may
 //! change what they are given and what they want done, act on its own (under keys of its own,
 //! on streams of its own), or both. Not faults (`faults`), and not the malformed frames of
-//! the peer faults (`world::havoc`). They go on in the healed phase: honest nodes must be served
+//! the peer faults (`world::faults`). They go on in the healed phase: honest nodes must be served
 //! beside them.
 
 pub mod busy_sybil;

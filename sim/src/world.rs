@@ -5,14 +5,14 @@
 //! must be served, and all books must agree.
 //!
 //! The files beside this one carry out effects (`perform`), move bytes (`wire`),
-//! pay (`money`), and break things (`havoc`).
+//! pay (`money`), and break things (`faults`).
 
-mod havoc;
+mod faults;
 mod money;
 mod perform;
 mod wire;
 
-pub(crate) use havoc::{resign, resign_with};
+pub(crate) use faults::{resign, resign_with};
 
 use crate::adversary::{Adversary, Choice, Hand, Strategy};
 use crate::check::{Court, Seen, Violation};
@@ -293,7 +293,7 @@ impl World {
             }
         }
         self.queue.push(SURVEY_MS * MS, Event::Survey);
-        self.schedule_havoc();
+        self.schedule_faults();
         self.queue.push(REBALANCE_MS * MS, Event::Rebalance);
         self.queue.push(self.options.safety_ms * MS, Event::Heal);
         let end = self.options.safety_ms + HEALED_MS;
@@ -623,7 +623,7 @@ impl World {
                 crate::plant::effects(plant, &mut one.bug, &crypto, effects)
             }
         };
-        let effects = crate::world::havoc::apply_peer_fault(&self.nodes[node], effects);
+        let effects = crate::world::faults::apply_peer_fault(&self.nodes[node], effects);
         let effects = match self.nodes[node].adversary.take() {
             None => effects,
             Some(mut adversary) => {

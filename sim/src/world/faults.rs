@@ -27,7 +27,7 @@ const JUMPS_MS: [u64; 4] = [2_000, 60_000, 400_000, 86_400_000];
 const REMEMBERED: usize = 200;
 
 impl World {
-    pub(super) fn schedule_havoc(&mut self) {
+    pub(super) fn schedule_faults(&mut self) {
         let plan = self.plan.clone();
         for (every, fault) in [
             (plan.crash_ms, Fault::Crash),
