@@ -1,6 +1,6 @@
 //! The checkers: what must never happen, and what must happen in the end.
 //!
-//! They share no code with the machines that they judge. They watch inputs,
+//! They share no code with the machines that they checker. They watch inputs,
 //! effects, frames on the wire and the wallet network, and keep books of their
 //! own; amounts are computed here again, from the listed prices.
 
@@ -181,7 +181,7 @@ pub struct Violation {
     pub what: String,
 }
 
-/// A judge of one rule.
+/// A checker of one rule.
 pub trait Checker {
     /// Its name in the verdict.
     fn name(&self) -> &'static str;
@@ -189,21 +189,21 @@ pub trait Checker {
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String>;
 }
 
-/// All judges.
-pub struct Court {
+/// All checkers.
+pub struct Checkers {
     facts: Facts,
-    judges: Vec<Box<dyn Checker>>,
+    checkers: Vec<Box<dyn Checker>>,
     /// What was found; bounded, the first are the telling ones.
     pub violations: Vec<Violation>,
 }
 
-/// Violations kept of each judge.
+/// Violations kept of each checker.
 const MOST: usize = 8;
 
-impl Court {
-    /// Opens the court over these people.
+impl Checkers {
+    /// All of them, over these people.
     pub fn new(people: Vec<Person>) -> Self {
-        let judges: Vec<Box<dyn Checker>> = vec![
+        let checkers: Vec<Box<dyn Checker>> = vec![
             Box::new(sats::Sats),
             Box::new(prepaid::Prepaid::default()),
             Box::new(window::Window),
@@ -238,19 +238,19 @@ impl Court {
             index.list(node, person);
         }
         let keys = people.iter().enumerate();
-        Court {
+        Checkers {
             facts: Facts {
                 now_ms: 0,
                 keys: keys.map(|(node, person)| (person.key, node)).collect(),
                 people,
                 index,
             },
-            judges,
+            checkers,
             violations: Vec::new(),
         }
     }
 
-    /// Shows something to every judge.
+    /// Shows something to every one.
     pub fn see(&mut self, world: u64, seen: Seen<'_>) {
         self.facts.now_ms = world / crate::dice::MS;
         if let Seen::Changed { node, person } = &seen
@@ -260,16 +260,16 @@ impl Court {
             self.facts.index.list(*node, person);
         }
         self.facts.index.see(self.facts.now_ms, &seen);
-        for judge in &mut self.judges {
-            if let Some(what) = judge.see(&self.facts, &seen) {
-                let name = judge.name();
+        for checker in &mut self.checkers {
+            if let Some(what) = checker.see(&self.facts, &seen) {
+                let name = checker.name();
                 let found = self.violations.iter().filter(|one| one.checker == name);
                 if found.count() >= MOST {
                     continue;
                 }
                 let at_ms = world / crate::dice::MS;
                 self.violations.push(Violation {
-                    checker: judge.name(),
+                    checker: checker.name(),
                     at_ms,
                     what,
                 });
@@ -279,14 +279,14 @@ impl Court {
 
     /// Every checker and how many violations it found.
     pub fn verdicts(&self) -> Vec<(&'static str, usize)> {
-        self.judges
+        self.checkers
             .iter()
-            .map(|judge| {
+            .map(|checker| {
                 let found = self
                     .violations
                     .iter()
-                    .filter(|one| one.checker == judge.name());
-                (judge.name(), found.count())
+                    .filter(|one| one.checker == checker.name());
+                (checker.name(), found.count())
             })
             .collect()
     }

@@ -15,7 +15,7 @@ mod wire;
 pub(crate) use faults::{resign, resign_with};
 
 use crate::adversary::{Adversary, Choice, Hand, Strategy};
-use crate::check::{Court, Seen, Violation};
+use crate::check::{Checkers, Seen, Violation};
 use crate::dice::{Dice, MS};
 use crate::event::{Event, Fault, NodeIx, Queue, UserAction};
 use crate::faults::Plan;
@@ -201,7 +201,7 @@ pub struct World {
     /// Most attempts of one wish in the healed phase.
     healed_tries: u32,
     orders_seen: Vec<(u64, NodeIx, NodeIx, Vec<u8>)>,
-    court: Court,
+    checkers: Checkers,
     pub(crate) trace: Trace,
     /// Numbers of the run.
     pub tally: Tally,
@@ -267,7 +267,7 @@ impl World {
             strategies,
             healed_tries: healed_tries.unwrap_or(u32::MAX),
             orders_seen: Vec::new(),
-            court: Court::new(people),
+            checkers: Checkers::new(people),
             trace: Trace::default(),
             tally: Tally::default(),
             recorder: None,
@@ -329,7 +329,7 @@ impl World {
             self.step(event);
         }
         self.close();
-        self.court.violations.clone()
+        self.checkers.violations.clone()
     }
 
     /// Writes down every turn of one node from now on, for [`World::lives`].
@@ -344,11 +344,11 @@ impl World {
 
     /// The verdict of every checker so far.
     pub fn verdicts(&self) -> Vec<(&'static str, usize)> {
-        self.court.verdicts()
+        self.checkers.verdicts()
     }
 
     pub(crate) fn see(&mut self, seen: Seen<'_>) {
-        self.court.see(self.now, seen);
+        self.checkers.see(self.now, seen);
     }
 
     fn step(&mut self, event: Event) {
@@ -639,7 +639,7 @@ impl World {
         self.trace
             .numbers(&[node as u64, lane_of(actor) as u64, effects.len() as u64]);
         for effect in effects.iter().filter(|effect| !effect.lists()) {
-            self.court
+            self.checkers
                 .see(self.now, Seen::Emitted { node, wall, effect });
         }
         self.nodes[node].lanes[lane_of(actor)]
@@ -671,7 +671,7 @@ impl World {
             if !effect.lists() {
                 let wall = one.now(self.now).wall;
                 let effect = &effect;
-                self.court
+                self.checkers
                     .see(self.now, Seen::Performed { node, wall, effect });
             }
             match effect.duty() {
