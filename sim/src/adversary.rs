@@ -29,7 +29,7 @@ pub mod window_pump;
 pub use hand::Hand;
 
 use crate::dice::Dice;
-use crate::node::{AnyEffect, Person};
+use crate::node::{AnyEffect, Participant};
 use protocol::ids::{PaymentHash, StreamId};
 use protocol::route::Delivery;
 use protocol::wire::order::Frame;
@@ -96,9 +96,9 @@ macro_rules! strategies {
 
         impl Strategy {
             /// Makes the adversary of a node, and what must be so about the node for it.
-            pub fn begin(self, dice: &mut Dice, person: &mut Person) -> Box<dyn Adversary> {
+            pub fn begin(self, dice: &mut Dice, participant: &mut Participant) -> Box<dyn Adversary> {
                 match self {
-                    $(Strategy::$name => Box::new($module::begin(self, dice, person)),)*
+                    $(Strategy::$name => Box::new($module::begin(self, dice, participant)),)*
                 }
             }
         }

@@ -27,32 +27,32 @@ pub fn own(transport: &NodeKey) -> Caller {
 pub fn draw(seed: u64, nodes: &mut [Node]) {
     let mut before: Option<AddressTag> = None;
     for (index, node) in nodes.iter_mut().enumerate() {
-        let person = &mut node.person;
+        let participant = &mut node.participant;
         let index = index as u64;
         let lots = tagged_hash("sim/caller/1", &[&seed.to_le_bytes(), &index.to_le_bytes()]).0;
-        if person.strategy.is_some() {
-            person.changes_peers = lots[1] < CHANGING;
+        if participant.strategy.is_some() {
+            participant.changes_peers = lots[1] < CHANGING;
             before = None;
             continue;
         }
         if let Some(address) = before.filter(|_| lots[0] < SHARING) {
-            person.caller.address = address;
+            participant.caller.address = address;
         }
-        before = Some(person.caller.address);
+        before = Some(participant.caller.address);
     }
 }
 
 /// The caller of a stream that an adversary opens by itself.
 pub fn of_stream(seed: u64, (index, node): (NodeIx, &Node), stream: StreamId) -> Caller {
-    let person = &node.person;
-    if !person.changes_peers {
-        return person.caller;
+    let participant = &node.participant;
+    if !participant.changes_peers {
+        return participant.caller;
     }
     let parts = [seed, index as u64, stream.0].map(u64::to_le_bytes);
     let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_slice()).collect();
     let peer = NodeKey(tagged_hash("sim/peer/1", &parts).0);
     Caller {
         peer: own(&peer).peer,
-        ..person.caller
+        ..participant.caller
     }
 }

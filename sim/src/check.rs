@@ -29,7 +29,7 @@ pub mod verdicts;
 pub mod window;
 
 use crate::event::NodeIx;
-use crate::node::{AnyEffect, Person};
+use crate::node::{AnyEffect, Participant};
 use crate::people::Purchase;
 use crate::store::Store;
 use crate::wallet::Wallet;
@@ -112,7 +112,10 @@ pub enum Seen<'a> {
     /// A node's wall clock was set.
     ClockSet { node: NodeIx, by_ms: i64 },
     /// An honest host changed what it lists.
-    Changed { node: NodeIx, person: &'a Person },
+    Changed {
+        node: NodeIx,
+        participant: &'a Participant,
+    },
     /// Somebody is about to ask for an answer.
     Wished { node: NodeIx, wish: &'a BuyRequest },
     /// From time to time: a node's disk, and its invoices that could be paid.
@@ -157,7 +160,7 @@ pub struct Facts {
     /// World time. Milliseconds.
     pub now_ms: u64,
     /// By node.
-    pub people: Vec<Person>,
+    pub participants: Vec<Participant>,
     /// Orders, hashes, streams.
     pub index: Index,
     keys: BTreeMap<NodeKey, NodeIx>,
@@ -201,8 +204,8 @@ pub struct Checkers {
 const MOST: usize = 8;
 
 impl Checkers {
-    /// All of them, over these people.
-    pub fn new(people: Vec<Person>) -> Self {
+    /// All of them, over these participants.
+    pub fn new(participants: Vec<Participant>) -> Self {
         let checkers: Vec<Box<dyn Checker>> = vec![
             Box::new(sats::Sats),
             Box::new(prepaid::Prepaid::default()),
@@ -234,15 +237,17 @@ impl Checkers {
             Box::new(accounts::Accounts),
         ];
         let mut index = Index::default();
-        for (node, person) in people.iter().enumerate() {
-            index.list(node, person);
+        for (node, participant) in participants.iter().enumerate() {
+            index.list(node, participant);
         }
-        let keys = people.iter().enumerate();
+        let keys = participants.iter().enumerate();
         Checkers {
             facts: Facts {
                 now_ms: 0,
-                keys: keys.map(|(node, person)| (person.key, node)).collect(),
-                people,
+                keys: keys
+                    .map(|(node, participant)| (participant.key, node))
+                    .collect(),
+                participants,
                 index,
             },
             checkers,
@@ -253,11 +258,11 @@ impl Checkers {
     /// Shows something to every one.
     pub fn see(&mut self, world: u64, seen: Seen<'_>) {
         self.facts.now_ms = world / crate::dice::MS;
-        if let Seen::Changed { node, person } = &seen
-            && let Some(known) = self.facts.people.get_mut(*node)
+        if let Seen::Changed { node, participant } = &seen
+            && let Some(known) = self.facts.participants.get_mut(*node)
         {
-            *known = Person::clone(person);
-            self.facts.index.list(*node, person);
+            *known = Participant::clone(participant);
+            self.facts.index.list(*node, participant);
         }
         self.facts.index.see(self.facts.now_ms, &seen);
         for checker in &mut self.checkers {

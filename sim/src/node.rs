@@ -227,7 +227,7 @@ pub struct Lane {
 
 /// Who somebody is and what may be expected of them: known to the checkers.
 #[derive(Debug, Clone)]
-pub struct Person {
+pub struct Participant {
     /// Node key.
     pub key: NodeKey,
     /// Who its connections come from.
@@ -258,7 +258,7 @@ pub struct Person {
     pub drift_ppm: i64,
 }
 
-impl Person {
+impl Participant {
     /// Keeps to the protocol.
     pub fn honest(&self) -> bool {
         self.peer_fault == PeerFault::None && self.strategy.is_none_or(Strategy::is_honest)
@@ -294,7 +294,7 @@ impl Person {
 /// A node.
 pub struct Node {
     /// Who it is.
-    pub person: Person,
+    pub participant: Participant,
     pub(crate) secret: [u8; 32],
     order_secret: [u8; 32],
     real_crypto: bool,
@@ -437,7 +437,7 @@ impl Node {
         }
         let skew = i64::try_from(dice.between(0, 2 * plan.skew_ms)).unwrap_or(0);
         let drift = i64::try_from(dice.between(0, 2 * profile.drift_ppm)).unwrap_or(0);
-        let mut person = Person {
+        let mut participant = Participant {
             key,
             caller: crate::callers::own(&transport),
             changes_peers: false,
@@ -456,14 +456,14 @@ impl Node {
         // An adversary takes whatever it can get, and somebody sells in every mode.
         for (mode, ppm) in MODES_PPM {
             if strategy.is_some() || index == 0 || dice.chance(ppm) {
-                person.modes.push(mode);
+                participant.modes.push(mode);
             }
         }
         // Less than one unit of output is no step of payment.
-        person.quantum = person.quantum.max(person.unit());
-        let adversary = strategy.map(|strategy| strategy.begin(dice, &mut person));
+        participant.quantum = participant.quantum.max(participant.unit());
+        let adversary = strategy.map(|strategy| strategy.begin(dice, &mut participant));
         Node {
-            person,
+            participant,
             secret,
             order_secret,
             real_crypto,
@@ -501,8 +501,8 @@ impl Node {
     /// Both clocks at a world time.
     pub fn now(&self, world: u64) -> Now {
         let since = world / MS;
-        let drift = i64::try_from(since).unwrap_or(0) * self.person.drift_ppm / 1_000_000;
-        let wall = (self.epoch_ms + since).saturating_add_signed(self.person.skew_ms + drift);
+        let drift = i64::try_from(since).unwrap_or(0) * self.participant.drift_ppm / 1_000_000;
+        let wall = (self.epoch_ms + since).saturating_add_signed(self.participant.skew_ms + drift);
         Now {
             tick: Tick(world.saturating_sub(self.booted)),
             wall: WallTime(wall),
@@ -529,13 +529,13 @@ impl Node {
         plant: Option<crate::plant::Plant>,
     ) -> Machines {
         let mut checks = validator::Config::new(NETWORK);
-        checks.can_replay = self.person.validator;
-        checks.serve = self.person.validator;
+        checks.can_replay = self.participant.validator;
+        checks.serve = self.participant.validator;
         checks.share_sampled = true;
-        let limits = crate::plant::limits(plant, &self.person.limits);
+        let limits = crate::plant::limits(plant, &self.participant.limits);
         let mut orders = Orders::new(NETWORK);
-        orders.quantum = Msat(self.person.quantum);
-        orders.modes.clone_from(&self.person.modes);
+        orders.quantum = Msat(self.participant.quantum);
+        orders.modes.clone_from(&self.participant.modes);
         let start = Start {
             node: self,
             now,
@@ -553,18 +553,18 @@ impl Node {
 
     /// What it lists; `None` where it neither sells nor checks.
     pub fn manifest(&self, index: usize) -> Option<Manifest> {
-        let person = &self.person;
-        if !person.sells() && !person.validator {
+        let participant = &self.participant;
+        if !participant.sells() && !participant.validator {
             return None;
         }
         let mut roles = vec![Role::Client];
-        if person.sells() {
+        if participant.sells() {
             roles.push(Role::Host);
         }
-        if person.validator {
+        if participant.validator {
             roles.push(Role::Validator);
         }
-        let limits = person.served.first().map_or(
+        let limits = participant.served.first().map_or(
             HostLimits {
                 concurrent_orders: 0,
                 queued_orders: 0,
@@ -575,23 +575,23 @@ impl Node {
         );
         Some(Manifest {
             network: NETWORK,
-            node: person.key,
-            lightning: person.lightning,
+            node: participant.key,
+            lightning: participant.lightning,
             lightning_proof: lightning_proof(
-                &person.lightning,
-                &lightning_statement(&person.key, NETWORK),
+                &participant.lightning,
+                &lightning_statement(&participant.key, NETWORK),
             ),
             roles,
             software: "sim".to_owned(),
             bands: Vec::new(),
-            models: person
+            models: participant
                 .served
                 .iter()
                 .map(|model| model.offer.clone())
                 .collect(),
             limits,
-            payment_modes: person.modes.clone(),
-            quantum: Msat(person.quantum),
+            payment_modes: participant.modes.clone(),
+            quantum: Msat(participant.quantum),
             keep_days: 90,
             addresses: vec![format!("sim/{index}")],
             created: WallTime(0),

@@ -77,7 +77,7 @@ pub(crate) enum Via {
     Wallet,
     Engine,
     Relay,
-    Person,
+    User,
     Vocabulary,
 }
 
@@ -89,7 +89,7 @@ impl Via {
             Via::Wallet => 11,
             Via::Engine => 12,
             Via::Relay => 13,
-            Via::Person => 14,
+            Via::User => 14,
             Via::Vocabulary => 15,
         }
     }
@@ -229,17 +229,17 @@ impl World {
         let mut wallets = Wallets::default();
         for node in &nodes {
             let (local, remote) = (dice.between(500, 5_000), dice.between(2_000, 20_000));
-            let (local, remote) = match node.person.strategy {
+            let (local, remote) = match node.participant.strategy {
                 Some(_) => (DEEP, DEEP),
                 None => (local * 1_000, remote * 1_000),
             };
-            wallets.open(local, remote, node.person.base_fee);
+            wallets.open(local, remote, node.participant.base_fee);
         }
-        let people = nodes.iter().map(|node| node.person.clone()).collect();
+        let participants = nodes.iter().map(|node| node.participant.clone()).collect();
         let adversaries = nodes.iter().filter_map(|node| node.adversary.as_ref());
         let listed: usize = adversaries.map(|adversary| adversary.listed()).sum();
         let takes = |strategy: Strategy| strategy.sells() && !strategy.is_honest();
-        let takers = nodes.iter().filter_map(|node| node.person.strategy);
+        let takers = nodes.iter().filter_map(|node| node.participant.strategy);
         let takers = takers.filter(|strategy| takes(*strategy)).count();
         let healed_tries = u32::try_from(HEALED_TRIES + listed / LISTED_PER_TRY + takers);
         let relays = options.relays.unwrap_or(relays_for(options.nodes));
@@ -267,7 +267,7 @@ impl World {
             strategies,
             healed_tries: healed_tries.unwrap_or(u32::MAX),
             orders_seen: Vec::new(),
-            checkers: Checkers::new(people),
+            checkers: Checkers::new(participants),
             trace: Trace::default(),
             tally: Tally::default(),
             recorder: None,
@@ -497,7 +497,8 @@ impl World {
         let now = self.nodes[node].now(self.now);
         let plant = self.options.plant;
         let one = &mut self.nodes[node];
-        let (inputs, mut extra) = crate::plant::inputs(plant, &mut one.bug, &one.person, delivery);
+        let (inputs, mut extra) =
+            crate::plant::inputs(plant, &mut one.bug, &one.participant, delivery);
         let Some(machines) = one.machines.as_mut() else {
             return;
         };
@@ -771,7 +772,7 @@ impl World {
         self.serve(node);
         self.post(
             node,
-            Via::Person,
+            Via::User,
             Delivery::Inference(OrderInput::Admit(Admission::Open)),
             0,
         );
@@ -783,9 +784,9 @@ impl World {
 
     /// A node's operator says what it serves.
     pub(crate) fn serve(&mut self, node: NodeIx) {
-        let served = self.nodes[node].person.served.clone();
+        let served = self.nodes[node].participant.served.clone();
         let serve = Delivery::Inference(OrderInput::Serve(served));
-        self.post(node, Via::Person, serve, 0);
+        self.post(node, Via::User, serve, 0);
     }
 
     pub(crate) fn announce(&mut self, node: NodeIx) {
@@ -794,7 +795,7 @@ impl World {
         }
         if let Some(manifest) = self.nodes[node].manifest(node) {
             let input = message::discovery::Input::Announce(Box::new(manifest));
-            self.post(node, Via::Person, Delivery::Discovery(input), 0);
+            self.post(node, Via::User, Delivery::Discovery(input), 0);
         }
     }
 
@@ -829,7 +830,7 @@ impl World {
         self.see(Seen::Wished { node, wish: &order });
         self.post(
             node,
-            Via::Person,
+            Via::User,
             Delivery::Inference(OrderInput::Buy(Box::new(order))),
             0,
         );
@@ -861,7 +862,7 @@ impl World {
             UserAction::Stop => OrderInput::Stop(request),
             UserAction::Cancel => OrderInput::Cancel(request),
         };
-        self.post(node, Via::Person, Delivery::Inference(input), 0);
+        self.post(node, Via::User, Delivery::Inference(input), 0);
     }
 
     /// A purchase ended.
@@ -892,7 +893,9 @@ impl World {
         }
         // Only its own limits and its own wallet excuse: a host may say the same.
         let poor = match end {
-            End::Failed(Code::BudgetExhausted) => self.nodes[node].person.limits.per_day < RICH,
+            End::Failed(Code::BudgetExhausted) => {
+                self.nodes[node].participant.limits.per_day < RICH
+            }
             End::Failed(Code::WalletCannotPay) => self.wallets.of[node].local < 2 * RICH.0 / 100,
             _ => false,
         };
@@ -925,13 +928,13 @@ impl World {
                 let id = EffectId(u64::MAX);
                 self.post(
                     node,
-                    Via::Person,
+                    Via::User,
                     Delivery::Payment(message::payment::Input::Report { id }),
                     0,
                 );
                 self.post(
                     node,
-                    Via::Person,
+                    Via::User,
                     Delivery::Discovery(message::discovery::Input::List { id }),
                     0,
                 );
@@ -973,10 +976,10 @@ impl World {
     pub(crate) fn expected_hosts(&self, by: NodeIx) -> Vec<NodeKey> {
         let relays = self.relays.len();
         let listed = |(index, node): &(NodeIx, &Node)| {
-            let lists = node.machines.is_some() && !node.withdrawn && node.person.sells();
+            let lists = node.machines.is_some() && !node.withdrawn && node.participant.sells();
             lists && share_relay(by, *index, relays)
         };
         let hosts = self.nodes.iter().enumerate().filter(listed);
-        hosts.map(|(_, node)| node.person.key).collect()
+        hosts.map(|(_, node)| node.participant.key).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::ids::StreamId;
 use protocol::refusal::{Code, Refusal};
 use protocol::wire::order::Frame;
@@ -18,7 +18,7 @@ struct BusySybil {
     secrets: Vec<[u8; 32]>,
 }
 
-pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     BusySybil {
         secrets: (0..KEYS).map(|_| dice.bytes()).collect(),
     }

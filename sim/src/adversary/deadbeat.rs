@@ -3,7 +3,7 @@
 use super::client::{Client, Conduct, Plan};
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::ids::StreamId;
 use protocol::wire::order::Frame;
 
@@ -20,7 +20,7 @@ struct Deadbeat {
     rounds: u32,
 }
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     Deadbeat {
         client: Client::default(),
         plan: None,

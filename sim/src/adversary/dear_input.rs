@@ -4,7 +4,7 @@
 use super::{Adversary, Hand, Strategy};
 use crate::check::index::{body, envelope};
 use crate::dice::Dice;
-use crate::node::{AnyEffect, Person};
+use crate::node::{AnyEffect, Participant};
 use protocol::codec::Extension;
 use protocol::limits::{MAX_EXTENSION_BYTES, MAX_EXTENSIONS};
 use protocol::message::inference::Effect;
@@ -17,14 +17,18 @@ const OUTPUT: u64 = 100_000_000;
 
 struct DearInput;
 
-pub(super) fn begin(_: Strategy, dice: &mut Dice, person: &mut Person) -> impl Adversary + use<> {
-    for model in &mut person.served {
+pub(super) fn begin(
+    _: Strategy,
+    dice: &mut Dice,
+    participant: &mut Participant,
+) -> impl Adversary + use<> {
+    for model in &mut participant.served {
         if !model.offer.prices.lists(Meter::Item) {
             model.offer.prices = Prices::chat(INPUT, OUTPUT);
         }
     }
     if dice.chance(500_000) {
-        person.quantum = 1;
+        participant.quantum = 1;
     }
     DearInput
 }

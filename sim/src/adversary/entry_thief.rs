@@ -5,7 +5,7 @@ use super::refuser::refusal;
 use super::{Adversary, Hand, Strategy};
 use crate::check::index::body;
 use crate::dice::Dice;
-use crate::node::{AnyEffect, Person};
+use crate::node::{AnyEffect, Participant};
 use protocol::ids::{OrderId, StreamId};
 use protocol::message::inference::{Effect, Input};
 use protocol::route::Delivery;
@@ -21,7 +21,7 @@ struct EntryThief {
     code: usize,
 }
 
-pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     EntryThief {
         turn: dice.below(3),
         code: dice.below(100),

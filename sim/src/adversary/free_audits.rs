@@ -3,7 +3,7 @@
 use super::client::job;
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
-use crate::node::{Person, models};
+use crate::node::{Participant, models};
 use protocol::crypto::Crypto;
 use protocol::ids::Digest;
 use protocol::money::{Counts, Msat, Prices};
@@ -16,7 +16,7 @@ const PACE_MS: u64 = 1_000;
 
 struct FreeAudits;
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     FreeAudits
 }
 

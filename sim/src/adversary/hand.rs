@@ -67,9 +67,9 @@ impl Hand<'_> {
         let listed = |node: &&Node| node.machines.is_some() && !node.withdrawn;
         let found: Vec<(NodeIx, ModelDigest)> = (0..self.world.nodes.len())
             .filter(|index| *index != self.node && listed(&&self.world.nodes[*index]))
-            .filter(|index| self.world.nodes[*index].person.honest())
+            .filter(|index| self.world.nodes[*index].participant.honest())
             .flat_map(|index| {
-                let served = self.world.nodes[index].person.served.iter();
+                let served = self.world.nodes[index].participant.served.iter();
                 let models = served.map(|one| one.offer.digest);
                 models
                     .filter(|model| !embeds(model))
@@ -85,7 +85,7 @@ impl Hand<'_> {
     pub fn validator(&mut self) -> Option<NodeIx> {
         let found: Vec<NodeIx> = (0..self.world.nodes.len())
             .filter(|index| *index != self.node && self.world.up(*index))
-            .filter(|index| self.world.nodes[*index].person.validator)
+            .filter(|index| self.world.nodes[*index].participant.validator)
             .collect();
         let at = self.dice().below(found.len());
         found.get(at).copied()
@@ -93,7 +93,7 @@ impl Hand<'_> {
 
     /// The node key of a node.
     pub fn key_of(&self, node: NodeIx) -> NodeKey {
-        self.world.nodes[node].person.key
+        self.world.nodes[node].participant.key
     }
 
     /// The signer of a secret.
@@ -212,10 +212,10 @@ impl Hand<'_> {
     /// Its own node lists anew, as an operator does after a change.
     pub(crate) fn relist(&mut self) {
         let node = self.node;
-        let person = self.own().person.clone();
+        let participant = self.own().participant.clone();
         self.see(Seen::Changed {
             node,
-            person: &person,
+            participant: &participant,
         });
         self.world.serve(node);
         let at = self.world.now + self.world.dice.ms(1, LISTED_MS);
@@ -231,10 +231,10 @@ impl Hand<'_> {
     /// when it is back.
     pub(crate) fn restart(&mut self) {
         let node = self.node;
-        let person = self.own().person.clone();
+        let participant = self.own().participant.clone();
         self.see(Seen::Changed {
             node,
-            person: &person,
+            participant: &participant,
         });
         self.world.crash(node);
     }

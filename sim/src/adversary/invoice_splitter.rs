@@ -2,7 +2,7 @@
 
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::message::inference::Input;
 use protocol::money::Msat;
 use protocol::route::Delivery;
@@ -14,9 +14,13 @@ const BASE_FEE: u64 = 2_900;
 
 struct InvoiceSplitter;
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, person: &mut Person) -> impl Adversary + use<> {
-    person.quantum = person.unit();
-    person.base_fee = BASE_FEE;
+pub(super) fn begin(
+    _: Strategy,
+    _: &mut Dice,
+    participant: &mut Participant,
+) -> impl Adversary + use<> {
+    participant.quantum = participant.unit();
+    participant.base_fee = BASE_FEE;
     InvoiceSplitter
 }
 

@@ -6,7 +6,7 @@ use super::{Adversary, Hand, Strategy};
 use crate::crypto::lightning_id;
 use crate::dice::Dice;
 use crate::engine::NUMERICS;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::ids::NodeKey;
 
 /// Pause between two changes. Milliseconds.
@@ -14,7 +14,7 @@ const PACE_MS: u64 = 90_000;
 
 struct ListingChanger;
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     ListingChanger
 }
 
@@ -26,10 +26,10 @@ impl Adversary for ListingChanger {
     fn act(&mut self, hand: &mut Hand<'_>) {
         let (which, wallet) = (hand.dice().below(4), hand.dice().bytes());
         let (up, healed) = (hand.dice().chance(500_000), hand.healed());
-        let person = &mut hand.own_mut().person;
+        let participant = &mut hand.own_mut().participant;
         match which {
             0 | 1 => {
-                for price in person
+                for price in participant
                     .served
                     .iter_mut()
                     .flat_map(|model| &mut model.offer.prices.0)
@@ -40,7 +40,7 @@ impl Adversary for ListingChanger {
             }
             _ if healed => return,
             2 => {
-                for model in &mut person.served {
+                for model in &mut participant.served {
                     let numerics = &mut model.offer.numerics;
                     *numerics = match numerics {
                         Some(_) => None,
@@ -48,7 +48,7 @@ impl Adversary for ListingChanger {
                     };
                 }
             }
-            _ => person.lightning = lightning_id(&NodeKey(wallet)),
+            _ => participant.lightning = lightning_id(&NodeKey(wallet)),
         }
         match which {
             0 | 1 => hand.relist(),

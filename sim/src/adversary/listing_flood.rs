@@ -2,7 +2,7 @@
 
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::ids::StreamId;
 use protocol::wire::order::Frame;
 
@@ -16,7 +16,11 @@ struct ListingFlood {
     price: u64,
 }
 
-pub(super) fn begin(strategy: Strategy, dice: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(
+    strategy: Strategy,
+    dice: &mut Dice,
+    _: &mut Participant,
+) -> impl Adversary + use<> {
     let price = u64::from(strategy == Strategy::ListingFloodCheap);
     ListingFlood {
         secrets: (0..LISTINGS).map(|_| dice.bytes()).collect(),

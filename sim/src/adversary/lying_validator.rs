@@ -2,15 +2,19 @@
 
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
-use crate::node::{AnyEffect, Person};
+use crate::node::{AnyEffect, Participant};
 use crate::world::resign;
 use protocol::message::validator::Effect;
 use protocol::wire::bundle::{AuditFrame, Finding, Tier, Verdict};
 
 struct LyingValidator;
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, person: &mut Person) -> impl Adversary + use<> {
-    person.validator = true;
+pub(super) fn begin(
+    _: Strategy,
+    _: &mut Dice,
+    participant: &mut Participant,
+) -> impl Adversary + use<> {
+    participant.validator = true;
     LyingValidator
 }
 

@@ -2,15 +2,19 @@
 
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
-use crate::node::{AnyEffect, Person};
+use crate::node::{AnyEffect, Participant};
 use protocol::message::inference::Effect;
 use protocol::refusal::{Code, Refusal};
 use protocol::wire::order::Frame;
 
 struct Refuser(usize);
 
-pub(super) fn begin(_: Strategy, dice: &mut Dice, person: &mut Person) -> impl Adversary + use<> {
-    person.undercut();
+pub(super) fn begin(
+    _: Strategy,
+    dice: &mut Dice,
+    participant: &mut Participant,
+) -> impl Adversary + use<> {
+    participant.undercut();
     Refuser(dice.below(Code::ALL.len()))
 }
 

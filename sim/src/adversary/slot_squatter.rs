@@ -6,7 +6,7 @@ use super::client::{Client, Conduct, Plan};
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::event::NodeIx;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::ids::{ModelDigest, StreamId};
 use protocol::wire::order::Frame;
 
@@ -27,7 +27,11 @@ struct SlotSquatter {
     floods: bool,
 }
 
-pub(super) fn begin(strategy: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(
+    strategy: Strategy,
+    _: &mut Dice,
+    _: &mut Participant,
+) -> impl Adversary + use<> {
     SlotSquatter {
         client: Client::default(),
         flooded: None,

@@ -3,14 +3,14 @@
 use super::{Adversary, Hand, Strategy};
 use crate::check::Seen;
 use crate::dice::Dice;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::message::inference::Input;
 use protocol::route::Delivery;
 use protocol::wire::chain::Piece;
 
 struct TextForger;
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     TextForger
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::message::inference::Input;
 use protocol::route::Delivery;
 
@@ -11,7 +11,7 @@ const CHUNKS: usize = 12;
 
 struct Tokenless;
 
-pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, _: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     Tokenless
 }
 

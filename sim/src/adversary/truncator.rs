@@ -4,7 +4,7 @@
 use super::{Adversary, Hand, Strategy};
 use crate::check::Seen;
 use crate::dice::Dice;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::message::inference::Input;
 use protocol::route::Delivery;
 use protocol::wire::order::Finish;
@@ -19,7 +19,7 @@ const ENDS: [Finish; 4] = [
 
 struct Truncator(usize);
 
-pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     Truncator(dice.below(ENDS.len()))
 }
 

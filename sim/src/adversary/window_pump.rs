@@ -4,7 +4,7 @@ use super::client::{Client, Conduct, Plan};
 use super::{Adversary, Hand, Strategy};
 use crate::dice::Dice;
 use crate::event::NodeIx;
-use crate::node::Person;
+use crate::node::Participant;
 use protocol::ids::{ModelDigest, StreamId};
 use protocol::wire::order::Frame;
 
@@ -20,7 +20,7 @@ struct WindowPump {
     paid: u32,
 }
 
-pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Person) -> impl Adversary + use<> {
+pub(super) fn begin(_: Strategy, dice: &mut Dice, _: &mut Participant) -> impl Adversary + use<> {
     WindowPump {
         client: Client::default(),
         secret: dice.bytes(),

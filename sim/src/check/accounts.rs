@@ -20,7 +20,7 @@ impl Checker for Accounts {
         let Seen::Books { node, report, .. } = seen else {
             return None;
         };
-        if !facts.people.get(*node)?.honest() || report.entries.len() >= MAX_ROWS {
+        if !facts.participants.get(*node)?.honest() || report.entries.len() >= MAX_ROWS {
             return None;
         }
         let known: BTreeSet<_> = report

@@ -27,7 +27,7 @@ impl Checker for Books {
         else {
             return None;
         };
-        if !facts.people.get(*node)?.honest() {
+        if !facts.participants.get(*node)?.honest() {
             return None;
         }
         // The world may end between a payment and its news.

@@ -23,7 +23,7 @@ impl Checker for Bounds {
     fn see(&mut self, facts: &Facts, seen: &Seen<'_>) -> Option<String> {
         match seen {
             Seen::Running { node, model, count } => {
-                let served = &facts.people.get(*node)?.served;
+                let served = &facts.participants.get(*node)?.served;
                 let slots = served
                     .iter()
                     .find(|one| one.offer.digest == *model)

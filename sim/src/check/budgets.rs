@@ -31,7 +31,7 @@ impl Budgets {
     ) -> Option<String> {
         let (day, key) = self.planned.get(hash)?.clone();
         *self.spent.entry((node, day, key.clone())).or_default() += msat;
-        let limits = &facts.people.get(node)?.limits;
+        let limits = &facts.participants.get(node)?.limits;
         let of_day = self
             .spent
             .iter()

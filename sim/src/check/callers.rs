@@ -113,9 +113,9 @@ impl Callers {
     /// Orders that a key without a payment may have on a free quota, beside the others, in a
     /// minute.
     fn free(facts: &Facts, node: NodeIx) -> Option<usize> {
-        let person = facts.people.get(node).filter(|one| one.honest())?;
+        let participant = facts.participants.get(node).filter(|one| one.honest())?;
         let in_an_hour = limits::FREE_QUOTAS_PER_ADDRESS as usize;
-        Some(match person.limits.free_quota.0 {
+        Some(match participant.limits.free_quota.0 {
             0 => 0,
             _ => in_an_hour + in_an_hour.div_ceil(60),
         })
@@ -174,7 +174,7 @@ impl Callers {
 
     /// A node judged a bundle for somebody.
     fn checked(&mut self, facts: &Facts, node: NodeIx, stream: StreamId) -> Option<String> {
-        facts.people.get(node).filter(|one| one.honest())?;
+        facts.participants.get(node).filter(|one| one.honest())?;
         let caller = self.callers.remove(&stream)?;
         let config = Config::new(NETWORK);
         let checks = [

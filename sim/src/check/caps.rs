@@ -14,10 +14,16 @@ impl Checker for Caps {
         let Seen::Settled { payer, hash, .. } = seen else {
             return None;
         };
-        let person = facts.people.get(*payer).filter(|person| person.honest())?;
+        let participant = facts
+            .participants
+            .get(*payer)
+            .filter(|participant| participant.honest())?;
         let (_, book) = facts.index.paid_by(hash)?;
         let spent = book.settled + book.fees;
-        let cap = facts.index.cap(*payer, book).min(person.limits.per_order.0);
+        let cap = facts
+            .index
+            .cap(*payer, book)
+            .min(participant.limits.per_order.0);
         (spent > cap).then(|| {
             format!(
                 "node {payer} paid {} msat and {} of fees for order {}, its cap is {cap}",

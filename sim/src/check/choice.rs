@@ -61,7 +61,7 @@ impl Checker for Wishes {
         let order = body::<Order>(signed)?;
         let request = self.orders.get(&(node, OrderId::of(&signed.digest())))?;
         let wish = self.wishes.get(&(node, *request))?;
-        if !facts.people.get(node)?.honest() {
+        if !facts.participants.get(node)?.honest() {
             return None;
         }
         if !fits(&wish.model, &order.model) {
@@ -146,7 +146,7 @@ impl Checker for Shunned {
                 // A node may list other keys than its own.
                 let host = envelope(signed)?.to?;
                 let since = self.held.get(&(node, host))?;
-                let honest = facts.people.get(node)?.honest();
+                let honest = facts.participants.get(node)?.honest();
                 (honest && since + UNDER_WAY_MS < facts.now_ms).then(|| {
                     format!("node {node} orders of host {to}, which it found to lie at {since} ms")
                 })

@@ -33,7 +33,7 @@ impl Customers {
         let AuditFrame::Verdict(signed) = frame else {
             return;
         };
-        let honest = facts.people.get(node).is_none_or(|one| one.honest());
+        let honest = facts.participants.get(node).is_none_or(|one| one.honest());
         match body::<Verdict>(signed) {
             Some(verdict) if verdict.finding.convicts() && !honest => {
                 let about = (verdict.host, verdict.id);
@@ -44,7 +44,7 @@ impl Customers {
     }
 
     fn deceived(&self, facts: &Facts, buyer: NodeIx, host: NodeIx) -> bool {
-        let key = facts.people[host].key;
+        let key = facts.participants[host].key;
         facts.index.of_node(buyer).any(|(_, book)| {
             let lied = self.lied.get(&(key, book.id)).map_or(0, BTreeSet::len);
             (book.buyer, book.host) == (buyer, host) && lied >= LIARS
@@ -79,12 +79,12 @@ impl Checker for Customers {
             Seen::Knows { node, shunned, .. } => (node, shunned),
             _ => return None,
         };
-        if !facts.people.get(*node)?.honest() {
+        if !facts.participants.get(*node)?.honest() {
             return None;
         }
         let mut hosts = shunned.iter().filter_map(|key| facts.by_key(key));
         let host = hosts.find(|host| {
-            facts.people[*host].honest()
+            facts.participants[*host].honest()
                 && unserved(facts, *node, *host) < UNSERVED
                 && !self.deceived(facts, *node, *host)
         })?;

@@ -22,7 +22,7 @@ impl Checker for Debts {
         else {
             return None;
         };
-        if !facts.people.get(*from)?.honest() {
+        if !facts.participants.get(*from)?.honest() {
             return None;
         }
         let (_, book) = facts.index.on(*stream)?;

@@ -6,7 +6,7 @@
 use super::Seen;
 use crate::engine;
 use crate::event::NodeIx;
-use crate::node::{AnyEffect, Person};
+use crate::node::{AnyEffect, Participant};
 use protocol::codec;
 use protocol::ids::{Digest, ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
@@ -186,15 +186,15 @@ pub fn envelope(signed: &Signed) -> Option<Envelope> {
 
 impl Index {
     /// Remembers what a host lists from now on.
-    pub fn list(&mut self, node: NodeIx, person: &Person) {
-        for model in &person.served {
+    pub fn list(&mut self, node: NodeIx, participant: &Participant) {
+        for model in &participant.served {
             let prices = self.listed.entry((node, model.offer.digest)).or_default();
             if !prices.contains(&model.offer.prices) {
                 prices.push(model.offer.prices.clone());
             }
         }
         let quantum = self.quanta.entry(node).or_default();
-        *quantum = (*quantum).max(person.quantum);
+        *quantum = (*quantum).max(participant.quantum);
     }
 
     /// The largest step of payment that a host ever listed. Msat.

@@ -44,7 +44,9 @@ impl Answers {
     fn has_a_host(&self, facts: &Facts, node: NodeIx) -> bool {
         let mut hosts = self.hosts.iter().filter_map(|key| facts.by_key(key));
         hosts.any(|host| {
-            host != node && facts.people[host].honest() && unserved(facts, node, host) < UNSERVED
+            host != node
+                && facts.participants[host].honest()
+                && unserved(facts, node, host) < UNSERVED
         })
     }
 }
@@ -64,7 +66,7 @@ impl Checker for Answers {
                 node,
                 answered: false,
                 why,
-            } if facts.people.get(*node)?.honest() && self.has_a_host(facts, *node) => Some(
+            } if facts.participants.get(*node)?.honest() && self.has_a_host(facts, *node) => Some(
                 format!("node {node} got no answer although all faults had ended: {why}"),
             ),
             _ => None,

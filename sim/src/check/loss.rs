@@ -21,7 +21,7 @@ impl Checker for Loss {
         else {
             return None;
         };
-        let host = facts.people.get(*from).filter(|host| host.honest())?;
+        let host = facts.participants.get(*from).filter(|host| host.honest())?;
         let (_, book) = facts.index.on(*stream)?;
         let key = facts.index.keys.get(&(*from, book.key))?;
         // One step, or one unit where that is dearer: what cannot be invoiced is smaller.

@@ -30,7 +30,7 @@ impl Checker for Prepaid {
         else {
             return None;
         };
-        if !facts.people.get(*node)?.honest() {
+        if !facts.participants.get(*node)?.honest() {
             return None;
         }
         let Some((order, seq)) = facts.index.hashes.get(hash) else {

@@ -36,7 +36,7 @@ impl PaidServed {
     fn unserved(&self, facts: &Facts, digest: &Digest, who: &str) -> Option<String> {
         let paid = *self.entries.get(digest)?;
         let book = facts.index.orders.get(digest)?;
-        let honest = |node: NodeIx| facts.people.get(node).is_some_and(|one| one.honest());
+        let honest = |node: NodeIx| facts.participants.get(node).is_some_and(|one| one.honest());
         let fair = honest(book.host) && honest(book.buyer) && !self.excused.contains(digest);
         let known = paid + UNKNOWN_MS < facts.now_ms;
         (fair && known && book.chunks == 0).then(|| {

@@ -70,7 +70,7 @@ impl Checker for Strangers {
             } => (*node, *store, *invoices),
             _ => return None,
         };
-        facts.people.get(node).filter(|one| one.honest())?;
+        facts.participants.get(node).filter(|one| one.honest())?;
         // A clock that was set keeps what is of a time that does not come: all of it counts.
         let since = |ms: u64| match self.set.contains(&node) {
             true => 0,

@@ -99,7 +99,7 @@ impl Shown {
                     let bytes = &token.piece.bytes;
                     !bytes.is_empty() && *bytes != word_of(token.id).into_bytes()
                 };
-                let honest = facts.people.get(from)?.honest();
+                let honest = facts.participants.get(from)?.honest();
                 let other = chunk.tokens.iter().find(spoken).filter(|_| honest)?;
                 Some(format!(
                     "honest host {from} says {:?} for token {}",
@@ -140,7 +140,7 @@ impl Checker for Shown {
         }
         let (node, request, event) = shown(seen)?;
         let id = *self.requests.get(&(node, request))?;
-        if !facts.people.get(node)?.honest() {
+        if !facts.participants.get(node)?.honest() {
             return None;
         }
         match event {
@@ -184,7 +184,7 @@ impl Checker for Bounded {
         *units += tokens.len();
         *empty += usize::from(tokens.is_empty());
         let over = *bytes > *units * BYTES_PER_TOKEN || *empty > EMPTY;
-        let honest = facts.people.get(node)?.honest();
+        let honest = facts.participants.get(node)?.honest();
         (over && honest).then(|| {
             format!("node {node} takes {bytes} bytes of text and {empty} empty pieces for {units} tokens")
         })

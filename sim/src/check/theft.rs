@@ -85,7 +85,12 @@ impl Checker for Theft {
         else {
             return None;
         };
-        let honest = |node: &NodeIx| facts.people.get(*node).is_some_and(|one| one.honest());
+        let honest = |node: &NodeIx| {
+            facts
+                .participants
+                .get(*node)
+                .is_some_and(|one| one.honest())
+        };
         let (digest, seq) = facts.index.hashes.get(hash)?;
         if !honest(payer) || honest(payee) {
             return None;
@@ -163,7 +168,7 @@ impl Checker for Counted {
         };
         let (_, book) = facts.index.paid_by(hash)?;
         let billed = book.input.prompt();
-        let honest = facts.people.get(*node)?.honest();
+        let honest = facts.participants.get(*node)?.honest();
         let has = self.has.contains(&(*node, book.model));
         (honest && has && billed > book.counted).then(|| {
             format!(

@@ -44,7 +44,7 @@ impl Verdicts {
         let order = verdict.id;
         if verdict.finding.convicts() {
             let host = facts.by_key(&verdict.host)?;
-            let honest = facts.people.get(host)?.honest();
+            let honest = facts.participants.get(host)?.honest();
             return honest.then(|| {
                 format!(
                     "honest host {host} is convicted over order {}: {:?}",
@@ -119,7 +119,7 @@ impl Checker for Verdicts {
                 effect: AnyEffect::Validator(effect),
                 ..
             } => {
-                let own = facts.people.get(*node).filter(|own| own.honest())?;
+                let own = facts.participants.get(*node).filter(|own| own.honest())?;
                 match effect {
                     // Another's verdict is shown as another's.
                     Effect::Report {
@@ -166,7 +166,8 @@ impl Checker for Blame {
                 | OffenceKind::WrongInvoice
         );
         let accused = facts.by_key(&offence.by)?;
-        let fair = !facts.people.get(*node)?.honest() || !facts.people.get(accused)?.honest();
+        let fair =
+            !facts.participants.get(*node)?.honest() || !facts.participants.get(accused)?.honest();
         (proof && !fair).then(|| {
             format!(
                 "honest node {node} holds {:?} against honest node {accused}: {}",

@@ -22,7 +22,7 @@ impl Checker for Window {
         else {
             return None;
         };
-        let host = facts.people.get(*from)?;
+        let host = facts.participants.get(*from)?;
         if chunk.tokens.is_empty() || !host.honest() {
             return None;
         }

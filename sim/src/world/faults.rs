@@ -99,7 +99,7 @@ impl World {
         let by = i64::try_from(self.dice.between(1, jump)).unwrap_or(0);
         let back = self.dice.chance(500_000);
         let by_ms = if back { -by } else { by };
-        self.nodes[node].person.skew_ms += by_ms;
+        self.nodes[node].participant.skew_ms += by_ms;
         self.see(Seen::ClockSet { node, by_ms });
     }
 
@@ -109,12 +109,7 @@ impl World {
         }
         self.nodes[node].withdrawn ^= true;
         if self.nodes[node].withdrawn {
-            self.post(
-                node,
-                Via::Person,
-                Delivery::Discovery(ListInput::Withdraw),
-                0,
-            );
+            self.post(node, Via::User, Delivery::Discovery(ListInput::Withdraw), 0);
         } else {
             self.announce(node);
         }
@@ -126,8 +121,8 @@ impl World {
         if !self.up(node) {
             return false;
         }
-        let person = &self.nodes[node].person;
-        if person.strategy.is_some() && !person.honest() {
+        let participant = &self.nodes[node].participant;
+        if participant.strategy.is_some() && !participant.honest() {
             // An adversary looks after its machine.
             self.nodes[node].cut = None;
             return false;
@@ -203,15 +198,15 @@ impl World {
         self.plan = Plan::none();
         self.net.cuts.clear();
         for node in 0..self.nodes.len() {
-            if self.nodes[node].person.peer_fault != PeerFault::None {
+            if self.nodes[node].participant.peer_fault != PeerFault::None {
                 self.crash(node);
                 self.nodes[node].dead = true;
                 continue;
             }
             self.nodes[node].cut = None;
             // Somebody sets the clock: wall time jumps.
-            let by_ms = -std::mem::take(&mut self.nodes[node].person.skew_ms);
-            self.nodes[node].person.drift_ppm = 0;
+            let by_ms = -std::mem::take(&mut self.nodes[node].participant.skew_ms);
+            self.nodes[node].participant.drift_ppm = 0;
             self.see(Seen::ClockSet { node, by_ms });
             if self.nodes[node].withdrawn && self.up(node) {
                 self.nodes[node].withdrawn = false;
@@ -236,7 +231,7 @@ impl World {
         if self.healed {
             return vec![bytes];
         }
-        match self.nodes[node].person.peer_fault {
+        match self.nodes[node].participant.peer_fault {
             PeerFault::MutatesFrames if self.dice.chance(50_000) => {
                 let mut bytes = bytes;
                 let at = self.dice.below(bytes.len());
@@ -253,7 +248,7 @@ impl World {
 
     /// A replaying buyer keeps its orders, to send them again on new streams.
     pub(super) fn remember_order(&mut self, from: NodeIx, to: NodeIx, bytes: &[u8]) {
-        if self.nodes[from].person.peer_fault != PeerFault::ReplaysOrders || self.healed {
+        if self.nodes[from].participant.peer_fault != PeerFault::ReplaysOrders || self.healed {
             return;
         }
         self.orders_seen.push((self.now, from, to, bytes.to_vec()));
@@ -296,7 +291,7 @@ impl World {
         {
             return;
         }
-        let caller = self.nodes[from].person.caller;
+        let caller = self.nodes[from].participant.caller;
         let (from_epoch, to_epoch) = (self.nodes[from].epoch, self.nodes[to].epoch);
         let (ours, theirs) = self.net.connect((from, from_epoch), (to, to_epoch));
         self.post(
@@ -314,7 +309,7 @@ impl World {
 
 /// What a dishonest host signs in place of what its machine meant.
 pub(super) fn apply_peer_fault(node: &Node, effects: Vec<AnyEffect>) -> Vec<AnyEffect> {
-    match node.person.peer_fault {
+    match node.participant.peer_fault {
         PeerFault::DoublesInvoices => effects
             .into_iter()
             .map(|effect| double_invoices(node, effect))

@@ -29,7 +29,7 @@ impl World {
         let until = self.now + life_ms * MS;
         let hash = self.wallets.issue(node, msat, expires, until);
         let facts = InvoiceFacts {
-            payee: self.nodes[node].person.lightning,
+            payee: self.nodes[node].participant.lightning,
             hash,
             msat: Some(msat),
             description_hash: Some(description_hash),

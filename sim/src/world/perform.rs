@@ -161,9 +161,10 @@ impl World {
         allowed: u64,
     ) {
         let answer = Answer::new(&model, job);
-        let lies = self.nodes[node].person.peer_fault == PeerFault::WrongAnswers && !self.healed;
+        let lies =
+            self.nodes[node].participant.peer_fault == PeerFault::WrongAnswers && !self.healed;
         let most = job.most_delivered();
-        let served = &self.nodes[node].person.served;
+        let served = &self.nodes[node].participant.served;
         let offer = served.iter().find(|served| served.offer.digest == model);
         let plain = offer.is_some_and(|served| served.offer.numerics.is_none())
             && job.meter() == Meter::OutputToken;

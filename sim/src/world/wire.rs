@@ -79,7 +79,7 @@ impl World {
             let failed = Delivery::Inference(OrderInput::OpenFailed { id, reason, ours });
             return self.post(node, Via::Net, failed, 0);
         };
-        let caller = self.nodes[node].person.caller;
+        let caller = self.nodes[node].participant.caller;
         let (ours, theirs) = self.net.connect((node, epoch), (to, self.nodes[to].epoch));
         self.inbound(to, theirs, caller);
         self.post(
@@ -327,7 +327,8 @@ impl World {
         );
         self.nodes[node].lanes[lane_of(Actor::Validator)].mail += 1;
         let mut bundle = bundle;
-        if self.nodes[node].person.peer_fault == PeerFault::TampersWithEvidence && !self.healed {
+        if self.nodes[node].participant.peer_fault == PeerFault::TampersWithEvidence && !self.healed
+        {
             let at = self.dice.below(bundle.tokens.len());
             if let Some(token) = bundle.tokens.get_mut(at) {
                 token.id ^= 1;
@@ -337,7 +338,7 @@ impl World {
         let stream = self.net.fresh();
         let question = Question {
             asker: node,
-            caller: self.nodes[node].person.caller,
+            caller: self.nodes[node].participant.caller,
             epoch,
             id,
             server,
@@ -555,7 +556,7 @@ impl World {
     /// Our listing is deleted at our relays.
     pub(super) fn unpublish(&mut self, node: NodeIx) {
         let (author, at) = (
-            self.nodes[node].person.key,
+            self.nodes[node].participant.key,
             self.nodes[node].now(self.now).wall,
         );
         for relay in self.relays_of(node) {
@@ -586,7 +587,7 @@ impl World {
                 all.iter().copied().filter(hears).collect()
             })
             .unwrap_or_default();
-        let from = Some(self.nodes[node].person.key);
+        let from = Some(self.nodes[node].participant.key);
         for other in followers {
             if self.up(other) && self.net.blocked(node, other, self.now).is_none() {
                 let wait = self.latency();
