@@ -30,8 +30,8 @@ pub mod window;
 
 use crate::event::NodeIx;
 use crate::node::{AnyEffect, Participant};
-use crate::people::Purchase;
 use crate::store::Store;
+use crate::users::Purchase;
 use crate::wallet::Wallet;
 use index::Index;
 use protocol::ids::{ModelDigest, NodeKey, OrderId, PaymentHash, RequestId, StreamId};

@@ -19,7 +19,6 @@ pub mod event;
 pub mod faults;
 pub mod net;
 pub mod node;
-pub mod people;
 pub mod plant;
 pub mod profile;
 pub mod record;
@@ -27,6 +26,7 @@ pub mod relay;
 pub mod run;
 pub mod store;
 pub mod trace;
+pub mod users;
 pub mod wallet;
 pub mod world;
 

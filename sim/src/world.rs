@@ -21,12 +21,12 @@ use crate::event::{Event, Fault, NodeIx, Queue, UserAction};
 use crate::faults::Plan;
 use crate::net::Net;
 use crate::node::{AnyEffect, Duty, Node, RICH, lane_of};
-use crate::people::{self, End, Purchase};
 use crate::plant::Plant;
 use crate::profile::Profile;
 use crate::record::{Life, Recorder};
 use crate::relay::{Relay, relays_for, share_relay};
 use crate::trace::Trace;
+use crate::users::{self, End, Purchase};
 use crate::wallet::Wallets;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::limits::{FIRST_TOKEN_MS, MAX_CANDIDATES};
@@ -814,7 +814,7 @@ impl World {
         self.next_request += 1;
         let request = RequestId(self.next_request);
         let served = self.served_by.get(&node).copied();
-        let order = people::draw(&mut self.dice, request, healed, served);
+        let order = users::draw(&mut self.dice, request, healed, served);
         let purchase = Purchase {
             epoch: self.nodes[node].epoch,
             mode: order.mode,

@@ -7,8 +7,8 @@ use crate::engine::{Answer, NUMERICS, Running, STEP, count, without_logits, word
 use crate::event::{Event, NodeIx, UserAction};
 use crate::faults::PeerFault;
 use crate::node::AnyEffect;
-use crate::people::End;
 use crate::profile::TEMPLATE;
+use crate::users::End;
 use crate::wallet::Wallet;
 use protocol::crypto::tagged_hash;
 use protocol::ids::{Digest, ModelDigest, OrderId, RequestId};
