@@ -4,39 +4,37 @@
 //! watched; then all faults end, byzantine nodes leave, and everybody honest
 //! must be served, and all books must agree.
 //!
-//! The files beside this one carry out effects (`perform`), move bytes (`wire`),
-//! pay (`money`), and break things (`faults`).
+//! The files below run the machines (`turns`), carry out their effects (`perform`), move bytes
+//! (`wire`), pay (`money`), buy and list (`users`), break things (`faults`), and show the
+//! checkers what only whole nodes show (`finale`).
 
 mod faults;
+mod finale;
 mod money;
 mod perform;
+mod turns;
+mod users;
 mod wire;
 
 pub(crate) use faults::{resign, resign_with};
+pub(crate) use turns::Via;
 
 use crate::adversary::{Adversary, Choice, Hand, Strategy};
 use crate::check::{Checkers, Seen, Violation};
 use crate::dice::{Dice, MS};
-use crate::event::{Event, Fault, NodeIx, Queue, UserAction};
+use crate::event::{Event, Fault, NodeIx, Queue};
 use crate::faults::Plan;
 use crate::net::Net;
-use crate::node::{AnyEffect, Duty, Node, RICH, lane_of};
+use crate::node::Node;
 use crate::plant::Plant;
 use crate::profile::Profile;
 use crate::record::{Life, Recorder};
-use crate::relay::{Relay, relays_for, share_relay};
+use crate::relay::{Relay, relays_for};
 use crate::trace::Trace;
-use crate::users::{self, End, Purchase};
+use crate::users::Purchase;
 use crate::wallet::Wallets;
 use protocol::ids::{Caller, EffectId, ModelDigest, NodeKey, PaymentHash, RequestId, StreamId};
 use protocol::limits::{FIRST_TOKEN_MS, MAX_CANDIDATES};
-use protocol::machine::Record;
-use protocol::message;
-use protocol::message::inference::{Admission, Input as OrderInput};
-use protocol::message::sibling::Actor;
-use protocol::refusal::Code;
-use protocol::route::Delivery;
-use protocol::time::Now;
 use protocol::wire::manifest::PaymentMode;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,34 +64,6 @@ const STORM_PPM: u32 = 40_000;
 const STORM: u64 = 10;
 /// Msat in an adversary's channel, either way: it does not run dry.
 const DEEP: u64 = 500_000_000;
-/// The mailbox of `actors::driver`.
-const MAILBOX: usize = 16_384;
-
-/// Who put an input into a mailbox: FIFO holds per (sender, receiver).
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Via {
-    Sibling(Actor),
-    Net,
-    Wallet,
-    Engine,
-    Relay,
-    User,
-    Vocabulary,
-}
-
-impl Via {
-    fn code(self) -> u8 {
-        match self {
-            Via::Sibling(actor) => u8::try_from(lane_of(actor)).unwrap_or(0),
-            Via::Net => 10,
-            Via::Wallet => 11,
-            Via::Engine => 12,
-            Via::Relay => 13,
-            Via::User => 14,
-            Via::Vocabulary => 15,
-        }
-    }
-}
 
 /// What to simulate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -300,12 +270,6 @@ impl World {
         self.queue.push(end * MS, Event::Audit);
     }
 
-    /// Mean pause between two purchases of a node. Milliseconds.
-    fn purchase_ms(&self) -> u64 {
-        let times = if self.profile.storm { STORM } else { 1 };
-        3_600_000 / (self.options.purchases_per_hour * times).max(1)
-    }
-
     /// The adversaries at work in this seed.
     pub fn strategies(&self) -> &[Strategy] {
         &self.strategies
@@ -415,137 +379,6 @@ impl World {
         self.nodes[node].machines.is_some()
     }
 
-    /// Puts an input into a mailbox; it comes out in the order of its sender, a little later.
-    pub(crate) fn post(&mut self, node: NodeIx, from: Via, delivery: Delivery, after: u64) {
-        let jitter = self.dice.between(1_000, 200_000);
-        self.post_in(node, from, delivery, after + jitter);
-    }
-
-    /// Puts an input into a mailbox after exactly that time.
-    pub(crate) fn post_in(&mut self, node: NodeIx, from: Via, delivery: Delivery, after: u64) {
-        let to = lane_of(delivery.to());
-        let one = &mut self.nodes[node];
-        let epoch = one.epoch;
-        let last = one
-            .fifo
-            .entry((from.code(), u8::try_from(to).unwrap_or(0)))
-            .or_default();
-        let at = (self.now + after).max(*last + 1);
-        *last = at;
-        one.lanes[to].mail += 1;
-        let count = one.lanes[to].mail;
-        self.queue.push(
-            at,
-            Event::Deliver {
-                node,
-                epoch,
-                delivery: Box::new(delivery),
-            },
-        );
-        if count >= MAILBOX / 2 {
-            self.see(Seen::Mail { node, count });
-        }
-    }
-
-    fn wake(&mut self, node: NodeIx, epoch: u32, actor: Actor) {
-        if !self.is_run(node, epoch)
-            || self.nodes[node].lanes[lane_of(actor)].armed != Some(self.now)
-        {
-            return;
-        }
-        self.nodes[node].lanes[lane_of(actor)].armed = None;
-        let now = self.nodes[node].now(self.now);
-        let one = &mut self.nodes[node];
-        let Some(machines) = one.machines.as_mut() else {
-            return;
-        };
-        let effects = machines.expire(now, actor);
-        self.note(node, actor, now, None, &effects);
-        self.after_turn(node, actor, effects);
-    }
-
-    fn input(&mut self, node: NodeIx, delivery: Delivery) {
-        let actor = delivery.to();
-        self.nodes[node].lanes[lane_of(actor)].mail = self.nodes[node].lanes[lane_of(actor)]
-            .mail
-            .saturating_sub(1);
-        let Some(mut adversary) = self.nodes[node].adversary.take() else {
-            return self.handle(node, delivery);
-        };
-        let given = adversary.input(&mut self.hand(node), delivery);
-        self.nodes[node].adversary = Some(adversary);
-        for delivery in given {
-            self.handle(node, delivery);
-        }
-    }
-
-    /// One turn of a machine with an input, and its effects as far as they go.
-    fn handle(&mut self, node: NodeIx, delivery: Delivery) {
-        let actor = delivery.to();
-        self.see(Seen::Handed {
-            node,
-            delivery: &delivery,
-        });
-        self.turn(node, delivery);
-        self.pump(node, actor);
-        self.arm(node, actor);
-    }
-
-    /// One turn of a machine with an input; its effects wait.
-    fn turn(&mut self, node: NodeIx, delivery: Delivery) {
-        let actor = delivery.to();
-        let now = self.nodes[node].now(self.now);
-        let plant = self.options.plant;
-        let one = &mut self.nodes[node];
-        let (inputs, mut extra) =
-            crate::plant::inputs(plant, &mut one.bug, &one.participant, delivery);
-        let Some(machines) = one.machines.as_mut() else {
-            return;
-        };
-        let mut effects = Vec::new();
-        if let Some(delivery) = inputs {
-            let noted = self.recorder.as_ref().map(|_| delivery.clone());
-            effects = machines.handle(now, delivery);
-            self.note(node, actor, now, noted, &effects);
-        }
-        effects.append(&mut extra);
-        self.queue_effects(node, actor, effects);
-    }
-
-    /// Listings out of a relay: a turn for each, and then their effects.
-    pub(super) fn list(&mut self, node: NodeIx, listings: impl Iterator<Item = Delivery>) {
-        if self.nodes[node].adversary.is_some() || self.options.plant.is_some() {
-            for delivery in listings {
-                self.nodes[node].lanes[lane_of(Actor::Discovery)].mail += 1;
-                self.input(node, delivery);
-            }
-            return;
-        }
-        let now = self.nodes[node].now(self.now);
-        let (mut records, mut effects) = (Vec::new(), Vec::new());
-        for delivery in listings {
-            let noted = self.recorder.as_ref().map(|_| delivery.clone());
-            let Some(machines) = self.nodes[node].machines.as_mut() else {
-                return;
-            };
-            let made = machines.handle(now, delivery);
-            self.note(node, Actor::Discovery, now, noted, &made);
-            for effect in made {
-                match effect {
-                    AnyEffect::Discovery(message::discovery::Effect::Persist(more)) => {
-                        records.extend(more);
-                    }
-                    other => effects.push(other),
-                }
-            }
-        }
-        if !records.is_empty() {
-            let write = message::discovery::Effect::Persist(records);
-            effects.insert(0, AnyEffect::Discovery(write));
-        }
-        self.after_turn(node, Actor::Discovery, effects);
-    }
-
     pub(crate) fn hand(&mut self, node: NodeIx) -> Hand<'_> {
         Hand { world: self, node }
     }
@@ -575,411 +408,5 @@ impl World {
             let at = self.now + self.dice.ms(pace * 3 / 4, pace * 5 / 4);
             self.queue.push(at, Event::Act { node });
         }
-    }
-
-    /// Shows the checkers every disk.
-    fn survey(&mut self) {
-        for node in 0..self.nodes.len() {
-            if self.up(node) {
-                let invoices = self.wallets.payable(node, self.now);
-                let store = std::mem::take(&mut self.nodes[node].store);
-                self.see(Seen::Stored {
-                    node,
-                    store: &store,
-                    invoices,
-                });
-                self.nodes[node].store = store;
-            }
-        }
-    }
-
-    fn note(
-        &mut self,
-        node: NodeIx,
-        actor: Actor,
-        now: Now,
-        input: Option<Delivery>,
-        effects: &[AnyEffect],
-    ) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.turn(node, actor, now, input, effects);
-        }
-    }
-
-    fn after_turn(&mut self, node: NodeIx, actor: Actor, effects: Vec<AnyEffect>) {
-        self.queue_effects(node, actor, effects);
-        self.pump(node, actor);
-        self.arm(node, actor);
-    }
-
-    /// Puts the effects of a turn behind those that wait.
-    fn queue_effects(&mut self, node: NodeIx, actor: Actor, effects: Vec<AnyEffect>) {
-        let plant = self.options.plant;
-        let one = &mut self.nodes[node];
-        let wall = one.now(self.now).wall;
-        let effects = match plant {
-            None => effects,
-            Some(plant) => {
-                let crypto = one.crypto();
-                crate::plant::effects(plant, &mut one.bug, &crypto, effects)
-            }
-        };
-        let effects = crate::world::faults::apply_peer_fault(&self.nodes[node], effects);
-        let effects = match self.nodes[node].adversary.take() {
-            None => effects,
-            Some(mut adversary) => {
-                let mut hand = self.hand(node);
-                let effects = effects
-                    .into_iter()
-                    .flat_map(|effect| adversary.effect(&mut hand, effect))
-                    .collect();
-                self.nodes[node].adversary = Some(adversary);
-                effects
-            }
-        };
-        self.trace
-            .numbers(&[node as u64, lane_of(actor) as u64, effects.len() as u64]);
-        for effect in effects.iter().filter(|effect| !effect.lists()) {
-            self.checkers
-                .see(self.now, Seen::Emitted { node, wall, effect });
-        }
-        self.nodes[node].lanes[lane_of(actor)]
-            .pending
-            .extend(effects);
-    }
-
-    /// Carries out effects in order; a write holds back the rest.
-    fn pump(&mut self, node: NodeIx, actor: Actor) {
-        let lane = lane_of(actor);
-        loop {
-            let one = &mut self.nodes[node];
-            if one.machines.is_none() || one.lanes[lane].syncing.is_some() {
-                return;
-            }
-            if one.lanes[lane].pending.is_empty() {
-                return;
-            }
-            if let Some(left) = one.cut.as_mut() {
-                if *left == 0 {
-                    self.crash(node);
-                    continue;
-                }
-                *left -= 1;
-            }
-            let Some(effect) = one.lanes[lane].pending.pop_front() else {
-                return;
-            };
-            if !effect.lists() {
-                let wall = one.now(self.now).wall;
-                let effect = &effect;
-                self.checkers
-                    .see(self.now, Seen::Performed { node, wall, effect });
-            }
-            match effect.duty() {
-                Duty::Write(records) => return self.write(node, actor, records),
-                Duty::Tell(message) => {
-                    // A full mailbox among siblings stops the node; an adversary's has room.
-                    if self.dice.chance(self.plan.full_ppm) && self.crash(node) {
-                        return;
-                    }
-                    let delivery = protocol::route::deliver(*message);
-                    self.post(node, Via::Sibling(actor), delivery, 0);
-                }
-                Duty::Perform(effect) => self.perform(node, effect),
-            }
-        }
-    }
-
-    /// Begins a write. Listings that wait behind others go to disk together with them.
-    fn write(&mut self, node: NodeIx, actor: Actor, mut records: Vec<Record>) {
-        let plant = self.options.plant;
-        let one = &mut self.nodes[node];
-        let lane = &mut one.lanes[lane_of(actor)];
-        while actor == Actor::Discovery
-            && one.cut.is_none()
-            && let Some(next) = lane.pending.pop_front_if(|next| next.lists())
-        {
-            if let Duty::Write(more) = next.duty() {
-                records.extend(more);
-            }
-        }
-        self.trace.records(&records);
-        lane.syncing = Some(crate::plant::synced(plant, &mut one.bug, records));
-        let epoch = one.epoch;
-        let at = self.now + self.dice.ms(0, self.plan.sync_ms) + 50_000;
-        self.queue.push(at, Event::Synced { node, epoch, actor });
-    }
-
-    fn synced(&mut self, node: NodeIx, epoch: u32, actor: Actor) {
-        if !self.is_run(node, epoch) {
-            return;
-        }
-        let one = &mut self.nodes[node];
-        if let Some(records) = one.lanes[lane_of(actor)].syncing.take() {
-            one.store.sync(records);
-        }
-        self.pump(node, actor);
-        self.arm(node, actor);
-    }
-
-    fn arm(&mut self, node: NodeIx, actor: Actor) {
-        let now = self.now;
-        let one = &mut self.nodes[node];
-        let Some(machines) = &one.machines else {
-            return;
-        };
-        let Some(due) = machines.deadline(actor) else {
-            return;
-        };
-        let at = one.booted.saturating_add(due.0).max(now + 1);
-        let epoch = one.epoch;
-        let lane = &mut one.lanes[lane_of(actor)];
-        if lane.armed.is_none_or(|armed| armed > at) {
-            lane.armed = Some(at);
-            self.queue.push(at, Event::Wake { node, epoch, actor });
-        }
-    }
-
-    /// Starts a node: machines from disk, relays from their beginning, wallet events again.
-    pub(crate) fn start(&mut self, node: NodeIx) {
-        if self.up(node) || self.nodes[node].dead {
-            return;
-        }
-        let seeds = [
-            self.dice.bytes(),
-            self.dice.bytes(),
-            self.dice.bytes(),
-            self.dice.bytes(),
-        ];
-        let plant = self.options.plant;
-        self.nodes[node].boot(self.now, seeds, plant);
-        if let Some(recorder) = self.recorder.as_mut().filter(|r| r.node() == node) {
-            let now = self.nodes[node].now(self.now);
-            recorder.start(now, self.nodes[node].assemble(now, seeds, plant));
-        }
-        for actor in Actor::ALL {
-            let now = self.nodes[node].now(self.now);
-            let effects = match self.nodes[node].machines.as_mut() {
-                Some(machines) => machines.start(now, actor),
-                None => return,
-            };
-            self.note(node, actor, now, None, &effects);
-            self.after_turn(node, actor, effects);
-            if !self.up(node) {
-                return;
-            }
-        }
-        self.serve(node);
-        self.post(
-            node,
-            Via::User,
-            Delivery::Inference(OrderInput::Admit(Admission::Open)),
-            0,
-        );
-        self.announce(node);
-        self.subscribe(node);
-        self.repeat(node);
-        self.replay_at_restart(node);
-    }
-
-    /// A node's operator says what it serves.
-    pub(crate) fn serve(&mut self, node: NodeIx) {
-        let served = self.nodes[node].participant.served.clone();
-        let serve = Delivery::Inference(OrderInput::Serve(served));
-        self.post(node, Via::User, serve, 0);
-    }
-
-    pub(crate) fn announce(&mut self, node: NodeIx) {
-        if self.nodes[node].withdrawn {
-            return;
-        }
-        if let Some(manifest) = self.nodes[node].manifest(node) {
-            let input = message::discovery::Input::Announce(Box::new(manifest));
-            self.post(node, Via::User, Delivery::Discovery(input), 0);
-        }
-    }
-
-    fn want(&mut self, node: NodeIx, tries: u32) {
-        let healed = tries > 0 || self.healed;
-        if !self.healed {
-            let mean = self.purchase_ms();
-            let at = self.now + self.dice.pause(mean);
-            self.queue.push(at, Event::Want { node, tries: 0 });
-        } else if tries == 0 {
-            return;
-        }
-        if !self.up(node) {
-            return;
-        }
-        self.next_request += 1;
-        let request = RequestId(self.next_request);
-        let served = self.served_by.get(&node).copied();
-        let order = users::draw(&mut self.dice, request, healed, served);
-        let purchase = Purchase {
-            epoch: self.nodes[node].epoch,
-            mode: order.mode,
-            order: None,
-            host: None,
-            end: None,
-            tries,
-            since: self.now,
-            healed,
-        };
-        self.purchases.insert((node, request), purchase);
-        self.tally.purchases += 1;
-        self.see(Seen::Wished { node, wish: &order });
-        self.post(
-            node,
-            Via::User,
-            Delivery::Inference(OrderInput::Buy(Box::new(order))),
-            0,
-        );
-        if !healed && self.dice.chance(150_000) {
-            let action = if self.dice.chance(600_000) {
-                UserAction::Stop
-            } else {
-                UserAction::Cancel
-            };
-            let (at, epoch) = (self.now + self.dice.ms(200, 20_000), self.nodes[node].epoch);
-            self.queue.push(
-                at,
-                Event::React {
-                    node,
-                    epoch,
-                    request,
-                    action,
-                },
-            );
-        }
-    }
-
-    fn react(&mut self, node: NodeIx, epoch: u32, request: RequestId, action: UserAction) {
-        if !self.is_run(node, epoch) {
-            return;
-        }
-        let input = match action {
-            UserAction::Confirm => OrderInput::Confirm(request),
-            UserAction::Stop => OrderInput::Stop(request),
-            UserAction::Cancel => OrderInput::Cancel(request),
-        };
-        self.post(node, Via::User, Delivery::Inference(input), 0);
-    }
-
-    /// A purchase ended.
-    pub(crate) fn ended(&mut self, node: NodeIx, request: RequestId, end: End, why: &str) {
-        let Some(purchase) = self.purchases.get_mut(&(node, request)) else {
-            return;
-        };
-        if purchase.end.is_some() {
-            return;
-        }
-        purchase.end = Some(end);
-        let (tries, healed) = (purchase.tries, purchase.healed);
-        match end {
-            End::Finished => {
-                self.tally.finished += 1;
-                *self.tally.modes.entry(purchase.mode).or_default() += 1;
-                self.served_by
-                    .extend(purchase.host.map(|host| (node, host)));
-            }
-            End::Failed(code) => {
-                self.tally.failed += 1;
-                *self.tally.refusals.entry(format!("{code:?}")).or_default() += 1;
-            }
-            End::Crashed => {}
-        }
-        if !healed || !self.healed {
-            return;
-        }
-        // Only its own limits and its own wallet excuse: a host may say the same.
-        let poor = match end {
-            End::Failed(Code::BudgetExhausted) => {
-                self.nodes[node].participant.limits.per_day < RICH
-            }
-            End::Failed(Code::WalletCannotPay) => self.wallets.of[node].local < 2 * RICH.0 / 100,
-            _ => false,
-        };
-        if end == End::Finished || poor {
-            self.answered.insert(node, Ok(()));
-        } else if !matches!(self.answered.get(&node), Some(Ok(()))) {
-            self.answered.insert(node, Err(why.to_owned()));
-            let end = (self.options.safety_ms + HEALED_MS) * MS;
-            let most = self.healed_tries.saturating_add(LATER_TRIES);
-            if tries < most && self.now + TRY_MS * MS < end {
-                let at = match tries < self.healed_tries {
-                    true => self.now + self.dice.ms(5_000, 40_000),
-                    false => self.now + self.dice.ms(60_000, 120_000),
-                };
-                self.queue.push(
-                    at,
-                    Event::Want {
-                        node,
-                        tries: tries + 1,
-                    },
-                );
-            }
-        }
-    }
-
-    /// The books and the lists are asked for.
-    fn audit(&mut self) {
-        for node in 0..self.nodes.len() {
-            if self.up(node) {
-                let id = EffectId(u64::MAX);
-                self.post(
-                    node,
-                    Via::User,
-                    Delivery::Payment(message::payment::Input::Report { id }),
-                    0,
-                );
-                self.post(
-                    node,
-                    Via::User,
-                    Delivery::Discovery(message::discovery::Input::List { id }),
-                    0,
-                );
-            }
-        }
-    }
-
-    /// What only the end shows.
-    fn close(&mut self) {
-        let purchases = std::mem::take(&mut self.purchases);
-        for ((node, request), purchase) in &purchases {
-            self.see(Seen::Bought {
-                node: *node,
-                request: *request,
-                purchase,
-            });
-        }
-        for node in 0..self.nodes.len() {
-            if self.up(node) {
-                let result = self.answered.get(&node).cloned();
-                let result = result.unwrap_or_else(|| Err("nothing was asked".to_owned()));
-                let why = result.clone().err().unwrap_or_default();
-                self.see(Seen::Served {
-                    node,
-                    answered: result.is_ok(),
-                    why: &why,
-                });
-            }
-        }
-        self.watch_total();
-    }
-
-    pub(crate) fn watch_total(&mut self) {
-        let (now, before) = (self.wallets.total(), self.total);
-        self.see(Seen::Total { now, before });
-    }
-
-    /// Author keys of all listings that a node ought to know now.
-    pub(crate) fn expected_hosts(&self, by: NodeIx) -> Vec<NodeKey> {
-        let relays = self.relays.len();
-        let listed = |(index, node): &(NodeIx, &Node)| {
-            let lists = node.machines.is_some() && !node.withdrawn && node.participant.sells();
-            lists && share_relay(by, *index, relays)
-        };
-        let hosts = self.nodes.iter().enumerate().filter(listed);
-        hosts.map(|(_, node)| node.participant.key).collect()
     }
 }
