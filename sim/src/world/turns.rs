@@ -278,7 +278,8 @@ impl World {
         let lane = &mut one.lanes[lane_of(actor)];
         while actor == Actor::Discovery
             && one.cut.is_none()
-            && let Some(next) = lane.pending.pop_front_if(|next| next.lists())
+            && lane.pending.front().is_some_and(AnyEffect::lists)
+            && let Some(next) = lane.pending.pop_front()
         {
             if let Duty::Write(more) = next.duty() {
                 records.extend(more);
