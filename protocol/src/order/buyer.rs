@@ -40,38 +40,29 @@ mod recount;
 pub(crate) mod terms;
 mod transcript;
 
-use crate::crypto::{Crypto, InvoiceFacts};
+use crate::crypto::Crypto;
 use crate::ids::{Digest, EffectId, OrderId, StreamId};
 use crate::message::discovery::Candidate;
-use crate::message::inference::{
-    BuyRequest, BuyerEvent, Effect, InputCount, PayRequest, VocabularySource,
-};
+use crate::message::inference::{BuyRequest, Effect};
 use crate::message::payment::Side;
 use crate::message::sibling::Message;
-use crate::money::{Counts, Meter, Msat};
+use crate::money::{Counts, Msat};
 use crate::offence::OffenceKind;
 use crate::order::breach::Breach;
 use crate::order::context::Ctx;
 use crate::order::record::Journal;
 use crate::refusal::{Code, Refusal};
 use crate::time::{Tick, WallTime};
-use crate::wire::chain::ChainedToken;
 use crate::wire::envelope::{Body, EnvelopeError, Opened, Signed};
 use crate::wire::manifest::PaymentMode;
-use crate::wire::order::{Chunk, Countersigned, Frame, Invoice, Order, Paid, Receipt, Terms};
+use crate::wire::order::{Frame, Order, Receipt, Terms};
 use bills::Bills;
 use rand::RngCore;
-use rand::seq::IteratorRandom;
 use recount::Recount;
 use std::collections::VecDeque;
 use terms::Ordered;
 use transcript::Transcript;
 
-/// Hosts that a missing vocabulary is asked of: the one that serves, and some to turn to.
-const MAX_VOCABULARY_SOURCES: usize = 4;
-/// How long a receipt waits for our own wallet to know of the payments in it. Milliseconds.
-/// Shorter than the host waits for the countersignature.
-const HOLD_RECEIPT_MS: u64 = 5_000;
 /// How long a host may take to send its last chunk once it was told to stop. Milliseconds.
 const STOP_MS: u64 = 10_000;
 /// Suggested wait where this node had no stream left. Milliseconds.
@@ -193,16 +184,6 @@ pub(crate) fn wrong_piece(position: u64) -> String {
     format!(
         "the text of token {position} of the output is not the one that the model's vocabulary has"
     )
-}
-
-/// How long the first token may take. A host that is a little slower than it thought is still
-/// waited for where it is paid. Milliseconds.
-fn patience_ms(terms: &Terms, ctx: &Ctx<'_>) -> u64 {
-    let starts = match terms.entry {
-        Some(_) => terms.starts_within_ms.saturating_mul(2),
-        None => terms.starts_within_ms,
-    };
-    starts.saturating_add(ctx.config.first_token_timeout_ms)
 }
 
 impl Leg {
@@ -377,89 +358,6 @@ impl Leg {
         End::Unserved(Refusal::new(Code::Disconnected, text))
     }
 
-    /// Our own count of the prompt is there, or cannot be.
-    pub fn on_input_counted(
-        &mut self,
-        count: InputCount,
-        ask: Ask<'_>,
-        ctx: &mut Ctx<'_>,
-    ) -> Result<(), End> {
-        if let Some(recount) = self.recount.as_mut() {
-            recount.counted(count);
-        }
-        let held = self.held_terms.take();
-        if let Some(terms) = held.filter(|_| self.state == State::Ordered) {
-            return self.on_terms(terms, ask, ctx);
-        }
-        if self.state != State::Streaming {
-            return Ok(());
-        }
-        if let Some((_, terms)) = &self.terms {
-            self.check_count(terms)?;
-        }
-        self.tell_count(ask, ctx);
-        self.check_pieces(ask, 0, self.transcript.tokens.clone(), ctx);
-        self.fetch_vocabulary(ask, ctx);
-        Ok(())
-    }
-
-    fn check_count(&self, terms: &Terms) -> Result<(), Breach> {
-        let offer = &self.candidate.offer;
-        match &self.recount {
-            Some(recount) => recount.check(offer, terms, self.before_accept()),
-            None => Ok(()),
-        }
-    }
-
-    /// Tells the client that the host's count was held against our own.
-    fn tell_count(&self, ask: Ask<'_>, ctx: &mut Ctx<'_>) {
-        if let Some(tokens) = self.recount.as_ref().and_then(Recount::tokens) {
-            ctx.deliver(ask.request.request, BuyerEvent::InputCounted { tokens });
-        }
-    }
-
-    /// Has pieces held against the vocabulary, where it is here. Text arrives no later for it.
-    fn check_pieces(&self, ask: Ask<'_>, from: u64, tokens: Vec<ChainedToken>, ctx: &mut Ctx<'_>) {
-        let (Some(recount), Some((_, terms))) = (&self.recount, &self.terms) else {
-            return;
-        };
-        let pieces = ask.request.job.meter() == Meter::OutputToken && !tokens.is_empty();
-        if pieces && recount.decodes_for(terms) {
-            ctx.out.push(Effect::CheckPieces {
-                order: self.id,
-                host: self.candidate.host,
-                model: self.candidate.offer.digest,
-                from,
-                tokens,
-            });
-        }
-    }
-
-    /// Once the first word came, and not before, a vocabulary that is missing is fetched for
-    /// the next order: from this host, or from another that lists the model.
-    fn fetch_vocabulary(&mut self, ask: Ask<'_>, ctx: &mut Ctx<'_>) {
-        let missing = self.transcript.first_token_ms.is_some()
-            && self.recount.as_mut().is_some_and(Recount::must_fetch);
-        if !missing {
-            return;
-        }
-        let model = self.candidate.offer.digest;
-        let same = |host: &&Candidate| host.offer.digest == model;
-        // Drawn: whoever fills the first ranks does not choose who is asked.
-        let others = ask.others.iter().filter(same);
-        let others = others.choose_multiple(&mut *ctx.rng, MAX_VOCABULARY_SOURCES - 1);
-        let hosts = std::iter::once(&self.candidate)
-            .chain(others)
-            .map(|host| VocabularySource {
-                host: host.host,
-                addresses: host.addresses.clone(),
-            });
-        ctx.out.push(Effect::FetchVocabulary {
-            model,
-            hosts: hosts.collect(),
-        });
-    }
-
     /// A frame of the host arrived.
     pub fn on_frame(&mut self, frame: Frame, ask: Ask<'_>, ctx: &mut Ctx<'_>) -> Result<(), End> {
         match (self.state, frame) {
@@ -512,264 +410,6 @@ impl Leg {
             }),
         });
         checked.map_err(|error| self.breach(OffenceKind::BadSignature, error.to_string()))
-    }
-
-    fn on_terms(&mut self, signed: Signed, ask: Ask<'_>, ctx: &mut Ctx<'_>) -> Result<(), End> {
-        let terms = self.read::<Terms>(&signed, ctx)?.body;
-        let ordered = self.ordered(ask, ctx);
-        terms::check(&ordered, &terms)?;
-        self.check_count(&terms)?;
-        let entry = terms::check_entry(&ordered, &terms, ctx.crypto)?;
-        if terms.starts_within_ms > ctx.config.max_wait_ms {
-            return Err(self.leave_queue(&terms, ctx));
-        }
-        // What is paid before our own count is known is not given back.
-        if self.recount.as_ref().is_some_and(Recount::is_awaited) {
-            self.held_terms = Some(signed);
-            return Ok(());
-        }
-        let (Some(stream), digest) = (self.stream, signed.digest()) else {
-            return Ok(());
-        };
-        self.transcript.begin(&self.digest, &digest, terms.input);
-        let kept = [self.signed.bytes.len(), signed.bytes.len()];
-        self.transcript.keep(kept.into_iter())?;
-        let prepaid = entry.as_ref().map(|(entry, _)| entry.msat);
-        self.bills
-            .begin(terms.window, prepaid.unwrap_or(Msat::ZERO));
-        self.terms = Some((signed, terms.clone()));
-        self.state = State::Streaming;
-        self.deadline = ctx.now.tick.after_ms(patience_ms(&terms, ctx));
-        self.persist(ctx);
-        ctx.deliver(
-            ask.request.request,
-            BuyerEvent::Accepted {
-                order: self.id,
-                input: terms.input,
-                entry: prepaid,
-                window: terms.window,
-                quantum: terms.quantum,
-                carried: terms.carried_debt,
-            },
-        );
-        self.tell_count(ask, ctx);
-        ctx.send(stream, Frame::Accept(digest));
-        if let Some((entry, facts)) = entry {
-            let head = self.transcript.head();
-            self.pay(0, entry.bolt11.clone(), facts, entry.msat, head, ctx);
-        }
-        Ok(())
-    }
-
-    /// The host would begin later than this node waits.
-    fn leave_queue(&self, terms: &Terms, ctx: &mut Ctx<'_>) -> End {
-        let seconds = terms.starts_within_ms / 1_000;
-        let text =
-            format!("the host would begin in {seconds} s, which is longer than this node waits");
-        let mut refusal = Refusal::new(Code::Busy, text);
-        refusal.retry_after_ms = Some(terms.starts_within_ms);
-        self.cancel(ctx);
-        End::Unserved(refusal)
-    }
-
-    fn pay(
-        &mut self,
-        seq: u32,
-        bolt11: String,
-        facts: InvoiceFacts,
-        msat: Msat,
-        head: Digest,
-        ctx: &mut Ctx<'_>,
-    ) {
-        self.bills.ask(seq, &facts, msat, head, ctx.now.tick);
-        ctx.tell(Message::Pay(Box::new(PayRequest {
-            order: self.id,
-            seq,
-            host: self.candidate.host,
-            bolt11,
-            facts,
-            msat,
-            max_fee: ctx.config.max_fee(msat),
-            carried: self.carried(),
-        })));
-    }
-
-    fn on_chunk(&mut self, chunk: Chunk, ask: Ask<'_>, ctx: &mut Ctx<'_>) -> Result<(), End> {
-        let job = &ask.request.job;
-        if let Some((_, terms)) = &self.terms {
-            let ordered = self.ordered(ask, ctx);
-            self.transcript
-                .check(&ordered, terms, &chunk, self.stopped.is_some())?;
-        }
-        let goes_on = |stop: Stop| self.cost_of(&chunk.totals) > stop.most;
-        if self.stopped.is_some_and(goes_on) {
-            return Err(self.leave("the host went on after it was told to stop", ctx));
-        }
-        let pieces = chunk.tokens.iter().map(|token| token.piece.bytes.len());
-        self.transcript.keep(pieces)?;
-        let from = self.transcript.counts.delivered();
-        let text = self
-            .transcript
-            .push(&chunk, job, self.waited_ms(ctx.now.tick));
-        let tokens = chunk.tokens.iter().map(|token| token.id).collect();
-        self.check_pieces(ask, from, chunk.tokens, ctx);
-        self.wait(ctx.config.idle_timeout_ms, ctx);
-        ctx.deliver(
-            ask.request.request,
-            BuyerEvent::Output {
-                text,
-                tokens,
-                totals: chunk.totals,
-                cost: self.cost_of(&chunk.totals),
-                attached: chunk.attached,
-            },
-        );
-        self.fetch_vocabulary(ask, ctx);
-        Ok(())
-    }
-
-    fn on_invoice(&mut self, signed: Signed, ask: Ask<'_>, ctx: &mut Ctx<'_>) -> Result<(), End> {
-        let invoice = self.read::<Invoice>(&signed, ctx)?.body;
-        // The wallet of an honest host may be another than when it was listed. Where nothing was
-        // paid in this order yet, that is seen only now.
-        if self.bills.is_empty()
-            && let Ok(facts) = ctx.crypto.read_invoice(&invoice.bolt11)
-            && facts.payee != self.candidate.lightning
-        {
-            let detail = "an invoice of another wallet than the listing names";
-            return Err(self.breach(OffenceKind::TermsNotAsListed, detail));
-        }
-        let Some((_, terms)) = &self.terms else {
-            return Ok(());
-        };
-        let ordered = self.ordered(ask, ctx);
-        let bills = &self.bills;
-        let facts = bills.check(&ordered, terms, &self.transcript, &invoice, ctx.crypto)?;
-        self.transcript.keep(std::iter::once(signed.bytes.len()))?;
-        self.bills.accept(signed, &invoice);
-        self.wait(ctx.config.idle_timeout_ms, ctx);
-        self.persist(ctx);
-        let (seq, msat, head) = (invoice.seq, invoice.msat, invoice.head);
-        self.pay(seq, invoice.bolt11, facts, msat, head, ctx);
-        Ok(())
-    }
-
-    /// Payment settled an invoice.
-    pub fn on_payment_settled(
-        &mut self,
-        seq: u32,
-        fee: Msat,
-        ms: u64,
-        ask: Ask<'_>,
-        ctx: &mut Ctx<'_>,
-    ) -> Result<(), End> {
-        let Some(bill) = self.bills.settle(seq) else {
-            return Ok(());
-        };
-        let (hash, msat, head) = (bill.hash, bill.msat, bill.head);
-        if let Some(stream) = self.stream {
-            let paid = Paid {
-                order: self.id,
-                seq,
-                hash,
-                head,
-                extensions: Vec::new(),
-            };
-            let signed = ctx.seal_with(self.signer.as_ref(), self.candidate.host, &paid);
-            ctx.send(stream, Frame::Paid(signed));
-        }
-        let event = BuyerEvent::Paid {
-            seq,
-            hash,
-            msat,
-            fee,
-            ms,
-        };
-        ctx.deliver(ask.request.request, event);
-        // A host gives places in the order of payment: from here on it could begin.
-        let waits = seq == 0 && self.transcript.is_empty() && self.held_receipt.is_none();
-        let terms = self.terms.as_ref().filter(|_| waits);
-        if let Some(ms) = terms.map(|(_, terms)| patience_ms(terms, ctx)) {
-            self.wait(ms, ctx);
-        }
-        match self.bills.all_settled() {
-            true => self.release_receipt(ask, ctx),
-            false => Ok(()),
-        }
-    }
-
-    /// Payment did not settle an invoice.
-    pub fn on_payment_failed(
-        &mut self,
-        seq: u32,
-        refusal: Refusal,
-        ctx: &mut Ctx<'_>,
-    ) -> Result<(), End> {
-        if refusal.code == Code::PaymentUnknown {
-            // Never replaced: the order goes on for as long as the window lasts.
-            return Ok(());
-        }
-        let known = match refusal.code {
-            // Nothing was sent for a debt that the books do not know, and it is not taken up.
-            Code::DebtDisputed => self.bills.forget(seq),
-            _ => self.bills.fail(seq),
-        };
-        if !known {
-            return Ok(());
-        }
-        self.cancel(ctx);
-        // This host cannot be paid from here, which is no offence: books can differ in good
-        // faith, and a route can be missing or dear. Another one may be in reach.
-        let here = matches!(
-            refusal.code,
-            Code::DebtDisputed | Code::PaymentFailed | Code::CapTooLow
-        );
-        if !here || !self.is_untouched() {
-            return Err(End::Failed(refusal));
-        }
-        self.refused = Some(refusal.code);
-        Err(End::Unpayable(refusal))
-    }
-
-    /// Takes up a receipt that was held back, if there is one.
-    fn release_receipt(&mut self, ask: Ask<'_>, ctx: &mut Ctx<'_>) -> Result<(), End> {
-        match self.held_receipt.clone() {
-            Some(receipt) => self.on_receipt(receipt, ask, ctx),
-            None => Ok(()),
-        }
-    }
-
-    fn on_receipt(&mut self, signed: Signed, ask: Ask<'_>, ctx: &mut Ctx<'_>) -> Result<(), End> {
-        let receipt = self.read::<Receipt>(&signed, ctx)?.body;
-        let Some((terms_signed, terms)) = &self.terms else {
-            return Ok(());
-        };
-        receipt::check(
-            &self.ordered(ask, ctx),
-            (terms_signed, terms),
-            &self.transcript,
-            &self.bills,
-            &receipt,
-        )?;
-        let Some(stream) = self.stream else {
-            return Ok(());
-        };
-        if !self.bills.all_settled() && self.held_receipt.is_none() {
-            // The host's wallet is a moment ahead of ours.
-            self.held_receipt = Some(signed);
-            self.deadline = ctx.now.tick.after_ms(HOLD_RECEIPT_MS);
-            return Ok(());
-        }
-        let body = Countersigned {
-            receipt: signed.digest(),
-            extensions: Vec::new(),
-        };
-        let countersigned = ctx.seal_with(self.signer.as_ref(), self.candidate.host, &body);
-        self.bills.vouched = Some(receipt.counts);
-        self.receipt = Some(signed);
-        self.countersigned = Some(countersigned.clone());
-        ctx.send(stream, Frame::Countersigned(countersigned));
-        Err(End::Finished(Box::new(receipt)))
     }
 
     /// The client wants no more output. Returns whether any may still come: otherwise there is

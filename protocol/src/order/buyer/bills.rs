@@ -2,18 +2,23 @@
 //!
 //! Not whether a payment is made: Payment decides that, once per invoice.
 
-use super::terms::Ordered;
+use super::terms::{Ordered, patience_ms};
 use super::transcript::Transcript;
+use super::{Ask, End, Leg};
 use crate::crypto::{Crypto, InvoiceFacts};
 use crate::ids::{Digest, PaymentHash};
 use crate::limits;
+use crate::message::inference::{BuyerEvent, PayRequest};
+use crate::message::sibling::Message;
 use crate::money::{Counts, Msat};
 use crate::offence::OffenceKind;
 use crate::order::breach::Breach;
+use crate::order::context::Ctx;
+use crate::refusal::{Code, Refusal};
 use crate::time::{Tick, WallTime};
 use crate::wire::envelope::Signed;
 use crate::wire::manifest::PaymentMode;
-use crate::wire::order::{Invoice, PaymentEntry, Terms, description_hash};
+use crate::wire::order::{Frame, Invoice, Paid, PaymentEntry, Terms, description_hash};
 use std::collections::BTreeMap;
 
 /// Shortest life that an invoice must still have when it arrives. Milliseconds. A payment needs a moment.
@@ -319,4 +324,136 @@ pub(super) fn check_bolt11(
 /// Whether an invoice ends too soon to be paid, by this machine's clock.
 pub(super) fn expires_soon(facts: &InvoiceFacts, now: WallTime) -> bool {
     facts.expires < now.after_ms(MIN_INVOICE_LIFE_MS)
+}
+
+impl Leg {
+    pub(super) fn on_invoice(
+        &mut self,
+        signed: Signed,
+        ask: Ask<'_>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), End> {
+        let invoice = self.read::<Invoice>(&signed, ctx)?.body;
+        // The wallet of an honest host may be another than when it was listed. Where nothing was
+        // paid in this order yet, that is seen only now.
+        if self.bills.is_empty()
+            && let Ok(facts) = ctx.crypto.read_invoice(&invoice.bolt11)
+            && facts.payee != self.candidate.lightning
+        {
+            let detail = "an invoice of another wallet than the listing names";
+            return Err(self.breach(OffenceKind::TermsNotAsListed, detail));
+        }
+        let Some((_, terms)) = &self.terms else {
+            return Ok(());
+        };
+        let ordered = self.ordered(ask, ctx);
+        let bills = &self.bills;
+        let facts = bills.check(&ordered, terms, &self.transcript, &invoice, ctx.crypto)?;
+        self.transcript.keep(std::iter::once(signed.bytes.len()))?;
+        self.bills.accept(signed, &invoice);
+        self.wait(ctx.config.idle_timeout_ms, ctx);
+        self.persist(ctx);
+        let (seq, msat, head) = (invoice.seq, invoice.msat, invoice.head);
+        self.pay(seq, invoice.bolt11, facts, msat, head, ctx);
+        Ok(())
+    }
+
+    pub(super) fn pay(
+        &mut self,
+        seq: u32,
+        bolt11: String,
+        facts: InvoiceFacts,
+        msat: Msat,
+        head: Digest,
+        ctx: &mut Ctx<'_>,
+    ) {
+        self.bills.ask(seq, &facts, msat, head, ctx.now.tick);
+        ctx.tell(Message::Pay(Box::new(PayRequest {
+            order: self.id,
+            seq,
+            host: self.candidate.host,
+            bolt11,
+            facts,
+            msat,
+            max_fee: ctx.config.max_fee(msat),
+            carried: self.carried(),
+        })));
+    }
+
+    /// Payment settled an invoice.
+    pub fn on_payment_settled(
+        &mut self,
+        seq: u32,
+        fee: Msat,
+        ms: u64,
+        ask: Ask<'_>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), End> {
+        let Some(bill) = self.bills.settle(seq) else {
+            return Ok(());
+        };
+        let (hash, msat, head) = (bill.hash, bill.msat, bill.head);
+        if let Some(stream) = self.stream {
+            let paid = Paid {
+                order: self.id,
+                seq,
+                hash,
+                head,
+                extensions: Vec::new(),
+            };
+            let signed = ctx.seal_with(self.signer.as_ref(), self.candidate.host, &paid);
+            ctx.send(stream, Frame::Paid(signed));
+        }
+        let event = BuyerEvent::Paid {
+            seq,
+            hash,
+            msat,
+            fee,
+            ms,
+        };
+        ctx.deliver(ask.request.request, event);
+        // A host gives places in the order of payment: from here on it could begin.
+        let waits = seq == 0 && self.transcript.is_empty() && self.held_receipt.is_none();
+        let terms = self.terms.as_ref().filter(|_| waits);
+        if let Some(ms) = terms.map(|(_, terms)| patience_ms(terms, ctx)) {
+            self.wait(ms, ctx);
+        }
+        match self.bills.all_settled() {
+            true => self.release_receipt(ask, ctx),
+            false => Ok(()),
+        }
+    }
+
+    /// Payment did not settle an invoice.
+    pub fn on_payment_failed(
+        &mut self,
+        seq: u32,
+        refusal: Refusal,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), End> {
+        if refusal.code == Code::PaymentUnknown {
+            // Never replaced: the order goes on for as long as the window lasts.
+            return Ok(());
+        }
+        let known = match refusal.code {
+            // Nothing was sent for a debt that the books do not know, and it is not taken up.
+            Code::DebtDisputed => self.bills.forget(seq),
+            _ => self.bills.fail(seq),
+        };
+        if !known {
+            return Ok(());
+        }
+        self.cancel(ctx);
+        // This host cannot be paid from here, which is no offence: books can differ in good
+        // faith, and a route can be missing or dear. Another one may be in reach.
+        let here = matches!(
+            refusal.code,
+            Code::DebtDisputed | Code::PaymentFailed | Code::CapTooLow
+        );
+        if !here || !self.is_untouched() {
+            return Err(End::Failed(refusal));
+        }
+        self.refused = Some(refusal.code);
+        Err(End::Unpayable(refusal))
+    }
 }

@@ -3,11 +3,17 @@
 use super::bills::Bills;
 use super::terms::Ordered;
 use super::transcript::Transcript;
+use super::{Ask, End, Leg};
 use crate::money::Msat;
 use crate::offence::OffenceKind;
 use crate::order::breach::Breach;
+use crate::order::context::Ctx;
 use crate::wire::envelope::Signed;
-use crate::wire::order::{Finish, Receipt, Status, Terms};
+use crate::wire::order::{Countersigned, Finish, Frame, Receipt, Status, Terms};
+
+/// How long a receipt waits for our own wallet to know of the payments in it. Milliseconds.
+/// Shorter than the host waits for the countersignature.
+const HOLD_RECEIPT_MS: u64 = 5_000;
 
 /// Holds a receipt against the evidence.
 ///
@@ -68,5 +74,53 @@ pub(super) fn check(
             format!("a receipt whose {what} disagree with the evidence"),
         )),
         None => Ok(()),
+    }
+}
+
+impl Leg {
+    /// Takes up a receipt that was held back, if there is one.
+    pub(super) fn release_receipt(&mut self, ask: Ask<'_>, ctx: &mut Ctx<'_>) -> Result<(), End> {
+        match self.held_receipt.clone() {
+            Some(receipt) => self.on_receipt(receipt, ask, ctx),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn on_receipt(
+        &mut self,
+        signed: Signed,
+        ask: Ask<'_>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), End> {
+        let receipt = self.read::<Receipt>(&signed, ctx)?.body;
+        let Some((terms_signed, terms)) = &self.terms else {
+            return Ok(());
+        };
+        check(
+            &self.ordered(ask, ctx),
+            (terms_signed, terms),
+            &self.transcript,
+            &self.bills,
+            &receipt,
+        )?;
+        let Some(stream) = self.stream else {
+            return Ok(());
+        };
+        if !self.bills.all_settled() && self.held_receipt.is_none() {
+            // The host's wallet is a moment ahead of ours.
+            self.held_receipt = Some(signed);
+            self.deadline = ctx.now.tick.after_ms(HOLD_RECEIPT_MS);
+            return Ok(());
+        }
+        let body = Countersigned {
+            receipt: signed.digest(),
+            extensions: Vec::new(),
+        };
+        let countersigned = ctx.seal_with(self.signer.as_ref(), self.candidate.host, &body);
+        self.bills.vouched = Some(receipt.counts);
+        self.receipt = Some(signed);
+        self.countersigned = Some(countersigned.clone());
+        ctx.send(stream, Frame::Countersigned(countersigned));
+        Err(End::Finished(Box::new(receipt)))
     }
 }

@@ -5,14 +5,22 @@
 //! before it is there; where the vocabulary is not here, which is known at once, it is fetched
 //! after the first word, for the next order.
 
+use super::{Ask, End, Leg, State as LegState};
 use crate::ids::{EffectId, ModelDigest};
-use crate::message::inference::{Effect, InputCount, InputFacts};
+use crate::message::discovery::Candidate;
+use crate::message::inference::{BuyerEvent, Effect, InputCount, InputFacts, VocabularySource};
+use crate::money::Meter;
 use crate::offence::OffenceKind;
 use crate::order::breach::Breach;
 use crate::order::context::Ctx;
+use crate::wire::chain::ChainedToken;
 use crate::wire::manifest::ModelOffer;
 use crate::wire::order::Terms;
 use crate::work::Job;
+use rand::seq::IteratorRandom;
+
+/// Hosts that a missing vocabulary is asked of: the one that serves, and some to turn to.
+const MAX_VOCABULARY_SOURCES: usize = 4;
 
 /// Where the count stands.
 #[derive(Debug)]
@@ -133,5 +141,96 @@ impl InputFacts {
     /// rendering, tokens and pieces.
     fn has_rules_of(&self, terms: &Terms) -> bool {
         terms.numerics.is_some() && terms.numerics == self.numerics
+    }
+}
+
+impl Leg {
+    /// Our own count of the prompt is there, or cannot be.
+    pub fn on_input_counted(
+        &mut self,
+        count: InputCount,
+        ask: Ask<'_>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), End> {
+        if let Some(recount) = self.recount.as_mut() {
+            recount.counted(count);
+        }
+        let held = self.held_terms.take();
+        if let Some(terms) = held.filter(|_| self.state == LegState::Ordered) {
+            return self.on_terms(terms, ask, ctx);
+        }
+        if self.state != LegState::Streaming {
+            return Ok(());
+        }
+        if let Some((_, terms)) = &self.terms {
+            self.check_count(terms)?;
+        }
+        self.tell_count(ask, ctx);
+        self.check_pieces(ask, 0, self.transcript.tokens.clone(), ctx);
+        self.fetch_vocabulary(ask, ctx);
+        Ok(())
+    }
+
+    pub(super) fn check_count(&self, terms: &Terms) -> Result<(), Breach> {
+        let offer = &self.candidate.offer;
+        match &self.recount {
+            Some(recount) => recount.check(offer, terms, self.before_accept()),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the client that the host's count was held against our own.
+    pub(super) fn tell_count(&self, ask: Ask<'_>, ctx: &mut Ctx<'_>) {
+        if let Some(tokens) = self.recount.as_ref().and_then(Recount::tokens) {
+            ctx.deliver(ask.request.request, BuyerEvent::InputCounted { tokens });
+        }
+    }
+
+    /// Has pieces held against the vocabulary, where it is here. Text arrives no later for it.
+    pub(super) fn check_pieces(
+        &self,
+        ask: Ask<'_>,
+        from: u64,
+        tokens: Vec<ChainedToken>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let (Some(recount), Some((_, terms))) = (&self.recount, &self.terms) else {
+            return;
+        };
+        let pieces = ask.request.job.meter() == Meter::OutputToken && !tokens.is_empty();
+        if pieces && recount.decodes_for(terms) {
+            ctx.out.push(Effect::CheckPieces {
+                order: self.id,
+                host: self.candidate.host,
+                model: self.candidate.offer.digest,
+                from,
+                tokens,
+            });
+        }
+    }
+
+    /// Once the first word came, and not before, a vocabulary that is missing is fetched for
+    /// the next order: from this host, or from another that lists the model.
+    pub(super) fn fetch_vocabulary(&mut self, ask: Ask<'_>, ctx: &mut Ctx<'_>) {
+        let missing = self.transcript.first_token_ms.is_some()
+            && self.recount.as_mut().is_some_and(Recount::must_fetch);
+        if !missing {
+            return;
+        }
+        let model = self.candidate.offer.digest;
+        let same = |host: &&Candidate| host.offer.digest == model;
+        // Drawn: whoever fills the first ranks does not choose who is asked.
+        let others = ask.others.iter().filter(same);
+        let others = others.choose_multiple(&mut *ctx.rng, MAX_VOCABULARY_SOURCES - 1);
+        let hosts = std::iter::once(&self.candidate)
+            .chain(others)
+            .map(|host| VocabularySource {
+                host: host.host,
+                addresses: host.addresses.clone(),
+            });
+        ctx.out.push(Effect::FetchVocabulary {
+            model,
+            hosts: hosts.collect(),
+        });
     }
 }

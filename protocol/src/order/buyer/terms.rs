@@ -1,20 +1,35 @@
 //! Which terms a buyer agrees to, and which entry payment.
 //!
-//! Pure: what is checked is passed in. Not the buyer's own count of the prompt
+//! The checks are pure: what is checked is passed in. Not the buyer's own count of the prompt
 //! ([`super::recount`]), and not whether a carried debt is known: Payment's books say that.
 
-use super::bills;
+use super::recount::Recount;
+use super::{Ask, End, Leg, State, bills};
 use crate::crypto::{Crypto, InvoiceFacts};
 use crate::ids::{Digest, NodeKey, OrderId};
 use crate::limits;
 use crate::message::discovery::Candidate;
+use crate::message::inference::BuyerEvent;
 use crate::money::{Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::breach::Breach;
+use crate::order::context::Ctx;
+use crate::refusal::{Code, Refusal};
 use crate::time::WallTime;
+use crate::wire::envelope::Signed;
 use crate::wire::manifest::PaymentMode;
-use crate::wire::order::{EntryInvoice, Terms};
+use crate::wire::order::{EntryInvoice, Frame, Terms};
 use crate::work::{Job, Work};
+
+/// How long the first token may take. A host that is a little slower than it thought is still
+/// waited for where it is paid. Milliseconds.
+pub(super) fn patience_ms(terms: &Terms, ctx: &Ctx<'_>) -> u64 {
+    let starts = match terms.entry {
+        Some(_) => terms.starts_within_ms.saturating_mul(2),
+        None => terms.starts_within_ms,
+    };
+    starts.saturating_add(ctx.config.first_token_timeout_ms)
+}
 
 /// Tokens that a chat template may add per message before the host's input count is doubted.
 const TEMPLATE_TOKENS_PER_MESSAGE: u64 = 64;
@@ -224,5 +239,70 @@ pub(super) fn check_entry<'a>(
         )),
         Ok(facts) => Ok(Some((entry, facts))),
         Err(detail) => wrong(detail),
+    }
+}
+
+impl Leg {
+    pub(super) fn on_terms(
+        &mut self,
+        signed: Signed,
+        ask: Ask<'_>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), End> {
+        let terms = self.read::<Terms>(&signed, ctx)?.body;
+        let ordered = self.ordered(ask, ctx);
+        check(&ordered, &terms)?;
+        self.check_count(&terms)?;
+        let entry = check_entry(&ordered, &terms, ctx.crypto)?;
+        if terms.starts_within_ms > ctx.config.max_wait_ms {
+            return Err(self.leave_queue(&terms, ctx));
+        }
+        // What is paid before our own count is known is not given back.
+        if self.recount.as_ref().is_some_and(Recount::is_awaited) {
+            self.held_terms = Some(signed);
+            return Ok(());
+        }
+        let (Some(stream), digest) = (self.stream, signed.digest()) else {
+            return Ok(());
+        };
+        self.transcript.begin(&self.digest, &digest, terms.input);
+        let kept = [self.signed.bytes.len(), signed.bytes.len()];
+        self.transcript.keep(kept.into_iter())?;
+        let prepaid = entry.as_ref().map(|(entry, _)| entry.msat);
+        self.bills
+            .begin(terms.window, prepaid.unwrap_or(Msat::ZERO));
+        self.terms = Some((signed, terms.clone()));
+        self.state = State::Streaming;
+        self.deadline = ctx.now.tick.after_ms(patience_ms(&terms, ctx));
+        self.persist(ctx);
+        ctx.deliver(
+            ask.request.request,
+            BuyerEvent::Accepted {
+                order: self.id,
+                input: terms.input,
+                entry: prepaid,
+                window: terms.window,
+                quantum: terms.quantum,
+                carried: terms.carried_debt,
+            },
+        );
+        self.tell_count(ask, ctx);
+        ctx.send(stream, Frame::Accept(digest));
+        if let Some((entry, facts)) = entry {
+            let head = self.transcript.head();
+            self.pay(0, entry.bolt11.clone(), facts, entry.msat, head, ctx);
+        }
+        Ok(())
+    }
+
+    /// The host would begin later than this node waits.
+    pub(super) fn leave_queue(&self, terms: &Terms, ctx: &mut Ctx<'_>) -> End {
+        let seconds = terms.starts_within_ms / 1_000;
+        let text =
+            format!("the host would begin in {seconds} s, which is longer than this node waits");
+        let mut refusal = Refusal::new(Code::Busy, text);
+        refusal.retry_after_ms = Some(terms.starts_within_ms);
+        self.cancel(ctx);
+        End::Unserved(refusal)
     }
 }

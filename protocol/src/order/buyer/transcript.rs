@@ -4,11 +4,14 @@
 //! What is shown is [`crate::wire::text`]'s function of pieces that the signed heads commit to.
 
 use super::terms::Ordered;
+use super::{Ask, End, Leg, Stop};
 use crate::ids::Digest;
 use crate::limits;
+use crate::message::inference::BuyerEvent;
 use crate::money::{Counts, Meter, Msat};
 use crate::offence::OffenceKind;
 use crate::order::breach::Breach;
+use crate::order::context::Ctx;
 use crate::wire::attached;
 use crate::wire::chain::{ChainedToken, TokenChain};
 use crate::wire::order::{Chunk, Finish, Terms};
@@ -206,5 +209,46 @@ fn check_finish(
     match truth {
         true => Ok(()),
         false => Err(format!("output that is said to be {said}, and is not")),
+    }
+}
+
+impl Leg {
+    pub(super) fn on_chunk(
+        &mut self,
+        chunk: Chunk,
+        ask: Ask<'_>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), End> {
+        let job = &ask.request.job;
+        if let Some((_, terms)) = &self.terms {
+            let ordered = self.ordered(ask, ctx);
+            self.transcript
+                .check(&ordered, terms, &chunk, self.stopped.is_some())?;
+        }
+        let goes_on = |stop: Stop| self.cost_of(&chunk.totals) > stop.most;
+        if self.stopped.is_some_and(goes_on) {
+            return Err(self.leave("the host went on after it was told to stop", ctx));
+        }
+        let pieces = chunk.tokens.iter().map(|token| token.piece.bytes.len());
+        self.transcript.keep(pieces)?;
+        let from = self.transcript.counts.delivered();
+        let text = self
+            .transcript
+            .push(&chunk, job, self.waited_ms(ctx.now.tick));
+        let tokens = chunk.tokens.iter().map(|token| token.id).collect();
+        self.check_pieces(ask, from, chunk.tokens, ctx);
+        self.wait(ctx.config.idle_timeout_ms, ctx);
+        ctx.deliver(
+            ask.request.request,
+            BuyerEvent::Output {
+                text,
+                tokens,
+                totals: chunk.totals,
+                cost: self.cost_of(&chunk.totals),
+                attached: chunk.attached,
+            },
+        );
+        self.fetch_vocabulary(ask, ctx);
+        Ok(())
     }
 }
