@@ -25,15 +25,20 @@ const MAX_VOCABULARY_SOURCES: usize = 4;
 /// Where the count stands.
 #[derive(Debug)]
 enum State {
+    /// It runs.
     Counting(EffectId),
+    /// It is there, or cannot be.
     Known(InputCount),
 }
 
 /// See the head of the file.
 #[derive(Debug)]
 pub(super) struct Recount {
+    /// Where the count stands.
     state: State,
+    /// The vocabulary was asked for.
     fetched: bool,
+    /// Nothing waits for it any more.
     waived: bool,
 }
 
