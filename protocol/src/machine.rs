@@ -113,70 +113,62 @@ impl EffectIds {
     }
 }
 
-/// The key-value table a record belongs to; each machine owns its tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Table {
-    /// Envelope nonces within the replay window (Inference).
-    Nonces,
-    /// Finished orders of either side, with their evidence (Inference).
-    Orders,
-    /// Orders that are not over, in parts (Inference).
-    OpenOrders,
-    /// How old and how large finished orders are (Inference).
-    Retained,
-    /// Orders that are over, with payments that may still settle (Inference).
-    Late,
-    /// Payments we make: the saga (Payment).
-    Outgoing,
-    /// Invoices we issued (Payment).
-    Incoming,
-    /// Append-only accounting entries (Payment).
-    Ledger,
-    /// Credit windows and debts per counterparty (Payment).
-    Credit,
-    /// Verified listings (Discovery).
-    Listings,
-    /// Bundles waiting for a check, and verdicts (Validator).
-    Verdicts,
-    /// First-party history per (host, model) (Reputation).
-    History,
+/// Writes down the tables: one line for each, with its tag on disk.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $table:ident = $tag:literal $name:literal,)*) => {
+        /// The key-value table a record belongs to; each machine owns its tables.
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        pub enum Table {
+            $($(#[$doc])* #[serde(rename = $name)] $table = $tag,)*
+        }
+
+        impl Table {
+            /// Every table, in the order of their tags.
+            pub const ALL: [Table; [$($tag),*].len()] = [$(Table::$table),*];
+
+            /// Returns the name under which the table is shown.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Table::$table => $name,)*
+                }
+            }
+
+            /// Returns the first byte of the table's keys on disk. Never changed and never given
+            /// to another table.
+            pub const fn tag(self) -> u8 {
+                self as u8
+            }
+        }
+    };
 }
 
-impl Table {
-    /// Every table, in a fixed order.
-    pub const ALL: [Table; 12] = [
-        Table::Nonces,
-        Table::Orders,
-        Table::OpenOrders,
-        Table::Retained,
-        Table::Late,
-        Table::Outgoing,
-        Table::Incoming,
-        Table::Ledger,
-        Table::Credit,
-        Table::Listings,
-        Table::Verdicts,
-        Table::History,
-    ];
-
-    /// Returns the name under which the table is stored.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Table::Nonces => "nonces",
-            Table::Orders => "orders",
-            Table::OpenOrders => "open_orders",
-            Table::Retained => "retained",
-            Table::Late => "late",
-            Table::Outgoing => "outgoing",
-            Table::Incoming => "incoming",
-            Table::Ledger => "ledger",
-            Table::Credit => "credit",
-            Table::Listings => "listings",
-            Table::Verdicts => "verdicts",
-            Table::History => "history",
-        }
-    }
+tables! {
+    /// Envelope nonces within the replay window (Inference).
+    Nonces = 1 "nonces",
+    /// Finished orders of either side, with their evidence (Inference).
+    Orders = 2 "orders",
+    /// Payments we make: the saga (Payment).
+    Outgoing = 3 "outgoing",
+    /// Invoices we issued (Payment).
+    Incoming = 4 "incoming",
+    /// Append-only accounting entries (Payment).
+    Ledger = 5 "ledger",
+    /// Credit windows and debts per counterparty (Payment).
+    Credit = 6 "credit",
+    /// Verified listings (Discovery).
+    Listings = 7 "listings",
+    /// Bundles waiting for a check, and verdicts (Validator).
+    Verdicts = 8 "verdicts",
+    /// First-party history per (host, model) (Reputation).
+    History = 9 "history",
+    /// Orders that are not over, in parts (Inference).
+    OpenOrders = 10 "open_orders",
+    /// How old and how large finished orders are (Inference).
+    Retained = 11 "retained",
+    /// Orders that are over, with payments that may still settle (Inference).
+    Late = 12 "late",
 }
 
 /// One write to the machine's durable tables; `value: None` deletes the key.

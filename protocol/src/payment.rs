@@ -49,6 +49,7 @@ use crate::message::sibling::Message;
 use crate::money::{Counts, Fees, Msat};
 use crate::refusal::{Code, Refusal};
 use crate::time::{Now, Tick};
+use crate::wire::envelope::Network;
 use budget::Budgets;
 use credit::Credits;
 use incoming::{Invoice, Making};
@@ -98,6 +99,13 @@ pub struct Config {
     pub retention_days: u64,
     /// What a key never seen before may use before its first payment is due.
     pub free_quota: Msat,
+}
+
+impl Config {
+    /// The usual settings, the same for every network.
+    pub fn new(_: Network) -> Self {
+        Config::default()
+    }
 }
 
 impl Default for Config {

@@ -1,8 +1,7 @@
 //! What can happen, and the one queue ordered by (tick, sequence).
 
 use protocol::ids::{EffectId, OrderId, PaymentHash, RequestId, StreamId};
-use protocol::message::sibling::Actor;
-use protocol::route::Delivery;
+use protocol::route::{Actor, Delivery};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 

@@ -1,4 +1,4 @@
-//! A node: five machines, their lanes of effects, a disk, a clock, an engine.
+//! A node: its machines, their lanes of effects, a disk, a clock, an engine.
 //!
 //! The driver's contract as `actors::driver` keeps it: one turn is what is due,
 //! one input, then the effects in order, and nothing behind a write before it is
@@ -14,12 +14,11 @@ use crate::relay::Subscription;
 use crate::store::Store;
 use protocol::crypto::{Crypto, DerivedOrderKeys};
 use protocol::ids::{Caller, LightningId, ModelDigest, NodeKey};
-use protocol::inference::Config as Orders;
 use protocol::machine::{Machine, Outbox, Record, Secrets};
 use protocol::message::inference::Served;
-use protocol::message::sibling::Actor;
+use protocol::message::sibling::Message;
 use protocol::money::{Meter, Msat, Prices};
-use protocol::route::Delivery;
+use protocol::route::{Actor, Common, Configs, Delivery, Routed, SharedEffect};
 use protocol::time::{Now, Tick, WallTime};
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
@@ -46,86 +45,14 @@ const MODES_PPM: [(PaymentMode, u32); 2] = [
     (PaymentMode::After, 600_000),
 ];
 
-/// An effect of any of the five.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AnyEffect {
-    /// Of Discovery.
-    Discovery(message::discovery::Effect),
-    /// Of Payment.
-    Payment(message::payment::Effect),
-    /// Of Inference.
-    Inference(message::inference::Effect),
-    /// Of Validator.
-    Validator(message::validator::Effect),
-    /// Of Reputation.
-    Reputation(message::reputation::Effect),
-}
-
-/// An effect by what a driver does with it.
-pub enum Duty {
-    /// A write, which holds back what is behind it.
-    Write(Vec<Record>),
-    /// A message to a sibling.
-    Tell(Box<protocol::message::sibling::Message>),
-    /// Anything else.
-    Perform(AnyEffect),
-}
-
-impl AnyEffect {
-    /// What there is to do.
-    pub fn duty(self) -> Duty {
-        match self {
-            AnyEffect::Discovery(message::discovery::Effect::Persist(records))
-            | AnyEffect::Payment(message::payment::Effect::Persist(records))
-            | AnyEffect::Inference(message::inference::Effect::Persist(records))
-            | AnyEffect::Validator(message::validator::Effect::Persist(records))
-            | AnyEffect::Reputation(message::reputation::Effect::Persist(records)) => {
-                Duty::Write(records)
-            }
-            AnyEffect::Discovery(message::discovery::Effect::Tell(message))
-            | AnyEffect::Payment(message::payment::Effect::Tell(message))
-            | AnyEffect::Inference(message::inference::Effect::Tell(message))
-            | AnyEffect::Validator(message::validator::Effect::Tell(message))
-            | AnyEffect::Reputation(message::reputation::Effect::Tell(message)) => {
-                Duty::Tell(Box::new(message))
-            }
-            other => Duty::Perform(other),
-        }
-    }
-
-    /// A write of listings, which no checker looks at.
-    pub fn lists(&self) -> bool {
-        matches!(
-            self,
-            AnyEffect::Discovery(message::discovery::Effect::Persist(_))
-        )
-    }
-
-    /// The message to a sibling; `None` for any other effect.
-    pub fn tell(&self) -> Option<&protocol::message::sibling::Message> {
-        match self {
-            AnyEffect::Discovery(message::discovery::Effect::Tell(message))
-            | AnyEffect::Payment(message::payment::Effect::Tell(message))
-            | AnyEffect::Inference(message::inference::Effect::Tell(message))
-            | AnyEffect::Validator(message::validator::Effect::Tell(message))
-            | AnyEffect::Reputation(message::reputation::Effect::Tell(message)) => Some(message),
-            _ => None,
-        }
-    }
-}
-
-/// The five.
-pub struct Machines {
-    /// Listings.
-    pub discovery: discovery::Discovery,
-    /// Money.
-    pub payment: payment::Payment,
-    /// Orders.
-    pub inference: inference::Inference,
-    /// Checks.
-    pub validator: validator::Validator,
-    /// Scores.
-    pub reputation: reputation::Reputation,
+fn first<M: Machine>(
+    machine: &mut M,
+    now: Now,
+    wrap: fn(M::Effect) -> AnyEffect,
+) -> Vec<AnyEffect> {
+    let mut out = Outbox::default();
+    machine.expire(now, &mut out);
+    out.drain().map(wrap).collect()
 }
 
 fn turn<M: Machine>(
@@ -144,71 +71,105 @@ fn turn<M: Machine>(
     out.drain().map(wrap).collect()
 }
 
-impl Machines {
-    /// One turn of the machine that `delivery` is for.
-    pub fn handle(&mut self, now: Now, delivery: Delivery) -> Vec<AnyEffect> {
-        match delivery {
-            Delivery::Discovery(input) => {
-                turn(&mut self.discovery, now, Some(input), AnyEffect::Discovery)
-            }
-            Delivery::Payment(input) => {
-                turn(&mut self.payment, now, Some(input), AnyEffect::Payment)
-            }
-            Delivery::Inference(input) => {
-                turn(&mut self.inference, now, Some(input), AnyEffect::Inference)
-            }
-            Delivery::Validator(input) => {
-                turn(&mut self.validator, now, Some(input), AnyEffect::Validator)
-            }
-            Delivery::Reputation(input) => turn(
-                &mut self.reputation,
-                now,
-                Some(input),
-                AnyEffect::Reputation,
-            ),
+macro_rules! define {
+    ($(
+        $(#[$doc:meta])*
+        $machine:ident: $module:ident hears $heard:tt
+    )*) => {
+        /// An effect of any machine.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum AnyEffect {
+            $(
+                #[doc = concat!("Of ", stringify!($machine), ".")]
+                $machine(message::$module::Effect),
+            )*
         }
-    }
 
-    /// What is due at one machine.
-    pub fn expire(&mut self, now: Now, actor: Actor) -> Vec<AnyEffect> {
-        match actor {
-            Actor::Discovery => turn(&mut self.discovery, now, None, AnyEffect::Discovery),
-            Actor::Payment => turn(&mut self.payment, now, None, AnyEffect::Payment),
-            Actor::Inference => turn(&mut self.inference, now, None, AnyEffect::Inference),
-            Actor::Validator => turn(&mut self.validator, now, None, AnyEffect::Validator),
-            Actor::Reputation => turn(&mut self.reputation, now, None, AnyEffect::Reputation),
-        }
-    }
+        impl AnyEffect {
+            /// What there is to do.
+            pub fn duty(self) -> Duty {
+                match self {
+                    $(AnyEffect::$machine(effect) => match effect.into_common() {
+                        Ok(Common::Persist(records)) => Duty::Write(records),
+                        Ok(Common::Tell(message)) => Duty::Tell(Box::new(message)),
+                        Err(effect) => Duty::Perform(AnyEffect::$machine(effect)),
+                    },)*
+                }
+            }
 
-    /// The first turn after a start: as the driver does, `expire` whatever the deadline.
-    pub fn start(&mut self, now: Now, actor: Actor) -> Vec<AnyEffect> {
-        fn first<M: Machine>(
-            machine: &mut M,
-            now: Now,
-            wrap: fn(M::Effect) -> AnyEffect,
-        ) -> Vec<AnyEffect> {
-            let mut out = Outbox::default();
-            machine.expire(now, &mut out);
-            out.drain().map(wrap).collect()
+            /// The message to a sibling; `None` for any other effect.
+            pub fn tell(&self) -> Option<&Message> {
+                match self {
+                    $(AnyEffect::$machine(effect) => effect.message(),)*
+                }
+            }
         }
-        match actor {
-            Actor::Discovery => first(&mut self.discovery, now, AnyEffect::Discovery),
-            Actor::Payment => first(&mut self.payment, now, AnyEffect::Payment),
-            Actor::Inference => first(&mut self.inference, now, AnyEffect::Inference),
-            Actor::Validator => first(&mut self.validator, now, AnyEffect::Validator),
-            Actor::Reputation => first(&mut self.reputation, now, AnyEffect::Reputation),
-        }
-    }
 
-    /// When a machine must run again.
-    pub fn deadline(&self, actor: Actor) -> Option<Tick> {
-        match actor {
-            Actor::Discovery => self.discovery.deadline(),
-            Actor::Payment => self.payment.deadline(),
-            Actor::Inference => self.inference.deadline(),
-            Actor::Validator => self.validator.deadline(),
-            Actor::Reputation => self.reputation.deadline(),
+        /// The machines of a node.
+        pub struct Machines {
+            $($(#[$doc])* pub $module: $module::$machine,)*
         }
+
+        impl Machines {
+            /// All of them, each with its settings and its seed.
+            fn recover(start: &Start<'_>, configs: Configs) -> Self {
+                Machines {
+                    $($module: start.recover(configs.$module),)*
+                }
+            }
+
+            /// One turn of the machine that `delivery` is for.
+            pub fn handle(&mut self, now: Now, delivery: Delivery) -> Vec<AnyEffect> {
+                match delivery {
+                    $(Delivery::$machine(input) => {
+                        turn(&mut self.$module, now, Some(input), AnyEffect::$machine)
+                    })*
+                }
+            }
+
+            /// What is due at one machine.
+            pub fn expire(&mut self, now: Now, actor: Actor) -> Vec<AnyEffect> {
+                match actor {
+                    $(Actor::$machine => turn(&mut self.$module, now, None, AnyEffect::$machine),)*
+                }
+            }
+
+            /// The first turn after a start: as the driver does, `expire` whatever the deadline.
+            pub fn start(&mut self, now: Now, actor: Actor) -> Vec<AnyEffect> {
+                match actor {
+                    $(Actor::$machine => first(&mut self.$module, now, AnyEffect::$machine),)*
+                }
+            }
+
+            /// When a machine must run again.
+            pub fn deadline(&self, actor: Actor) -> Option<Tick> {
+                match actor {
+                    $(Actor::$machine => self.$module.deadline(),)*
+                }
+            }
+        }
+    };
+}
+
+protocol::machines!(define);
+
+/// An effect by what a driver does with it.
+pub enum Duty {
+    /// A write, which holds back what is behind it.
+    Write(Vec<Record>),
+    /// A message to a sibling.
+    Tell(Box<Message>),
+    /// Anything else.
+    Perform(AnyEffect),
+}
+
+impl AnyEffect {
+    /// A write of listings, which no checker looks at.
+    pub fn lists(&self) -> bool {
+        matches!(
+            self,
+            AnyEffect::Discovery(message::discovery::Effect::Persist(_))
+        )
     }
 }
 
@@ -298,7 +259,7 @@ pub struct Node {
     pub(crate) secret: [u8; 32],
     order_secret: [u8; 32],
     real_crypto: bool,
-    /// The five, while it runs.
+    /// Its machines, while it runs.
     pub machines: Option<Machines>,
     /// Counts runs.
     pub epoch: u32,
@@ -311,7 +272,7 @@ pub struct Node {
     /// Disk.
     pub store: Store,
     /// By [`lane_of`].
-    pub lanes: [Lane; 5],
+    pub lanes: [Lane; Actor::COUNT],
     /// Listings on their way from each of its relays.
     pub(crate) subscriptions: [Subscription; 2],
     /// FIFO per (sender, receiver): the last arrival.
@@ -328,22 +289,35 @@ pub struct Node {
     pub epoch_ms: u64,
 }
 
+/// What is drawn at a start for the randomness of machines.
+pub type Seeds = [[u8; 32]; 4];
+
+/// The seed of one machine. Those past the fourth have one that is made of another's, so that a
+/// machine more changes no trace.
+fn seed_of(seeds: &Seeds, actor: Actor) -> [u8; 32] {
+    let (round, at) = (actor.index() / seeds.len(), actor.index() % seeds.len());
+    let mut seed = seeds[at];
+    seed[0] = seed[0].wrapping_add(u8::try_from(round).unwrap_or(u8::MAX));
+    seed
+}
+
 /// What the machines of a node have in common at a start.
 struct Start<'a> {
     node: &'a Node,
     now: Now,
+    seeds: Seeds,
     plant: Option<crate::plant::Plant>,
 }
 
 impl Start<'_> {
     /// A machine as it comes out of what is on disk.
-    fn recover<M: Machine>(&self, config: M::Config, seed: [u8; 32]) -> M {
+    fn recover<M: Routed>(&self, config: M::Config) -> M {
         let records = self.node.store.load(M::TABLES);
         let records = crate::plant::recovered(self.plant, records);
         let secrets = Secrets {
             node: Box::new(self.node.crypto()),
             orders: Box::new(self.node.order_keys()),
-            seed,
+            seed: seed_of(&self.seeds, M::ACTOR),
         };
         M::recover(config, secrets, records.into_iter(), self.now)
     }
@@ -351,13 +325,7 @@ impl Start<'_> {
 
 /// Index of a machine's lane.
 pub fn lane_of(actor: Actor) -> usize {
-    match actor {
-        Actor::Discovery => 0,
-        Actor::Payment => 1,
-        Actor::Inference => 2,
-        Actor::Validator => 3,
-        Actor::Reputation => 4,
-    }
+    actor.index()
 }
 
 /// The models that anybody sells; the last makes embeddings.
@@ -509,8 +477,8 @@ impl Node {
         }
     }
 
-    /// Starts the five from what is on disk.
-    pub fn boot(&mut self, world: u64, seeds: [[u8; 32]; 4], plant: Option<crate::plant::Plant>) {
+    /// Starts the machines from what is on disk.
+    pub fn boot(&mut self, world: u64, seeds: Seeds, plant: Option<crate::plant::Plant>) {
         self.epoch += 1;
         self.booted = world;
         self.lanes = Default::default();
@@ -521,34 +489,22 @@ impl Node {
         self.machines = Some(self.assemble(self.now(world), seeds, plant));
     }
 
-    /// The five as they come out of what is on disk; equal arguments give equal machines.
-    pub fn assemble(
-        &self,
-        now: Now,
-        seeds: [[u8; 32]; 4],
-        plant: Option<crate::plant::Plant>,
-    ) -> Machines {
-        let mut checks = validator::Config::new(NETWORK);
-        checks.can_replay = self.participant.validator;
-        checks.serve = self.participant.validator;
-        checks.share_sampled = true;
-        let limits = crate::plant::limits(plant, &self.participant.limits);
-        let mut orders = Orders::new(NETWORK);
-        orders.quantum = Msat(self.participant.quantum);
-        orders.modes.clone_from(&self.participant.modes);
+    /// The machines as they come out of what is on disk; equal arguments give equal machines.
+    pub fn assemble(&self, now: Now, seeds: Seeds, plant: Option<crate::plant::Plant>) -> Machines {
+        let mut configs = Configs::new(NETWORK);
+        configs.validator.can_replay = self.participant.validator;
+        configs.validator.serve = self.participant.validator;
+        configs.validator.share_sampled = true;
+        configs.payment = crate::plant::limits(plant, &self.participant.limits);
+        configs.inference.quantum = Msat(self.participant.quantum);
+        configs.inference.modes.clone_from(&self.participant.modes);
         let start = Start {
             node: self,
             now,
+            seeds,
             plant,
         };
-        Machines {
-            discovery: start.recover(discovery::Config::new(NETWORK), seeds[0]),
-            payment: start.recover(limits, seeds[1]),
-            inference: start.recover(orders, seeds[2]),
-            validator: start.recover(checks, seeds[3]),
-            // Draws nothing.
-            reputation: start.recover(reputation::Config::default(), [0; 32]),
-        }
+        Machines::recover(&start, configs)
     }
 
     /// What it lists; `None` where it neither sells nor checks.

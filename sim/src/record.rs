@@ -6,8 +6,7 @@
 
 use crate::event::NodeIx;
 use crate::node::{AnyEffect, Machines};
-use protocol::message::sibling::Actor;
-use protocol::route::Delivery;
+use protocol::route::{Actor, Delivery};
 use protocol::time::Now;
 
 /// Turns kept of one node: a busy hour is some thousands.

@@ -1,14 +1,13 @@
 //! Shell conformance: what the simulator's nodes do, the real driver does.
 //!
-//! A node of a faulty simulated world is recorded; each of its five machines then
+//! A node of a faulty simulated world is recorded; each of its machines then
 //! runs under the actix driver with the same inputs at the same times, and must have
 //! the same effects carried out in the same order, writes before what is behind them.
 
 use actors::driver::scripted::{Turn, drive};
 use anyhow::{Context, Result, ensure};
 use protocol::machine::Machine;
-use protocol::message::sibling::Actor;
-use protocol::route::Delivery;
+use protocol::route::{Actor, Delivery, SharedEffect};
 use protocol::time::Now;
 use sim::node::AnyEffect;
 use sim::record::{Life, Turn as Recorded};
@@ -57,39 +56,33 @@ where
     Ok(done.len())
 }
 
-fn replay(life: Life) -> Result<[usize; 5]> {
+fn replay(life: Life) -> Result<[usize; Actor::COUNT]> {
     let of = |actor: Actor| -> Vec<Recorded> {
         let turns = life.turns.iter().filter(|turn| turn.actor == actor);
         turns.cloned().collect()
     };
     let all = Actor::ALL.map(of);
-    let turns = |actor: Actor| {
-        let at = Actor::ALL.iter().position(|one| *one == actor);
-        &all[at.unwrap_or_default()]
-    };
-    macro_rules! machine {
-        ($name:ident, $kind:ident) => {
-            conforms(
-                stringify!($name),
-                life.machines.$name,
+    let turns = |actor: Actor| &all[actor.index()];
+    macro_rules! each {
+        ($(
+            $(#[$doc:meta])*
+            $machine:ident: $module:ident hears $heard:tt
+        )*) => {
+            Ok([$(conforms(
+                stringify!($module),
+                life.machines.$module,
                 life.start,
-                turns(Actor::$kind),
+                turns(Actor::$machine),
                 |delivery| match delivery {
-                    Delivery::$kind(input) => Some(input),
+                    Delivery::$machine(input) => Some(input),
                     _ => None,
                 },
-                AnyEffect::$kind,
-                |effect| matches!(effect, protocol::message::$name::Effect::Persist(_)),
-            )?
+                AnyEffect::$machine,
+                |effect| effect.records().is_some(),
+            )?),*])
         };
     }
-    Ok([
-        machine!(discovery, Discovery),
-        machine!(payment, Payment),
-        machine!(inference, Inference),
-        machine!(validator, Validator),
-        machine!(reputation, Reputation),
-    ])
+    protocol::machines!(each)
 }
 
 #[test]
@@ -123,7 +116,7 @@ fn the_real_driver_carries_out_what_the_simulated_node_did_in_the_same_order() -
         world.record(node);
         let violations = world.run(|_, _| {});
         ensure!(violations.is_empty(), "seed {seed}: {violations:?}");
-        let mut effects = [0; 5];
+        let mut effects = [0; Actor::COUNT];
         for (at, life) in world.lives().into_iter().enumerate() {
             let found = replay(life).with_context(|| format!("seed {seed}, run {at}"))?;
             for (sum, more) in effects.iter_mut().zip(found) {

@@ -114,7 +114,7 @@ impl Storage {
         failed: &'a mut Option<StorageError>,
     ) -> impl Iterator<Item = Record> + 'a {
         let entries = tables.iter().flat_map(|table| {
-            let entries = self.db.scan_prefix([tag(*table)]);
+            let entries = self.db.scan_prefix([table.tag()]);
             entries.map(|entry| (*table, entry))
         });
         entries.map_while(|(table, entry)| match entry {
@@ -136,7 +136,7 @@ impl Storage {
     /// # Errors
     /// When the database cannot be read.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        let found = self.db.get([&[tag(table)][..], key].concat());
+        let found = self.db.get([&[table.tag()][..], key].concat());
         let value = found.map_err(|error| StorageError::Io {
             reason: error.to_string(),
         })?;
@@ -197,24 +197,6 @@ fn try_disk(dir: &Path) -> std::io::Result<()> {
     written
 }
 
-/// The first byte of a stored key. Fixed for ever: it is on disk.
-const fn tag(table: Table) -> u8 {
-    match table {
-        Table::Nonces => 1,
-        Table::Orders => 2,
-        Table::Outgoing => 3,
-        Table::Incoming => 4,
-        Table::Ledger => 5,
-        Table::Credit => 6,
-        Table::Listings => 7,
-        Table::Verdicts => 8,
-        Table::History => 9,
-        Table::OpenOrders => 10,
-        Table::Retained => 11,
-        Table::Late => 12,
-    }
-}
-
 fn write(db: &sled::Db, queue: &Receiver<Commit>) {
     while let Ok(first) = queue.recv() {
         let mut commits = vec![first];
@@ -230,7 +212,7 @@ fn write(db: &sled::Db, queue: &Receiver<Commit>) {
 fn apply(db: &sled::Db, commits: &[Commit]) -> Result<(), StorageError> {
     let mut batch = sled::Batch::default();
     for record in commits.iter().flat_map(|commit| &commit.records) {
-        let key = [&[tag(record.table)][..], &record.key].concat();
+        let key = [&[record.table.tag()][..], &record.key].concat();
         match &record.value {
             Some(value) => batch.insert(key, value.as_slice()),
             None => batch.remove(key),

@@ -1,4 +1,4 @@
-//! The machines of a node by name, and what one of them tells another.
+//! What the machines of a node tell each other.
 //!
 //! A message bears no address: `route` alone knows who hears it.
 
@@ -17,32 +17,6 @@ use crate::money::Msat;
 use crate::offence::Offence;
 use crate::refusal::Refusal;
 use crate::wire::bundle::{Finding, Tier};
-
-/// One of the five machines of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Actor {
-    /// Listings and candidates.
-    Discovery,
-    /// Budgets, sagas, ledger.
-    Payment,
-    /// Orders on both sides.
-    Inference,
-    /// Checks.
-    Validator,
-    /// Scores.
-    Reputation,
-}
-
-impl Actor {
-    /// All five, in a fixed order.
-    pub const ALL: [Actor; 5] = [
-        Actor::Discovery,
-        Actor::Payment,
-        Actor::Inference,
-        Actor::Validator,
-        Actor::Reputation,
-    ];
-}
 
 /// A message between sibling machines of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,6 +36,7 @@ use crate::offence::{Offence, OffenceKind};
 use crate::refusal::Code;
 use crate::time::{Now, Tick, WallTime};
 use crate::wire::bundle::{Finding, Tier};
+use crate::wire::envelope::Network;
 
 /// What the operator may set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,13 @@ pub struct Config {
     pub max_histories: usize,
     /// Weights of the terms.
     pub weights: Weights,
+}
+
+impl Config {
+    /// The usual settings, the same for every network.
+    pub fn new(_: Network) -> Self {
+        Config::default()
+    }
 }
 
 impl Default for Config {

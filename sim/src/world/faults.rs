@@ -13,9 +13,9 @@ use protocol::crypto::Crypto;
 use protocol::ids::{RequestId, StreamId};
 use protocol::message::discovery::Input as ListInput;
 use protocol::message::inference::{Effect, Input as OrderInput};
-use protocol::message::sibling::{Actor, Message};
+use protocol::message::sibling::Message;
 use protocol::money::Msat;
-use protocol::route::Delivery;
+use protocol::route::{Actor, Delivery};
 use protocol::wire::envelope::{Body, Signed};
 use protocol::wire::order::{Frame, Invoice, Terms};
 

@@ -9,8 +9,7 @@ use crate::node::{AnyEffect, Duty, lane_of};
 use protocol::machine::Record;
 use protocol::message;
 use protocol::message::inference::{Admission, Input as OrderInput};
-use protocol::message::sibling::Actor;
-use protocol::route::Delivery;
+use protocol::route::{Actor, Delivery};
 use protocol::time::Now;
 
 /// The mailbox of `actors::driver`.
