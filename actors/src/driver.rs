@@ -60,13 +60,13 @@ pub enum Performed {
     Stop(Fatal),
 }
 
-/// Appends `later` to `earlier`, unless one write would hold too many records then.
-pub fn join_records(earlier: &mut Vec<Record>, later: Vec<Record>) -> Result<(), Vec<Record>> {
-    if earlier.len() + later.len() > JOINED_RECORDS_MAX {
-        return Err(later);
+/// Moves `later` behind `earlier` and says so, unless one write would hold too many records then.
+pub fn join_records(earlier: &mut Vec<Record>, later: &mut Vec<Record>) -> bool {
+    let fits = earlier.len() + later.len() <= JOINED_RECORDS_MAX;
+    if fits {
+        earlier.append(later);
     }
-    earlier.extend(later);
-    Ok(())
+    fits
 }
 
 /// Why a node cannot go on.

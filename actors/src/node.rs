@@ -5,6 +5,7 @@
 
 mod announce;
 mod config;
+mod machines;
 mod offers;
 mod start;
 mod stop;
@@ -12,7 +13,7 @@ pub(crate) mod streams;
 
 pub use config::{NodeConfig, NodeError};
 
-use crate::driver::{Fatal, Flush, Halt, Look};
+use crate::driver::{Fatal, Look};
 use crate::ports::blob::Vocabularies;
 use crate::ports::compute::Compute;
 use crate::ports::network::NetworkHandle;
@@ -22,9 +23,9 @@ use crate::ports::wallet::Wallet;
 use crate::shell::Shared;
 use crate::shell::ask::Asks;
 use crate::shell::discovery::Withdrawal;
-use crate::shell::inference::{CLIENT_QUEUE, Clients, InferenceActor};
+use crate::shell::inference::{CLIENT_QUEUE, Clients};
 use crate::shell::validator::VerdictNote;
-use actix::{Addr, Recipient};
+use machines::Actors;
 use offers::Offers;
 use protocol::ids::{EffectId, NodeKey, RequestId};
 use protocol::machine::Table;
@@ -45,6 +46,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 const OPERATOR_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an operator's bundle may take to be judged: it is replayed.
 const JUDGE_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// A running node. Cheap to clone; [`Node::shutdown`] stops it for all.
 #[derive(Clone)]
 pub struct Node {
@@ -56,9 +58,7 @@ struct Inner {
     roles: Vec<Role>,
     network: Network,
     shared: Shared,
-    orders: Addr<InferenceActor>,
-    flushes: Vec<Recipient<Flush>>,
-    halts: Vec<Recipient<Halt>>,
+    actors: Actors,
     offers: Arc<Offers>,
     withdrawal: Withdrawal,
     draining: AtomicBool,
@@ -174,7 +174,7 @@ impl Node {
         request.request = id;
         self.inner
             .shared
-            .to_inference(message::inference::Input::Buy(Box::new(request)))
+            .send(message::inference::Input::Buy(Box::new(request)))
             .await;
         Purchase {
             request: id,
@@ -186,7 +186,7 @@ impl Node {
     pub async fn confirm(&self, request: RequestId) {
         self.inner
             .shared
-            .to_inference(message::inference::Input::Confirm(request))
+            .send(message::inference::Input::Confirm(request))
             .await;
     }
 
@@ -194,7 +194,7 @@ impl Node {
     pub async fn stop(&self, request: RequestId) {
         self.inner
             .shared
-            .to_inference(message::inference::Input::Stop(request))
+            .send(message::inference::Input::Stop(request))
             .await;
     }
 
@@ -202,7 +202,7 @@ impl Node {
     pub async fn cancel(&self, request: RequestId) {
         self.inner
             .shared
-            .to_inference(message::inference::Input::Cancel(request))
+            .send(message::inference::Input::Cancel(request))
             .await;
     }
 
@@ -210,7 +210,7 @@ impl Node {
     pub async fn admit(&self, admission: Admission) {
         self.inner
             .shared
-            .to_inference(message::inference::Input::Admit(admission))
+            .send(message::inference::Input::Admit(admission))
             .await;
     }
 
@@ -223,7 +223,7 @@ impl Node {
         let asked = self
             .inner
             .shared
-            .to_discovery(message::discovery::Input::List { id });
+            .send(message::discovery::Input::List { id });
         let answer = self
             .inner
             .lists
@@ -241,7 +241,7 @@ impl Node {
         let asked = self
             .inner
             .shared
-            .to_payment(message::payment::Input::Report { id });
+            .send(message::payment::Input::Report { id });
         let answer = self
             .inner
             .reports
@@ -274,7 +274,7 @@ impl Node {
             id,
             bundle: Box::new(bundle),
         };
-        let asked = self.inner.shared.to_validator(input);
+        let asked = self.inner.shared.send(input);
         let answer = self.inner.judgements.ask(id, JUDGE_TIMEOUT, asked).await;
         answer.ok_or(NodeError::Silent)
     }
@@ -283,6 +283,11 @@ impl Node {
     pub async fn active_orders(&self) -> usize {
         let look = Look(inference::Inference::active);
         // An actor that is gone has none.
-        self.inner.orders.send(look).await.unwrap_or_default()
+        self.inner
+            .actors
+            .inference
+            .send(look)
+            .await
+            .unwrap_or_default()
     }
 }

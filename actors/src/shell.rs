@@ -1,66 +1,200 @@
-//! What the five actors share: addresses of each other, the runtime for their
+//! What the actors share: addresses of each other, the runtime for their
 //! effects, and the switch that stops the node.
 //!
-//! The only file that knows all five. Who gets which message is decided by
-//! `protocol::route` alone.
+//! Which machines there are and who gets which message is said by `protocol::route` alone. Each
+//! machine has its ports by [`Carried`], most in a file of their own here.
 
 pub mod ask;
 pub mod discovery;
 pub mod inference;
 pub mod payment;
-pub mod reputation;
 pub mod streams;
 mod turns;
 pub mod validator;
 
-use crate::driver::{Deliver, Fatal, Performed, Room};
+use crate::driver::{Deliver, Fatal, Performed, Ports, Room, join_records};
+use crate::ports::blob::Vocabularies;
+use crate::ports::compute::Compute;
+use crate::ports::network::{self, Multiaddr, NetworkHandle};
+use crate::ports::relay::{RelayHandle, SecretSigner};
 use crate::ports::storage::Storage;
+use crate::ports::wallet::Wallet;
 use actix::Recipient;
+use ask::Asks;
+use discovery::Withdrawal;
 use futures::FutureExt;
+use inference::{Clients, Counts};
 use protocol::machine::Record;
+use protocol::message;
+use protocol::message::discovery::HostRow;
+use protocol::message::payment::Report;
 use protocol::message::sibling::Message;
-use protocol::route::{Delivery, deliver};
+use protocol::reputation::Reputation;
+use protocol::route::{self, Common, Delivery, Routed, SharedEffect, deliver};
+use protocol::wire::bundle::Verdict;
+use protocol::wire::envelope::Network;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use streams::Streams;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
+use validator::VerdictNote;
 
-/// The mailboxes of the five actors.
-#[derive(Clone)]
-pub struct Addresses {
-    /// Listings and candidates.
-    pub discovery: Recipient<Deliver<protocol::message::discovery::Input>>,
-    /// Budgets, sagas, ledger.
-    pub payment: Recipient<Deliver<protocol::message::payment::Input>>,
-    /// Orders.
-    pub inference: Recipient<Deliver<protocol::message::inference::Input>>,
-    /// Checks.
-    pub validator: Recipient<Deliver<protocol::message::validator::Input>>,
-    /// Scores.
-    pub reputation: Recipient<Deliver<protocol::message::reputation::Input>>,
+/// What the ports of any actor are made of.
+pub struct Parts {
+    /// Addresses, runtime, storage.
+    pub shared: Shared,
+    /// The network that money moves on.
+    pub network: Network,
+    /// Nostr relays.
+    pub relays: Option<RelayHandle>,
+    /// Signs events on relays with the node key.
+    pub signer: Arc<SecretSigner>,
+    /// The swarm that is dialled from.
+    pub dialer: NetworkHandle,
+    /// How to start another one.
+    pub dial: network::Config,
+    /// The swarm that listens, if any.
+    pub serving: Option<NetworkHandle>,
+    /// Addresses to list in place of those that it listens on.
+    pub announce: Vec<Multiaddr>,
+    /// The wallet.
+    pub wallet: Arc<dyn Wallet>,
+    /// The engine.
+    pub compute: Compute,
+    /// Vocabularies of models that are bought from others.
+    pub vocabularies: Vocabularies,
+    /// Open order streams and audit streams.
+    pub streams: Streams,
+    /// Local clients.
+    pub clients: Clients,
+    /// Prompts that are counted.
+    pub counts: Counts,
+    /// Operators that wait for the books.
+    pub reports: Asks<Report>,
+    /// Operators that wait for the list of hosts.
+    pub lists: Asks<Vec<HostRow>>,
+    /// Operators that wait for a judgement.
+    pub judgements: Asks<Verdict>,
+    /// Where verdicts are shown.
+    pub notes: broadcast::Sender<VerdictNote>,
+    /// The withdrawal of our listing under way.
+    pub withdrawal: Withdrawal,
 }
 
-/// Who waits for room in which mailbox.
-#[derive(Debug, Default)]
-pub struct Rooms {
-    /// Discovery's.
-    pub discovery: Room,
-    /// Payment's.
-    pub payment: Room,
-    /// Inference's.
-    pub inference: Room,
-    /// Validator's.
-    pub validator: Room,
-    /// Reputation's.
-    pub reputation: Room,
+/// A machine with the ports that carry out its effects.
+pub trait Carried: Routed {
+    /// The ports.
+    type Ports: Ports<Self> + Send;
+
+    /// Makes the ports.
+    fn ports(parts: &Parts) -> Self::Ports;
 }
+
+/// The ports of a machine that writes and speaks to its siblings, and does nothing else.
+pub struct SiblingPorts {
+    shared: Shared,
+}
+
+impl SiblingPorts {
+    /// Makes the ports.
+    pub fn new(parts: &Parts) -> Self {
+        SiblingPorts {
+            shared: parts.shared.clone(),
+        }
+    }
+}
+
+impl<M: Routed> Ports<M> for SiblingPorts {
+    fn perform(&mut self, effect: M::Effect) -> Performed {
+        match effect.into_common() {
+            Ok(Common::Persist(records)) => self.shared.persist(records),
+            Ok(Common::Tell(message)) => self.shared.tell(message),
+            Err(_) => Performed::Stop(Fatal {
+                what: format!("nothing carries out what {} decided", M::ACTOR.name()),
+                fix: "install another release of freehold, and report it".to_owned(),
+            }),
+        }
+    }
+
+    fn fatal(&mut self, fatal: Fatal) {
+        self.shared.stop(fatal);
+    }
+
+    fn join(earlier: &mut M::Effect, next: M::Effect) -> Option<M::Effect> {
+        join_writes(earlier, next)
+    }
+
+    fn room(&self) -> Option<&Room> {
+        Some(self.shared.room(M::ACTOR))
+    }
+}
+
+impl Carried for Reputation {
+    type Ports = SiblingPorts;
+
+    fn ports(parts: &Parts) -> SiblingPorts {
+        SiblingPorts::new(parts)
+    }
+}
+
+/// Makes one write of two that are neighbours; gives `next` back where they are not both writes,
+/// or too long together.
+pub fn join_writes<E: SharedEffect>(earlier: &mut E, mut next: E) -> Option<E> {
+    if let (Some(earlier), Some(later)) = (earlier.records_mut(), next.records_mut())
+        && join_records(earlier, later)
+    {
+        return None;
+    }
+    Some(next)
+}
+
+macro_rules! define {
+    ($(
+        $(#[$doc:meta])*
+        $machine:ident: $module:ident hears $heard:tt
+    )*) => {
+        /// The mailboxes of the actors.
+        #[derive(Clone)]
+        pub struct Addresses {
+            $($(#[$doc])* pub $module: Recipient<Deliver<message::$module::Input>>,)*
+        }
+
+        impl Addresses {
+            /// Delivers at once; says whether the mailbox is full.
+            fn is_full(&self, delivery: Delivery) -> bool {
+                match delivery {
+                    $(Delivery::$machine(input) => {
+                        is_full(self.$module.try_send(Deliver::new(input)))
+                    })*
+                }
+            }
+
+            /// Delivers once there is room.
+            async fn send(&self, room: &Room, delivery: Delivery) {
+                match delivery {
+                    $(Delivery::$machine(input) => room.send(&self.$module, input).await,)*
+                }
+            }
+
+            /// Delivers if there is room now.
+            fn offer(&self, room: &Room, delivery: Delivery) {
+                match delivery {
+                    $(Delivery::$machine(input) => room.offer(&self.$module, input),)*
+                }
+            }
+        }
+    };
+}
+
+protocol::machines!(define);
 
 /// What every actor's ports hold.
 #[derive(Clone)]
 pub struct Shared {
     addresses: Arc<OnceLock<Addresses>>,
-    /// Who waits for room in which mailbox.
-    pub rooms: Arc<Rooms>,
+    /// Who waits for room in which mailbox, by the place of its machine in the list.
+    rooms: Arc<[Room; route::Actor::COUNT]>,
     /// The node is being stopped: parts that end now are no accident.
     stopping: Arc<AtomicBool>,
     /// Where effects run.
@@ -89,7 +223,7 @@ impl Shared {
         }
     }
 
-    /// Names the five mailboxes. Before it, nothing is delivered, so no driver begins before it.
+    /// Names the mailboxes. Before it, nothing is delivered, so no driver begins before it.
     pub fn connect(&self, addresses: Addresses) {
         let _ = self.addresses.set(addresses);
     }
@@ -160,22 +294,7 @@ impl Shared {
         let Some(addresses) = self.addresses.get() else {
             return Performed::Done;
         };
-        let full = match deliver(message) {
-            Delivery::Discovery(input) => {
-                is_full(addresses.discovery.try_send(Deliver::new(input)))
-            }
-            Delivery::Payment(input) => is_full(addresses.payment.try_send(Deliver::new(input))),
-            Delivery::Inference(input) => {
-                is_full(addresses.inference.try_send(Deliver::new(input)))
-            }
-            Delivery::Validator(input) => {
-                is_full(addresses.validator.try_send(Deliver::new(input)))
-            }
-            Delivery::Reputation(input) => {
-                is_full(addresses.reputation.try_send(Deliver::new(input)))
-            }
-        };
-        if full {
+        if addresses.is_full(deliver(message)) {
             Performed::Stop(Fatal {
                 what: "a mailbox between two parts of the node is full".to_owned(),
                 fix: "restart the node; nothing is lost. If it happens again, lower its limits"
@@ -200,48 +319,24 @@ impl Shared {
         )
     }
 
-    /// Delivers a completion or an outside event to Inference; waits for room.
-    pub async fn to_inference(&self, input: protocol::message::inference::Input) {
+    /// Who waits for room in a machine's mailbox.
+    pub fn room(&self, machine: route::Actor) -> &Room {
+        &self.rooms[machine.index()]
+    }
+
+    /// Delivers a completion or an outside event to the machine whose input it is; waits for room.
+    pub async fn send(&self, input: impl Into<Delivery>) {
+        let delivery = input.into();
         if let Some(addresses) = self.addresses.get() {
-            self.rooms.inference.send(&addresses.inference, input).await;
+            addresses.send(self.room(delivery.to()), delivery).await;
         }
     }
 
-    /// Delivers to Payment; waits for room, as the others below.
-    pub async fn to_payment(&self, input: protocol::message::payment::Input) {
+    /// Delivers what may be lost, where there is room at once.
+    pub fn offer(&self, input: impl Into<Delivery>) {
+        let delivery = input.into();
         if let Some(addresses) = self.addresses.get() {
-            self.rooms.payment.send(&addresses.payment, input).await;
-        }
-    }
-
-    /// Delivers to Discovery; waits for room.
-    pub async fn to_discovery(&self, input: protocol::message::discovery::Input) {
-        if let Some(addresses) = self.addresses.get() {
-            self.rooms.discovery.send(&addresses.discovery, input).await;
-        }
-    }
-
-    /// Delivers to Discovery what may be lost, where there is room at once.
-    pub fn offer_discovery(&self, input: protocol::message::discovery::Input) {
-        if let Some(addresses) = self.addresses.get() {
-            self.rooms.discovery.offer(&addresses.discovery, input);
-        }
-    }
-
-    /// Delivers to Validator; waits for room.
-    pub async fn to_validator(&self, input: protocol::message::validator::Input) {
-        if let Some(addresses) = self.addresses.get() {
-            self.rooms.validator.send(&addresses.validator, input).await;
-        }
-    }
-
-    /// Delivers to Reputation; waits for room.
-    pub async fn to_reputation(&self, input: protocol::message::reputation::Input) {
-        if let Some(addresses) = self.addresses.get() {
-            self.rooms
-                .reputation
-                .send(&addresses.reputation, input)
-                .await;
+            addresses.offer(self.room(delivery.to()), delivery);
         }
     }
 }

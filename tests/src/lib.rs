@@ -17,11 +17,12 @@ use lab::{Lab, LabOptions, Miner, MinerOptions};
 use protocol::ids::{Digest, ModelDigest, RequestId};
 use protocol::message::inference::{BuyRequest, ModelSelector, Served};
 use protocol::money::{Msat, Prices};
+use protocol::payment;
+use protocol::route::Configs;
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{HostLimits, ModelOffer, PaymentMode, Role};
 use protocol::wire::order::{self, Handling, Retention};
 use protocol::work::{ChatMessage, Job, Sampling, Work};
-use protocol::{discovery, inference, payment, reputation, validator};
 use slow::SlowWallet;
 use std::net::TcpListener;
 use std::path::Path;
@@ -285,7 +286,10 @@ fn with_limits(offer: ModelOffer, plan: &Plan) -> Served {
 
 fn config(keys: NodeKeys, plan: &Plan, serve: Vec<Served>, relay: String) -> Result<NodeConfig> {
     let network = Network::Regtest;
-    let checks = plan.roles.contains(&Role::Validator);
+    let mut machines = Configs::new(network);
+    machines.payment = plan.payment.clone();
+    machines.validator.can_replay = plan.model.is_some();
+    machines.validator.serve = plan.roles.contains(&Role::Validator);
     Ok(NodeConfig {
         network,
         keys,
@@ -297,15 +301,7 @@ fn config(keys: NodeKeys, plan: &Plan, serve: Vec<Served>, relay: String) -> Res
         serve,
         quantum: Msat(1_000),
         bands: Vec::new(),
-        payment: plan.payment.clone(),
-        orders: inference::Config::new(network),
-        validator: validator::Config {
-            can_replay: plan.model.is_some(),
-            serve: checks,
-            ..validator::Config::new(network)
-        },
-        discovery: discovery::Config::new(network),
-        reputation: reputation::Config::default(),
+        machines,
         vocabularies: actors::ports::blob::Cache {
             folder: None,
             bytes: 64 << 20,

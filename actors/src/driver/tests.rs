@@ -248,10 +248,11 @@ fn records_are_joined_up_to_a_bound() {
         value: None,
     };
     let mut first = vec![record.clone(); JOINED_RECORDS_MAX - 1];
-    assert!(join_records(&mut first, vec![record.clone()]).is_ok());
-    assert_eq!(
-        join_records(&mut first, vec![record.clone()]),
-        Err(vec![record])
-    );
+    let mut later = vec![record.clone()];
+    assert!(join_records(&mut first, &mut later));
+    assert!(later.is_empty());
+    later.push(record);
+    assert!(!join_records(&mut first, &mut later));
+    assert_eq!(later.len(), 1);
     assert_eq!(first.len(), JOINED_RECORDS_MAX);
 }

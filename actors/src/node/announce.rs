@@ -53,9 +53,9 @@ pub(super) fn own_listing(
         // A validator lists the models it can recompute; only hosts take orders for them.
         models: Vec::new(),
         limits: NO_LIMITS,
-        payment_modes: config.orders.modes.clone(),
+        payment_modes: config.machines.inference.modes.clone(),
         quantum: config.quantum,
-        keep_days: config.orders.keep.days,
+        keep_days: config.machines.inference.keep.days,
         // Those of each self-test.
         addresses: Vec::new(),
         created: wall_now(),

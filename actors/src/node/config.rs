@@ -4,9 +4,9 @@ use crate::keys::NodeKeys;
 use crate::ports::blob::Cache;
 use crate::ports::network::{self, Multiaddr};
 use protocol::message::inference::Served;
+use protocol::route::Configs;
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::Role;
-use protocol::{discovery, inference, payment, reputation, validator};
 
 /// Everything a node needs to start.
 pub struct NodeConfig {
@@ -30,16 +30,8 @@ pub struct NodeConfig {
     pub quantum: protocol::money::Msat,
     /// Coarse hardware bands for the listing.
     pub bands: Vec<String>,
-    /// Budgets and credit.
-    pub payment: payment::Config,
-    /// Timings of orders.
-    pub orders: inference::Config,
-    /// Sampling rate of checks and who can replay.
-    pub validator: validator::Config,
-    /// Listings.
-    pub discovery: discovery::Config,
-    /// Scores.
-    pub reputation: reputation::Config,
+    /// What may be set of each machine.
+    pub machines: Configs,
     /// Where vocabularies of models that are bought from others are kept.
     pub vocabularies: Cache,
 }

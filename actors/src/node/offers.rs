@@ -65,7 +65,7 @@ impl Offers {
         // Whatever is being told comes before it.
         let _told = self.left_out.lock().await;
         let withdraw = message::discovery::Input::Withdraw;
-        self.shared.to_discovery(withdraw).await;
+        self.shared.send(withdraw).await;
     }
 
     /// Looks after the engines until the listing is withdrawn, or the offers are gone.
@@ -133,7 +133,7 @@ impl Offers {
             false => Vec::new(),
         };
         let serve = message::inference::Input::Serve(sold);
-        self.shared.to_inference(serve).await;
+        self.shared.send(serve).await;
         let Some(listing) = &self.listing else {
             return;
         };
@@ -146,7 +146,7 @@ impl Offers {
                 ..listing.clone()
             }))
         };
-        self.shared.to_discovery(input).await;
+        self.shared.send(input).await;
     }
 }
 

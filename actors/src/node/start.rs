@@ -1,12 +1,11 @@
 //! The start of a node: its swarms, its relays, its machines and their ports, and who tells whom.
 
 use super::announce::own_listing;
+use super::machines::{Actors, MachineStart, Machines};
 use super::offers::Offers;
 use super::streams::{Acceptors, attend_swarm};
 use super::{Inner, Node, NodeConfig, NodeError, SystemThread};
 use crate::clock::{Clock, SystemClock, wall_now};
-use crate::driver::{Begin, Deliver, Driver, Flush, Halt};
-use crate::keys::NodeKeys;
 use crate::ports::blob::{self, Blobs, Vocabularies};
 use crate::ports::compute::Compute;
 use crate::ports::network::{
@@ -16,21 +15,13 @@ use crate::ports::relay::{RelayConfig, RelayPool, SecretSigner, listing};
 use crate::ports::storage::Storage;
 use crate::ports::wallet::Wallet;
 use crate::shell::ask::Asks;
-use crate::shell::discovery::{
-    DiscoveryPorts, OwnAddresses, Withdrawal, attend_relays, judge as judge_gossip,
-};
-use crate::shell::inference::{Clients, Counts, InferencePorts};
-use crate::shell::payment::{self as payment_shell, PaymentPorts};
-use crate::shell::reputation::ReputationPorts;
+use crate::shell::discovery::{Withdrawal, attend_relays, judge as judge_gossip};
+use crate::shell::inference::{Clients, Counts};
+use crate::shell::payment as payment_shell;
 use crate::shell::streams::Streams;
-use crate::shell::validator::{Replays, ValidatorPorts};
-use crate::shell::{Addresses, Shared};
-use actix::{Actor, Addr, Arbiter};
-use protocol::crypto::{Crypto, DerivedOrderKeys, Secp};
-use protocol::machine::{Machine, Secrets};
-use protocol::time::Now;
+use crate::shell::{Parts, Shared};
+use protocol::crypto::{Crypto, Secp};
 use protocol::wire::manifest::Role;
-use protocol::{discovery, inference, payment, reputation, validator};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -80,101 +71,42 @@ impl Node {
         let judgements = Asks::default();
         let withdrawal = Withdrawal::default();
         let (notes, _) = broadcast::channel(256);
-        let start = MachineStart {
-            keys: &config.keys,
-            storage: &shared.storage,
-            now: clock.now(),
-        };
-        let discovery_machine: discovery::Discovery = start.recover(config.discovery.clone())?;
-        let payment_machine: payment::Payment = start.recover(config.payment.clone())?;
-        let inference_machine: inference::Inference = start.recover(config.orders.clone())?;
-        let validator_machine: validator::Validator = start.recover(config.validator.clone())?;
-        let reputation_machine: reputation::Reputation =
-            start.recover(config.reputation.clone())?;
-
-        let discovery_ports = DiscoveryPorts {
-            shared: shared.clone(),
-            network: config.network,
-            relays: relays.clone(),
-            signer: event_signer,
-            gossip: serving.clone().unwrap_or_else(|| dialer.clone()),
-            dialer: dialer.clone(),
-            addresses: OwnAddresses {
-                network: config.network,
-                announce: config.announce.clone(),
-                serving: serving.clone(),
-            },
-            wallet: wallet.clone(),
-            lists: lists.clone(),
-            withdrawal: withdrawal.clone(),
-        };
-        let payment_ports = PaymentPorts {
-            shared: shared.clone(),
-            wallet: wallet.clone(),
-            reports: reports.clone(),
-        };
         let vocabularies = Vocabularies::new(
             compute.clone(),
             config.vocabularies.clone(),
             dialer_config(&config),
         );
-        let inference_ports = InferencePorts {
+        let parts = Parts {
             shared: shared.clone(),
+            network: config.network,
+            relays: relays.clone(),
+            signer: event_signer,
             dialer: dialer.clone(),
             dial: dialer_config(&config),
-            streams: streams.clone(),
+            serving: serving.clone(),
+            announce: config.announce.clone(),
+            wallet: wallet.clone(),
             compute: compute.clone(),
             vocabularies: vocabularies.clone(),
-            counts: Counts::new(counts_at_once()),
-            clients: clients.clone(),
-        };
-        let validator_ports = ValidatorPorts {
-            shared: shared.clone(),
-            dialer: dialer.clone(),
             streams: streams.clone(),
-            compute: compute.clone(),
-            notes: notes.clone(),
+            clients: clients.clone(),
+            counts: Counts::new(counts_at_once()),
+            reports: reports.clone(),
+            lists: lists.clone(),
             judgements: judgements.clone(),
-            replays: Replays::default(),
+            notes: notes.clone(),
+            withdrawal: withdrawal.clone(),
         };
-        let reputation_ports = ReputationPorts {
-            shared: shared.clone(),
+        let start = MachineStart {
+            keys: &config.keys,
+            storage: &shared.storage,
+            now: clock.now(),
         };
-
-        let (system, actors) = spawn_actors(move || Actors {
-            discovery: on_arbiter(Driver::new(discovery_machine, discovery_ports, clock)),
-            payment: on_arbiter(Driver::new(payment_machine, payment_ports, clock)),
-            inference: on_arbiter(Driver::new(inference_machine, inference_ports, clock)),
-            validator: on_arbiter(Driver::new(validator_machine, validator_ports, clock)),
-            reputation: on_arbiter(Driver::new(reputation_machine, reputation_ports, clock)),
-        })
-        .await?;
-        let addresses = Addresses {
-            discovery: actors.discovery.clone().recipient::<Deliver<_>>(),
-            payment: actors.payment.clone().recipient::<Deliver<_>>(),
-            inference: actors.inference.clone().recipient::<Deliver<_>>(),
-            validator: actors.validator.clone().recipient::<Deliver<_>>(),
-            reputation: actors.reputation.clone().recipient::<Deliver<_>>(),
-        };
-        shared.connect(addresses);
+        let machines = Machines::recover(&start, config.machines.clone(), &parts)?;
+        let (system, actors) = spawn_actors(move || machines.run(clock)).await?;
+        shared.connect(actors.addresses());
         // Only now may they speak: what a recovered machine tells its siblings must arrive.
         actors.begin();
-        let orders = actors.inference.clone();
-        // Those whose words make others write come first.
-        let flushes = vec![
-            actors.inference.clone().recipient::<Flush>(),
-            actors.validator.clone().recipient::<Flush>(),
-            actors.discovery.clone().recipient::<Flush>(),
-            actors.payment.clone().recipient::<Flush>(),
-            actors.reputation.clone().recipient::<Flush>(),
-        ];
-        let halts = vec![
-            actors.inference.recipient::<Halt>(),
-            actors.payment.recipient::<Halt>(),
-            actors.discovery.recipient::<Halt>(),
-            actors.validator.recipient::<Halt>(),
-            actors.reputation.recipient::<Halt>(),
-        ];
 
         let listed = config
             .serve
@@ -209,9 +141,7 @@ impl Node {
                 roles: config.roles.clone(),
                 network: config.network,
                 shared,
-                orders,
-                flushes,
-                halts,
+                actors,
                 offers,
                 withdrawal,
                 draining: AtomicBool::new(false),
@@ -239,28 +169,6 @@ impl Node {
     }
 }
 
-type Mailbox<M, P> = Addr<Driver<M, P>>;
-
-struct Actors {
-    discovery: Mailbox<discovery::Discovery, DiscoveryPorts>,
-    payment: Mailbox<payment::Payment, PaymentPorts>,
-    inference: Mailbox<inference::Inference, InferencePorts>,
-    validator: Mailbox<validator::Validator, ValidatorPorts>,
-    reputation: Mailbox<reputation::Reputation, ReputationPorts>,
-}
-
-impl Actors {
-    /// Lets all five recover and take their inputs.
-    fn begin(&self) {
-        // The mailboxes are new, so there is room; an actor that is gone is noticed elsewhere.
-        let _ = self.reputation.try_send(Begin);
-        let _ = self.payment.try_send(Begin);
-        let _ = self.discovery.try_send(Begin);
-        let _ = self.validator.try_send(Begin);
-        let _ = self.inference.try_send(Begin);
-    }
-}
-
 /// Prompts of strangers that are rendered, tokenised and compiled at once: half the cores, for the
 /// other half serves those who paid, and fewer than there are renderers.
 fn counts_at_once() -> usize {
@@ -274,13 +182,6 @@ fn relay_reader(roles: &[Role], node: &Arc<SecretSigner>) -> Arc<SecretSigner> {
         true => node.clone(),
         false => Arc::new(SecretSigner::random()),
     }
-}
-
-/// A seed of this run alone: nonces of two runs must never be the same.
-fn seed() -> [u8; 32] {
-    let mut seed = [0; 32];
-    rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut seed);
-    seed
 }
 
 fn dialer_config(config: &NodeConfig) -> network::Config {
@@ -318,37 +219,6 @@ async fn start_serving(
     }
     let identity = Identity::from_secret(config.keys.node).map_err(|_| NodeError::Keys)?;
     Ok(Some(Swarm::start(serving, identity).await?))
-}
-
-/// Starts one actor on an arbiter (thread) of its own.
-fn on_arbiter<A>(actor: A) -> Addr<A>
-where
-    A: Actor<Context = actix::Context<A>> + Send,
-{
-    A::start_in_arbiter(&Arbiter::new().handle(), move |_| actor)
-}
-
-/// What the machines of a node have in common at a start.
-struct MachineStart<'a> {
-    keys: &'a NodeKeys,
-    storage: &'a Storage,
-    now: Now,
-}
-
-impl MachineStart<'_> {
-    /// A machine as it comes out of its records. One that knows half of its past must not act
-    /// on it.
-    fn recover<M: Machine>(&self, config: M::Config) -> Result<M, NodeError> {
-        let secrets = Secrets {
-            node: Box::new(Secp::from_secret(&self.keys.node).ok_or(NodeError::Keys)?),
-            orders: Box::new(DerivedOrderKeys::new(self.keys.order)),
-            seed: seed(),
-        };
-        let mut unread = None;
-        let records = self.storage.records(M::TABLES, &mut unread);
-        let machine = M::recover(config, secrets, records, self.now);
-        unread.map_or(Ok(machine), |error| Err(error.into()))
-    }
 }
 
 /// Runs an actix system on a thread of its own and starts the actors in it.

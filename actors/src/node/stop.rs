@@ -4,6 +4,7 @@
 use super::Node;
 use crate::driver::{Flush, Halt};
 use protocol::message::inference::Admission;
+use protocol::route::Actor;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -51,7 +52,7 @@ impl Node {
             let _ = tokio::time::timeout(WITHDRAW_TIMEOUT, withdrawn).await;
         }
         self.inner.shared.set_stopping();
-        for halt in &self.inner.halts {
+        for halt in self.inner.actors.halts() {
             let _ = tokio::time::timeout(FLUSH_TIMEOUT, halt.send(Halt)).await;
         }
         if let Some(relays) = &self.inner.relays {
@@ -72,13 +73,15 @@ impl Node {
         let _ = self.inner.shared.storage.commit(Vec::new()).await;
     }
 
-    /// Waits until what the machines decided so far is carried out. Twice, for what one's effects
-    /// made another decide.
+    /// Waits until what the machines decided so far is carried out: as many times as there are
+    /// machines, for what one's effects made another decide.
     async fn flush(&self) {
-        for actor in self.inner.flushes.iter().chain(&self.inner.flushes) {
-            let (done, flushed) = oneshot::channel();
-            if actor.send(Flush(done)).await.is_ok() {
-                let _ = flushed.await;
+        for _ in Actor::ALL {
+            for actor in self.inner.actors.flushes() {
+                let (done, flushed) = oneshot::channel();
+                if actor.send(Flush(done)).await.is_ok() {
+                    let _ = flushed.await;
+                }
             }
         }
     }

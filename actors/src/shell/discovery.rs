@@ -11,9 +11,9 @@
 //!
 //! Decides nothing about hosts: which are listed and ranked is [`protocol::discovery`]'s.
 
-use super::Shared;
 use super::ask::Asks;
-use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
+use super::{Carried, Parts, Shared, join_writes};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room};
 use crate::ports::network::{
     self, GossipMessage, Judgement, Multiaddr, NetworkEvent, NetworkHandle, PeerId, Protocol,
     Status,
@@ -29,6 +29,7 @@ use protocol::discovery::Discovery;
 use protocol::ids::{EffectId, ModelDigest, NodeKey};
 use protocol::limits::{ENVELOPE_WINDOW_MS, LISTING_POW_MINED_BITS, LISTING_POW_REQUIRED_BITS};
 use protocol::message::discovery::{Effect, HostRow, Input, Pulse, SelfTestError};
+use protocol::route::Routed;
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{Manifest, Role};
 use std::collections::VecDeque;
@@ -137,6 +138,29 @@ fn topic(network: Network, model: &ModelDigest) -> String {
     format!("/freehold/{}/pulse/{model}", network.name())
 }
 
+impl Carried for Discovery {
+    type Ports = DiscoveryPorts;
+
+    fn ports(parts: &Parts) -> DiscoveryPorts {
+        DiscoveryPorts {
+            shared: parts.shared.clone(),
+            network: parts.network,
+            relays: parts.relays.clone(),
+            signer: parts.signer.clone(),
+            gossip: parts.serving.as_ref().unwrap_or(&parts.dialer).clone(),
+            dialer: parts.dialer.clone(),
+            addresses: OwnAddresses {
+                network: parts.network,
+                announce: parts.announce.clone(),
+                serving: parts.serving.clone(),
+            },
+            wallet: parts.wallet.clone(),
+            lists: parts.lists.clone(),
+            withdrawal: parts.withdrawal.clone(),
+        }
+    }
+}
+
 impl Ports<Discovery> for DiscoveryPorts {
     fn perform(&mut self, effect: Effect) -> Performed {
         match effect {
@@ -149,7 +173,7 @@ impl Ports<Discovery> for DiscoveryPorts {
                 self.shared.runtime.spawn(async move {
                     let tested = self_test(&dialer, &serving, wallet.as_ref(), &manifest).await;
                     let result = tested.map(|()| manifest.addresses);
-                    shared.to_discovery(Input::SelfTested { id, result }).await;
+                    shared.send(Input::SelfTested { id, result }).await;
                 });
             }
             Effect::Publish { id, manifest } => self.publish(id, &manifest),
@@ -181,16 +205,11 @@ impl Ports<Discovery> for DiscoveryPorts {
     }
 
     fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
-        match (earlier, next) {
-            (Effect::Persist(earlier), Effect::Persist(later)) => {
-                join_records(earlier, later).err().map(Effect::Persist)
-            }
-            (_, next) => Some(next),
-        }
+        join_writes(earlier, next)
     }
 
     fn room(&self) -> Option<&Room> {
-        Some(&self.shared.rooms.discovery)
+        Some(self.shared.room(Discovery::ACTOR))
     }
 }
 
@@ -248,7 +267,7 @@ impl DiscoveryPorts {
             };
             tracing::info!(?accepted, ?refused, "listing published");
             shared
-                .to_discovery(Input::Published {
+                .send(Input::Published {
                     id,
                     accepted,
                     refused,
@@ -414,7 +433,7 @@ pub async fn follow_relays(
                         author: deletion.author,
                         at: deletion.created_at,
                     };
-                    shared.to_discovery(input).await;
+                    shared.send(input).await;
                 }
                 if let Ok(listing) = ListingEvent::read(&event, crate::clock::wall_now())
                     && let Ok(manifest) = serde_json::from_str::<Manifest>(&listing.content)
@@ -427,7 +446,7 @@ pub async fn follow_relays(
                         expires: listing.expires,
                         manifest: manifest.into(),
                     };
-                    shared.to_discovery(input).await;
+                    shared.send(input).await;
                 }
             }
             Some(RelayEvent::Misbehaved { url, kind }) => {
@@ -505,6 +524,6 @@ pub fn gossip(shared: &Shared, event: &NetworkEvent) {
         && topic.contains("/pulse/")
         && let Ok(pulse) = codec::decode::<Pulse>(data, MAX_PULSE_BYTES)
     {
-        shared.offer_discovery(Input::PulseSeen { from: *node, pulse });
+        shared.offer(Input::PulseSeen { from: *node, pulse });
     }
 }

@@ -13,10 +13,10 @@
 //!
 //! Decides nothing about orders: what is admitted, paced and paid is [`protocol::inference`]'s.
 
-use super::Shared;
 use super::streams::{Arrival, Reader, Streams};
 use super::turns::Turns;
-use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
+use super::{Carried, Parts, Shared, join_writes};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room};
 use crate::ports::blob::Vocabularies;
 use crate::ports::compute::{Compute, Output, owner_of};
 use crate::ports::network::{
@@ -27,6 +27,7 @@ use protocol::ids::{AddressTag, EffectId, OrderId, RequestId, StreamId};
 use protocol::inference::Inference;
 use protocol::message::inference::{BuyerEvent, Effect, Input, InputCount, PromptFacts};
 use protocol::refusal::{Code, Refusal};
+use protocol::route::Routed;
 use protocol::wire::order::Frame;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,6 +69,23 @@ pub struct InferencePorts {
     pub clients: Clients,
 }
 
+impl Carried for Inference {
+    type Ports = InferencePorts;
+
+    fn ports(parts: &Parts) -> InferencePorts {
+        InferencePorts {
+            shared: parts.shared.clone(),
+            dialer: parts.dialer.clone(),
+            dial: parts.dial.clone(),
+            streams: parts.streams.clone(),
+            compute: parts.compute.clone(),
+            vocabularies: parts.vocabularies.clone(),
+            counts: parts.counts.clone(),
+            clients: parts.clients.clone(),
+        }
+    }
+}
+
 impl Ports<Inference> for InferencePorts {
     fn perform(&mut self, effect: Effect) -> Performed {
         match effect {
@@ -102,7 +120,7 @@ impl Ports<Inference> for InferencePorts {
                     let counted =
                         tokio::task::spawn_blocking(move || vocabularies.count(&model, &job)).await;
                     let count = counted.unwrap_or(InputCount::Unknown);
-                    shared.to_inference(Input::InputCounted { id, count }).await;
+                    shared.send(Input::InputCounted { id, count }).await;
                 });
             }
             Effect::CheckPieces {
@@ -121,7 +139,7 @@ impl Ports<Inference> for InferencePorts {
                             host,
                             position,
                         };
-                        shared.to_inference(wrong).await;
+                        shared.send(wrong).await;
                     }
                 });
             }
@@ -160,16 +178,11 @@ impl Ports<Inference> for InferencePorts {
     }
 
     fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
-        match (earlier, next) {
-            (Effect::Persist(earlier), Effect::Persist(later)) => {
-                join_records(earlier, later).err().map(Effect::Persist)
-            }
-            (_, next) => Some(next),
-        }
+        join_writes(earlier, next)
     }
 
     fn room(&self) -> Option<&Room> {
-        Some(&self.shared.rooms.inference)
+        Some(self.shared.room(Inference::ACTOR))
     }
 }
 
@@ -195,7 +208,7 @@ impl InferencePorts {
             match opened {
                 Ok((stream, swarm)) => {
                     let (stream, mut reader) = streams.adopt(stream);
-                    shared.to_inference(Input::Opened { id, stream }).await;
+                    shared.send(Input::Opened { id, stream }).await;
                     read(shared, streams, stream, &mut reader).await;
                     if let Some(swarm) = swarm {
                         reader.written().await;
@@ -205,7 +218,7 @@ impl InferencePorts {
                 Err(error) => {
                     let (reason, ours) = (error.to_string(), error.is_own());
                     let failed = Input::OpenFailed { id, reason, ours };
-                    shared.to_inference(failed).await;
+                    shared.send(failed).await;
                 }
             }
         });
@@ -215,7 +228,7 @@ impl InferencePorts {
         if !self.streams.send(stream, frame.encode()) {
             let shared = self.shared.clone();
             self.shared.runtime.spawn(async move {
-                shared.to_inference(Input::Closed { stream }).await;
+                shared.send(Input::Closed { stream }).await;
             });
         }
     }
@@ -233,7 +246,7 @@ impl InferencePorts {
             let shared = self.shared.clone();
             self.shared.runtime.spawn(async move {
                 // Whoever asked is gone: nothing more is bought for them.
-                shared.to_inference(Input::Stop(request)).await;
+                shared.send(Input::Stop(request)).await;
             });
         }
     }
@@ -284,7 +297,7 @@ impl Counts {
                     "the tokenizer failed on this prompt",
                 ))
             });
-            shared.to_inference(Input::Counted { id, result }).await;
+            shared.send(Input::Counted { id, result }).await;
         }
     }
 
@@ -298,9 +311,7 @@ impl Counts {
 pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream) {
     let caller = stream.caller();
     let (id, mut reader) = streams.adopt(stream);
-    shared
-        .to_inference(Input::Inbound { stream: id, caller })
-        .await;
+    shared.send(Input::Inbound { stream: id, caller }).await;
     read(shared, streams, id, &mut reader).await;
 }
 
@@ -349,7 +360,7 @@ async fn read(shared: Shared, streams: Streams, stream: StreamId, reader: &mut R
             Input::Garbled { .. } => (true, true),
             _ => (true, false),
         };
-        shared.to_inference(input).await;
+        shared.send(input).await;
         if garbled {
             // The machine refuses and closes; what the peer still says is nothing to it.
             let _ = tokio::time::timeout(FAREWELL, reader.discard()).await;
@@ -386,12 +397,10 @@ pub(super) async fn forward(shared: Shared, order: OrderId, mut output: mpsc::Re
                 Input::EngineFailed { order, reason }
             }
         };
-        shared.to_inference(input).await;
+        shared.send(input).await;
     }
     if !ended {
         let reason = "the engine stopped in the middle of the answer".to_owned();
-        shared
-            .to_inference(Input::EngineFailed { order, reason })
-            .await;
+        shared.send(Input::EngineFailed { order, reason }).await;
     }
 }

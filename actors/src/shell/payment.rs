@@ -10,9 +10,9 @@
 //!
 //! Decides nothing about money: caps, credit windows and retries are those of [`protocol::payment`].
 
-use super::Shared;
 use super::ask::Asks;
-use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
+use super::{Carried, Parts, Shared, join_writes};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room};
 use crate::ports::wallet::{
     EventId, Incoming, Outgoing, PayOutcome as WalletOutcome, Payment as Pay, Wallet, WalletError,
     WalletEvent,
@@ -22,6 +22,7 @@ use protocol::ids::PaymentHash;
 use protocol::message::payment::{Effect, Input, LookupOutcome, PayOutcome, Report, Side};
 use protocol::money::Msat;
 use protocol::payment::Payment;
+use protocol::route::Routed;
 use std::sync::Arc;
 
 /// The actor.
@@ -39,6 +40,18 @@ pub struct PaymentPorts {
     pub wallet: Arc<dyn Wallet>,
     /// Operators that wait for the books.
     pub reports: Asks<Report>,
+}
+
+impl Carried for Payment {
+    type Ports = PaymentPorts;
+
+    fn ports(parts: &Parts) -> PaymentPorts {
+        PaymentPorts {
+            shared: parts.shared.clone(),
+            wallet: parts.wallet.clone(),
+            reports: parts.reports.clone(),
+        }
+    }
 }
 
 impl Ports<Payment> for PaymentPorts {
@@ -115,7 +128,7 @@ impl Ports<Payment> for PaymentPorts {
                 let (wallet, shared) = (self.wallet.clone(), self.shared.clone());
                 self.shared.runtime.spawn(async move {
                     for needed in forget(wallet.as_ref(), hashes).await {
-                        shared.to_payment(needed).await;
+                        shared.send(needed).await;
                     }
                 });
             }
@@ -129,16 +142,11 @@ impl Ports<Payment> for PaymentPorts {
     }
 
     fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
-        match (earlier, next) {
-            (Effect::Persist(earlier), Effect::Persist(later)) => {
-                join_records(earlier, later).err().map(Effect::Persist)
-            }
-            (_, next) => Some(next),
-        }
+        join_writes(earlier, next)
     }
 
     fn room(&self) -> Option<&Room> {
-        Some(&self.shared.rooms.payment)
+        Some(self.shared.room(Payment::ACTOR))
     }
 }
 
@@ -151,7 +159,7 @@ impl PaymentPorts {
         let work = work(self.wallet.clone(), Alive(self.shared.clone()));
         self.shared
             .runtime
-            .spawn(async move { shared.to_payment(work.await).await });
+            .spawn(async move { shared.send(work.await).await });
     }
 }
 
@@ -313,7 +321,7 @@ pub async fn follow(shared: Shared, wallet: Arc<dyn Wallet>) {
                 continue;
             }
         };
-        shared.to_payment(input).await;
+        shared.send(input).await;
     }
 }
 

@@ -17,10 +17,10 @@ mod replays;
 
 pub use replays::Replays;
 
-use super::Shared;
 use super::ask::Asks;
 use super::streams::{Arrival, Streams};
-use crate::driver::{Driver, Fatal, Performed, Ports, Room, join_records};
+use super::{Carried, Parts, Shared, join_writes};
+use crate::driver::{Driver, Fatal, Performed, Ports, Room};
 use crate::ports::compute::{CancelFlag, Compute};
 use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
 use protocol::codec;
@@ -28,6 +28,7 @@ use protocol::ids::OrderId;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::message::validator::{Effect, Input, Unrepeatable};
 use protocol::refusal::{Code, Refusal};
+use protocol::route::Routed;
 use protocol::validator::Validator;
 use protocol::wire::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::wire::envelope::Signed;
@@ -78,6 +79,22 @@ pub struct ValidatorPorts {
     pub judgements: Asks<Verdict>,
 }
 
+impl Carried for Validator {
+    type Ports = ValidatorPorts;
+
+    fn ports(parts: &Parts) -> ValidatorPorts {
+        ValidatorPorts {
+            shared: parts.shared.clone(),
+            dialer: parts.dialer.clone(),
+            streams: parts.streams.clone(),
+            compute: parts.compute.clone(),
+            notes: parts.notes.clone(),
+            judgements: parts.judgements.clone(),
+            replays: Replays::default(),
+        }
+    }
+}
+
 impl Ports<Validator> for ValidatorPorts {
     fn perform(&mut self, effect: Effect) -> Performed {
         match effect {
@@ -106,7 +123,7 @@ impl Ports<Validator> for ValidatorPorts {
                         return; // Nobody waits for it.
                     };
                     let result = replayed.map(Box::new);
-                    shared.to_validator(Input::Replayed { id, result }).await;
+                    shared.send(Input::Replayed { id, result }).await;
                 });
             }
             Effect::CancelReplay { id } => self.replays.cancel(&id),
@@ -122,7 +139,7 @@ impl Ports<Validator> for ValidatorPorts {
                         tokio::time::timeout(VERDICT, ask(&dialer, &addresses, bundle)).await;
                     let result = asked
                         .unwrap_or_else(|_| Err("the validator did not answer in time".to_owned()));
-                    shared.to_validator(Input::Answered { id, result }).await;
+                    shared.send(Input::Answered { id, result }).await;
                 });
             }
             Effect::Answer { stream, frame } => {
@@ -143,16 +160,11 @@ impl Ports<Validator> for ValidatorPorts {
     }
 
     fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
-        match (earlier, next) {
-            (Effect::Persist(earlier), Effect::Persist(later)) => {
-                join_records(earlier, later).err().map(Effect::Persist)
-            }
-            (_, next) => Some(next),
-        }
+        join_writes(earlier, next)
     }
 
     fn room(&self) -> Option<&Room> {
-        Some(&self.shared.rooms.validator)
+        Some(self.shared.room(Validator::ACTOR))
     }
 }
 
@@ -194,7 +206,7 @@ pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream, firs
     {
         drop(bytes);
         shared
-            .to_validator(Input::AuditAsked {
+            .send(Input::AuditAsked {
                 stream: id,
                 caller,
                 frame: Box::new(frame),
@@ -203,9 +215,7 @@ pub async fn accept(shared: Shared, streams: Streams, stream: FramedStream, firs
         // Ends when the answer is queued, or the asker gives up.
         reader.set_idle(None);
         let _ = tokio::time::timeout(AUDIT_LIFE, reader.next()).await;
-        shared
-            .to_validator(Input::StreamClosed { stream: id })
-            .await;
+        shared.send(Input::StreamClosed { stream: id }).await;
     }
     streams.close(id);
 }

@@ -10,8 +10,9 @@ use actors::node::NodeConfig;
 use actors::ports::blob::Cache;
 use actors::ports::network::{Identity, Multiaddr};
 use protocol::order::record::Keep;
+use protocol::route::Configs;
 use protocol::wire::manifest::Role;
-use protocol::{discovery, inference, payment, reputation, validator};
+use protocol::{inference, payment, validator};
 use std::path::PathBuf;
 
 /// What the node's actors are given. `vocabularies` is the folder of those that are fetched.
@@ -33,6 +34,32 @@ pub fn node_config(
     let caps = config.caps_per_day().into_iter();
     let per_key = caps.map(|(name, cap)| (name, cap.0)).collect();
     let quantum = config.host.quantum.0;
+    let mut machines = Configs::new(network);
+    machines.payment = payment::Config {
+        per_order: config.budget.per_order.0,
+        per_day: config.budget.per_day.0,
+        per_key,
+        window_cap: config.host.window_cap.0,
+        free_quota: config.host.free_quota.0,
+        ..machines.payment
+    };
+    machines.inference = inference::Config {
+        quantum,
+        modes: config.host.payment_modes.clone(),
+        max_quantum: config.budget.max_quantum.0,
+        keep: Keep {
+            days: config.storage.keep_days,
+            bytes: config.storage.keep_mib.saturating_mul(1 << 20),
+        },
+        ..machines.inference
+    };
+    machines.validator = validator::Config {
+        sample_ppm: config.validator.sample_ppm,
+        share_sampled: config.validator.share_sampled,
+        can_replay: served.iter().any(LocalModel::can_replay),
+        serve: config.roles.contains(&Role::Validator),
+        ..machines.validator
+    };
     Ok(NodeConfig {
         network,
         roles: config.roles.clone(),
@@ -43,33 +70,7 @@ pub fn node_config(
         serve: served.iter().map(|model| model.served(config)).collect(),
         quantum,
         bands: profile::bands(&profile::Facts::quick()),
-        payment: payment::Config {
-            per_order: config.budget.per_order.0,
-            per_day: config.budget.per_day.0,
-            per_key,
-            window_cap: config.host.window_cap.0,
-            free_quota: config.host.free_quota.0,
-            ..payment::Config::default()
-        },
-        orders: inference::Config {
-            quantum,
-            modes: config.host.payment_modes.clone(),
-            max_quantum: config.budget.max_quantum.0,
-            keep: Keep {
-                days: config.storage.keep_days,
-                bytes: config.storage.keep_mib.saturating_mul(1 << 20),
-            },
-            ..inference::Config::new(network)
-        },
-        validator: validator::Config {
-            sample_ppm: config.validator.sample_ppm,
-            share_sampled: config.validator.share_sampled,
-            can_replay: served.iter().any(LocalModel::can_replay),
-            serve: config.roles.contains(&Role::Validator),
-            ..validator::Config::new(network)
-        },
-        discovery: discovery::Config::new(network),
-        reputation: reputation::Config::default(),
+        machines,
         vocabularies: Cache {
             folder: Some(vocabularies),
             bytes: config.storage.vocabularies_mib.saturating_mul(1 << 20),
