@@ -1,4 +1,4 @@
-//! The shells with ears in place of the five machines.
+//! The shells with ears in place of the machines.
 
 use super::discovery::{OwnAddresses, follow_relays, judge};
 use super::inference::{Counts, InferencePorts};
@@ -32,36 +32,38 @@ impl Actor for Ear {
     type Context = Context<Self>;
 }
 
-impl Handler<Deliver<message::discovery::Input>> for Ear {
-    type Result = ();
-    fn handle(&mut self, message: Deliver<message::discovery::Input>, _: &mut Context<Self>) {
-        self.discovery.try_send(message.input).unwrap();
+impl Ear {
+    fn hear(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Discovery(input) => self.discovery.try_send(input).unwrap(),
+            Delivery::Payment(input) => self.payment.try_send(input).unwrap(),
+            Delivery::Inference(input) => self.inference.try_send(input).unwrap(),
+            _ => {}
+        }
     }
 }
 
-impl Handler<Deliver<message::inference::Input>> for Ear {
-    type Result = ();
-    fn handle(&mut self, message: Deliver<message::inference::Input>, _: &mut Context<Self>) {
-        self.inference.try_send(message.input).unwrap();
-    }
+macro_rules! ears {
+    ($(
+        $(#[$doc:meta])*
+        $machine:ident: $module:ident hears $heard:tt
+    )*) => {
+        $(impl Handler<Deliver<message::$module::Input>> for Ear {
+            type Result = ();
+            fn handle(&mut self, message: Deliver<message::$module::Input>, _: &mut Context<Self>) {
+                self.hear(message.input.into());
+            }
+        })*
+
+        fn addresses(ear: actix::Addr<Ear>) -> Addresses {
+            Addresses {
+                $($module: ear.clone().recipient(),)*
+            }
+        }
+    };
 }
 
-impl Handler<Deliver<message::payment::Input>> for Ear {
-    type Result = ();
-    fn handle(&mut self, message: Deliver<message::payment::Input>, _: &mut Context<Self>) {
-        self.payment.try_send(message.input).unwrap();
-    }
-}
-
-impl Handler<Deliver<message::validator::Input>> for Ear {
-    type Result = ();
-    fn handle(&mut self, _: Deliver<message::validator::Input>, _: &mut Context<Self>) {}
-}
-
-impl Handler<Deliver<message::reputation::Input>> for Ear {
-    type Result = ();
-    fn handle(&mut self, _: Deliver<message::reputation::Input>, _: &mut Context<Self>) {}
-}
+protocol::machines!(ears);
 
 /// Inputs that an ear takes before the test looks at them.
 const HEARD: usize = 64;
@@ -90,13 +92,7 @@ pub(crate) fn with<F: Future<Output = ()>>(test: impl FnOnce(Heard) -> F) {
             inference: to_inference,
         }
         .start();
-        shared.connect(Addresses {
-            discovery: ear.clone().recipient(),
-            payment: ear.clone().recipient(),
-            inference: ear.clone().recipient(),
-            validator: ear.clone().recipient(),
-            reputation: ear.recipient(),
-        });
+        shared.connect(addresses(ear));
         let heard = Heard {
             shared,
             discovery,
