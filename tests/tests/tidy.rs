@@ -458,6 +458,31 @@ fn every_test_that_the_threats_name_exists() {
 }
 
 #[test]
+fn what_the_guide_to_the_protocol_names_is_there() {
+    let protocol = root().join("protocol");
+    let text = fs::read_to_string(protocol.join("README.md")).expect("the guide");
+    let mut found = 0;
+    let mut missing = Vec::new();
+    for line in text.lines() {
+        let cells = line.split('|').map(|cell| cell.trim().trim_matches('`'));
+        let cells: Vec<&str> = cells.collect();
+        let &[_, _, file, item, _] = &cells[..] else {
+            continue;
+        };
+        if !file.ends_with(".rs") {
+            continue;
+        }
+        found += 1;
+        let source = fs::read_to_string(protocol.join("src").join(file)).unwrap_or_default();
+        if !source.lines().any(|line| names(line, item)) {
+            missing.push(format!("{file}: {item}"));
+        }
+    }
+    assert!(found > 20, "{found} places are named");
+    nothing(&missing, "protocol/README.md names what is not there");
+}
+
+#[test]
 fn every_threat_names_a_test() {
     let text = fs::read_to_string(root().join("protocol/THREATS.md")).expect("the threats");
     let named: BTreeSet<usize> = named_in_last_cells(&text)
