@@ -4,6 +4,8 @@
 //! ports to the machines of `protocol`, [`driver`] turns them. The only crate
 //! that names actix.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod clock;
 pub mod driver;
 pub mod keys;

@@ -7,6 +7,8 @@
 //! Every command talks to a node over its control API, also where it started the
 //! node itself: one code path. Nothing about money or trust is decided here.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod calendar;
 pub mod cli;
 pub mod config;

@@ -13,6 +13,8 @@
 //!   parts `order` and `purchase`; none of them names another;
 //! - `route`, which names them all.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod codec;
 pub mod crypto;
 pub mod discovery;

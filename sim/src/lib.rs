@@ -9,6 +9,8 @@
 //! judges are in [`check`] and share no code with what they judge; the bugs that
 //! prove the judges awake are in [`plant`].
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod adversary;
 pub mod callers;
 pub mod check;

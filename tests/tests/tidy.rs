@@ -5,6 +5,8 @@
 
 #[path = "tidy/floors.rs"]
 mod floors;
+#[path = "tidy/style.rs"]
+mod style;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 use std::collections::{BTreeMap, BTreeSet};

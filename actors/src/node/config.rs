@@ -43,10 +43,10 @@ pub enum NodeError {
     #[error("the node's keys are unusable: make new ones with `freehold init`")]
     Keys,
     /// The swarm does not start.
-    #[error("the network does not start: {0}")]
+    #[error("the network does not start")]
     Network(#[from] network::StartError),
     /// The relays cannot be used.
-    #[error("the relays cannot be used: {0}")]
+    #[error("the relays cannot be used")]
     Relay(#[from] crate::ports::relay::RelayError),
     /// Stored records cannot be read.
     #[error(transparent)]

@@ -1,12 +1,8 @@
-//! The floors of `protocol`: which of its modules may name which, and how long its files may be.
+//! The floors of `protocol`: which of its modules may name which.
 
 use super::{code_lines, files, nothing, root};
 use protocol::route::Actor;
 use std::collections::BTreeSet;
-use std::fs;
-
-/// Most lines of a file: what is longer has more than one subject.
-const MAX_LINES: usize = 700;
 
 /// The modules of `protocol`, lowest floor first: each names those of lower floors alone.
 const FLOORS: [&[&str]; 8] = [
@@ -201,20 +197,4 @@ fn modules_of_the_protocol_name_lower_floors_and_machines_name_no_machine() {
     let listed = FLOORS.concat().into_iter().chain(machines());
     let listed = listed.map(str::to_owned).collect();
     assert_eq!(known, listed, "each module has its floor");
-}
-
-#[test]
-fn files_of_the_protocol_are_short() {
-    let root = root();
-    let length = |path: &std::path::PathBuf| {
-        let text = fs::read_to_string(path).expect("a source is text");
-        text.lines().count()
-    };
-    let sources = files(&root.join("protocol"), &[".rs"]);
-    let long: Vec<String> = sources
-        .into_iter()
-        .filter(|path| length(path) > MAX_LINES)
-        .map(|path| format!("{}: {} lines", path.display(), length(&path)))
-        .collect();
-    nothing(&long, "a file has one subject");
 }
