@@ -104,6 +104,8 @@ impl Task {
             .addresses(addresses)
             .extend_addresses_through_behaviour()
             .condition(PeerCondition::Disconnected)
+            // From the port that it listens on, a dial fails where another socket holds the pair.
+            .allocate_new_port()
             .build();
         let connection = dial.connection_id();
         waiting.connection = Some(connection);
