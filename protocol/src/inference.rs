@@ -52,7 +52,6 @@ use crate::ids::{ModelDigest, OrderId, RequestId, StreamId};
 use crate::limits;
 use crate::machine::{EffectIds, Machine, Outbox, Record, Secrets, Table};
 use crate::message::inference::{Admission, BuyRequest, BuyerEvent, Effect, Input, Served};
-use crate::money::Msat;
 pub use crate::order::context::Config;
 use crate::order::context::Ctx;
 use crate::order::host::{HostOrder, State as HostState};
@@ -163,11 +162,6 @@ impl Inference {
     /// Orders running or waiting, both sides: for a clean shutdown.
     pub fn active(&self) -> usize {
         self.purchases.len() + self.hosts.len()
-    }
-
-    /// Delivered and unpaid output over all orders we serve: for the simulator's checkers.
-    pub fn unpaid_by_order(&self) -> impl Iterator<Item = (OrderId, Msat)> + '_ {
-        self.hosts.iter().map(|(id, order)| (*id, order.unpaid()))
     }
 
     fn with<R>(

@@ -1,6 +1,6 @@
 //! The checkers: what must never happen, and what must happen in the end.
 //!
-//! They share no code with the machines that they checker. They watch inputs,
+//! They share no code with the machines that they judge. They watch inputs,
 //! effects, frames on the wire and the wallet network, and keep books of their
 //! own; amounts are computed here again, from the listed prices.
 

@@ -100,7 +100,8 @@ macro_rules! define {
                 }
             }
 
-            /// Lets all of them recover and take their inputs.
+            /// Lets all of them recover and take their inputs, in any order: what comes to one before
+            /// it begins waits there.
             pub fn begin(&self) {
                 // The mailboxes are new, so there is room; an actor that is gone is noticed
                 // elsewhere.

@@ -7,7 +7,8 @@
 //!   - one task for each self-test and each publication;
 //!   - the machines Inference (candidates, load), Validator (validators) and Reputation (scores);
 //!   - the operator, by [`crate::node::Node::hosts`].
-//! - Relays that are away are tried again by their pool. Its end before that of the node stops the node.
+//! - Relays that are away are tried again by their pool. A node whose
+//!   [`attend_relays`] ends before it stops.
 //!
 //! Decides nothing about hosts: which are listed and ranked is [`protocol::discovery`]'s.
 

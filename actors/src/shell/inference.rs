@@ -8,7 +8,7 @@
 //!     node dials: frames in order, then that the stream is closed;
 //!   - [`Counts`]: prompts of strangers, rendered and counted in turn on threads that may block;
 //!   - one task for each running answer, which forwards the engine's output;
-//!   - the machines Discovery, Payment and Validator.
+//!   - the machines Discovery and Payment.
 //! - A client that does not read its events loses its purchase, and holds up nobody else.
 //!
 //! Decides nothing about orders: what is admitted, paced and paid is [`protocol::inference`]'s.

@@ -5,7 +5,9 @@
 //!   - the inference machine: reservations, payments, invoices, orders that are closed;
 //!   - [`follow`], one task per node: events of the wallet, in order, repeated until the machine
 //!     acknowledges them. Events of channels concern no order: they are logged and acknowledged there;
-//!   - one task for each call of the wallet. A late completion is matched by effect id or payment hash.
+//!   - one task for each call of the wallet. A late completion is matched by effect id or payment
+//!     hash;
+//!   - the operator, by [`crate::node::Node::report`].
 //! - A wallet whose disk takes nothing, or that stopped, stops the node (`Alive`).
 //!
 //! Decides nothing about money: caps, credit windows and retries are those of [`protocol::payment`].

@@ -3,7 +3,7 @@
 //!
 //! - Started by [`crate::node::Node::start`] around a recovered machine; stops after its last write.
 //! - Its inputs come from
-//!   - the inference machine: evidence of orders that ended;
+//!   - the machines Inference (evidence of orders that ended) and Discovery (validators to ask);
 //!   - [`accept`], one task for each audit stream that a peer opens: a bundle in, a verdict out;
 //!   - [`Replays`]: what the engine computes again, for strangers one at a time;
 //!   - one task for each validator that is asked;

@@ -4,7 +4,7 @@ use super::{Memory, Plant, credit, frames};
 use crate::adversary::Strategy;
 use crate::crypto::SimCrypto;
 use crate::faults::PeerFault;
-use crate::node::{AnyEffect, Node, Participant};
+use crate::node::{AnyEffect, Node};
 use protocol::ids::Caller;
 use protocol::limits::MAX_ORDER_FRAME_BYTES;
 use protocol::machine::{Record, Table};
@@ -30,7 +30,6 @@ const LOST_WRITES: usize = 8;
 pub fn inputs(
     plant: Option<Plant>,
     memory: &mut Memory,
-    _person: &Participant,
     delivery: Delivery,
 ) -> (Option<Delivery>, Vec<AnyEffect>) {
     let pass = |delivery| (Some(delivery), Vec::new());

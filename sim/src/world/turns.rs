@@ -124,8 +124,7 @@ impl World {
         let now = self.nodes[node].now(self.now);
         let plant = self.options.plant;
         let one = &mut self.nodes[node];
-        let (inputs, mut extra) =
-            crate::plant::inputs(plant, &mut one.bug, &one.participant, delivery);
+        let (inputs, mut extra) = crate::plant::inputs(plant, &mut one.bug, delivery);
         let Some(machines) = one.machines.as_mut() else {
             return;
         };

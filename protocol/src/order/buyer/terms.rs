@@ -21,16 +21,6 @@ use crate::wire::manifest::PaymentMode;
 use crate::wire::order::{EntryInvoice, Frame, Terms};
 use crate::work::{Job, Work};
 
-/// How long the first token may take. A host that is a little slower than it thought is still
-/// waited for where it is paid. Milliseconds.
-pub(super) fn patience_ms(terms: &Terms, ctx: &Ctx<'_>) -> u64 {
-    let starts = match terms.entry {
-        Some(_) => terms.starts_within_ms.saturating_mul(2),
-        None => terms.starts_within_ms,
-    };
-    starts.saturating_add(ctx.config.first_token_timeout_ms)
-}
-
 /// Tokens that a chat template may add per message before the host's input count is doubted.
 const TEMPLATE_TOKENS_PER_MESSAGE: u64 = 64;
 /// The same for the template as a whole: some models come with a long default system prompt.
@@ -240,6 +230,16 @@ pub(super) fn check_entry<'a>(
         Ok(facts) => Ok(Some((entry, facts))),
         Err(detail) => wrong(detail),
     }
+}
+
+/// How long the first token may take. A host that is a little slower than it thought is still
+/// waited for where it is paid. Milliseconds.
+pub(super) fn patience_ms(terms: &Terms, ctx: &Ctx<'_>) -> u64 {
+    let starts = match terms.entry {
+        Some(_) => terms.starts_within_ms.saturating_mul(2),
+        None => terms.starts_within_ms,
+    };
+    starts.saturating_add(ctx.config.first_token_timeout_ms)
 }
 
 impl Leg {

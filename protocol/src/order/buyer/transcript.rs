@@ -21,6 +21,8 @@ use crate::work::Job;
 /// Evidence of one order that is kept beside its receipt. Bytes; a longest answer in ordinary
 /// words with its invoices is below. A receipt of [`limits::MAX_INVOICES`] payments fits as well.
 const MAX_EVIDENCE_BYTES: usize = limits::MAX_AUDIT_FRAME_BYTES - (256 << 10);
+// A signed order and its terms always fit.
+const _: () = assert!(2 * limits::MAX_ORDER_FRAME_BYTES < MAX_EVIDENCE_BYTES);
 /// What a token or a signature takes beside its text or bytes, at most.
 const FIXED_BYTES: usize = 72;
 
