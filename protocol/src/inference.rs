@@ -1,6 +1,6 @@
 //! The inference machine: buys and sells answers, token by token.
 //!
-//! Owns every purchase ([`crate::purchase`]) and every order ([`crate::order`]), admits or
+//! Owns every purchase (`purchase`) and every order ([`crate::order`]), admits or
 //! refuses strangers' orders, keeps the queue, and turns credit into allowances
 //! for the engine. Never sees a preimage before Payment does and never moves
 //! money: it asks Payment, which may refuse.

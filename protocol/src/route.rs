@@ -4,7 +4,7 @@
 //! sibling and the input. The actix driver and the simulator both call it, so
 //! the simulator tests the system that runs.
 //!
-//! [`machines!`] is the list of machines. What there is of each of them comes from it: here
+//! `machines!` is the list of machines. What there is of each of them comes from it: here
 //! [`Actor`], [`Delivery`] and [`Configs`]; lanes in the simulator; mailboxes, actors and their
 //! start and end in the driver.
 
