@@ -22,7 +22,7 @@ use protocol::route::{Actor, Common, Configs, Delivery, Routed, SharedEffect};
 use protocol::time::{Now, Tick, WallTime};
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{HostLimits, Manifest, PaymentMode, Role, lightning_statement};
-use protocol::{discovery, inference, message, payment, reputation, validator};
+use protocol::{message, payment};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The network of the simulated world.
@@ -107,7 +107,7 @@ macro_rules! define {
 
         /// The machines of a node.
         pub struct Machines {
-            $($(#[$doc])* pub $module: $module::$machine,)*
+            $($(#[$doc])* pub $module: protocol::$module::$machine,)*
         }
 
         impl Machines {
