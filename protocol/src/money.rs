@@ -151,6 +151,12 @@ impl Prices {
     pub fn cost_or_max(&self, counts: &Counts) -> Msat {
         self.cost(counts).unwrap_or(Msat(u64::MAX))
     }
+
+    /// Returns the cost of `counts` with one unit of output more, clamped like the above.
+    pub fn cost_with_next(&self, counts: &Counts, meter: Meter) -> Msat {
+        let units = counts.delivered().saturating_add(1);
+        self.cost_or_max(&counts.with_delivered(meter, units))
+    }
 }
 
 /// Running totals of an order.

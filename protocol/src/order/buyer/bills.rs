@@ -247,10 +247,9 @@ impl Bills {
     ) -> Result<(), String> {
         // The last one is the exact remainder; a smaller step would buy the host more fees.
         // Where a window is just one step, output stands less than one unit short of it.
-        let unit = terms
-            .prices
-            .cost_or_max(&terms.input.with_delivered(ordered.job.meter(), 1));
-        let unit = unit.saturating_sub(terms.prices.cost_or_max(&terms.input));
+        let prices = &terms.prices;
+        let first = prices.cost_with_next(&terms.input, ordered.job.meter());
+        let unit = first.saturating_sub(prices.cost_or_max(&terms.input));
         let rounding = unit.saturating_add(ordered.grain);
         let ended = transcript.finish.is_some();
         if ordered.mode != PaymentMode::Metered && !ended {

@@ -149,8 +149,7 @@ fn check_steps(ordered: &Ordered<'_>, terms: &Terms) -> Result<(), Breach> {
         );
     }
     // Otherwise the order could end before its first unit, and be true to its cap.
-    let unit = terms.input.with_delivered(job.meter(), 1);
-    let least = terms.prices.cost_or_max(&unit);
+    let least = terms.prices.cost_with_next(&terms.input, job.meter());
     if least.saturating_add(terms.carried_debt) > ordered.max_cost {
         return wrong(
             OffenceKind::TermsNotAsListed,

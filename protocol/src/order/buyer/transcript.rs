@@ -8,7 +8,7 @@ use super::{Ask, End, Leg, Stop};
 use crate::ids::Digest;
 use crate::limits;
 use crate::message::inference::BuyerEvent;
-use crate::money::{Counts, Meter, Msat};
+use crate::money::{Counts, Meter};
 use crate::offence::OffenceKind;
 use crate::order::breach::Breach;
 use crate::order::context::Ctx;
@@ -197,8 +197,7 @@ fn check_finish(
     let (said, truth) = match finish {
         Finish::Stopped => ("stopped", stopped),
         Finish::Budget => {
-            let more = totals.with_delivered(job.meter(), totals.delivered() + 1);
-            let cost: Msat = terms.prices.cost_or_max(&more);
+            let cost = terms.prices.cost_with_next(totals, job.meter());
             let cost = cost.saturating_add(terms.carried_debt);
             ("out of budget", cost > ordered.max_cost)
         }

@@ -145,9 +145,8 @@ fn ending(case: &Case<'_>, receipt: &Receipt) -> Result<(), Trouble> {
 /// One unit more would cost more than the cap, with the debt that the order took up.
 fn is_spent(case: &Case<'_>, receipt: &Receipt) -> bool {
     let order = &case.order.body;
-    let units = receipt.counts.delivered().saturating_add(1);
-    let more = receipt.counts.with_delivered(order.job.meter(), units);
-    let cost = receipt.prices.cost_or_max(&more);
+    let meter = order.job.meter();
+    let cost = receipt.prices.cost_with_next(&receipt.counts, meter);
     cost.saturating_add(case.terms.body.carried_debt) > order.max_cost
 }
 
