@@ -57,6 +57,21 @@ impl Rig {
         without_persist(effects)
     }
 
+    /// Asks for invoice `seq` of order `n`; the id is that of the question to the wallet.
+    fn ask_invoice(&mut self, n: u64, seq: u32, msat: u64) -> EffectId {
+        let effects = self.give(Input::MakeInvoice {
+            order: order(n),
+            seq,
+            msat: Msat(msat),
+            description_hash: [0; 32],
+            expiry_s: 600,
+        });
+        let [Effect::CreateInvoice { id, .. }] = effects[..] else {
+            panic!("no invoice asked for: {effects:?}")
+        };
+        id
+    }
+
     fn turn(&mut self, input: Option<Input>) -> Vec<Effect> {
         let mut out = Outbox::default();
         match input {

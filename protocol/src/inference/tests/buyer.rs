@@ -220,6 +220,15 @@ impl Buyer {
         terms
     }
 
+    /// Terms that carry a debt of 500, with the entry that this makes.
+    fn terms_with_debt(&self) -> Terms {
+        let terms = Terms {
+            carried_debt: Msat(500),
+            ..self.terms()
+        };
+        self.with_entry(terms, 2_300)
+    }
+
     fn hears_offer(&mut self, terms: &Terms) {
         let terms = self.seal(terms);
         self.offered = Some(terms.digest());

@@ -82,7 +82,7 @@ impl Leaver {
         let msat = msat.max(least);
         let h = self.next;
         self.next += 1;
-        let id = ask(&mut self.rig, n, h, msat);
+        let id = self.rig.ask_invoice(n, u32::try_from(h).unwrap(), msat);
         let result = Ok((format!("lnbcrt-{h}"), hash(h)));
         self.rig.give(Input::InvoiceCreated { id, result });
         self.rig.pass(if late { 30_001 } else { 50 });
@@ -123,7 +123,7 @@ impl Leaver {
             ms -= step;
             self.rig.pass(step);
             for n in self.open.keys() {
-                let id = ask(&mut self.rig, *n, 0, 1);
+                let id = self.rig.ask_invoice(*n, 0, 1);
                 let result = Err("not now".to_owned());
                 self.rig.give(Input::InvoiceCreated { id, result });
             }
@@ -134,20 +134,6 @@ impl Leaver {
         let count = self.open.len();
         (count > 0).then(|| *self.open.keys().nth(usize::from(a) % count).unwrap())
     }
-}
-
-fn ask(rig: &mut Rig, n: u64, seq: u64, msat: u64) -> EffectId {
-    let effects = rig.give(Input::MakeInvoice {
-        order: order(n),
-        seq: u32::try_from(seq).unwrap(),
-        msat: Msat(msat),
-        description_hash: [0; 32],
-        expiry_s: 600,
-    });
-    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
-        panic!("no invoice asked for: {effects:?}")
-    };
-    id
 }
 
 proptest! {

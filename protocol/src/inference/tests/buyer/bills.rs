@@ -346,12 +346,7 @@ fn a_debt_is_taken_up_by_the_order_that_was_asked_to_pay_it() {
 fn a_debt_that_our_books_do_not_know_is_not_taken_up() {
     for (code, carried) in [(Code::DebtDisputed, 0), (Code::PaymentFailed, 500)] {
         let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
-        let carried_debt = Msat(500);
-        let terms = Terms {
-            carried_debt,
-            ..buyer.terms()
-        };
-        let terms = buyer.with_entry(terms, 2_300);
+        let terms = buyer.terms_with_debt();
         buyer.hears_offer(&terms);
         assert_eq!(buyer.payments(), 1);
         buyer.is_not_settled(buyer.id(), code);

@@ -104,12 +104,7 @@ fn an_entry_payment_above_input_and_one_step_is_not_paid() {
     }
     // A carried debt is added to it.
     let mut buyer = Buyer::new(&[1, 3], PaymentMode::Metered);
-    let carried_debt = Msat(500);
-    let terms = Terms {
-        carried_debt,
-        ..buyer.terms()
-    };
-    let terms = buyer.with_entry(terms, 2_300);
+    let terms = buyer.terms_with_debt();
     buyer.hears_offer(&terms);
     assert_eq!(buyer.payments(), 1);
     // Before the acceptance nothing in its invoice convicts either.

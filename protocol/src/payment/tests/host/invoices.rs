@@ -32,16 +32,7 @@ fn money_for_no_invoice_is_written_before_it_is_acknowledged() {
 #[test]
 fn an_invoice_that_cannot_be_made_is_said_so_and_a_late_one_is_dropped() {
     let mut rig = Rig::new(Config::default());
-    let effects = rig.give(Input::MakeInvoice {
-        order: order(1),
-        seq: 0,
-        msat: Msat(1_000),
-        description_hash: [0; 32],
-        expiry_s: 600,
-    });
-    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
-        panic!("no invoice asked for: {effects:?}")
-    };
+    let id = rig.ask_invoice(1, 0, 1_000);
     let effects = rig.wait(30_000);
     assert!(matches!(
         &effects[..],
@@ -293,16 +284,7 @@ fn a_hash_that_the_wallet_gives_out_twice_is_not_taken_for_a_new_invoice() {
     let mut rig = Rig::new(Config::default());
     open(&mut rig, 1, 5);
     make(&mut rig, 1, 0, 1, 1_000);
-    let effects = rig.give(Input::MakeInvoice {
-        order: order(1),
-        seq: 1,
-        msat: Msat(1_000),
-        description_hash: [0; 32],
-        expiry_s: 600,
-    });
-    let [Effect::CreateInvoice { id, .. }] = effects[..] else {
-        panic!("no invoice asked for: {effects:?}")
-    };
+    let id = rig.ask_invoice(1, 1, 1_000);
     let result = Ok(("lnbcrt-1".to_owned(), hash(1)));
     let effects = rig.give(Input::InvoiceCreated { id, result });
     assert!(matches!(
