@@ -16,7 +16,7 @@ mod turns;
 mod users;
 mod wire;
 
-pub(crate) use faults::{resign, resign_with};
+pub(crate) use faults::resign;
 pub(crate) use turns::Via;
 
 use crate::adversary::{Adversary, Choice, Hand, Strategy};

@@ -31,9 +31,7 @@ impl Adversary for LyingValidator {
                     detail: "another token".to_owned(),
                 };
             };
-            if let Some(lied) = resign(hand.own(), signed, lie) {
-                *signed = lied;
-            }
+            resign(&hand.own().crypto(), signed, lie);
         }
         vec![effect]
     }

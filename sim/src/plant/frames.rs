@@ -2,7 +2,7 @@
 
 use super::{Memory, Plant};
 use crate::crypto::SimCrypto;
-use crate::world::resign_with;
+use crate::world::resign;
 use protocol::ids::Digest;
 use protocol::message::inference::BuyerEvent;
 use protocol::wire::order::{Frame, Invoice, Receipt};
@@ -21,7 +21,7 @@ pub(super) fn altered(
 ) -> Option<Frame> {
     memory.count += 1;
     match frame {
-        Frame::Receipt(signed) => {
+        Frame::Receipt(mut signed) => {
             let wrong = |receipt: &mut Receipt| match plant {
                 Plant::ReceiptCost => receipt.cost.0 += 1,
                 Plant::ReceiptHead => receipt.head = NO_HEAD,
@@ -30,15 +30,13 @@ pub(super) fn altered(
                 }
                 _ => {}
             };
-            Some(Frame::Receipt(
-                resign_with(crypto, &signed, wrong).unwrap_or(signed),
-            ))
+            resign(crypto, &mut signed, wrong);
+            Some(Frame::Receipt(signed))
         }
-        Frame::Invoice(signed) if plant == Plant::InvoiceHead => {
+        Frame::Invoice(mut signed) if plant == Plant::InvoiceHead => {
             let wrong = |invoice: &mut Invoice| invoice.head = NO_HEAD;
-            Some(Frame::Invoice(
-                resign_with(crypto, &signed, wrong).unwrap_or(signed),
-            ))
+            resign(crypto, &mut signed, wrong);
+            Some(Frame::Invoice(signed))
         }
         Frame::Chunk(_) if plant == Plant::ChunkLost && memory.count.is_multiple_of(LOST) => None,
         Frame::Chunk(mut chunk) if plant == Plant::TokenAltered => {

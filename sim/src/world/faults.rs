@@ -14,7 +14,6 @@ use protocol::ids::{RequestId, StreamId};
 use protocol::message::discovery::Input as ListInput;
 use protocol::message::inference::{Effect, Input as OrderInput};
 use protocol::message::sibling::Message;
-use protocol::money::Msat;
 use protocol::route::{Actor, Delivery};
 use protocol::wire::envelope::{Body, Signed};
 use protocol::wire::order::{Frame, Invoice, Terms};
@@ -308,149 +307,82 @@ impl World {
 }
 
 /// What a dishonest host signs in place of what its machine meant.
-pub(super) fn apply_peer_fault(node: &Node, effects: Vec<AnyEffect>) -> Vec<AnyEffect> {
-    match node.participant.peer_fault {
-        PeerFault::DoublesInvoices => effects
-            .into_iter()
-            .map(|effect| double_invoices(node, effect))
-            .collect(),
-        PeerFault::RaisesPrices => effects
-            .into_iter()
-            .map(|effect| raise_prices(node, effect))
-            .collect(),
-        PeerFault::InventsDebt => effects
-            .into_iter()
-            .map(|effect| invent_debt(node, effect))
-            .collect(),
-        _ => effects,
+pub(super) fn apply_peer_fault(node: &Node, effects: &mut [AnyEffect]) {
+    let alter: fn(&Node, &mut Effect) = match node.participant.peer_fault {
+        PeerFault::DoublesInvoices => double_invoices,
+        PeerFault::RaisesPrices => raise_prices,
+        PeerFault::InventsDebt => invent_debt,
+        _ => return,
+    };
+    for effect in effects {
+        if let AnyEffect::Inference(effect) = effect {
+            alter(node, effect);
+        }
     }
 }
 
-/// Signs an altered body again.
+/// Signs the altered body anew; what `crypto` did not sign stays.
 pub(crate) fn resign<T: Body>(
-    node: &Node,
-    signed: &Signed,
-    change: impl FnOnce(&mut T),
-) -> Option<Signed> {
-    resign_with(&node.crypto(), signed, change)
-}
-
-/// Signs an altered body again with a signer.
-pub(crate) fn resign_with<T: Body>(
     crypto: &SimCrypto,
-    signed: &Signed,
+    signed: &mut Signed,
     change: impl FnOnce(&mut T),
-) -> Option<Signed> {
-    let mut opened = signed
-        .open_public::<T>(crypto as &dyn Crypto, NETWORK)
-        .ok()?;
+) {
+    let Ok(mut opened) = signed.open_public::<T>(crypto as &dyn Crypto, NETWORK) else {
+        return;
+    };
     change(&mut opened.body);
     let envelope = opened.envelope;
-    Some(Signed::seal(
+    *signed = Signed::seal(
         crypto,
         NETWORK,
         envelope.to,
         envelope.time,
         envelope.nonce,
         &opened.body,
-    ))
+    );
 }
 
-fn double_invoices(node: &Node, effect: AnyEffect) -> AnyEffect {
+fn double_invoices(node: &Node, effect: &mut Effect) {
     match effect {
-        AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
-            order,
-            seq,
-            msat,
-            description_hash,
-            expiry_s,
-        })) if seq > 0 => {
-            let msat = Msat(msat.0 * 2);
-            AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
-                order,
-                seq,
-                msat,
-                description_hash,
-                expiry_s,
-            }))
+        Effect::Tell(Message::MakeInvoice { seq, msat, .. }) if *seq > 0 => msat.0 *= 2,
+        Effect::Send { frame, .. } => {
+            if let Frame::Invoice(signed) = frame.as_mut() {
+                resign(&node.crypto(), signed, |invoice: &mut Invoice| {
+                    invoice.invoiced.0 += invoice.msat.0;
+                    invoice.msat.0 *= 2;
+                });
+            }
         }
-        AnyEffect::Inference(Effect::Send { stream, frame }) => {
-            let frame = match *frame {
-                Frame::Invoice(signed) => {
-                    let twice = |invoice: &mut Invoice| {
-                        invoice.invoiced = Msat(invoice.invoiced.0 + invoice.msat.0);
-                        invoice.msat = Msat(invoice.msat.0 * 2);
-                    };
-                    Frame::Invoice(resign(node, &signed, twice).unwrap_or(signed))
-                }
-                frame => frame,
-            };
-            AnyEffect::Inference(Effect::Send {
-                stream,
-                frame: Box::new(frame),
-            })
-        }
-        other => other,
+        _ => {}
     }
 }
 
-fn raise_prices(node: &Node, effect: AnyEffect) -> AnyEffect {
-    match effect {
-        AnyEffect::Inference(Effect::Send { stream, frame }) => {
-            let frame = match *frame {
-                Frame::Terms(signed) => {
-                    let dearer = |terms: &mut Terms| {
-                        for price in &mut terms.prices.0 {
-                            price.msat_per_million *= 2;
-                        }
-                    };
-                    Frame::Terms(resign(node, &signed, dearer).unwrap_or(signed))
-                }
-                frame => frame,
-            };
-            AnyEffect::Inference(Effect::Send {
-                stream,
-                frame: Box::new(frame),
-            })
-        }
-        other => other,
+fn raise_prices(node: &Node, effect: &mut Effect) {
+    if let Effect::Send { frame, .. } = effect
+        && let Frame::Terms(signed) = frame.as_mut()
+    {
+        resign(&node.crypto(), signed, |terms: &mut Terms| {
+            for price in &mut terms.prices.0 {
+                price.msat_per_million *= 2;
+            }
+        });
     }
 }
 
 /// One step of debt more than there is, in the entry payment and in the terms that explain it.
-fn invent_debt(node: &Node, effect: AnyEffect) -> AnyEffect {
+fn invent_debt(node: &Node, effect: &mut Effect) {
     match effect {
-        AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
-            order,
-            seq: 0,
-            msat,
-            description_hash,
-            expiry_s,
-        })) => AnyEffect::Inference(Effect::Tell(Message::MakeInvoice {
-            order,
-            seq: 0,
-            msat: Msat(msat.0 + QUANTUM),
-            description_hash,
-            expiry_s,
-        })),
-        AnyEffect::Inference(Effect::Send { stream, frame }) => {
-            let frame = match *frame {
-                Frame::Terms(signed) => {
-                    let indebted = |terms: &mut Terms| {
-                        if let Some(entry) = &mut terms.entry {
-                            entry.msat.0 += QUANTUM;
-                            terms.carried_debt.0 += QUANTUM;
-                        }
-                    };
-                    Frame::Terms(resign(node, &signed, indebted).unwrap_or(signed))
-                }
-                frame => frame,
-            };
-            AnyEffect::Inference(Effect::Send {
-                stream,
-                frame: Box::new(frame),
-            })
+        Effect::Tell(Message::MakeInvoice { seq: 0, msat, .. }) => msat.0 += QUANTUM,
+        Effect::Send { frame, .. } => {
+            if let Frame::Terms(signed) = frame.as_mut() {
+                resign(&node.crypto(), signed, |terms: &mut Terms| {
+                    if let Some(entry) = &mut terms.entry {
+                        entry.msat.0 += QUANTUM;
+                        terms.carried_debt.0 += QUANTUM;
+                    }
+                });
+            }
         }
-        other => other,
+        _ => {}
     }
 }

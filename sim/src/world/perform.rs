@@ -263,18 +263,9 @@ impl World {
                 if let Some(purchase) = self.purchases.get_mut(&(node, request)) {
                     purchase.host = Some(candidate.host);
                 }
-                let (at, epoch) = (self.now + self.dice.ms(500, 5_000), self.nodes[node].epoch);
+                let at = self.now + self.dice.ms(500, 5_000);
                 // Harmless where no consent was asked for.
-                let action = UserAction::Confirm;
-                self.queue.push(
-                    at,
-                    Event::React {
-                        node,
-                        epoch,
-                        request,
-                        action,
-                    },
-                );
+                self.schedule_reaction(at, node, request, UserAction::Confirm);
             }
             BuyerEvent::Accepted { order, .. } => {
                 if let Some(purchase) = self.purchases.get_mut(&(node, request)) {

@@ -196,14 +196,14 @@ impl World {
         let plant = self.options.plant;
         let one = &mut self.nodes[node];
         let wall = one.now(self.now).wall;
-        let effects = match plant {
+        let mut effects = match plant {
             None => effects,
             Some(plant) => {
                 let crypto = one.crypto();
                 crate::plant::effects(plant, &mut one.bug, &crypto, effects)
             }
         };
-        let effects = crate::world::faults::apply_peer_fault(&self.nodes[node], effects);
+        crate::world::faults::apply_peer_fault(&self.nodes[node], &mut effects);
         let effects = match self.nodes[node].adversary.take() {
             None => effects,
             Some(mut adversary) => {

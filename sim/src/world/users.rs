@@ -77,17 +77,27 @@ impl World {
             } else {
                 UserAction::Cancel
             };
-            let (at, epoch) = (self.now + self.dice.ms(200, 20_000), self.nodes[node].epoch);
-            self.queue.push(
-                at,
-                Event::React {
-                    node,
-                    epoch,
-                    request,
-                    action,
-                },
-            );
+            let at = self.now + self.dice.ms(200, 20_000);
+            self.schedule_reaction(at, node, request, action);
         }
+    }
+
+    /// The user does something about a purchase then, unless its node was started anew.
+    pub(super) fn schedule_reaction(
+        &mut self,
+        at: u64,
+        node: NodeIx,
+        request: RequestId,
+        action: UserAction,
+    ) {
+        let epoch = self.nodes[node].epoch;
+        let event = Event::React {
+            node,
+            epoch,
+            request,
+            action,
+        };
+        self.queue.push(at, event);
     }
 
     pub(super) fn react(
