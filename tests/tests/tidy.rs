@@ -141,6 +141,13 @@ fn names(line: &str, word: &str) -> bool {
     })
 }
 
+/// A path of the repository, as it is written in messages.
+fn shown(path: &Path) -> String {
+    let root = root();
+    let inside = path.strip_prefix(&root).unwrap_or(path);
+    inside.display().to_string()
+}
+
 /// Every place under `folders` where code names one of `words`.
 fn uses(folders: &[&str], words: &[&str]) -> Vec<String> {
     let root = root();
@@ -153,11 +160,7 @@ fn uses(folders: &[&str], words: &[&str]) -> Vec<String> {
             {
                 continue;
             }
-            let shown = path
-                .strip_prefix(&root)
-                .unwrap_or(&path)
-                .display()
-                .to_string();
+            let shown = shown(&path);
             for (number, line) in code_lines(&path) {
                 let hits = words.iter().filter(|word| names(&line, word));
                 found.extend(hits.map(|word| format!("{shown}:{number}: {word}")));

@@ -1,8 +1,8 @@
 //! What `CONTRIBUTING.md` promises of how sources are written, and a test can count.
 
-use super::{code_lines, files, nothing, root};
+use super::{code_lines, files, nothing, root, shown};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Longest source. Lines.
 const SOURCE_LINES_MAX: usize = 700;
@@ -10,14 +10,6 @@ const SOURCE_LINES_MAX: usize = 700;
 const FUNCTION_LINES: usize = 70;
 /// Long functions outside of tests. May only fall.
 const LONG_FUNCTIONS_MAX: usize = 27;
-
-fn shown(path: &Path) -> String {
-    let root = root();
-    path.strip_prefix(&root)
-        .unwrap_or(path)
-        .display()
-        .to_string()
-}
 
 /// Sources of this workspace, without the patched copy of a foreign crate.
 fn sources() -> Vec<PathBuf> {
