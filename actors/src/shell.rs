@@ -82,10 +82,44 @@ pub struct Parts {
     pub withdrawal: Withdrawal,
 }
 
+/// What carries out the effects of one machine. The rest of its [`Ports`] is [`ActorPorts`].
+pub trait Perform<M: Routed>: Unpin + Send + 'static {
+    /// Carries out one effect.
+    fn perform(&mut self, effect: M::Effect) -> Performed;
+
+    /// What it shares with the other actors.
+    fn shared(&self) -> &Shared;
+
+    /// The node must stop: ends what would wait for this actor.
+    fn abort(&mut self) {}
+}
+
+/// The ports of an actor: what every machine of a node has in common, around what one has alone.
+pub struct ActorPorts<P>(pub P);
+
+impl<M: Routed, P: Perform<M>> Ports<M> for ActorPorts<P> {
+    fn perform(&mut self, effect: M::Effect) -> Performed {
+        self.0.perform(effect)
+    }
+
+    fn fatal(&mut self, fatal: Fatal) {
+        self.0.abort();
+        self.0.shared().stop(fatal);
+    }
+
+    fn join(earlier: &mut M::Effect, next: M::Effect) -> Option<M::Effect> {
+        join_writes(earlier, next)
+    }
+
+    fn room(&self) -> Option<&Room> {
+        Some(self.0.shared().room(M::ACTOR))
+    }
+}
+
 /// A machine with the ports that carry out its effects.
 pub trait Carried: Routed {
     /// The ports.
-    type Ports: Ports<Self> + Send;
+    type Ports: Perform<Self>;
 
     /// Makes the ports.
     fn ports(parts: &Parts) -> Self::Ports;
@@ -105,7 +139,7 @@ impl SiblingPorts {
     }
 }
 
-impl<M: Routed> Ports<M> for SiblingPorts {
+impl<M: Routed> Perform<M> for SiblingPorts {
     fn perform(&mut self, effect: M::Effect) -> Performed {
         match effect.into_common() {
             Ok(Common::Persist(records)) => self.shared.persist(records),
@@ -117,16 +151,8 @@ impl<M: Routed> Ports<M> for SiblingPorts {
         }
     }
 
-    fn fatal(&mut self, fatal: Fatal) {
-        self.shared.stop(fatal);
-    }
-
-    fn join(earlier: &mut M::Effect, next: M::Effect) -> Option<M::Effect> {
-        join_writes(earlier, next)
-    }
-
-    fn room(&self) -> Option<&Room> {
-        Some(self.shared.room(M::ACTOR))
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 

@@ -9,7 +9,7 @@ use crate::clock::SystemClock;
 use crate::driver::{Begin, Deliver, Driver, Flush, Halt};
 use crate::keys::NodeKeys;
 use crate::ports::storage::Storage;
-use crate::shell::{Addresses, Carried, Parts};
+use crate::shell::{ActorPorts, Addresses, Carried, Parts};
 use actix::{Actor, Addr, Arbiter, Recipient};
 use protocol::crypto::{DerivedOrderKeys, Secp};
 use protocol::machine::Secrets;
@@ -78,7 +78,7 @@ macro_rules! define {
                 Actors {
                     $($module: {
                         let (machine, ports) = self.$module;
-                        on_arbiter(Driver::new(machine, ports, clock))
+                        on_arbiter(Driver::new(machine, ActorPorts(ports), clock))
                     },)*
                 }
             }
@@ -88,7 +88,7 @@ macro_rules! define {
         pub struct Actors {
             $($(#[$doc])* pub $module: Addr<Driver<
                 protocol::$module::$machine,
-                <protocol::$module::$machine as Carried>::Ports,
+                ActorPorts<<protocol::$module::$machine as Carried>::Ports>,
             >>,)*
         }
 

@@ -13,8 +13,8 @@
 //! Decides nothing about hosts: which are listed and ranked is [`protocol::discovery`]'s.
 
 use super::ask::Asks;
-use super::{Carried, Parts, Shared, join_writes};
-use crate::driver::{Driver, Fatal, Performed, Ports, Room};
+use super::{ActorPorts, Carried, Parts, Perform, Shared};
+use crate::driver::{Driver, Performed};
 use crate::ports::network::{
     self, GossipMessage, Judgement, Multiaddr, NetworkEvent, NetworkHandle, PeerId, Protocol,
     Status,
@@ -30,7 +30,6 @@ use protocol::discovery::Discovery;
 use protocol::ids::{EffectId, ModelDigest, NodeKey};
 use protocol::limits::{ENVELOPE_WINDOW_MS, LISTING_POW_MINED_BITS, LISTING_POW_REQUIRED_BITS};
 use protocol::message::discovery::{Effect, HostRow, Input, Pulse, SelfTestError};
-use protocol::route::Routed;
 use protocol::wire::envelope::Network;
 use protocol::wire::manifest::{Manifest, Role};
 use std::collections::VecDeque;
@@ -41,7 +40,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// The actor.
-pub type DiscoveryActor = Driver<Discovery, DiscoveryPorts>;
+pub type DiscoveryActor = Driver<Discovery, ActorPorts<DiscoveryPorts>>;
 
 /// Longest exchange in a self-test.
 const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -162,7 +161,7 @@ impl Carried for Discovery {
     }
 }
 
-impl Ports<Discovery> for DiscoveryPorts {
+impl Perform<Discovery> for DiscoveryPorts {
     fn perform(&mut self, effect: Effect) -> Performed {
         match effect {
             Effect::Persist(records) => return self.shared.persist(records),
@@ -201,16 +200,8 @@ impl Ports<Discovery> for DiscoveryPorts {
         Performed::Done
     }
 
-    fn fatal(&mut self, fatal: Fatal) {
-        self.shared.stop(fatal);
-    }
-
-    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
-        join_writes(earlier, next)
-    }
-
-    fn room(&self) -> Option<&Room> {
-        Some(self.shared.room(Discovery::ACTOR))
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 

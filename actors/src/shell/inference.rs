@@ -15,8 +15,8 @@
 
 use super::streams::{Arrival, Reader, Streams};
 use super::turns::Turns;
-use super::{Carried, Parts, Shared, join_writes};
-use crate::driver::{Driver, Fatal, Performed, Ports, Room};
+use super::{ActorPorts, Carried, Parts, Perform, Shared};
+use crate::driver::{Driver, Performed};
 use crate::ports::blob::Vocabularies;
 use crate::ports::compute::{Compute, Output, owner_of};
 use crate::ports::network::{
@@ -27,7 +27,6 @@ use protocol::ids::{AddressTag, EffectId, OrderId, RequestId, StreamId};
 use protocol::inference::Inference;
 use protocol::message::inference::{BuyerEvent, Effect, Input, InputCount, PromptFacts};
 use protocol::refusal::{Code, Refusal};
-use protocol::route::Routed;
 use protocol::wire::order::Frame;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +34,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// The actor.
-pub type InferenceActor = Driver<Inference, InferencePorts>;
+pub type InferenceActor = Driver<Inference, ActorPorts<InferencePorts>>;
 
 /// Longest dial. The machine gives up earlier; this ends the task.
 const DIAL: Duration = Duration::from_secs(25);
@@ -86,7 +85,7 @@ impl Carried for Inference {
     }
 }
 
-impl Ports<Inference> for InferencePorts {
+impl Perform<Inference> for InferencePorts {
     fn perform(&mut self, effect: Effect) -> Performed {
         match effect {
             Effect::Persist(records) => return self.shared.persist(records),
@@ -170,19 +169,14 @@ impl Ports<Inference> for InferencePorts {
         Performed::Done
     }
 
-    fn fatal(&mut self, fatal: Fatal) {
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn abort(&mut self) {
         self.compute.cancel_all();
         // Whoever waits for a purchase learns that nothing more comes.
         self.clients.lock().clear();
-        self.shared.stop(fatal);
-    }
-
-    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
-        join_writes(earlier, next)
-    }
-
-    fn room(&self) -> Option<&Room> {
-        Some(self.shared.room(Inference::ACTOR))
     }
 }
 

@@ -13,8 +13,8 @@
 //! Decides nothing about money: caps, credit windows and retries are those of [`protocol::payment`].
 
 use super::ask::Asks;
-use super::{Carried, Parts, Shared, join_writes};
-use crate::driver::{Driver, Fatal, Performed, Ports, Room};
+use super::{ActorPorts, Carried, Parts, Perform, Shared};
+use crate::driver::{Driver, Fatal, Performed};
 use crate::ports::wallet::{
     EventId, Incoming, Outgoing, PayOutcome as WalletOutcome, Payment as Pay, Wallet, WalletError,
     WalletEvent,
@@ -24,11 +24,10 @@ use protocol::ids::PaymentHash;
 use protocol::message::payment::{Effect, Input, LookupOutcome, PayOutcome, Report, Side};
 use protocol::money::Msat;
 use protocol::payment::Payment;
-use protocol::route::Routed;
 use std::sync::Arc;
 
 /// The actor.
-pub type PaymentActor = Driver<Payment, PaymentPorts>;
+pub type PaymentActor = Driver<Payment, ActorPorts<PaymentPorts>>;
 
 /// What to do about a disk that takes nothing.
 const FREE_SPACE: &str =
@@ -56,7 +55,7 @@ impl Carried for Payment {
     }
 }
 
-impl Ports<Payment> for PaymentPorts {
+impl Perform<Payment> for PaymentPorts {
     fn perform(&mut self, effect: Effect) -> Performed {
         match effect {
             Effect::Persist(records) => return self.shared.persist(records),
@@ -139,16 +138,8 @@ impl Ports<Payment> for PaymentPorts {
         Performed::Done
     }
 
-    fn fatal(&mut self, fatal: Fatal) {
-        self.shared.stop(fatal);
-    }
-
-    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
-        join_writes(earlier, next)
-    }
-
-    fn room(&self) -> Option<&Room> {
-        Some(self.shared.room(Payment::ACTOR))
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 

@@ -3,7 +3,6 @@
 use super::discovery::{OwnAddresses, follow_relays, judge};
 use super::inference::{Counts, InferencePorts};
 use super::*;
-use crate::driver::Ports;
 use crate::node::streams::{Acceptors, attend_swarm};
 use crate::ports::blob::{Blobs, Vocabularies};
 use crate::ports::compute::Output;

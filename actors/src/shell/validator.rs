@@ -19,8 +19,8 @@ pub use replays::Replays;
 
 use super::ask::Asks;
 use super::streams::{Arrival, Streams};
-use super::{Carried, Parts, Shared, join_writes};
-use crate::driver::{Driver, Fatal, Performed, Ports, Room};
+use super::{ActorPorts, Carried, Parts, Perform, Shared};
+use crate::driver::{Driver, Performed};
 use crate::ports::compute::{CancelFlag, Compute};
 use crate::ports::network::{FramedStream, NetworkHandle, Protocol};
 use protocol::codec;
@@ -28,7 +28,6 @@ use protocol::ids::OrderId;
 use protocol::limits::MAX_AUDIT_FRAME_BYTES;
 use protocol::message::validator::{Effect, Input, Unrepeatable};
 use protocol::refusal::{Code, Refusal};
-use protocol::route::Routed;
 use protocol::validator::Validator;
 use protocol::wire::bundle::{AuditFrame, Bundle, Verdict};
 use protocol::wire::envelope::Signed;
@@ -36,7 +35,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 /// The actor.
-pub type ValidatorActor = Driver<Validator, ValidatorPorts>;
+pub type ValidatorActor = Driver<Validator, ActorPorts<ValidatorPorts>>;
 
 /// Longest wait for another validator's verdict: it has a queue and an engine of its own.
 const VERDICT: Duration = Duration::from_secs(120);
@@ -95,7 +94,7 @@ impl Carried for Validator {
     }
 }
 
-impl Ports<Validator> for ValidatorPorts {
+impl Perform<Validator> for ValidatorPorts {
     fn perform(&mut self, effect: Effect) -> Performed {
         match effect {
             Effect::Persist(records) => return self.shared.persist(records),
@@ -155,16 +154,8 @@ impl Ports<Validator> for ValidatorPorts {
         Performed::Done
     }
 
-    fn fatal(&mut self, fatal: Fatal) {
-        self.shared.stop(fatal);
-    }
-
-    fn join(earlier: &mut Effect, next: Effect) -> Option<Effect> {
-        join_writes(earlier, next)
-    }
-
-    fn room(&self) -> Option<&Room> {
-        Some(self.shared.room(Validator::ACTOR))
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 
