@@ -20,10 +20,8 @@ use crate::ports::network::NetworkHandle;
 use crate::ports::relay::{RelayHandle, RelayStatus};
 use crate::ports::storage::Storage;
 use crate::ports::wallet::Wallet;
-use crate::shell::Shared;
-use crate::shell::ask::Asks;
-use crate::shell::discovery::Withdrawal;
-use crate::shell::inference::{CLIENT_QUEUE, Clients};
+use crate::shell::Parts;
+use crate::shell::inference::CLIENT_QUEUE;
 use crate::shell::validator::VerdictNote;
 use machines::Actors;
 use offers::Offers;
@@ -56,23 +54,10 @@ pub struct Node {
 struct Inner {
     key: NodeKey,
     roles: Vec<Role>,
-    network: Network,
-    shared: Shared,
+    parts: Parts,
     actors: Actors,
     offers: Arc<Offers>,
-    withdrawal: Withdrawal,
     draining: AtomicBool,
-    compute: Compute,
-    vocabularies: Vocabularies,
-    wallet: Arc<dyn Wallet>,
-    serving: Option<NetworkHandle>,
-    dialer: NetworkHandle,
-    relays: Option<RelayHandle>,
-    clients: Clients,
-    reports: Asks<Report>,
-    lists: Asks<Vec<HostRow>>,
-    judgements: Asks<Verdict>,
-    notes: broadcast::Sender<VerdictNote>,
     next: AtomicU64,
     system: parking_lot::Mutex<Option<SystemThread>>,
 }
@@ -99,7 +84,7 @@ impl Node {
 
     /// The network that money moves on.
     pub fn network(&self) -> Network {
-        self.inner.network
+        self.inner.parts.network
     }
 
     /// Roles enabled.
@@ -109,34 +94,35 @@ impl Node {
 
     /// Where it can be reached; empty for a pure client.
     pub fn addresses(&self) -> Vec<String> {
-        let serving = self.inner.serving.iter();
+        let serving = self.inner.parts.serving.iter();
         let listening = serving.flat_map(NetworkHandle::local_addresses);
         listening.map(|address| address.to_string()).collect()
     }
 
     /// The wallet.
     pub fn wallet(&self) -> &Arc<dyn Wallet> {
-        &self.inner.wallet
+        &self.inner.parts.wallet
     }
 
     /// The engine.
     pub fn compute(&self) -> &Compute {
-        &self.inner.compute
+        &self.inner.parts.compute
     }
 
     /// The vocabularies of models that are bought from others.
     pub fn vocabularies(&self) -> &Vocabularies {
-        &self.inner.vocabularies
+        &self.inner.parts.vocabularies
     }
 
     /// The machines' records, for reading.
     pub fn storage(&self) -> &Storage {
-        &self.inner.shared.storage
+        &self.inner.parts.shared.storage
     }
 
     /// How the relays fare.
     pub fn relays(&self) -> Vec<RelayStatus> {
         self.inner
+            .parts
             .relays
             .iter()
             .flat_map(RelayHandle::relays)
@@ -145,12 +131,12 @@ impl Node {
 
     /// Tells when the node must stop, and why.
     pub fn fatal(&self) -> watch::Receiver<Option<Fatal>> {
-        self.inner.shared.fatal()
+        self.inner.parts.shared.fatal()
     }
 
     /// Verdicts from now on: ours and those of validators that were asked.
     pub fn verdicts(&self) -> broadcast::Receiver<VerdictNote> {
-        self.inner.notes.subscribe()
+        self.inner.parts.notes.subscribe()
     }
 
     fn fresh(&self) -> u64 {
@@ -170,9 +156,10 @@ impl Node {
                 events,
             };
         }
-        self.inner.clients.lock().insert(id, sender);
+        self.inner.parts.clients.lock().insert(id, sender);
         request.request = id;
         self.inner
+            .parts
             .shared
             .send(message::inference::Input::Buy(Box::new(request)))
             .await;
@@ -185,6 +172,7 @@ impl Node {
     /// Agrees to the choice that was shown.
     pub async fn confirm(&self, request: RequestId) {
         self.inner
+            .parts
             .shared
             .send(message::inference::Input::Confirm(request))
             .await;
@@ -193,6 +181,7 @@ impl Node {
     /// Wants no more output; what was delivered is paid.
     pub async fn stop(&self, request: RequestId) {
         self.inner
+            .parts
             .shared
             .send(message::inference::Input::Stop(request))
             .await;
@@ -201,6 +190,7 @@ impl Node {
     /// Ends a purchase at once.
     pub async fn cancel(&self, request: RequestId) {
         self.inner
+            .parts
             .shared
             .send(message::inference::Input::Cancel(request))
             .await;
@@ -209,6 +199,7 @@ impl Node {
     /// Whether new orders are taken.
     pub async fn admit(&self, admission: Admission) {
         self.inner
+            .parts
             .shared
             .send(message::inference::Input::Admit(admission))
             .await;
@@ -222,10 +213,12 @@ impl Node {
         let id = EffectId(self.fresh());
         let asked = self
             .inner
+            .parts
             .shared
             .send(message::discovery::Input::List { id });
         let answer = self
             .inner
+            .parts
             .lists
             .ask(id, OPERATOR_QUERY_TIMEOUT, asked)
             .await;
@@ -240,10 +233,12 @@ impl Node {
         let id = EffectId(self.fresh());
         let asked = self
             .inner
+            .parts
             .shared
             .send(message::payment::Input::Report { id });
         let answer = self
             .inner
+            .parts
             .reports
             .ask(id, OPERATOR_QUERY_TIMEOUT, asked)
             .await;
@@ -257,7 +252,7 @@ impl Node {
     /// When the node does not answer in time, or storage cannot be read.
     pub async fn whole_report(&self) -> Result<Report, NodeError> {
         // The disk first: what the machine tells afterwards is newer.
-        let storage = self.inner.shared.storage.clone();
+        let storage = self.inner.parts.shared.storage.clone();
         let stored = tokio::task::spawn_blocking(move || storage.load(&[Table::Ledger]));
         let stored = stored.await.map_err(|_| NodeError::Silent)??;
         let report = self.report().await?;
@@ -274,8 +269,13 @@ impl Node {
             id,
             bundle: Box::new(bundle),
         };
-        let asked = self.inner.shared.send(input);
-        let answer = self.inner.judgements.ask(id, JUDGE_TIMEOUT, asked).await;
+        let asked = self.inner.parts.shared.send(input);
+        let answer = self
+            .inner
+            .parts
+            .judgements
+            .ask(id, JUDGE_TIMEOUT, asked)
+            .await;
         answer.ok_or(NodeError::Silent)
     }
 

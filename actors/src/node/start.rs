@@ -64,39 +64,32 @@ impl Node {
             (Some(handle), Some(events))
         };
 
-        let streams = Streams::default();
-        let clients = Clients::default();
-        let reports = Asks::default();
-        let lists = Asks::default();
-        let judgements = Asks::default();
-        let withdrawal = Withdrawal::default();
-        let (notes, _) = broadcast::channel(256);
-        let vocabularies = Vocabularies::new(
-            compute.clone(),
-            config.vocabularies.clone(),
-            dialer_config(&config),
-        );
         let parts = Parts {
-            shared: shared.clone(),
+            shared,
             network: config.network,
-            relays: relays.clone(),
+            relays,
             signer: event_signer,
-            dialer: dialer.clone(),
+            dialer,
             dial: dialer_config(&config),
-            serving: serving.clone(),
+            serving,
             announce: config.announce.clone(),
-            wallet: wallet.clone(),
-            compute: compute.clone(),
-            vocabularies: vocabularies.clone(),
-            streams: streams.clone(),
-            clients: clients.clone(),
+            wallet,
+            vocabularies: Vocabularies::new(
+                compute.clone(),
+                config.vocabularies.clone(),
+                dialer_config(&config),
+            ),
+            compute,
+            streams: Streams::default(),
+            clients: Clients::default(),
             counts: Counts::new(counts_at_once()),
-            reports: reports.clone(),
-            lists: lists.clone(),
-            judgements: judgements.clone(),
-            notes: notes.clone(),
-            withdrawal: withdrawal.clone(),
+            reports: Asks::default(),
+            lists: Asks::default(),
+            judgements: Asks::default(),
+            notes: broadcast::channel(256).0,
+            withdrawal: Withdrawal::default(),
         };
+        let shared = &parts.shared;
         let start = MachineStart {
             keys: &config.keys,
             storage: &shared.storage,
@@ -113,59 +106,42 @@ impl Node {
             .iter()
             .map(|model| model.offer.digest)
             .collect();
-        let blobs = Blobs::new(compute.clone(), listed, blob::Bounds::default());
-        let acceptors = Acceptors::of(&shared, &streams, blobs);
+        let blobs = Blobs::new(parts.compute.clone(), listed, blob::Bounds::default());
+        let acceptors = Acceptors::of(shared, &parts.streams, blobs);
         let outgoing = "the events of outgoing connections";
-        attend_swarm(&shared, outgoing, acceptors.clone(), dialer_events);
+        attend_swarm(shared, outgoing, acceptors.clone(), dialer_events);
         if let Some(events) = serving_events {
             let incoming = "the events of incoming connections";
-            attend_swarm(&shared, incoming, acceptors, events);
+            attend_swarm(shared, incoming, acceptors, events);
         }
         if let Some(events) = relay_events {
-            attend_relays(&shared, config.network, relays.clone(), events);
+            attend_relays(shared, config.network, parts.relays.clone(), events);
         }
-        let payments = payment_shell::follow(shared.clone(), wallet.clone());
+        let payments = payment_shell::follow(shared.clone(), parts.wallet.clone());
         // A wallet that is not there has no events.
         shared.supervise_panics("the events of the wallet", payments);
 
         let offers = Offers::new(
             shared.clone(),
-            compute.clone(),
+            parts.compute.clone(),
             config.serve.clone(),
             config.roles.contains(&Role::Host),
-            own_listing(&config, key, wallet.as_ref()),
+            own_listing(&config, key, parts.wallet.as_ref()),
         );
-        let node = Node {
+        offers.tell().await;
+        shared.supervise_panics("the watch over engines", offers.attend());
+        Ok(Node {
             inner: Arc::new(Inner {
                 key,
-                roles: config.roles.clone(),
-                network: config.network,
-                shared,
+                roles: config.roles,
+                parts,
                 actors,
                 offers,
-                withdrawal,
                 draining: AtomicBool::new(false),
-                compute,
-                vocabularies,
-                wallet,
-                serving,
-                dialer,
-                relays,
-                clients,
-                reports,
-                lists,
-                judgements,
-                notes,
                 next: AtomicU64::new(1),
                 system: parking_lot::Mutex::new(Some(system)),
             }),
-        };
-        let offers = &node.inner.offers;
-        offers.tell().await;
-        node.inner
-            .shared
-            .supervise_panics("the watch over engines", offers.attend());
-        Ok(node)
+        })
     }
 }
 

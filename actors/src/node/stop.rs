@@ -36,41 +36,41 @@ impl Node {
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, told).await;
         let drained = async {
             let mut wait = tokio::time::interval(DRAIN_POLL_INTERVAL);
-            while !self.inner.clients.lock().is_empty()
-                || self.inner.compute.is_busy()
+            while !self.inner.parts.clients.lock().is_empty()
+                || self.inner.parts.compute.is_busy()
                 || self.active_orders().await > 0
             {
                 wait.tick().await;
             }
         };
         let _ = tokio::time::timeout(DRAIN, drained).await;
-        self.inner.compute.cancel_all();
+        self.inner.parts.compute.cancel_all();
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.flush()).await;
-        let withdrawn = self.inner.withdrawal.lock().take();
+        let withdrawn = self.inner.parts.withdrawal.lock().take();
         if let Some(withdrawn) = withdrawn {
             // Relays that do not answer learn from the listing's expiry.
             let _ = tokio::time::timeout(WITHDRAW_TIMEOUT, withdrawn).await;
         }
-        self.inner.shared.set_stopping();
+        self.inner.parts.shared.set_stopping();
         for halt in self.inner.actors.halts() {
             let _ = tokio::time::timeout(FLUSH_TIMEOUT, halt.send(Halt)).await;
         }
-        if let Some(relays) = &self.inner.relays {
+        if let Some(relays) = &self.inner.parts.relays {
             relays.shutdown().await;
         }
-        if let Some(serving) = &self.inner.serving {
+        if let Some(serving) = &self.inner.parts.serving {
             serving.shutdown().await;
         }
-        self.inner.dialer.shutdown().await;
+        self.inner.parts.dialer.shutdown().await;
         // A wallet whose disk is full may never stop.
-        let _ = tokio::time::timeout(DRAIN, self.inner.wallet.stop()).await;
+        let _ = tokio::time::timeout(DRAIN, self.inner.parts.wallet.stop()).await;
         let stopped = tokio::task::spawn_blocking(move || {
             system.system.stop();
             let _ = system.thread.join();
         });
         let _ = tokio::time::timeout(THREADS_TIMEOUT, stopped).await;
         // What was told last is on disk before the process may end.
-        let _ = self.inner.shared.storage.commit(Vec::new()).await;
+        let _ = self.inner.parts.shared.storage.commit(Vec::new()).await;
     }
 
     /// Waits until what the machines decided so far is carried out: as many times as there are
